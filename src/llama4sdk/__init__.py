@@ -1,0 +1,150 @@
+"""llama4sdk talks to Llama 4 — chat, pictures, streams — wherever the model runs.
+
+    from llama4sdk import Llama4
+
+    async with Llama4() as llama:
+        reply = await llama.chat("What is 17 + 25?")
+
+Names are loaded when they are first used, so that importing the package costs next to nothing.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from llama4sdk.backend import Backend, Capabilities
+    from llama4sdk.client import Llama4
+    from llama4sdk.errors import (
+        BackendMissing,
+        BadKey,
+        CheckpointError,
+        ContextOverflow,
+        DeadlineExceeded,
+        ImageError,
+        InvalidRequest,
+        LlamaError,
+        ModelRetired,
+        OutputInvalid,
+        Overloaded,
+        ProtocolError,
+        Rejected,
+        ServerFault,
+        StreamInterrupted,
+        ToolFailed,
+        TooManyImages,
+        Unreachable,
+        UrlBlocked,
+    )
+    from llama4sdk.events import (
+        Done,
+        Event,
+        Partial,
+        Progress,
+        Started,
+        Switched,
+        TextDelta,
+        TokenLogprob,
+        ToolCallDelta,
+        ToolCallReady,
+        ToolCallStarted,
+        Usage,
+        UsageUpdate,
+    )
+    from llama4sdk.messages import (
+        AssistantMessage,
+        Image,
+        Message,
+        SystemMessage,
+        Text,
+        ToolCall,
+        ToolMessage,
+        UserMessage,
+    )
+    from llama4sdk.reply import Reply
+    from llama4sdk.request import Deadlines, OutputSpec, Request, Sampling, ToolSpec
+    from llama4sdk.stream import Stream
+
+_HOMES = {
+    "backend": "Backend Capabilities",
+    "client": "Llama4",
+    "errors": (
+        "BackendMissing BadKey CheckpointError ContextOverflow DeadlineExceeded ImageError InvalidRequest "
+        "LlamaError ModelRetired OutputInvalid Overloaded ProtocolError Rejected ServerFault "
+        "StreamInterrupted ToolFailed TooManyImages Unreachable UrlBlocked"
+    ),
+    "events": (
+        "Done Event Partial Progress Started Switched TextDelta TokenLogprob ToolCallDelta ToolCallReady "
+        "ToolCallStarted Usage UsageUpdate"
+    ),
+    "messages": "AssistantMessage Image Message SystemMessage Text ToolCall ToolMessage UserMessage",
+    "reply": "Reply",
+    "request": "Deadlines OutputSpec Request Sampling ToolSpec",
+    "stream": "Stream",
+}
+_HOME_OF = {name: home for home, names in _HOMES.items() for name in names.split()}
+
+
+def __getattr__(name: str) -> object:
+    if name not in _HOME_OF:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value: object = getattr(import_module(f"{__name__}.{_HOME_OF[name]}"), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)
+
+
+__all__ = [
+    "AssistantMessage",
+    "Backend",
+    "BackendMissing",
+    "BadKey",
+    "Capabilities",
+    "CheckpointError",
+    "ContextOverflow",
+    "DeadlineExceeded",
+    "Deadlines",
+    "Done",
+    "Event",
+    "Image",
+    "ImageError",
+    "InvalidRequest",
+    "Llama4",
+    "LlamaError",
+    "Message",
+    "ModelRetired",
+    "OutputInvalid",
+    "OutputSpec",
+    "Overloaded",
+    "Partial",
+    "Progress",
+    "ProtocolError",
+    "Rejected",
+    "Reply",
+    "Request",
+    "Sampling",
+    "ServerFault",
+    "Started",
+    "Stream",
+    "StreamInterrupted",
+    "Switched",
+    "SystemMessage",
+    "Text",
+    "TextDelta",
+    "TokenLogprob",
+    "TooManyImages",
+    "ToolCall",
+    "ToolCallDelta",
+    "ToolCallReady",
+    "ToolCallStarted",
+    "ToolFailed",
+    "ToolMessage",
+    "ToolSpec",
+    "Unreachable",
+    "UrlBlocked",
+    "Usage",
+    "UsageUpdate",
+    "UserMessage",
+]

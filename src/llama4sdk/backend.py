@@ -1,0 +1,146 @@
+"""The seam: what an application needs of whatever runs the model. The page a plugin author reads.
+
+A backend takes requests made of messages and answers with events. What every backend promises, and
+`llama4sdk.testing.conformance` checks against any of them:
+
+- one `Started` first, one `Done` last; text deltas concatenate to the reply and never cut a character;
+- leaving the block early stops the generation behind it and frees what it held;
+- deadlines hold by phase (wrap the events in `keep_deadlines`);
+- a failure is one `LlamaError`, never a truncated success; cancellation is never wrapped;
+- two requests do not see each other; the same seed gives the same text;
+- after `aclose()` no task, thread, socket or file remains.
+
+Text is emitted as the model wrote it. Tool calls and typed output are read out of it above the seam, by
+one reader for all backends; a server that already parsed its calls may emit them as events instead.
+Guards, fallback, limits and recording are wrappers: a backend that holds a backend.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import AbstractAsyncContextManager
+from dataclasses import dataclass
+from typing import Protocol, runtime_checkable
+
+import anyio
+
+from llama4sdk.errors import DeadlineExceeded, Phase
+from llama4sdk.events import Done, Event, Progress, Started, Switched, UsageUpdate
+from llama4sdk.request import Deadlines, Request
+
+
+@dataclass(frozen=True, slots=True)
+class Capabilities:
+    """What a backend can do; what is not known is None.
+
+    Args:
+        name: The backend's name, for errors and logs.
+        model: The model's name.
+        context: Tokens that prompt and answer may take together.
+        max_images: Most pictures in one request.
+        vision: Whether it takes pictures at all.
+        tools: Whether the model is told of tools.
+        parses_tool_calls: Whether it emits tool calls as events rather than as text.
+        structured_output: Whether it makes the answer keep to a JSON schema while it is written.
+        seed: Whether the same seed gives the same text.
+        logprobs: Whether it reports log-probabilities.
+        sessions: Whether it can keep, fork and save a prompt's state.
+    """
+
+    name: str
+    model: str = ""
+    context: int | None = None
+    max_images: int | None = None
+    vision: bool = True
+    tools: bool = True
+    parses_tool_calls: bool = False
+    structured_output: bool = False
+    seed: bool = False
+    logprobs: bool = False
+    sessions: bool = False
+
+
+@runtime_checkable
+class Backend(Protocol):
+    """Whatever runs the model: in this process, behind a server, or around another backend."""
+
+    @property
+    def capabilities(self) -> Capabilities:
+        """What it can do, as far as known now; more may be known after `start()`."""
+        ...
+
+    async def start(self) -> None:
+        """Check what can be checked at once, and begin to load; called once, before `open`.
+
+        Raises:
+            LlamaError: When the backend can never serve.
+        """
+        ...
+
+    def open(self, request: Request) -> AbstractAsyncContextManager[AsyncIterator[Event]]:
+        """Return a block within which the request runs and yields its events.
+
+        Leaving the block, by its end, by an exception or by cancellation, stops what runs behind it.
+        """
+        ...
+
+    async def aclose(self) -> None:
+        """Stop everything and free everything; may be called twice."""
+        ...
+
+
+class keep_deadlines(AsyncIterator[Event]):  # noqa: N801 - reads as the verb it is
+    """Pass events on, and raise `DeadlineExceeded` when a phase takes too long.
+
+    The clock starts when this object is made, so make it before the work begins. `first_token` runs
+    until the first event that is the model's own (not `Started`, `Progress`, `Switched` or usage),
+    `idle` from one event to the next after that, `total` over everything.
+
+    Args:
+        events: Where the events come from.
+        deadlines: Seconds for each phase.
+        backend: The backend's name, for the error.
+        request_id: The request's name, for the error.
+    """
+
+    def __init__(self, events: AsyncIterator[Event], deadlines: Deadlines, *, backend: str, request_id: str) -> None:
+        self._events = events
+        self._deadlines = deadlines
+        self._names = (backend, request_id)
+        self._begun = anyio.current_time()
+        self._answering = False
+        self._over = False
+
+    def __aiter__(self) -> keep_deadlines:
+        return self
+
+    async def __anext__(self) -> Event:
+        if self._over:
+            raise StopAsyncIteration
+        phase, until = self._next_limit()
+        with anyio.CancelScope(deadline=until) as scope:
+            event = await self._events.__anext__()
+            self._answering |= not isinstance(event, Started | Progress | Switched | UsageUpdate)
+            self._over = isinstance(event, Done)
+            return event
+        if scope.cancelled_caught:
+            backend, request_id = self._names
+            limit = getattr(self._deadlines, phase)
+            raise DeadlineExceeded(
+                f"The {phase} deadline of {limit:g} s passed; raise Deadlines({phase}=…) if that is too short.",
+                phase=phase,
+                backend=backend,
+                request_id=request_id,
+            )
+        raise StopAsyncIteration  # not reached: the block above returns or is cut
+
+    def _next_limit(self) -> tuple[Phase, float]:
+        limits: list[tuple[float, Phase]] = []
+        if self._deadlines.total is not None:
+            limits.append((self._begun + self._deadlines.total, "total"))
+        if not self._answering and self._deadlines.first_token is not None:
+            limits.append((self._begun + self._deadlines.first_token, "first_token"))
+        if self._answering and self._deadlines.idle is not None:
+            limits.append((anyio.current_time() + self._deadlines.idle, "idle"))
+        until, phase = min(limits, default=(float("inf"), "total"))
+        return phase, until

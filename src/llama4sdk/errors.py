@@ -1,0 +1,250 @@
+"""Every failure of the SDK is one of these.
+
+    LlamaError
+    ├── InvalidRequest          the request cannot be served as it stands; change it
+    │   ├── ContextOverflow     the prompt is longer than the model's context
+    │   ├── TooManyImages       more pictures than the model or the server takes
+    │   ├── ImageError          a picture that cannot be read, or may not be
+    │   └── UrlBlocked          a remote picture that the caller did not allow, or an address nobody may reach
+    ├── Unreachable             no connection, no name, no valid certificate
+    ├── DeadlineExceeded        a phase took longer than its deadline (`.phase`)
+    ├── Rejected                the server understood and refused
+    │   ├── BadKey              the key is missing, wrong or not entitled
+    │   └── ModelRetired        the model is gone from that server
+    ├── Overloaded              too busy now (`.retry_after` in seconds, when known)
+    ├── ServerFault             the server, or the engine, failed
+    ├── ProtocolError           the server's answer breaks the protocol
+    ├── StreamInterrupted       the answer broke off (`.partial` holds what came)
+    ├── OutputInvalid           the answer does not fit the asked-for type (`.raw` holds it)
+    ├── ToolFailed              a tool could not be run to an end
+    ├── CheckpointError         a checkpoint that cannot be served; lists every problem
+    └── BackendMissing          no such backend, or one that cannot be imported
+
+Each carries `.backend` (its name), `.request_id` and `.retryable` (would the same call have a chance
+later?). Cancellation is never wrapped in any of them. No message carries a key, a prompt or a picture.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Literal
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from llama4sdk.reply import Reply
+
+Phase = Literal["connect", "first_token", "idle", "total"]
+
+
+class LlamaError(Exception):
+    """Base of every error that the SDK raises on purpose.
+
+    Args:
+        message: What happened and what to do about it.
+        backend: Name of the backend concerned, when one was.
+        request_id: Id of the request concerned, when one was.
+        retryable: Whether the same call may succeed later; the class decides when left out.
+    """
+
+    retryable: bool = False
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        backend: str | None = None,
+        request_id: str | None = None,
+        retryable: bool | None = None,
+    ) -> None:
+        super().__init__(message)
+        self.backend = backend
+        self.request_id = request_id
+        if retryable is not None:
+            self.retryable = retryable
+
+    def __reduce__(
+        self,
+    ) -> tuple[Callable[..., LlamaError], tuple[type[LlamaError], tuple[object, ...]], dict[str, object]]:
+        # Keyword-only arguments would not survive the default way of copying and pickling.
+        return _rebuild, (type(self), self.args), self.__dict__
+
+
+def _rebuild(kind: type[LlamaError], args: tuple[object, ...]) -> LlamaError:
+    error = kind.__new__(kind)
+    error.args = args
+    return error
+
+
+class InvalidRequest(LlamaError):
+    """The request cannot be served as it stands."""
+
+
+class ContextOverflow(InvalidRequest):
+    """The prompt, with room for the answer, is longer than the model's context.
+
+    Args:
+        message: What happened.
+        prompt_tokens: Tokens in the prompt, when known.
+        limit: Tokens that the context holds, when known.
+    """
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        prompt_tokens: int | None = None,
+        limit: int | None = None,
+        backend: str | None = None,
+        request_id: str | None = None,
+    ) -> None:
+        super().__init__(message, backend=backend, request_id=request_id)
+        self.prompt_tokens = prompt_tokens
+        self.limit = limit
+
+
+class TooManyImages(InvalidRequest):
+    """More pictures than the model or the server takes."""
+
+
+class ImageError(InvalidRequest):
+    """A picture that cannot be read, or whose size or format is not allowed."""
+
+
+class UrlBlocked(InvalidRequest):
+    """A remote picture without `fetch=True`, or an address that nobody may reach."""
+
+
+class Unreachable(LlamaError):
+    """No connection to the server: refused, no such name, or no valid certificate."""
+
+    retryable = True
+
+
+class DeadlineExceeded(LlamaError):
+    """A phase took longer than its deadline allows.
+
+    Args:
+        message: What happened.
+        phase: `connect`, `first_token`, `idle` or `total`.
+        partial: What had been answered by then, when anything had.
+    """
+
+    retryable = True
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        phase: Phase,
+        partial: Reply | None = None,
+        backend: str | None = None,
+        request_id: str | None = None,
+    ) -> None:
+        super().__init__(message, backend=backend, request_id=request_id)
+        self.phase: Phase = phase
+        self.partial = partial
+
+
+class Rejected(LlamaError):
+    """The server understood the request and refused it."""
+
+
+class BadKey(Rejected):
+    """The key is missing, wrong, or not entitled to this model."""
+
+
+class ModelRetired(Rejected):
+    """The model is no longer served there."""
+
+
+class Overloaded(LlamaError):
+    """Too busy to take the request now.
+
+    Args:
+        message: What happened.
+        retry_after: Seconds to wait before trying again, when known.
+    """
+
+    retryable = True
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        retry_after: float | None = None,
+        backend: str | None = None,
+        request_id: str | None = None,
+    ) -> None:
+        super().__init__(message, backend=backend, request_id=request_id)
+        self.retry_after = retry_after
+
+
+class ServerFault(LlamaError):
+    """The server, or the engine in this process, failed while working on the request."""
+
+    retryable = True
+
+
+class ProtocolError(LlamaError):
+    """The answer breaks the protocol: not what the server promised to send."""
+
+
+class StreamInterrupted(LlamaError):
+    """The answer broke off before its end.
+
+    Args:
+        message: What happened.
+        partial: What came before the break; never a complete answer.
+    """
+
+    retryable = True
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        partial: Reply | None = None,
+        backend: str | None = None,
+        request_id: str | None = None,
+    ) -> None:
+        super().__init__(message, backend=backend, request_id=request_id)
+        self.partial = partial
+
+
+class OutputInvalid(LlamaError):
+    """The answer does not fit the type that was asked for.
+
+    Args:
+        message: Where it does not fit.
+        raw: The answer as the model wrote it.
+    """
+
+    def __init__(self, message: str, *, raw: str, backend: str | None = None, request_id: str | None = None) -> None:
+        super().__init__(message, backend=backend, request_id=request_id)
+        self.raw = raw
+
+
+class ToolFailed(LlamaError):
+    """A tool could not be run to an end, and the loop was told not to go on."""
+
+
+class CheckpointError(LlamaError):
+    """A checkpoint that cannot be served.
+
+    Args:
+        path: The folder or file, as the caller named it.
+        problems: Everything that is wrong with it, one line each.
+    """
+
+    def __init__(self, path: object, problems: list[str] | tuple[str, ...], *, backend: str | None = None) -> None:
+        self.path = str(path)
+        self.problems = tuple(problems)
+        shown = "".join(f"\n  - {problem}" for problem in self.problems[:40])
+        more = len(self.problems) - 40
+        if more > 0:
+            shown += f"\n  … and {more} more (all in .problems)"
+        super().__init__(f"Cannot serve the checkpoint {self.path}:{shown}", backend=backend)
+
+
+class BackendMissing(LlamaError):
+    """No backend of that name, or one whose package cannot be imported."""

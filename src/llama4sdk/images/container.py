@@ -1,0 +1,37 @@
+"""What the four file formats share: a checked header, and how damage is told."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from llama4sdk.errors import ImageError
+
+Format = Literal["PNG", "JPEG", "WEBP", "GIF"]
+
+
+@dataclass(frozen=True, slots=True)
+class Container:
+    """A file whose structure was walked from end to end and found whole.
+
+    Attributes:
+        format: Which of the four it is.
+        width: Pixels from left to right, as stored (no orientation applied).
+        height: Pixels from top to bottom, as stored.
+        data: The file with nothing but what its first picture needs.
+    """
+
+    format: Format
+    width: int
+    height: int
+    data: bytes
+
+
+def damaged(kind: Format) -> ImageError:
+    """Return the error for data that breaks the rules of its format."""
+    return ImageError(f"The picture is not a valid {kind} file: its data is damaged.")
+
+
+def truncated(kind: Format) -> ImageError:
+    """Return the error for data that ends too early."""
+    return ImageError(f"The {kind} picture is cut off: part of its data is missing.")

@@ -1,0 +1,170 @@
+"""Encoded pictures into RGB, within limits, whatever the bytes are.
+
+Only PNG, JPEG, WEBP and GIF are read; of an animation, its first frame (of an animated PNG the still picture
+that a program without animation shows). Transparency lies over white. Orientation stored in EXIF is
+applied, as a person sees the photo, unless told otherwise: Meta's reference does not apply it. CMYK turns
+into RGB as Pillow converts it, colour profiles are ignored, 16-bit channels keep their high byte. No error
+repeats a decoder's words.
+"""
+
+from __future__ import annotations
+
+from io import BytesIO
+from typing import TYPE_CHECKING, assert_never
+
+from llama4sdk.errors import ImageError
+from llama4sdk.images import gif, jpeg, png, webp
+from llama4sdk.images.container import damaged
+from llama4sdk.images.limits import DEFAULT_LIMITS, ImageLimits
+
+if TYPE_CHECKING:
+    from PIL import Image
+
+    from llama4sdk.images.container import Container, Format
+
+_ORIENTATION = 0x0112  # the EXIF tag
+_WHITE = (255, 255, 255)
+
+
+def sniff(data: bytes) -> Format:
+    """Tell the format of a picture by its first bytes.
+
+    Raises:
+        ImageError: It is none of PNG, JPEG, WEBP and GIF.
+    """
+    if data.startswith(png.SIGNATURE):
+        return "PNG"
+    if data.startswith(jpeg.SIGNATURE):
+        return "JPEG"
+    if data.startswith(gif.SIGNATURES):
+        return "GIF"
+    if webp.is_webp(data):
+        return "WEBP"
+    raise ImageError("The data is not a picture in one of the formats PNG, JPEG, WEBP and GIF.")
+
+
+def inspect(data: bytes, limits: ImageLimits = DEFAULT_LIMITS) -> Container:
+    """Walk an encoded picture without decoding it, and return its size and what its first frame needs.
+
+    Raises:
+        ImageError: No such format, beyond the limits, cut off or damaged.
+    """
+    limits.check_bytes(len(data))
+    match sniff(data):
+        case "PNG":
+            return png.inspect(data, limits)
+        case "JPEG":
+            return jpeg.inspect(data, limits)
+        case "WEBP":
+            return webp.inspect(data, limits)
+        case "GIF":
+            return gif.inspect(data, limits)
+        case other:
+            assert_never(other)
+
+
+def decode(data: bytes, *, limits: ImageLimits = DEFAULT_LIMITS, orient: bool = True) -> Image.Image:
+    """Decode the bytes of a picture into an RGB image.
+
+    Args:
+        data: A PNG, JPEG, WEBP or GIF file.
+        limits: Bounds on bytes and pixels, checked before decoding.
+        orient: Whether to apply the EXIF orientation.
+
+    Raises:
+        ImageError: The picture cannot be read, or is larger than allowed.
+    """
+    container = inspect(data, limits)
+    try:
+        image = _open(container)
+        limits.check_size(*image.size)
+        image.load()
+        return to_rgb(image, limits=limits, orient=orient)
+    except ImageError:
+        raise
+    except Exception:  # noqa: BLE001 - decoders raise OSError, SyntaxError, struct.error, and more
+        raise damaged(container.format) from None
+
+
+def to_rgb(image: Image.Image, *, limits: ImageLimits = DEFAULT_LIMITS, orient: bool = True) -> Image.Image:
+    """Bring a Pillow image of any mode to RGB; the image itself stays as it is.
+
+    Raises:
+        ImageError: It has no or too many pixels, or cannot be read or converted.
+    """
+    limits.check_size(*image.size)
+    try:
+        flat = _flatten(image)
+        turn = _turn(image) if orient else None
+        return flat if turn is None else flat.transpose(turn)
+    except Exception:  # noqa: BLE001 - as above, for a file that the caller's image still has to read
+        raise ImageError(f"The image of mode {image.mode} could not be read or turned into RGB.") from None
+
+
+def _open(container: Container) -> Image.Image:
+    # The readers themselves, not Image.open: that one warns of pixels by a process-wide setting of its own.
+    from PIL import GifImagePlugin, JpegImagePlugin, PngImagePlugin, WebPImagePlugin
+
+    file = BytesIO(container.data)
+    match container.format:
+        case "PNG":
+            return PngImagePlugin.PngImageFile(file)
+        case "JPEG":
+            return JpegImagePlugin.JpegImageFile(file)
+        case "WEBP":
+            return WebPImagePlugin.WebPImageFile(file)
+        case "GIF":
+            return GifImagePlugin.GifImageFile(file)
+        case other:
+            assert_never(other)
+
+
+def _flatten(image: Image.Image) -> Image.Image:
+    if image.mode.startswith("I"):
+        return _from_16_bits(image)
+    if not image.has_transparency_data:
+        return image.convert("RGB")
+    from PIL import Image
+
+    clear = image.convert("RGBA")
+    ground = Image.new("RGB", image.size, _WHITE)
+    ground.paste(clear, mask=clear.getchannel("A"))
+    return ground
+
+
+def _from_16_bits(image: Image.Image) -> Image.Image:
+    import numpy as np
+    from PIL import Image
+
+    # Pillow would clip these at 255; it keeps the high byte of colour with 16 bits, and so do grey levels here.
+    levels = np.asarray(image)
+    grey = (levels.clip(0, 0xFFFF) >> 8).astype(np.uint8)
+    clear = image.info.get("transparency")
+    if clear is not None:
+        grey[levels == clear] = 255
+    return Image.fromarray(grey).convert("RGB")
+
+
+def _turn(image: Image.Image) -> Image.Transpose | None:
+    from PIL.Image import Transpose
+
+    return {
+        2: Transpose.FLIP_LEFT_RIGHT,
+        3: Transpose.ROTATE_180,
+        4: Transpose.FLIP_TOP_BOTTOM,
+        5: Transpose.TRANSPOSE,
+        6: Transpose.ROTATE_270,
+        7: Transpose.TRANSVERSE,
+        8: Transpose.ROTATE_90,
+    }.get(_orientation(image))
+
+
+def _orientation(image: Image.Image) -> int:
+    from PIL.Image import Exif
+
+    exif = Exif()
+    try:
+        exif.load(image.info.get("exif", b""))
+        return int(exif.get(_ORIENTATION, 1))
+    except Exception:  # noqa: BLE001 - unreadable EXIF, whatever is wrong with it, turns nothing
+        return 1

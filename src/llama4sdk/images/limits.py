@@ -1,0 +1,61 @@
+"""How large a picture, and how many of them, a caller may hand in."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from llama4sdk.errors import ImageError, InvalidRequest, TooManyImages
+
+_MIB = 1024 * 1024
+
+
+@dataclass(frozen=True, slots=True)
+class ImageLimits:
+    """Bounds that are checked before a picture costs memory or time.
+
+    Attributes:
+        max_pixels: Width times height, read from the file's header before anything is decoded.
+        max_bytes: Size of the encoded picture.
+        max_images: Pictures in one request.
+
+    Raises:
+        InvalidRequest: A bound is not a positive whole number.
+    """
+
+    max_pixels: int = 50_000_000
+    max_bytes: int = 32 * _MIB
+    max_images: int = 32
+
+    def __post_init__(self) -> None:
+        for name in ("max_pixels", "max_bytes", "max_images"):
+            bound = getattr(self, name)
+            if type(bound) is not int or bound < 1:
+                raise InvalidRequest(f"{name} must be a positive whole number, got {bound!r}.")
+
+    def check_size(self, width: int, height: int) -> None:
+        """Raise `ImageError` for a picture with no or with too many pixels."""
+        if width < 1 or height < 1:
+            raise ImageError(f"The picture has no pixels ({width}×{height}).")
+        if width * height > self.max_pixels:
+            raise ImageError(
+                f"The picture has {width}×{height} pixels, more than the {self.max_pixels:,} allowed; "
+                "make it smaller or raise ImageLimits.max_pixels."
+            )
+
+    def check_bytes(self, count: int) -> None:
+        """Raise `ImageError` for encoded data that is empty or too large."""
+        if count < 1:
+            raise ImageError("The picture is empty: it holds no bytes.")
+        if count > self.max_bytes:
+            raise ImageError(
+                f"The picture takes {count:,} bytes, more than the {self.max_bytes:,} allowed; "
+                "make it smaller or raise ImageLimits.max_bytes."
+            )
+
+    def check_count(self, count: int) -> None:
+        """Raise `TooManyImages` for more pictures than one request may hold."""
+        if count > self.max_images:
+            raise TooManyImages(f"The request holds {count} pictures; at most {self.max_images} are allowed.")
+
+
+DEFAULT_LIMITS = ImageLimits()

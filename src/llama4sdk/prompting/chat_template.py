@@ -1,0 +1,156 @@
+"""A checkpoint's own chat template, rendered in Jinja's sandbox.
+
+The template is foreign code: it runs without access to Python's internals, and the text of the messages
+cannot forge special tokens, because whatever looks like one is broken up before the template sees it.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from datetime import datetime
+from typing import TYPE_CHECKING, Any, TypeAlias, cast
+
+from llama4sdk.errors import BackendMissing, InvalidRequest
+from llama4sdk.messages import AssistantMessage, Image, Message, ToolCall, ToolMessage
+
+if TYPE_CHECKING:
+    from jinja2.sandbox import ImmutableSandboxedEnvironment
+
+    from llama4sdk.request import ToolSpec
+
+_Json: TypeAlias = "str | int | float | bool | list[_Json] | dict[str, _Json] | None"
+
+# Private-use characters; one that no message holds breaks up what looks like a special token.
+_BREAKERS = range(0xE000, 0xF8FF)
+
+
+def render_chat_template(
+    source: str,
+    dialog: Sequence[Message],
+    tools: Sequence[ToolSpec],
+    specials: Collection[str],
+    *,
+    answer: bool,
+) -> Iterator[tuple[str, bool]]:
+    """Yield the prompt in stretches: (text, whether it is a special token of the template's).
+
+    Args:
+        source: The Jinja template.
+        dialog: The conversation.
+        tools: The tools that the template is told of.
+        specials: Names of all special tokens.
+        answer: Whether the template shall open the assistant's turn.
+
+    Raises:
+        InvalidRequest: When the template fails, does not parse, or reaches for what it may not.
+    """
+    messages: list[_Json] = [_as_dict(message) for message in dialog]
+    declared: list[_Json] = [_tool_dict(tool) for tool in tools]
+    breaker = _unused_character(json.dumps([messages, declared], ensure_ascii=False))
+    guarded = cast("list[_Json]", _guard([messages, declared], breaker))
+    text = _run(source, guarded[0], guarded[1] or None, answer=answer)
+    names = "|".join(re.escape(name) for name in sorted(specials, key=len, reverse=True))
+    for stretch in re.split(f"({names})", text):
+        if stretch:
+            is_special = stretch in specials
+            yield (stretch if is_special else stretch.replace(breaker, "")), is_special
+
+
+def _run(source: str, messages: _Json, tools: _Json, *, answer: bool) -> str:
+    from jinja2 import TemplateError
+
+    try:
+        template = _environment().from_string(source)
+        return template.render(
+            messages=messages,
+            tools=tools,
+            add_generation_prompt=answer,
+            bos_token="<|begin_of_text|>",  # noqa: S106 - a token of text, no secret
+            eos_token="<|eot|>",  # noqa: S106
+        )
+    except (
+        TemplateError,
+        ArithmeticError,
+        LookupError,
+        TypeError,
+        ValueError,
+        AttributeError,
+        RecursionError,
+    ) as error:
+        raise InvalidRequest(
+            f"The checkpoint's chat template failed ({type(error).__name__}); leave it out to use the reference's form."
+        ) from error
+
+
+def _environment() -> ImmutableSandboxedEnvironment:
+    try:
+        from jinja2.ext import loopcontrols
+        from jinja2.sandbox import ImmutableSandboxedEnvironment
+    except ImportError as error:
+        raise BackendMissing(
+            "A checkpoint's own chat template needs Jinja2. Install it with: pip install 'llama4sdk[templates]'"
+        ) from error
+    environment = ImmutableSandboxedEnvironment(trim_blocks=True, lstrip_blocks=True, extensions=[loopcontrols])
+    filters = cast("dict[str, Callable[..., object]]", environment.filters)
+    filters["tojson"] = _to_json
+    known = cast("dict[str, Callable[..., object]]", environment.globals)
+    known["raise_exception"] = _raise
+    known["strftime_now"] = lambda form: datetime.now().astimezone().strftime(str(form))
+    return environment
+
+
+def _to_json(value: object, indent: int | None = None, **options: object) -> str:
+    return json.dumps(value, ensure_ascii=False, indent=indent, sort_keys=bool(options.get("sort_keys")))
+
+
+def _raise(message: str) -> None:
+    from jinja2 import TemplateError
+
+    raise TemplateError(message)
+
+
+def _as_dict(message: Message) -> _Json:
+    parts: list[_Json] = [
+        {"type": "image"} if isinstance(part, Image) else {"type": "text", "text": part.text} for part in message.parts
+    ]
+    only_text = isinstance(message.content, str)
+    shown: dict[str, _Json] = {"role": message.role, "content": message.text if only_text else parts}
+    if isinstance(message, AssistantMessage) and message.tool_calls:
+        shown["tool_calls"] = [_call_dict(call) for call in message.tool_calls]
+    if isinstance(message, ToolMessage) and message.name:
+        shown["name"] = message.name
+    return shown
+
+
+def _call_dict(call: ToolCall) -> _Json:
+    return {"type": "function", "id": call.id, "function": {"name": call.name, "arguments": call.arguments}}
+
+
+def _tool_dict(tool: ToolSpec) -> _Json:
+    function: Mapping[str, Any] = {
+        "name": tool.name,
+        "description": tool.description,
+        "parameters": dict(tool.parameters),
+    }
+    return {"type": "function", "function": dict(function)}
+
+
+def _unused_character(text: str) -> str:
+    for code in _BREAKERS:
+        if chr(code) not in text:
+            return chr(code)
+    raise InvalidRequest("The messages hold every private-use character; a chat template cannot be rendered safely.")
+
+
+def _guard(value: _Json, breaker: str) -> _Json:
+    match value:
+        case str():
+            return value.replace("<|", f"<{breaker}|").replace("|>", f"|{breaker}>")
+        case list():
+            return [_guard(item, breaker) for item in value]
+        case dict():
+            return {str(_guard(name, breaker)): _guard(item, breaker) for name, item in value.items()}
+        case _:
+            return value

@@ -1,0 +1,123 @@
+"""The reply: what the events of one request add up to."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, assert_never
+
+from llama4sdk.events import (
+    Done,
+    Event,
+    FinishReason,
+    Partial,
+    Progress,
+    Started,
+    Switched,
+    TextDelta,
+    TokenLogprob,
+    ToolCallDelta,
+    ToolCallReady,
+    ToolCallStarted,
+    Usage,
+    UsageUpdate,
+)
+from llama4sdk.messages import AssistantMessage, ToolCall
+
+__all__ = ["Reply", "ReplyBuilder", "Usage"]
+
+
+@dataclass(frozen=True, slots=True)
+class Reply:
+    """What the model answered, or has answered so far.
+
+    Args:
+        text: The text; empty when it only called tools.
+        tool_calls: The calls it asked for.
+        output: The typed answer, when one was asked for.
+        usage: Token counts.
+        finish_reason: Why it ended; None while it has not.
+        logprobs: One entry per token, when they were asked for.
+        request_id: The request's name.
+        backend: The backend that answered.
+        model: The model that answered.
+    """
+
+    text: str = ""
+    tool_calls: tuple[ToolCall, ...] = ()
+    output: Any = None
+    usage: Usage = Usage()
+    finish_reason: FinishReason | None = None
+    logprobs: tuple[TokenLogprob, ...] = ()
+    request_id: str = ""
+    backend: str = ""
+    model: str = ""
+
+    @property
+    def complete(self) -> bool:
+        """Whether the model came to its own end: neither cut, nor cancelled, nor under way."""
+        return self.finish_reason in ("stop", "tool_calls")
+
+    @property
+    def message(self) -> AssistantMessage:
+        """The reply as a message, to go on with the conversation."""
+        return AssistantMessage(self.text, tool_calls=self.tool_calls)
+
+    def __str__(self) -> str:
+        return self.text
+
+
+class ReplyBuilder:
+    """Adds events up; `snapshot()` costs nothing until it is asked for."""
+
+    def __init__(self) -> None:
+        self._texts: list[str] = []
+        self._calls: dict[int, ToolCall] = {}
+        self._logprobs: list[TokenLogprob] = []
+        self._output: Any = None
+        self._usage = Usage()
+        self._finish_reason: FinishReason | None = None
+        self._names = ("", "", "")
+        self._snapshot: Reply | None = None
+
+    def add(self, event: Event) -> None:
+        """Take one event in."""
+        self._snapshot = None
+        match event:
+            case TextDelta():
+                self._texts.append(event.text)
+                self._logprobs.extend(event.logprobs)
+            case Started():
+                self._names = (event.request_id, event.backend, event.model)
+            case ToolCallReady():
+                self._calls[event.index] = event.call
+            case Partial():
+                self._output = event.value
+            case UsageUpdate():
+                self._usage = event.usage
+            case Switched():
+                self._names = (self._names[0], event.backend, self._names[2])
+            case Done():
+                self._finish_reason = event.finish_reason
+                self._usage = event.usage or self._usage
+            case Progress() | ToolCallStarted() | ToolCallDelta():
+                pass
+            case _:
+                assert_never(event)
+
+    def snapshot(self) -> Reply:
+        """Return the reply so far."""
+        if self._snapshot is None:
+            self._texts = ["".join(self._texts)]
+            request_id, backend, model = self._names
+            self._snapshot = Reply(
+                text=self._texts[0],
+                tool_calls=tuple(call for _, call in sorted(self._calls.items())),
+                output=self._output,
+                usage=self._usage,
+                finish_reason=self._finish_reason,
+                logprobs=tuple(self._logprobs),
+                request_id=request_id,
+                backend=backend,
+                model=model,
+            )
+        return self._snapshot
