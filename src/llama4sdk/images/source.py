@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 Source: TypeAlias = "str | bytes | bytearray | memoryview | os.PathLike[str] | Image.Image"
 
 # A name with a colon is a path all the same, unless slashes or one of these schemes make it a URL.
-_URL = re.compile(r"\s*(data(?=:)|https?(?=:)|file(?=:)|[a-z][a-z0-9+.\-]+(?=://))", re.IGNORECASE)
+_URL = re.compile(r"\s*(data(?=:)|https?(?=:)|file(?=:)|[a-z][a-z0-9+.\-]{1,30}(?=://))", re.IGNORECASE)
 _DATA_URL = re.compile(r"data:image/(png|jpeg|jpg|webp|gif);base64,", re.IGNORECASE)
 _SHOWN_PATH = 200  # characters
 

@@ -97,7 +97,7 @@ def _environment() -> ImmutableSandboxedEnvironment:
     filters["tojson"] = _to_json
     known = cast("dict[str, Callable[..., object]]", environment.globals)
     known["raise_exception"] = _raise
-    known["strftime_now"] = lambda form: datetime.now().astimezone().strftime(str(form))
+    known["strftime_now"] = _now
     return environment
 
 
@@ -109,6 +109,10 @@ def _raise(message: str) -> None:
     from jinja2 import TemplateError
 
     raise TemplateError(message)
+
+
+def _now(form: str) -> str:
+    return datetime.now().astimezone().strftime(form)
 
 
 def _as_dict(message: Message) -> _Json:

@@ -26,9 +26,7 @@ class EngineError(ValueError):
         self.problems = list(problems)
 
 
-def from_ranks(
-    data: bytes, folder: Path | None, fingerprint: str
-) -> tuple[tokenizers.Tokenizer, dict[str, int]]:
+def from_ranks(data: bytes, folder: Path | None, fingerprint: str) -> tuple[tokenizers.Tokenizer, dict[str, int]]:
     """Make the engine of Meta's `tokenizer.model`, from the cache where it is there.
 
     Raises:
@@ -69,15 +67,35 @@ def from_json(data: bytes) -> tuple[tokenizers.Tokenizer, dict[str, int]]:
         raise EngineError("the file is not UTF-8") from None
     engine = _parse(text)
     _check_byte_level(engine)
-    added = engine.get_added_tokens_decoder()
-    specials = {token.content: token_id for token_id, token in added.items()}
-    # An ordinary token may not share a special token's text: the vocabulary would answer with its id.
-    if not all(token.special for token in added.values()) or any(map(engine.model.token_to_id, specials)):
-        engine = _parse(_without(text, specials))
+    tree = cast("dict[str, object]", json.loads(text))
+    specials = _added_tokens(tree)
+    if not _hides_specials(engine, specials):
+        engine = _parse(_without(tree, specials))
+    if any(engine.model.id_to_token(token_id) is not None for token_id in specials.values()):
+        raise EngineError("a special token has the id of an ordinary one")
     engine.encode_special_tokens = True
     engine.no_truncation()
     engine.no_padding()
     return engine, specials
+
+
+def _added_tokens(tree: dict[str, object]) -> dict[str, int]:
+    # From the file: the library numbers added tokens anew where they are not in the vocabulary.
+    added = cast("list[dict[str, object]]", tree.get("added_tokens") or [])
+    specials = {cast("str", token["content"]): cast("int", token["id"]) for token in added}
+    if len(set(specials.values())) != len(added):
+        raise EngineError("two added tokens share a name or an id")
+    return specials
+
+
+def _hides_specials(engine: tokenizers.Tokenizer, specials: dict[str, int]) -> bool:
+    """Tell whether the engine can be told to overlook all special tokens in a text."""
+    known = engine.get_added_tokens_decoder()
+    return (
+        all(token.special for token in known.values())
+        and {token.content: token_id for token_id, token in known.items()} == specials
+        and not any(engine.model.token_to_id(name) is not None for name in specials)
+    )
 
 
 def _parse(text: str) -> tokenizers.Tokenizer:
@@ -85,7 +103,7 @@ def _parse(text: str) -> tokenizers.Tokenizer:
 
     try:
         return Tokenizer.from_str(text)
-    except Exception as exc:  # noqa: BLE001 - the library raises bare Exception
+    except Exception as exc:
         raise EngineError("the file is not a tokenizer.json that the tokenizers library can read") from exc
 
 
@@ -96,9 +114,8 @@ def _check_byte_level(engine: tokenizers.Tokenizer) -> None:
         raise EngineError("the tokenizer is not byte-level BPE, as every Llama 4 tokenizer is")
 
 
-def _without(text: str, specials: dict[str, int]) -> str:
+def _without(tree: dict[str, object], specials: dict[str, int]) -> str:
     """Take the added tokens out of a `tokenizer.json`, out of its vocabulary too."""
-    tree = cast("dict[str, object]", json.loads(text))
     model = cast("dict[str, dict[str, int]]", tree["model"])
     vocab = {token: token_id for token, token_id in model["vocab"].items() if token not in specials}
     return json.dumps(tree | {"added_tokens": [], "post_processor": None, "model": model | {"vocab": vocab}})

@@ -74,12 +74,8 @@ class ScriptedBackend:
         self.requests.append(request)
         self._running += 1
         try:
-            yield keep_deadlines(
-                self._events(request, answer),
-                request.deadlines,
-                backend="scripted",
-                request_id=request.request_id,
-            )
+            async with aclosing(self._events(request, answer)) as events:
+                yield keep_deadlines(events, request.deadlines, backend="scripted", request_id=request.request_id)
         finally:
             self._running -= 1
 
