@@ -140,7 +140,11 @@ def test_fault_43_control_text_in_a_role_is_refused() -> None:
         message_of({"role": "user<|header_end|>", "content": "x"})
 
 
-@pytest.mark.parametrize("make", [UserMessage, Text, lambda text: UserMessage([text]), ToolMessage])
+def in_a_list(text: str) -> UserMessage:
+    return UserMessage([text])
+
+
+@pytest.mark.parametrize("make", [UserMessage, Text, in_a_list, ToolMessage])
 def test_fault_44_a_lone_surrogate_is_refused(make: Callable[[str], object]) -> None:
     with pytest.raises(InvalidRequest, match="surrogate"):
         make("abc\ud800def")

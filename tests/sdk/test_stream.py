@@ -107,9 +107,9 @@ async def test_an_error_ends_the_stream_and_stays() -> None:
         for _ in range(2):
             with pytest.raises(ServerFault, match="broken") as caught:
                 await stream.result()
+            assert caught.value.backend == "scripted"
+            assert caught.value.request_id == stream.request.request_id
         assert stream.snapshot.text.strip() == "a"
-    assert caught.value.backend == "scripted"
-    assert caught.value.request_id == stream.request.request_id
 
 
 @pytest.mark.parametrize("phase", ["first_token", "idle", "total"])
