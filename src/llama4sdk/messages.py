@@ -90,7 +90,14 @@ class Image(_Value):
     fetch: bool = False
     orient: bool = True
 
-    def __init__(self, source: str | bytes | PathLike[str] | object, **data: object) -> None:
+    def __init__(
+        self,
+        source: str | bytes | PathLike[str] | object,
+        *,
+        fetch: bool = False,
+        orient: bool = True,
+        **data: object,
+    ) -> None:
         if isinstance(source, bytearray | memoryview):
             source = bytes(source)
         if not (isinstance(source, str | bytes | PathLike) or hasattr(source, "getbands")):
@@ -100,7 +107,7 @@ class Image(_Value):
             )
         if isinstance(source, str):
             _checked_text(source)
-        super().__init__(source=source, **data)
+        super().__init__(source=source, fetch=fetch, orient=orient, **data)
 
     @property
     def url(self) -> str | None:
@@ -318,8 +325,14 @@ class AssistantMessage(_Message):
     role: Literal["assistant"] = "assistant"
     tool_calls: Annotated[tuple[ToolCall, ...], BeforeValidator(_calls_of)] = ()
 
-    def __init__(self, content: ContentLike | None = "", **data: object) -> None:
-        super().__init__(content, **data)
+    def __init__(
+        self,
+        content: ContentLike | None = "",
+        *,
+        tool_calls: Iterable[ToolCall | Mapping[str, Any]] | None = (),
+        **data: object,
+    ) -> None:
+        super().__init__(content, tool_calls=tool_calls, **data)
         if self.images:
             raise InvalidRequest("An assistant message holds text and tool calls only.")
 
@@ -337,8 +350,15 @@ class ToolMessage(_Message):
     tool_call_id: str | None = None
     name: Annotated[str | None, BeforeValidator(lambda name: None if name is None else tool_name(str(name)))] = None
 
-    def __init__(self, content: ContentLike, **data: object) -> None:
-        super().__init__(content, **data)
+    def __init__(
+        self,
+        content: ContentLike,
+        *,
+        tool_call_id: str | None = None,
+        name: str | None = None,
+        **data: object,
+    ) -> None:
+        super().__init__(content, tool_call_id=tool_call_id, name=name, **data)
 
 
 Message: TypeAlias = SystemMessage | UserMessage | AssistantMessage | ToolMessage
