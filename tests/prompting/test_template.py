@@ -112,9 +112,12 @@ def test_fault_42_a_special_token_split_across_parts_stays_text(template: Prompt
     assert rendered.token_ids.count(eot) == 1
 
 
-def test_fault_45_control_characters_are_kept(template: PromptTemplate) -> None:
+def test_fault_45_characters_that_nobody_sees_are_kept_and_flagged(template: PromptTemplate) -> None:
     text = "a\0b\U000e0041"
     rendered = template.render(text)
+    assert rendered.flags == ("nul", "tag characters")
+    assert template.render("a\u202eb").flags == ("direction controls",)
+    assert template.render("plain é 漢\n").flags == ()
     assert template.tokenizer.decode(template.tokenizer.encode(text)) == text
     assert text in rendered.text
 

@@ -19,12 +19,14 @@ class Container:
         width: Pixels from left to right, as stored (no orientation applied).
         height: Pixels from top to bottom, as stored.
         data: The file with nothing but what its first picture needs.
+        exif: Its EXIF data, empty where there is none.
     """
 
     format: Format
     width: int
     height: int
     data: bytes
+    exif: bytes = b""
 
 
 def damaged(kind: Format) -> ImageError:

@@ -16,13 +16,13 @@ from llama4sdk.errors import ImageError
 from llama4sdk.images import gif, jpeg, png, webp
 from llama4sdk.images.container import damaged
 from llama4sdk.images.limits import DEFAULT_LIMITS, ImageLimits
+from llama4sdk.images.orientation import orientation
 
 if TYPE_CHECKING:
     from PIL import Image
 
     from llama4sdk.images.container import Container, Format
 
-_ORIENTATION = 0x0112  # the EXIF tag
 _WHITE = (255, 255, 255)
 
 
@@ -79,7 +79,7 @@ def decode(data: bytes, *, limits: ImageLimits = DEFAULT_LIMITS, orient: bool = 
         image = _open(container)
         limits.check_size(*image.size)
         image.load()
-        return to_rgb(image, limits=limits, orient=orient)
+        return _turn(_flatten(image), container.exif if orient else b"")
     except ImageError:
         raise
     except Exception:  # noqa: BLE001 - decoders raise OSError, SyntaxError, struct.error, and more
@@ -94,9 +94,8 @@ def to_rgb(image: Image.Image, *, limits: ImageLimits = DEFAULT_LIMITS, orient: 
     """
     limits.check_size(*image.size)
     try:
-        flat = _flatten(image)
-        turn = _turn(image) if orient else None
-        return flat if turn is None else flat.transpose(turn)
+        exif: object = image.info.get("exif") if orient else None
+        return _turn(_flatten(image), exif if isinstance(exif, bytes) else b"")
     except Exception:  # noqa: BLE001 - as above, for a file that the caller's image still has to read
         raise ImageError(f"The image of mode {image.mode} could not be read or turned into RGB.") from None
 
@@ -145,10 +144,10 @@ def _from_16_bits(image: Image.Image) -> Image.Image:
     return Image.fromarray(grey).convert("RGB")
 
 
-def _turn(image: Image.Image) -> Image.Transpose | None:
+def _turn(image: Image.Image, exif: bytes) -> Image.Image:
     from PIL.Image import Transpose
 
-    return {
+    turns = {
         2: Transpose.FLIP_LEFT_RIGHT,
         3: Transpose.ROTATE_180,
         4: Transpose.FLIP_TOP_BOTTOM,
@@ -156,15 +155,6 @@ def _turn(image: Image.Image) -> Image.Transpose | None:
         6: Transpose.ROTATE_270,
         7: Transpose.TRANSVERSE,
         8: Transpose.ROTATE_90,
-    }.get(_orientation(image))
-
-
-def _orientation(image: Image.Image) -> int:
-    from PIL.Image import Exif
-
-    exif = Exif()
-    try:
-        exif.load(image.info.get("exif", b""))
-        return int(exif.get(_ORIENTATION, 1))
-    except Exception:  # noqa: BLE001 - unreadable EXIF, whatever is wrong with it, turns nothing
-        return 1
+    }
+    turn = turns.get(orientation(exif))
+    return image if turn is None else image.transpose(turn)

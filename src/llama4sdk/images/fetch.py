@@ -66,30 +66,26 @@ async def fetch_picture(
     target = parse(url)
     try:
         with fail_after(timeout):
-            async with await to_thread.run_sync(_client) as client:
-                return await _Fetch(client, max_bytes, resolve, allowed).follow(target)
+            async with await to_thread.run_sync(_transport) as transport:
+                return await _Fetch(transport, max_bytes, resolve, allowed).follow(target)
     except TimeoutError:
         raise DeadlineExceeded(
             f"The picture from {target.host} was not there after {timeout:g} s.", phase="total"
         ) from None
 
 
-def _client() -> httpx.AsyncClient:
-    # In a thread: importing httpx and reading the certificates takes a while. A kept connection could be
-    # used for another name at the same address, so none is kept.
+def _transport() -> httpx.AsyncHTTPTransport:
+    # In a thread: importing httpx and reading the certificates takes a while. The transport alone, without a
+    # client around it: that one would read redirects, proxies and cookies of its own accord. A kept connection
+    # could be used for another name at the same address, so none is kept.
     import httpx
 
-    return httpx.AsyncClient(
-        trust_env=False,
-        timeout=httpx.Timeout(None),  # one deadline covers everything
-        limits=httpx.Limits(max_keepalive_connections=0),
-        headers=_HEADERS,
-    )
+    return httpx.AsyncHTTPTransport(trust_env=False, limits=httpx.Limits(max_keepalive_connections=0))
 
 
 @dataclass(frozen=True, slots=True)
 class _Fetch:
-    client: httpx.AsyncClient
+    transport: httpx.AsyncHTTPTransport
     max_bytes: int
     resolve: Resolver
     allowed: Callable[[IPAddress], bool]
@@ -133,14 +129,14 @@ class _Fetch:
         import httpx
 
         host = f"[{address}]" if address.version == 6 else str(address)
-        request = self.client.build_request(
+        request = httpx.Request(
             "GET",
             f"{url.scheme}://{host}:{url.port}{url.target}",
-            headers={"Host": url.authority},
+            headers={"Host": url.authority, **_HEADERS},
             extensions={"sni_hostname": url.host.rstrip(".")},
         )
         try:
-            return await self.client.send(request, stream=True)
+            return await self.transport.handle_async_request(request)
         except httpx.ConnectError:
             if last:
                 raise Unreachable(f"No connection to {url.host}, or no valid certificate there.") from None

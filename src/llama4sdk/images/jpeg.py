@@ -10,6 +10,8 @@ from llama4sdk.errors import ImageError
 from llama4sdk.images.container import Container, damaged, truncated
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from llama4sdk.images.limits import ImageLimits
 
 SIGNATURE = b"\xff\xd8\xff"
@@ -17,46 +19,62 @@ _END = 0xD9
 _SCAN = 0xDA
 _FRAMES = {*range(0xC0, 0xD0)} - {0xC4, 0xC8, 0xCC}  # the tables among them are no frames
 _ALONE = {0x01, *range(0xD0, 0xD9)}  # markers without a length
+_EXIF = 0xE1
+# Of what applications add, only two bear on the pixels: JFIF's, and Adobe's that tells how colours are stored.
+_LEFT_OUT = {*range(0xE0, 0xF0), 0xFE} - {0xE0, 0xEE}
 _MAX_SCANS = 100  # every scan of a progressive picture goes over all of it; usual are about 10
+_STEP = 256 * 1024  # bytes
 # Inside compressed data FF is followed by 00, or by a restart marker; anything else ends the scan.
 _NEXT_MARKER = re.compile(rb"\xff+[^\x00\xff\xd0-\xd7]")
 
 
 def inspect(data: bytes, limits: ImageLimits) -> Container:
-    """Check a JPEG file up to its end marker and return it without what follows.
+    """Check a JPEG file up to its end marker and return it without metadata and what follows.
 
     Raises:
         ImageError: Too many pixels, cut off, damaged, or more than 100 scans.
     """
     size: tuple[int, int] | None = None
-    scans, place = 0, 2
-    while True:
-        marker, place = _marker(data, place)
-        if marker == _END:
-            break
-        if marker in _ALONE:
-            continue
-        end = _segment_end(data, place)
+    scans, exif, kept = 0, b"", [data[:2]]
+    for marker, body, segment in _segments(data):
         if marker in _FRAMES:
-            size = _frame(data, place, end, size, limits)
-        if marker == _SCAN:
-            scans += 1
-            end = _scan_end(data, end)
-        place = end
-        if scans > _MAX_SCANS:
-            raise ImageError(f"The JPEG picture has more than {_MAX_SCANS} scans; save it anew.")
+            size = _frame(body, size, limits)
+        elif marker == _SCAN:
+            scans = _counted(scans)
+        elif marker == _EXIF and body.startswith(b"Exif\0\0"):
+            exif = exif or body
+        if marker not in _LEFT_OUT:
+            kept.append(segment)
     if size is None or not scans:
         raise damaged("JPEG")
-    return Container("JPEG", *size, data[:place])
+    return Container("JPEG", *size, b"".join(kept), exif)
 
 
-def _marker(data: bytes, place: int) -> tuple[int, int]:
-    if place >= len(data):
-        raise truncated("JPEG")
-    found = _NEXT_MARKER.match(data, place)
-    if found is None:
-        raise damaged("JPEG") if data[place : place + 2].strip(b"\xff") else truncated("JPEG")
-    return data[found.end() - 1], found.end()
+def _segments(data: bytes) -> Iterator[tuple[int, bytes, bytes]]:
+    """Yield each marker, the body that belongs to it, and all of its bytes, a scan's data included."""
+    place = 2
+    while True:
+        # As the common decoder does, go over stray bytes between segments.
+        start, body = _find_marker(data, place)
+        marker = data[body - 1]
+        if marker == _END:
+            yield marker, b"", data[start:body]
+            return
+        if marker in _ALONE:
+            place = body
+            continue
+        end = _segment_end(data, body)
+        place = _find_marker(data, end)[0] if marker == _SCAN else end
+        yield marker, data[body + 2 : end], data[start:place]
+
+
+def _find_marker(data: bytes, place: int) -> tuple[int, int]:
+    # In steps, between which other threads get their turn; a marker begins in one and may end in the next.
+    for start in range(place, len(data), _STEP):
+        found = _NEXT_MARKER.search(data, start, start + _STEP + 1)
+        if found is not None:
+            return found.span()
+    raise truncated("JPEG")
 
 
 def _segment_end(data: bytes, place: int) -> int:
@@ -70,16 +88,15 @@ def _segment_end(data: bytes, place: int) -> int:
     return place + length
 
 
-def _frame(data: bytes, place: int, end: int, before: tuple[int, int] | None, limits: ImageLimits) -> tuple[int, int]:
-    if before is not None or end - place < 8:
+def _counted(scans: int) -> int:
+    if scans >= _MAX_SCANS:
+        raise ImageError(f"The JPEG picture has more than {_MAX_SCANS} scans; save it anew.")
+    return scans + 1
+
+
+def _frame(body: bytes, before: tuple[int, int] | None, limits: ImageLimits) -> tuple[int, int]:
+    if before is not None or len(body) < 6:
         raise damaged("JPEG")
-    height, width = struct.unpack_from(">HH", data, place + 3)
+    height, width = struct.unpack_from(">HH", body, 1)
     limits.check_size(width, height)
     return width, height
-
-
-def _scan_end(data: bytes, place: int) -> int:
-    found = _NEXT_MARKER.search(data, place)
-    if found is None:
-        raise truncated("JPEG")
-    return found.start()

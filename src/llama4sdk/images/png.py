@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from llama4sdk.images.limits import ImageLimits
 
 SIGNATURE = b"\x89PNG\r\n\x1a\n"
-_KEPT = {b"PLTE", b"tRNS", b"IDAT", b"IEND", b"eXIf"}
+_KEPT = {b"PLTE", b"tRNS", b"IDAT", b"IEND"}
 _PACKED = {b"zTXt", b"iTXt", b"iCCP"}
 _MAX_CHUNKS = 65_536
 _MAX_UNPACKED = 4 * 1024 * 1024  # bytes of text and profiles together; a large colour profile takes 2 MiB
@@ -38,7 +38,7 @@ class _Header(NamedTuple):
 
 
 def inspect(data: bytes, limits: ImageLimits) -> Container:
-    """Check a PNG file and return it without its text, profiles and animation frames.
+    """Check a PNG file and return it without text, profiles and animation frames.
 
     Raises:
         ImageError: Too many pixels, rows missing, damaged, or text that unpacks to more than 4 MiB.
@@ -46,17 +46,19 @@ def inspect(data: bytes, limits: ImageLimits) -> Container:
     chunks = _chunks(data)
     kind, body, raw = next(chunks)
     header = _header(kind, body, limits)
-    kept, unpacked = [SIGNATURE, bytes(raw)], 0
+    kept, unpacked, exif = [SIGNATURE, bytes(raw)], 0, b""
     pixels: list[memoryview] = []
     for kind, body, raw in chunks:
         if kind in _PACKED:
             unpacked += _unpacked_size(kind, bytes(body), _MAX_UNPACKED - unpacked)
+        if kind == b"eXIf":
+            exif = bytes(body)
         if kind == b"IDAT":
             pixels.append(body)
         if kind in _KEPT:
             kept.append(bytes(raw))
     _check_rows(pixels, _raw_size(header))
-    return Container("PNG", header.width, header.height, b"".join(kept))
+    return Container("PNG", header.width, header.height, b"".join(kept), exif)
 
 
 def _chunks(data: bytes) -> Iterator[tuple[bytes, memoryview, memoryview]]:

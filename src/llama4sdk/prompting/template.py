@@ -8,6 +8,7 @@ tiles. Text never becomes a special token, whatever it looks like.
 from __future__ import annotations
 
 import hashlib
+import re
 import threading
 from array import array
 from collections import OrderedDict
@@ -35,6 +36,13 @@ IMAGE: Final = "<|image|>"
 PATCH: Final = "<|patch|>"
 TILE_X: Final = "<|tile_x_separator|>"
 TILE_Y: Final = "<|tile_y_separator|>"
+
+# Unicode's tag block, and its bidirectional embeddings, overrides and isolates (UAX 9).
+_UNSEEN: Final = {
+    "nul": re.compile("\0"),
+    "tag characters": re.compile("[\U000e0000-\U000e007f]"),
+    "direction controls": re.compile("[\u202a-\u202e\u2066-\u2069]"),
+}
 
 PieceKind = Literal["text", "image", "template"]
 
@@ -69,6 +77,8 @@ class Rendered:
         tiles: The pixels of each picture, in order.
         count: How many tokens stand for what.
         digest: SHA-256, in hex, over ids and pixels: equal prompts have equal digests.
+        flags: What the text holds that a person would not see: `nul`, `tag characters` (a way to hide
+            instructions), `direction controls`. It is rendered all the same; refuse it where that matters.
     """
 
     token_ids: list[int]
@@ -76,6 +86,7 @@ class Rendered:
     tiles: tuple[Tiles, ...]
     count: TokenCount
     digest: str
+    flags: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -241,12 +252,14 @@ def _rendered(pieces: Sequence[Piece], tiles: tuple[Tiles, ...]) -> Rendered:
     digest = hashlib.sha256(ids.tobytes())
     for of in tiles:
         digest.update(of.digest.encode())
+    text = "".join(piece.text for piece in pieces)
     return Rendered(
         token_ids=ids.tolist(),
-        text="".join(piece.text for piece in pieces),
+        text=text,
         tiles=tiles,
         count=TokenCount(counts["text"], counts["image"], counts["template"]),
         digest=digest.hexdigest(),
+        flags=tuple(name for name, unseen in _UNSEEN.items() if unseen.search(text)),
     )
 
 

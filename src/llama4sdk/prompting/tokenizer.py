@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     import tokenizers
 
 _MAX_BYTES = 256 * 1024 * 1024  # ten times the published tokenizer.json
-_INLINE_CHARS = 4096  # about a millisecond of work: cheaper on the loop than handed to a thread
+_INLINE_CHARS = 4096  # a millisecond or two of work: cheaper on the loop than handed to a thread
 
 
 class Tokenizer:
@@ -51,6 +51,9 @@ class Tokenizer:
         A `tokenizer.model` takes a few seconds the first time; what was built is then kept in the user's
         cache folder (`XDG_CACHE_HOME`, else the platform's), named by the SHA-256 of the file.
 
+        The published vocabulary takes about a second even so, in which the tokenizers library does not let go
+        of Python's lock: load it before serving, not in between.
+
         Args:
             path: The file, or a folder that holds one of the two.
             cache: Whether the user's cache folder may be read and written.
@@ -61,9 +64,7 @@ class Tokenizer:
         file = _find(Path(path))
         try:
             if file.stat().st_size > _MAX_BYTES:
-                raise CheckpointError(
-                    path, [f"{file.name} is larger than any tokenizer ({_MAX_BYTES >> 20} MiB)"]
-                )
+                raise CheckpointError(path, [f"{file.name} is larger than any tokenizer ({_MAX_BYTES >> 20} MiB)"])
             data = file.read_bytes()
         except OSError as exc:
             raise CheckpointError(path, [f"cannot read {file.name}: {exc.strerror}"]) from exc
@@ -121,7 +122,8 @@ class Tokenizer:
         _check_characters(text)
         ids: list[int] = []
         for piece in pieces(text):
-            ids += self._engine.encode(piece, add_special_tokens=False).ids
+            # Of the library's calls only those for batches let go of Python's lock while they work.
+            ids += self._engine.encode_batch_fast([piece], add_special_tokens=False)[0].ids
         return ids
 
     async def encode_async(self, text: str) -> list[int]:
@@ -169,9 +171,7 @@ class Tokenizer:
         except (OverflowError, TypeError):  # negative, too large, or no number
             chars = None
         if chars is None:
-            raise InvalidRequest(
-                f"Token id {token_id!r} is not in the vocabulary of {self.vocab_size} tokens."
-            )
+            raise InvalidRequest(f"Token id {token_id!r} is not in the vocabulary of {self.vocab_size} tokens.")
         return to_bytes(chars)
 
     def __repr__(self) -> str:
