@@ -1,0 +1,1 @@
+"""The network as functions over explicit state: no modules, no hidden buffers."""

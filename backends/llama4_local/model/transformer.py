@@ -1,0 +1,163 @@
+"""The decoder: one step over a flat batch, and the layer that serving and training share.
+
+hidden = forward(model, batch, cache)        # serving: keys and values live in the paged cache
+scores = logits(model, hidden[batch.last_rows])
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Protocol
+
+import torch
+
+from llama4_local.heads import HeadPlan
+from llama4_local.model.rope import TextRope, text_rope, vision_rope
+from llama4_local.ops import choose_ops
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from llama4_local.batch import Batch
+    from llama4_local.config import ModelConfig, TextConfig
+    from llama4_local.kv_cache import KvCache
+    from llama4_local.ops import Ops
+    from llama4_local.weights import LayerWeights, Weights
+
+
+@dataclass(frozen=True, slots=True)
+class Model:
+    """A network that can be run: its shape, its tensors, its functions and its constant tables."""
+
+    config: ModelConfig
+    weights: Weights
+    ops: Ops
+    rope: TextRope
+    vision_rope: Tensor | None
+
+    @classmethod
+    def create(cls, config: ModelConfig, weights: Weights, ops: Ops | None = None) -> Model:
+        """Put a model together; the tables go where the weights are.
+
+        Args:
+            config: Its shape.
+            weights: Tensors of that shape.
+            ops: Who computes; chosen by the weights' device when left out.
+        """
+        device = weights.embedding.device
+        vision = None if config.vision is None else vision_rope(config.vision, device)
+        return cls(config, weights, ops or choose_ops(device.type), text_rope(config.text, device), vision)
+
+    @property
+    def device(self) -> torch.device:
+        """Where the weights are."""
+        return self.weights.embedding.device
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Type of the weights and of the hidden states."""
+        return self.weights.embedding.dtype
+
+
+class Attend(Protocol):
+    """How a layer's tokens look at one another; serving and training differ in nothing else."""
+
+    def __call__(self, layer: int, qkv: Tensor) -> Tensor:
+        """Return [tokens, heads·head_dim] for the joined projections of the same tokens."""
+        ...
+
+
+def forward(model: Model, batch: Batch, cache: KvCache) -> Tensor:
+    """Run one step: write its keys and values to the cache and return the last hidden states.
+
+    Returns:
+        [tokens, hidden], normalised, ready for `logits`.
+    """
+    hidden = embed(model, batch.token_ids, batch.image_rows, batch.image_features)
+    plans = StepPlans.create(model, batch.positions)
+
+    def attend(layer: int, qkv: Tensor) -> Tensor:
+        own = cache.layers[layer]
+        slots = batch.tables[own.pool].slots
+        queries = model.ops.qkv_epilogue(qkv, plans.of(layer), own, slots)
+        return model.ops.attention(queries, own, batch)
+
+    return run_layers(model, hidden, attend)
+
+
+def logits(model: Model, hidden: Tensor) -> Tensor:
+    """Return the scores of the next token, [rows, vocab], in fp32."""
+    return model.ops.linear(hidden, model.weights.head).float()
+
+
+def embed(model: Model, token_ids: Tensor, image_rows: Tensor, features: Tensor | None) -> Tensor:
+    """Return [tokens, hidden] embeddings, with `features` in place of those at `image_rows`."""
+    hidden = model.ops.embed(model.weights.embedding, token_ids)
+    return hidden if features is None else hidden.index_copy(0, image_rows, features.to(hidden.dtype))
+
+
+def run_layers(model: Model, hidden: Tensor, attend: Attend) -> Tensor:
+    """Run all layers and the final norm over [tokens, hidden]."""
+    eps = model.config.text.norm_eps
+    residual, update = hidden, None
+    for index, layer in enumerate(model.weights.layers):
+        residual, update = _layer(model, index, layer, residual, update, attend)
+    if update is None:
+        return model.ops.rms_norm(residual, model.weights.norm, eps)
+    return model.ops.add_rms_norm(update, residual, model.weights.norm, eps)[0]
+
+
+def _layer(
+    model: Model, index: int, layer: LayerWeights, residual: Tensor, update: Tensor | None, attend: Attend
+) -> tuple[Tensor, Tensor]:
+    """Return the residual, and what is still to be added to it: the next norm does that in one go."""
+    ops, eps = model.ops, model.config.text.norm_eps
+    if update is None:
+        normed = ops.rms_norm(residual, layer.input_norm, eps)
+    else:
+        normed, residual = ops.add_rms_norm(update, residual, layer.input_norm, eps)
+    seen = attend(index, ops.linear(normed, layer.attention.qkv))
+    update = ops.linear(seen, layer.attention.output)
+    normed, residual = ops.add_rms_norm(update, residual, layer.post_norm, eps)
+    return residual, _feed_forward(ops, normed, layer)
+
+
+def _feed_forward(ops: Ops, x: Tensor, layer: LayerWeights) -> Tensor:
+    if layer.moe is not None:
+        return ops.moe(x, layer.moe)
+    if layer.mlp is not None:
+        return ops.mlp(x, layer.mlp)
+    raise ValueError("a layer has neither a feed-forward nor experts")
+
+
+@dataclass(frozen=True, slots=True)
+class StepPlans:
+    """The two ways in which a step treats heads: on RoPE layers and on NoPE layers."""
+
+    rope_layers: tuple[bool, ...]
+    rope: HeadPlan
+    nope: HeadPlan
+
+    @classmethod
+    def create(cls, model: Model, positions: Tensor) -> StepPlans:
+        """Look up a step's rotary angles and temperatures once, for all its layers."""
+        text = model.config.text
+        sizes = (text.heads, text.kv_heads, text.head_dim)
+        rope = HeadPlan(*sizes, model.rope.rows(positions), text.norm_eps if text.qk_norm else None)
+        nope = HeadPlan(*sizes, query_scale=temperature(text, positions))
+        return cls(text.rope_layers, rope, nope)
+
+    def of(self, layer: int) -> HeadPlan:
+        """Return how a layer treats its heads."""
+        return self.rope if self.rope_layers[layer] else self.nope
+
+
+def temperature(text: TextConfig, positions: Tensor) -> Tensor | None:
+    """Return what NoPE layers multiply queries by, [tokens], fp32, or None without tuning.
+
+    1 + attn_scale · ln(⌊(position + 1) / floor_scale⌋ + 1), scalable softmax as Llama 4 uses it.
+    """
+    if not text.temperature_tuning:
+        return None
+    steps = torch.div(positions + 1, text.floor_scale, rounding_mode="floor")
+    return 1 + text.attn_scale * torch.log1p(steps.float())

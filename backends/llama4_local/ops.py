@@ -1,0 +1,89 @@
+"""The functions that layers call, and the choice of who provides them.
+
+`reference` is PyTorch: the CPU path and the oracle. Kernels offer the same functions with the same
+signatures. The choice is made once, when a model is loaded.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Protocol
+
+from llama4_local.reference.functions import ReferenceOps
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from llama4_local.batch import Batch
+    from llama4_local.heads import HeadPlan
+    from llama4_local.kv_cache import LayerCache
+    from llama4_local.weights import MlpWeights, MoeWeights
+
+
+class Ops(Protocol):
+    """One layer's building blocks over flat rows; x is [tokens, hidden] throughout.
+
+    All but `qkv_epilogue`, which writes to the cache, are free of side effects; the reference's are
+    differentiable.
+    """
+
+    def embed(self, table: Tensor, token_ids: Tensor) -> Tensor:
+        """Return rows of the embedding `table` [vocab, hidden] for `token_ids` [tokens]."""
+        ...
+
+    def linear(self, x: Tensor, weight: Tensor) -> Tensor:
+        """Return x times the transpose of `weight` [out, in]: [tokens, out]."""
+        ...
+
+    def rms_norm(self, x: Tensor, weight: Tensor, eps: float) -> Tensor:
+        """Return x over its root mean square, taken in fp32 and cast back, times `weight` [hidden]."""
+        ...
+
+    def add_rms_norm(self, x: Tensor, residual: Tensor, weight: Tensor, eps: float) -> tuple[Tensor, Tensor]:
+        """Return the norm of x + residual, and that sum as the new residual."""
+        ...
+
+    def qkv_epilogue(self, qkv: Tensor, plan: HeadPlan, layer: LayerCache, slots: Tensor) -> Tensor:
+        """Rotate, normalise and scale the heads, and write keys and values to the cache.
+
+        Args:
+            qkv: [tokens, (heads + 2·kv_heads)·head_dim], the joined projections.
+            plan: What to do to the heads.
+            layer: Written at `slots`.
+            slots: [tokens], int64, see `PoolTable.slots`.
+
+        Returns:
+            The queries, [tokens, heads, head_dim].
+        """
+        ...
+
+    def attention(self, queries: Tensor, layer: LayerCache, batch: Batch) -> Tensor:
+        """Attend from each token to its sequence's cached keys up to its own, softmax in fp32.
+
+        Args:
+            queries: [tokens, heads, head_dim].
+            layer: Keys and values, those of this step included; its pool says which of the batch's
+                tables holds: a chunk-local layer thereby sees its chunk and no more.
+            batch: Layout of the rows and page tables.
+
+        Returns:
+            [tokens, heads·head_dim].
+        """
+        ...
+
+    def mlp(self, x: Tensor, weights: MlpWeights) -> Tensor:
+        """Return the SwiGLU feed-forward of x: down(silu(gate(x)) · up(x))."""
+        ...
+
+    def moe(self, x: Tensor, weights: MoeWeights) -> Tensor:
+        """Return expert(x · sigmoid(score)) of each token's top-1 expert, plus shared_expert(x)."""
+        ...
+
+
+def choose_ops(device: str) -> Ops:
+    """Return who computes on a device.
+
+    Args:
+        device: A torch device string, such as `cpu`.
+    """
+    del device  # kernels for CUDA devices come with their own release; the reference runs anywhere
+    return ReferenceOps()

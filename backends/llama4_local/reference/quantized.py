@@ -1,0 +1,79 @@
+"""Products with packed weights, and how numbers are packed: the twins of the kernels' int4 and FP8 paths."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from llama4_local.quantized import E4M3_LARGEST, LEAST_SCALE, Fp8Matrix
+from llama4_local.reference import rows
+from llama4_local.reference.functions import ReferenceOps
+
+if TYPE_CHECKING:
+    from llama4_local.quantized import Matrix
+    from llama4_local.weights import MlpTree, MoeTree
+
+
+class PackedReferenceOps(ReferenceOps):
+    """The reference functions for networks whose matrices may be packed: the CPU path of a quantized model."""
+
+    def linear(self, x: Tensor, weight: Matrix) -> Tensor:
+        """See `Ops.linear`; the weight may be packed."""
+        return linear(x, weight)
+
+    def mlp(self, x: Tensor, weights: MlpTree[Matrix]) -> Tensor:
+        """See `Ops.mlp`; the weights may be packed."""
+        return linear(rows.swiglu(linear(x, weights.gate_up)), weights.down)
+
+    def moe(self, x: Tensor, weights: MoeTree[Matrix]) -> Tensor:
+        """See `Ops.moe`; experts may be packed, the router never is."""
+        logits, chosen = linear(x, weights.router).float().max(dim=-1)
+        scaled = x * torch.sigmoid(logits).to(x.dtype)[:, None]
+        routed = torch.empty_like(x)
+        for expert in chosen.unique().tolist():
+            own = chosen == expert
+            hidden = rows.swiglu(expert_linear(scaled[own], weights.gate_up, expert))
+            routed[own] = expert_linear(hidden, weights.down, expert).to(x.dtype)
+        return routed + self.mlp(x, weights.shared)
+
+
+def linear(x: Tensor, weight: Matrix) -> Tensor:
+    """Return x [rows, in] times the transpose of a matrix [out, in], in x's type.
+
+    Packed weights are unpacked to fp32 and summed in it. FP8 weights see activations in FP8 as well, each row
+    with its own scale.
+    """
+    if isinstance(weight, Tensor):
+        return rows.linear(x, weight)
+    values = x.float()
+    if isinstance(weight, Fp8Matrix):
+        narrow, scales = quantize_rows(x, weight.bound)
+        values = narrow.float() * scales[:, None]
+    return rows.linear(values, weight.dequantize()).to(x.dtype)
+
+
+def expert_linear(x: Tensor, experts: Matrix, expert: int) -> Tensor:
+    """Return `linear` with one of a stack of experts; plain ones are [experts, in, out]."""
+    if isinstance(experts, Tensor):
+        return x @ experts[expert]
+    return linear(x, experts[expert])
+
+
+def quantize_rows(x: Tensor, bound: float | None = None) -> tuple[Tensor, Tensor]:
+    """Return x in e4m3, and the scale of each row: its largest magnitude over 448.
+
+    Args:
+        x: [rows, size].
+        bound: Largest magnitude that a scale is made for; larger values are cut off.
+
+    Returns:
+        [rows, size], float8_e4m3fn, and [rows], fp32.
+    """
+    magnitude = x.float().abs().amax(dim=-1)
+    if bound is not None:
+        magnitude = magnitude.clamp(max=bound)
+    scales = (magnitude / E4M3_LARGEST).clamp(min=LEAST_SCALE)
+    values = (x.float() / scales[:, None]).clamp(-E4M3_LARGEST, E4M3_LARGEST)
+    return values.to(torch.float8_e4m3fn), scales

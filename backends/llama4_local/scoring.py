@@ -1,0 +1,154 @@
+"""Scores of every position of a prompt, through the cache and the step that serving uses."""
+
+from __future__ import annotations
+
+import operator
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Protocol
+
+import numpy as np
+import torch
+
+from llama4_local.batch import Work, build_batch
+from llama4_local.kv_cache import KvCache
+from llama4_local.model.loading import load_model
+from llama4_local.model.transformer import Model, forward, logits
+from llama4_local.model.vision import encode_tiles
+from llama4_local.pages import CacheShape, Pages, default_page_size
+from llama4sdk.errors import InvalidRequest
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from torch import Tensor
+
+
+class HasPixels(Protocol):
+    """A cut picture, as `llama4sdk.images.tile` returns it."""
+
+    @property
+    def pixels(self) -> np.ndarray:
+        """[tiles, channels, size, size], fp32, -1 to 1."""
+        ...
+
+
+Pixels = np.ndarray | torch.Tensor
+
+
+def score(
+    path: str | Path,
+    token_ids: Sequence[int],
+    *,
+    tiles: Pixels | HasPixels | Sequence[Pixels | HasPixels] | None = None,
+    prefill_chunk: int | None = None,
+    device: str = "cpu",
+    dtype: str = "float32",
+) -> Tensor:
+    """Return the scores of the next token at every position of a prompt.
+
+    Needs no tokenizer. The prompt runs in pieces through the paged cache, never across a chunk edge.
+
+    Args:
+        path: Checkpoint folder in Hugging Face form.
+        token_ids: The prompt, picture placeholders included.
+        tiles: Pixels of all tiles, fp32 [tiles, channels, size, size] in −1 to 1; or one such array, or
+            object with `.pixels`, for each picture.
+        prefill_chunk: Most tokens that one step takes; as many as fit the chunk when left out.
+        device: Torch device.
+        dtype: Type of the weights and the cache: `float32`, `bfloat16` or `float16`.
+
+    Returns:
+        [tokens, vocab], fp32.
+
+    Raises:
+        CheckpointError: A folder that cannot be served.
+        InvalidRequest: No tokens, ids outside the vocabulary, or tiles that do not match the placeholders.
+    """
+    pixels = _pixels(tiles)
+    model = load_model(path, device=device, dtype=dtype)
+    return score_with(model, token_ids, pixels=pixels, prefill_chunk=prefill_chunk)
+
+
+@torch.no_grad()
+def score_with(
+    model: Model, token_ids: Sequence[int], *, pixels: Tensor | None = None, prefill_chunk: int | None = None
+) -> Tensor:
+    """Do what `score` does with a model that is loaded already."""
+    token_ids = _checked_ids(model, token_ids)
+    if prefill_chunk is not None and prefill_chunk < 1:
+        raise InvalidRequest(f"prefill_chunk must be at least 1, got {prefill_chunk}")
+    features = _features(model, token_ids, pixels)
+    shape = _cache_shape(model, len(token_ids))
+    cache = KvCache.allocate(model.config.text, shape, dtype=model.dtype, device=model.device)
+    sequence = Pages(shape).sequence()
+    found: list[Tensor] = []
+    while sequence.length < len(token_ids):
+        start = sequence.length
+        room = sequence.room_in_chunk() or len(token_ids)
+        piece = token_ids[start : start + min(room, prefill_chunk or room)]
+        sequence.extend(len(piece))
+        own, features = _split_features(model, piece, features)
+        batch = build_batch(
+            [Work(sequence, piece, own)], image_token_id=model.config.image_token_id, device=model.device
+        )
+        found.append(logits(model, forward(model, batch, cache)))
+    return torch.cat(found)
+
+
+def _checked_ids(model: Model, token_ids: Sequence[int]) -> list[int]:
+    vocab = model.config.text.vocab_size
+    try:
+        ids = [operator.index(token) for token in token_ids]
+    except TypeError as exc:
+        raise InvalidRequest("token ids must be whole numbers") from exc
+    if not ids:
+        raise InvalidRequest("a prompt needs at least one token")
+    if not all(0 <= token < vocab for token in ids):
+        raise InvalidRequest(f"token ids must lie from 0 to {vocab - 1}")
+    return ids
+
+
+def _placeholder(model: Model) -> int:
+    return -1 if model.config.image_token_id is None else model.config.image_token_id
+
+
+def _features(model: Model, token_ids: Sequence[int], pixels: Tensor | None) -> Tensor | None:
+    placeholders = list(token_ids).count(_placeholder(model))
+    per_tile = model.config.vision.patch_tokens if model.config.vision else 0
+    tiles = 0 if pixels is None else len(pixels)
+    if placeholders != tiles * per_tile or (tiles and not per_tile):
+        raise InvalidRequest(
+            f"{tiles} tiles of {per_tile} tokens need {tiles * per_tile} placeholders, the prompt has {placeholders}"
+        )
+    return None if pixels is None or not tiles else encode_tiles(model, pixels).flatten(0, 1)
+
+
+def _split_features(model: Model, piece: Sequence[int], features: Tensor | None) -> tuple[Tensor | None, Tensor | None]:
+    if features is None:
+        return None, None
+    count = list(piece).count(_placeholder(model))
+    return features[:count], features[count:]
+
+
+def _cache_shape(model: Model, tokens: int) -> CacheShape:
+    chunk = model.config.text.chunk
+    size = default_page_size(chunk)
+    bare = CacheShape(0, 0, size, chunk)
+    return CacheShape(bare.pages_for(tokens), bare.local_pages_for(tokens), size, chunk)
+
+
+def _pixels(tiles: Pixels | HasPixels | Sequence[Pixels | HasPixels] | None) -> Tensor | None:
+    if tiles is None:
+        return None
+    pictures = list(tiles) if isinstance(tiles, Sequence) else [tiles]
+    arrays = [_tensor(picture) for picture in pictures]
+    if any(array.ndim != 4 for array in arrays):
+        raise InvalidRequest("tiles must be [tiles, channels, size, size], for each picture")
+    return torch.cat(arrays) if arrays else None
+
+
+def _tensor(picture: Pixels | HasPixels) -> Tensor:
+    if isinstance(picture, torch.Tensor):
+        return picture.float()
+    array = picture if isinstance(picture, np.ndarray) else picture.pixels
+    return torch.from_numpy(np.array(array, dtype=np.float32))  # a copy: the array may be read-only

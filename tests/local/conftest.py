@@ -1,0 +1,24 @@
+"""What the local backend's tests share."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from llama4_local.config import ModelConfig
+from local.small_checkpoints import guard, maverick, saved, scout
+
+# The matrices here are tiny: a second thread only waits, and for long where other work has the cores.
+torch.set_num_threads(1)
+
+MAKERS = {"scout": scout, "maverick": maverick, "guard": guard}
+
+
+@pytest.fixture(scope="session", params=MAKERS)
+def small(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, ModelConfig]:
+    """A saved random checkpoint of each shape, and its config."""
+    name = str(request.param)
+    config = MAKERS[name]()
+    return saved(tmp_path_factory.mktemp(name), config), config
