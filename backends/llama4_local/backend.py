@@ -1,0 +1,286 @@
+"""The local backend as applications and `Llama4` see it: the asyncio face of the engine.
+
+Nothing here touches a tensor: prompts are rendered in worker threads, the model runs in the engine's thread.
+"""
+
+from __future__ import annotations
+
+import os
+import warnings
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import anyio
+from anyio import to_thread
+
+from llama4_local.crossing import EventLoop
+from llama4_local.options import DType, Options
+from llama4_local.readiness import Ready, look_at
+from llama4_local.run import Run
+from llama4_local.sessions import Session, begin, restore
+from llama4_local.worker import Worker
+from llama4sdk.backend import Capabilities
+from llama4sdk.errors import InvalidRequest
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Callable
+    from contextlib import AbstractAsyncContextManager
+
+    from llama4_local.crossing import Outbox
+    from llama4_local.engine import Engine, Load
+    from llama4sdk.events import Event
+    from llama4sdk.prompting import PromptTemplate
+    from llama4sdk.request import Request
+
+NANO = Path(__file__).parent / "nano" / "checkpoint"
+
+
+class LocalBackend:
+    """Runs a Llama 4 checkpoint in this process.
+
+        backend = LocalBackend("/models/scout")
+        await backend.start()
+        async with backend.open(request) as events: …
+        await backend.aclose()
+
+    One backend belongs to one event loop and one process. Many requests run at once, batched together.
+
+    Args:
+        checkpoint: Folder in Hugging Face form; None for the bundled nano model.
+        device: `auto` (a CUDA device where there is one), or a torch device.
+        dtype: Type of weights and cache; `auto` for the one that the weights are stored in.
+        quantize: Not there yet; only None.
+        memory: Bytes for the cache, or a string like `16GB`; by default as much as `max_sequences` of
+            `context` tokens need, and at most a quarter of the free memory.
+        context: Most tokens that prompt and answer may take together; by default the model's own.
+        max_sequences: Most requests that run at once; others wait.
+        max_waiting: Most requests that wait; beyond it they are refused with `Overloaded`.
+        max_images: Most pictures in a request.
+        step_tokens: Most tokens of a step: more is faster, less keeps streams smoother.
+        prefix_caching: Whether prompts that begin alike are computed once; see `Request.cache_salt`.
+        threads: Threads for torch, a setting of the whole process; None leaves it as it is.
+        prompt_template: How to render prompts instead of what the checkpoint's tokenizer says.
+
+    Raises:
+        InvalidRequest: For an option that makes no sense.
+    """
+
+    def __init__(
+        self,
+        checkpoint: str | os.PathLike[str] | None = None,
+        *,
+        device: str = "auto",
+        dtype: DType = "auto",
+        quantize: str | None = None,
+        memory: int | str | None = None,
+        context: int | None = None,
+        max_sequences: int = 64,
+        max_waiting: int = 4096,
+        max_images: int = 16,
+        step_tokens: int | None = None,
+        prefix_caching: bool = True,
+        threads: int | None = None,
+        prompt_template: PromptTemplate | None = None,
+    ) -> None:
+        self._worker: Worker | None = None
+        self._folder = NANO if checkpoint is None else Path(checkpoint)
+        self._name = "nano" if checkpoint is None else self._folder.name
+        self._options = Options(
+            device=device,
+            dtype=dtype,
+            quantize=quantize,
+            memory=memory,
+            context=context,
+            max_sequences=max_sequences,
+            max_waiting=max_waiting,
+            max_images=max_images,
+            step_tokens=step_tokens,
+            prefix_caching=prefix_caching,
+            threads=threads,
+        )
+        self._template = prompt_template
+        self._ready: Ready | None = None
+        self._loop: EventLoop | None = None
+        self._process = os.getpid()
+        self._closed = False
+
+    @property
+    def name(self) -> str:
+        """The model's name: that of its folder."""
+        return self._name
+
+    @property
+    def folder(self) -> Path:
+        """Where its checkpoint is."""
+        return self._folder
+
+    @property
+    def capabilities(self) -> Capabilities:
+        """What the checkpoint can do; its context and whether it sees are known after `start`."""
+        ready = self._ready
+        return Capabilities(
+            name="local",
+            model=self._name,
+            context=ready.context if ready else None,
+            max_images=ready.max_images if ready else self._options.max_images,
+            vision=ready is None or ready.config.vision is not None,
+            seed=True,
+            logprobs=True,
+            sessions=self._options.prefix_caching,
+        )
+
+    @property
+    def prompt_template(self) -> PromptTemplate:
+        """How prompts are rendered.
+
+        Raises:
+            InvalidRequest: Before `start`.
+        """
+        if self._ready is None:
+            raise InvalidRequest("The tokenizer is known after start(); start the backend first.")
+        return self._ready.template
+
+    @property
+    def load(self) -> Load | None:
+        """What the engine held after its last step; None while it does not run."""
+        return self._worker.load if self._worker else None
+
+    async def start(self) -> None:
+        """Check the checkpoint's folder, config, headers and tokenizer, and begin to load it in a thread.
+
+        Raises:
+            BackendMissing: torch or safetensors is not installed.
+            CheckpointError: The folder can never be served; every problem is listed.
+            InvalidRequest: The backend was started or closed before, or the process forked.
+        """
+        self._check_process()
+        if self._closed or self._loop is not None:
+            raise InvalidRequest("A local backend is started once; make another one.")
+        self._loop = EventLoop.current()
+        ready = await to_thread.run_sync(look_at, self._folder, self._options, self._template)
+        self._check_open()
+        self._ready = ready
+        self._worker = Worker(_builder(self._folder, self._options, ready), self._loop)
+        self._worker.start()
+
+    def open(self, request: Request) -> AbstractAsyncContextManager[AsyncIterator[Event]]:
+        """Return a block within which the request runs; see `Backend.open`."""
+        return Run(self, request)
+
+    async def session(self, request: Request) -> Session:
+        """Compute a request's messages and return the session that keeps them; nothing is answered yet.
+
+        Raises:
+            InvalidRequest: The backend runs with `prefix_caching=False`, which sessions are built on.
+            LlamaError: As a request does.
+        """
+        self._check_sessions()
+        return await begin(self, request)
+
+    async def restore(self, path: str | os.PathLike[str]) -> Session:
+        """Return the session that was saved to a file.
+
+        Raises:
+            CheckpointError: The file cannot be read, is no session, or belongs to another checkpoint.
+            InvalidRequest: It was computed in another dtype; or as `session`.
+            Overloaded: The cache has no room for it.
+        """
+        self._check_sessions()
+        return await restore(self, path)
+
+    def forget(self, key: object) -> bool:
+        """Let go of what a session keeps; return False where all is gone already."""
+        worker = self._worker
+        if worker is None or self._closed or os.getpid() != self._process or worker.ended is not None:
+            return False
+        worker.post(lambda engine: engine.keeper.drop(key))
+        return True
+
+    def running(self) -> tuple[Worker, Ready]:
+        """Return what serves requests here and now.
+
+        Raises:
+            LlamaError: Not started, closed, broken down, or called in another event loop or process.
+        """
+        self._check_process()
+        self._check_open()
+        if self._worker is None or self._loop is None or self._ready is None:
+            raise InvalidRequest("Start the backend first: await backend.start().")
+        if not self._loop.is_same(EventLoop.current()):
+            raise InvalidRequest(
+                "This backend belongs to another event loop, perhaps of an earlier asyncio.run(); "
+                "make one in the loop that uses it."
+            )
+        if (reason := self._worker.ended) is not None:
+            raise reason
+        return self._worker, self._ready
+
+    async def aclose(self) -> None:
+        """End what runs with an error, and wait until the engine's thread has ended; may be called twice."""
+        self._closed = True
+        worker = self._worker
+        if worker is None or os.getpid() != self._process:
+            return
+        worker.stop()
+        with anyio.CancelScope(shield=True):
+            await to_thread.run_sync(worker.join)
+
+    def __del__(self, warn: Callable[..., None] = warnings.warn) -> None:
+        worker: Worker | None = getattr(self, "_worker", None)  # not set where an argument was refused
+        if worker is None or self._closed or os.getpid() != self._process:
+            return
+        warn(f"{self!r} was dropped without aclose().", ResourceWarning, source=self, stacklevel=2)
+        worker.stop()
+
+    def __repr__(self) -> str:
+        return f"LocalBackend({self._name!r})"
+
+    def _check_sessions(self) -> None:
+        if not self._options.prefix_caching:
+            raise InvalidRequest("Sessions are built on prefix caching; leave prefix_caching=False out.")
+
+    def _check_open(self) -> None:
+        if self._closed:
+            raise InvalidRequest("This backend is closed; make another one.", backend="local")
+
+    def _check_process(self) -> None:
+        if os.getpid() != self._process:
+            raise InvalidRequest(
+                "This backend was made before the process forked, and its thread stayed behind; make one in the child.",
+                backend="local",
+            )
+
+
+def open_backend(target: str = "local", /, **options: Any) -> LocalBackend:
+    """Return the backend that `local` or `local:/path/of/a/checkpoint` names.
+
+    Args:
+        target: The string as the user wrote it.
+        options: Handed to `LocalBackend`.
+
+    Raises:
+        InvalidRequest: For an option that there is not.
+    """
+    _, _, path = target.partition(":")
+    try:
+        return LocalBackend(path or None, **options)
+    except TypeError as error:
+        raise InvalidRequest(f"The local backend has no such option ({error}).") from error
+
+
+def _builder(folder: Path, options: Options, ready: Ready) -> Callable[[Outbox, Callable[[int, int], None]], Engine]:
+    """Return what the engine's thread does first."""
+
+    def build(outbox: Outbox, progress: Callable[[int, int], None]) -> Engine:
+        from llama4_local.building import build_engine
+
+        return build_engine(
+            folder,
+            options,
+            context=ready.context,
+            tokenizer=ready.template.tokenizer,
+            outbox=outbox,
+            progress=progress,
+        )
+
+    return build

@@ -1,0 +1,39 @@
+"""How a checkpoint is to be run."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from llama4sdk.errors import InvalidRequest
+
+DType = Literal["auto", "float32", "bfloat16", "float16"]
+
+
+@dataclass(frozen=True, slots=True)
+class Options:
+    """The options of `LocalBackend`, which describes them.
+
+    Raises:
+        InvalidRequest: For an option that makes no sense.
+    """
+
+    device: str = "auto"
+    dtype: DType = "auto"
+    quantize: str | None = None
+    memory: int | str | None = None
+    context: int | None = None
+    max_sequences: int = 64
+    max_waiting: int = 4096
+    max_images: int = 16
+    step_tokens: int | None = None
+    prefix_caching: bool = True
+    threads: int | None = None
+
+    def __post_init__(self) -> None:
+        if self.quantize is not None:
+            raise InvalidRequest("Quantized weights are not there yet; leave quantize= out.")
+        for name in ("context", "max_sequences", "max_waiting", "max_images", "step_tokens", "threads"):
+            value = getattr(self, name)
+            if value is not None and (isinstance(value, bool) or not isinstance(value, int) or value < 1):
+                raise InvalidRequest(f"{name} is a whole number of at least 1, got {value!r}.")

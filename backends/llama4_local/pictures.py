@@ -1,0 +1,73 @@
+"""The pictures of one prompt on the engine's side: encoded when first needed, kept while the request lives."""
+
+from __future__ import annotations
+
+from bisect import bisect_left
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import torch
+
+from llama4_local.model.vision import encode_tiles
+from llama4sdk.errors import InvalidRequest
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from llama4_local.model.transformer import Model
+    from llama4sdk.images import Tiles
+
+
+class Pictures:
+    """Features for the picture placeholders of a prompt.
+
+    Args:
+        model: What encodes.
+        token_ids: The prompt.
+        tiles: The pixels of each picture, in order.
+
+    Raises:
+        InvalidRequest: The model has no picture encoder, or tiles and placeholders differ in number.
+    """
+
+    def __init__(self, model: Model, token_ids: Sequence[int], tiles: Sequence[Tiles]) -> None:
+        vision = model.config.vision
+        if vision is None:
+            raise InvalidRequest("This checkpoint has no picture encoder; send text only.")
+        self._model = model
+        self._tiles = tuple(tiles)
+        self._features: list[Tensor | None] = [None] * len(self._tiles)
+        self._places = [i for i, token in enumerate(token_ids) if token == model.config.image_token_id]
+        self._firsts = [0]  # for each picture, how many placeholders come before it
+        for picture in self._tiles:
+            self._firsts.append(self._firsts[-1] + len(picture.levels) * vision.patch_tokens)
+        if self._firsts[-1] != len(self._places):
+            raise InvalidRequest(
+                f"The prompt has {len(self._places)} picture placeholders, its tiles need {self._firsts[-1]}."
+            )
+
+    @property
+    def names(self) -> list[tuple[int, str]]:
+        """Position of each picture's first placeholder, and the SHA-256 of its pixels."""
+        firsts = zip(self._firsts, self._tiles, strict=False)
+        return [(self._places[first], picture.digest) for first, picture in firsts]
+
+    def features(self, start: int, end: int) -> Tensor | None:
+        """Return [placeholders, hidden] for those among tokens `start` to `end`, or None without any."""
+        first, last = bisect_left(self._places, start), bisect_left(self._places, end)
+        found = [
+            self._encoded(index)[max(0, first - begin) : last - begin]
+            for index, begin in enumerate(self._firsts[:-1])
+            if begin < last and first < self._firsts[index + 1]
+        ]
+        return torch.cat(found) if found else None
+
+    def _encoded(self, index: int) -> Tensor:
+        features = self._features[index]
+        if features is None:
+            if not self._tiles[index].levels.size:
+                raise InvalidRequest("A picture of this session was saved without its pixels and cannot be seen again.")
+            pixels = torch.from_numpy(self._tiles[index].pixels)
+            features = encode_tiles(self._model, pixels).flatten(0, 1)
+            self._features[index] = features
+        return features

@@ -1,0 +1,71 @@
+"""What can be known of a checkpoint before it is loaded, and is checked at once."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from importlib.util import find_spec
+from typing import TYPE_CHECKING
+
+from llama4_local.config_file import read_config
+from llama4sdk.errors import BackendMissing
+from llama4sdk.prompting import PromptTemplate, Tokenizer
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from llama4_local.config import ModelConfig
+    from llama4_local.options import Options
+
+_PUBLISHED_TILE = 336  # pixels, for a template that never sees a picture
+
+
+@dataclass(frozen=True, slots=True)
+class Ready:
+    """What requests are checked against.
+
+    Args:
+        config: The checkpoint's shape and defaults.
+        template: How its prompts are rendered.
+        context: Most tokens that prompt and answer may take together.
+        max_images: Most pictures in a request.
+    """
+
+    config: ModelConfig
+    template: PromptTemplate
+    context: int
+    max_images: int
+
+
+def look_at(folder: Path, options: Options, template: PromptTemplate | None) -> Ready:
+    """Check what needs no tensor: packages, config, headers, tokenizer. Takes seconds the first time.
+
+    Args:
+        folder: The checkpoint.
+        options: How to run it.
+        template: How to render prompts, where not by the checkpoint's tokenizer.
+
+    Raises:
+        BackendMissing: torch or safetensors is not installed.
+        CheckpointError: The folder can never be served; every problem is listed.
+    """
+    for package in ("torch", "safetensors"):
+        if find_spec(package) is None:
+            raise BackendMissing(
+                f"The local backend needs {package}. Install it with: pip install 'llama4sdk[local]'", backend="local"
+            )
+    from llama4_local.checkpoint import check_checkpoint
+
+    config = read_config(folder)
+    check_checkpoint(folder, config)
+    context = config.text.max_positions
+    return Ready(
+        config=config,
+        template=template or _template(folder, config),
+        context=min(context, options.context or context),
+        max_images=options.max_images if config.vision else 0,
+    )
+
+
+def _template(folder: Path, config: ModelConfig) -> PromptTemplate:
+    tile = config.vision.image_size if config.vision else _PUBLISHED_TILE
+    return PromptTemplate(Tokenizer.from_file(folder), tile=tile, max_tiles=config.max_tiles)

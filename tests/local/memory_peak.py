@@ -1,0 +1,38 @@
+"""Measures how much memory torch takes on the CPU at most while something runs."""
+
+from __future__ import annotations
+
+from itertools import accumulate
+from typing import TYPE_CHECKING, Self
+
+from torch.autograd.profiler import profile
+
+if TYPE_CHECKING:
+    from types import TracebackType
+
+
+class MemoryPeak:
+    """Counts what torch's allocator hands out and takes back within the block.
+
+    with MemoryPeak() as measured:
+        …
+    measured.peak  # bytes above what was there before
+    """
+
+    def __init__(self) -> None:
+        self._profile = profile(profile_memory=True)
+        self.peak = 0
+
+    def __enter__(self) -> Self:
+        self._profile.__enter__()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._profile.__exit__(kind, error, trace)
+        results = self._profile.kineto_results
+        if results is None:
+            raise RuntimeError("the profiler has no results")
+        changes = [event.nbytes() for event in results.events() if event.name() == "[memory]"]
+        self.peak = max(accumulate(changes), default=0)

@@ -1,0 +1,186 @@
+"""Random lives of an engine: whatever happens, pages come back and every answer is the request's own."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from functools import cache
+
+import hypothesis.strategies as st
+from hypothesis import settings
+from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
+
+from llama4_local.engine import Limits
+from llama4_local.orders import Prefix
+from llama4sdk.errors import Overloaded
+from llama4sdk.request import Sampling
+from local.small_backends import Reader, SmallEngine, chatting, check_at_rest
+from local.small_checkpoints import prompt
+
+GREEDY = Sampling(temperature=0, max_tokens=6)
+SEEDED = Sampling(temperature=1.0, top_p=0.9, seed=3, max_tokens=6)
+
+
+@cache
+def alone() -> SmallEngine:
+    """An engine with room for everything and nothing to share."""
+    return SmallEngine(chatting(stop_ids=()), limits=Limits(step_tokens=16, prefix_caching=False))
+
+
+@cache
+def said_alone(token_ids: tuple[int, ...], sampling: Sampling) -> str:
+    return alone().answer(token_ids, sampling).text
+
+
+@dataclass(eq=False)
+class Talk:
+    """A session as its owner sees it."""
+
+    tokens: list[int] = field(default_factory=list[int])
+    salt: str = ""
+    reader: Reader | None = None
+
+
+@dataclass(eq=False)
+class Asked:
+    """A request and what it must say."""
+
+    reader: Reader
+    tokens: tuple[int, ...]
+    sampling: Sampling
+
+
+class EngineLife(RuleBasedStateMachine):
+    def __init__(self) -> None:
+        super().__init__()
+        self.small = SmallEngine(
+            chatting(stop_ids=()), global_pages=40, local_pages=7, limits=Limits(11, max_sequences=3, max_waiting=6)
+        )
+        self.asked: list[Asked] = []
+        self.talks: list[Talk] = []
+
+    def submit(self, tokens: list[int], sampling: Sampling, talk: Talk | None = None, room: int = 10**9) -> Asked:
+        reader = self.small.submit(tokens, sampling, salt=talk.salt if talk else "", room=room, kept_as=talk)
+        asked = Asked(reader, tuple(tokens), sampling)
+        self.asked.append(asked)
+        return asked
+
+    @rule(kind=st.integers(0, 5), seeded=st.booleans(), slow=st.booleans())
+    def ask(self, kind: int, *, seeded: bool, slow: bool) -> None:
+        tokens = prompt(self.small.config, 3 + 6 * kind, seed=kind // 2)
+        self.submit(tokens, SEEDED if seeded else GREEDY, room=6 if slow else 10**9)
+
+    @precondition(lambda self: self.asked)
+    @rule(data=st.data())
+    def cancel(self, data: st.DataObject) -> None:
+        asked = data.draw(st.sampled_from(self.asked))
+        assert asked.reader.order
+        self.small.engine.cancel(asked.reader.order)
+
+    @rule(steps=st.integers(1, 6))
+    def step(self, steps: int) -> None:
+        for _ in range(steps):
+            self.small.engine.step()
+
+    @precondition(lambda self: self.asked)
+    @rule(data=st.data())
+    def read(self, data: st.DataObject) -> None:
+        data.draw(st.sampled_from(self.asked)).reader.read_all()
+
+    @precondition(lambda self: len(self.talks) < 3)
+    @rule()
+    def begin(self) -> None:
+        talk = Talk()
+        self.talks.append(talk)
+        talk.reader = self.submit(prompt(self.small.config, 15, seed=len(self.talks)), GREEDY, talk).reader
+
+    @precondition(lambda self: self.talks)
+    @rule(data=st.data(), new=st.integers(1, 9))
+    def go_on(self, data: st.DataObject, new: int) -> None:
+        talk = data.draw(st.sampled_from(self.talks))
+        self.settle(talk)
+        if talk.reader is None and len(talk.tokens) < 60:
+            talk.reader = self.submit(talk.tokens + prompt(self.small.config, new, seed=new), GREEDY, talk).reader
+
+    @precondition(lambda self: any(talk.reader for talk in self.talks))
+    @rule(data=st.data())
+    def wait_for_a_session(self, data: st.DataObject) -> None:
+        self.wait_for(data.draw(st.sampled_from([talk for talk in self.talks if talk.reader])))
+
+    def wait_for(self, talk: Talk) -> None:
+        for _ in range(300):
+            if talk.reader is None or talk.reader.over:
+                break
+            self.small.engine.step()
+        self.settle(talk)
+
+    def settle(self, talk: Talk) -> None:
+        """Add a finished answer to the session."""
+        if talk.reader and talk.reader.over:
+            if talk.reader.done and talk.reader.order:
+                talk.tokens = [*talk.reader.order.token_ids, *talk.reader.order.written]
+            talk.reader = None
+
+    @precondition(lambda self: self.talks)
+    @rule(data=st.data())
+    def fork(self, data: st.DataObject) -> None:
+        talk = data.draw(st.sampled_from(self.talks))
+        self.settle(talk)
+        if talk.reader is None and len(self.talks) < 5:
+            twin = Talk(list(talk.tokens), talk.salt)
+            self.small.engine.keeper.fork(talk, twin)
+            self.talks.append(twin)
+
+    @precondition(lambda self: self.talks)
+    @rule(data=st.data())
+    def save_and_restore(self, data: st.DataObject) -> None:
+        talk = data.draw(st.sampled_from(self.talks))
+        self.wait_for(talk)
+        if talk.reader is not None or len(self.talks) >= 5:
+            return
+        state = self.small.engine.keeper.read(talk)
+        twin = Talk(list(talk.tokens), f"restored {len(self.asked)} {len(self.talks)}")
+        try:
+            self.small.engine.restore(Prefix(tuple(twin.tokens), (), 0, twin.salt, twin), state)
+        except Overloaded:
+            return
+        self.talks.append(twin)
+        twin.reader = self.submit([*twin.tokens, 7, 8], GREEDY, twin).reader
+
+    @precondition(lambda self: self.talks)
+    @rule(data=st.data())
+    def close(self, data: st.DataObject) -> None:
+        talk = data.draw(st.sampled_from(self.talks))
+        if talk.reader and talk.reader.order:
+            self.small.engine.cancel(talk.reader.order)
+        self.small.engine.keeper.drop(talk)
+        self.talks.remove(talk)
+
+    @invariant()
+    def answers_are_their_own(self) -> None:
+        for asked in self.asked:
+            if asked.reader.done:
+                assert asked.reader.text == said_alone(asked.tokens, asked.sampling)
+            elif asked.reader.error:
+                assert isinstance(asked.reader.error, Overloaded)
+        self.asked = [asked for asked in self.asked if not asked.reader.over]
+
+    @invariant()
+    def pages_are_accounted_for(self) -> None:
+        load = self.small.engine.load
+        assert load.global_pages <= load.requests * self.small.shape.global_pages
+
+    def teardown(self) -> None:
+        for _ in range(500):
+            self.small.run()
+            for asked in self.asked:
+                asked.reader.read_all()
+            if self.small.engine.idle and self.small.engine.load.requests == 0:
+                break
+        self.answers_are_their_own()
+        for talk in self.talks:
+            self.small.engine.keeper.drop(talk)
+        check_at_rest(self.small)
+
+
+TestEngineLife = EngineLife.TestCase
+TestEngineLife.settings = settings(max_examples=20, stateful_step_count=50, deadline=None)
