@@ -1,0 +1,26 @@
+"""Llama 4 behind an HTTP server: vLLM, NIM, SGLang, llama.cpp, transformers, and whatever speaks the OpenAI wire.
+
+HttpBackend    the backend
+Retries        what is sent again, and how often
+Profile        what one kind of server understands
+open_backend   what `Llama4("http://…")` calls
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from llama4_http.backend import HttpBackend
+from llama4_http.profiles import Profile
+from llama4_http.retry import Retries
+
+__all__ = ["HttpBackend", "Profile", "Retries", "open_backend"]
+
+
+def open_backend(target: str, **options: Any) -> HttpBackend:
+    """Return the backend for a server's address; options as `HttpBackend` takes them.
+
+    Raises:
+        InvalidRequest: For an option that it does not know, or an address that it cannot use.
+    """
+    return HttpBackend(target, **options)

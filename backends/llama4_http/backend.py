@@ -1,0 +1,321 @@
+"""The remote backend: one server, its profile and its connections.
+
+Only this file, `exchange.py` (one request) and `network.py` (connections) await the network; everything
+else in this package is pure.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+import warnings
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from typing import TYPE_CHECKING, Any, Unpack
+
+import anyio
+import httpx
+from anyio import to_thread
+from anyio.lowlevel import current_token
+
+from llama4_http import outgoing, pictures, prompt
+from llama4_http.errors import Sent, error_for_status, named
+from llama4_http.exchange import Exchange
+from llama4_http.network import Link, log
+from llama4_http.profiles import Profile, asset_of, context_of, detect, json_object, only_model, profile_named
+from llama4_http.settings import Choices, checked_url, key_for, settings_of
+from llama4_http.transport import OneServer
+from llama4sdk.backend import Capabilities
+from llama4sdk.errors import DeadlineExceeded, InvalidRequest, LlamaError, Overloaded, ServerFault, Unreachable
+
+if TYPE_CHECKING:
+    from llama4_http.pictures import Packed
+    from llama4_http.settings import Settings
+    from llama4sdk.events import Event
+    from llama4sdk.messages import Image
+    from llama4sdk.prompting import PromptTemplate, Tokenizer
+    from llama4sdk.request import Request
+
+_PROBE = 3.0  # seconds for a question about the server itself
+
+
+class HttpBackend:
+    """Llama 4 behind any server that speaks the OpenAI wire.
+
+        async with Llama4(HttpBackend("http://127.0.0.1:8000/v1", model="llama-4-scout")) as llama: …
+
+    Args:
+        base_url: The server's address, as a rule ending in `/v1`.
+        model: The model's name there; left out, the only one that the server lists.
+        api_key: Sent as a bearer token to this server only. For NVIDIA's catalog, `NVIDIA_API_KEY` of the
+            environment is taken when it is left out.
+        profile: What the server understands: a name, a `Profile`, or `auto` to find out.
+        max_connections: Most requests under way at once; others wait. With a client of your own, no
+            more than its pool is wide.
+        client: An `httpx.AsyncClient` to use, which stays yours to close. Redirects are never followed.
+        tokenizer: The model's tokenizer or its file: for `prompt_mode="client"`, `verify_prompt`, and
+            token counts where the server gives none.
+        choices: The fields of `Settings`.
+
+    Raises:
+        InvalidRequest: For options that cannot be used.
+    """
+
+    def __init__(
+        self,
+        base_url: str,
+        *,
+        model: str | None = None,
+        api_key: str | None = None,
+        profile: str | Profile = "auto",
+        max_connections: int = 100,
+        client: httpx.AsyncClient | None = None,
+        tokenizer: Tokenizer | str | os.PathLike[str] | None = None,
+        **choices: Unpack[Choices],
+    ) -> None:
+        self._url = checked_url(base_url)
+        self._key = key_for(self._url, api_key)
+        self._settings = settings_of(choices)
+        self._model = model
+        self._profile = None if profile == "auto" else profile_named(profile)
+        self._width = max_connections
+        if max_connections < 1:
+            raise InvalidRequest("max_connections must be at least 1.")
+        self._lent_client = client
+        self._link: Link | None = None
+        self._tokenizer = tokenizer
+        self._template: PromptTemplate | None = None
+        self._context: int | None = None
+        self._prepared = self._closed = False
+        self._home: tuple[int, object] | None = None  # process and event loop
+        self._preparing = anyio.Lock()
+        self._running: set[Exchange] = set()
+        if (self._settings.prompt_mode == "client" or self._settings.verify_prompt) and tokenizer is None:
+            raise InvalidRequest("prompt_mode='client' and verify_prompt=True need tokenizer=….")
+
+    def __repr__(self) -> str:
+        return f"HttpBackend({self._url!r}, model={self._model!r})"
+
+    def __del__(self, warn: Callable[..., None] = warnings.warn) -> None:
+        if getattr(self, "_home", None) is not None and not self._closed:
+            warn(f"{self!r} was dropped without aclose().", ResourceWarning, source=self, stacklevel=2)
+
+    @property
+    def settings(self) -> Settings:
+        """The choices that it was made with."""
+        return self._settings
+
+    @property
+    def profile(self) -> Profile:
+        """What the server understands, as far as known now."""
+        return self._profile or profile_named("openai-generic")
+
+    @property
+    def connections_held(self) -> int:
+        """How many of the pool's places are taken by requests."""
+        return self._link.held if self._link is not None else 0
+
+    @property
+    def capabilities(self) -> Capabilities:
+        """What the server can do; more is known after `start()`."""
+        profile, settings = self.profile, self._settings
+        by_messages = settings.prompt_mode == "server"
+        return Capabilities(
+            "http",
+            self._model or "",
+            context=self._context,
+            max_images=profile.max_images if settings.max_images is None else settings.max_images,
+            vision=by_messages,
+            parses_tool_calls=by_messages and profile.tools,
+            structured_output=profile.schema != "none",
+            seed="seed" in profile.sampling,
+            logprobs=profile.logprobs,
+        )
+
+    @property
+    def prompt_template(self) -> PromptTemplate:
+        """The template of the tokenizer that was given, which is read now if it was not before.
+
+        Raises:
+            InvalidRequest: When none was given.
+            CheckpointError: When it cannot be read.
+        """
+        if self._template is None:
+            from llama4sdk.prompting import PromptTemplate, Tokenizer
+
+            given = self._tokenizer
+            if given is None:
+                raise InvalidRequest(
+                    "This HttpBackend knows no tokenizer; pass tokenizer=… to render and count prompts."
+                )
+            self._template = PromptTemplate(given if isinstance(given, Tokenizer) else Tokenizer.from_file(given))
+        return self._template
+
+    async def start(self) -> None:
+        """Read the tokenizer and ask what the server is; one that is not there yet is asked again later.
+
+        Raises:
+            LlamaError: When this backend can never serve.
+        """
+        try:
+            await self._prepare()
+        except (Unreachable, DeadlineExceeded, Overloaded) as error:
+            log.debug("start: %s", type(error).__name__)
+
+    def open(self, request: Request) -> AbstractAsyncContextManager[AsyncIterator[Event]]:
+        """Run one request; see `Backend.open`. It is sent when its first event is asked for."""
+        return self._run(request)
+
+    async def aclose(self) -> None:
+        """End what runs, and close the connections; a client of the caller's own stays open."""
+        self._closed = True
+        for exchange in tuple(self._running):
+            exchange.abort()
+        link, self._link = self._link, None
+        if link is not None:
+            await link.aclose()
+
+    @asynccontextmanager
+    async def _run(self, request: Request) -> AsyncGenerator[AsyncIterator[Event]]:
+        exchange = Exchange(self, request)
+        self._running.add(exchange)
+        try:
+            yield exchange
+        finally:
+            self._running.discard(exchange)
+            await exchange.aclose()
+
+    def check_usable(self) -> None:
+        """Refuse to work when closed, or in another process or event loop than before.
+
+        Raises:
+            ServerFault: Then.
+        """
+        here = (os.getpid(), current_token())
+        self._home = self._home or here
+        if self._closed or self._home != here:
+            why = "is closed" if self._closed else "belongs to another event loop or process"
+            raise ServerFault(f"This HttpBackend {why}; make another one here.", backend="http", retryable=False)
+
+    async def _prepare(self) -> None:
+        self.check_usable()
+        if self._prepared:
+            return
+        async with self._preparing:
+            if self._link is None:
+                self._link = Link(self._lent_client or await self._transport(), self._width, self._key)
+            if self._tokenizer is not None and self._template is None:
+                await to_thread.run_sync(lambda: self.prompt_template)
+            if self._profile is None or self._model is None:
+                await self._ask_server()
+            self._prepared = self._profile is not None
+
+    async def _transport(self) -> OneServer:
+        # Reading the certificates takes tens of milliseconds; where there is no TLS none are needed.
+        if not self._url.startswith("https:"):
+            return OneServer()
+        return OneServer(await to_thread.run_sync(httpx.create_ssl_context))
+
+    async def _ask_server(self) -> None:
+        """Find out profile and model; a server that does not say takes what every one takes."""
+        models, headers, failure = await self._probe(f"{self._url}/models")
+        if self._model is None:
+            if failure is not None:
+                raise failure
+            self._model = only_model(models)
+        self._context = context_of(models, self._model)
+        if self._profile is not None or isinstance(failure, Unreachable | DeadlineExceeded):
+            return
+        version, _, _ = await self._probe(f"{self._url.removesuffix('/v1')}/version")
+        self._profile = detect(self._url, models=models, headers=headers, version=version)
+        log.debug("start: profile %s", self._profile.name)
+
+    async def _probe(self, url: str) -> tuple[Mapping[str, Any] | None, Mapping[str, str], LlamaError | None]:
+        sent = self.sent("")
+        with anyio.move_on_after(_PROBE):
+            try:
+                status, headers, body = await self.link.fetch("GET", url, sent)
+            except LlamaError as error:
+                return None, {}, error
+            failure = None if status == 200 else error_for_status(status, headers, body, sent)
+            return json_object(body), headers, failure
+        return None, {}, named(DeadlineExceeded("The server did not say what it is.", phase="connect"), sent)
+
+    def sent(self, request_id: str, body: bytes = b"") -> Sent:
+        """Return what errors must know of a request, and must not show."""
+        return Sent(request_id, body, self._key or "")
+
+    def post(self, posted: outgoing.Outgoing) -> httpx.Request:
+        """Return the request that carries what is posted."""
+        return self.link.request("POST", self._url + posted.path, posted.body, posted.headers)
+
+    async def compose(self, request: Request) -> outgoing.Outgoing:
+        """Return what is to be posted for a request.
+
+        Raises:
+            LlamaError: For what cannot be sent, or when the server cannot be asked what it is.
+        """
+        await self._prepare()
+        profile, settings = self.profile, self._settings
+        outgoing.check(request, profile, settings)
+        packed = [await self._pack(image, profile) for image in outgoing.pictures_of(request)]
+        sent = self.sent(request.request_id)
+        assets = {
+            place: await self._upload(pack, profile.assets_url, sent)
+            for place, pack in enumerate(packed)
+            if pack is not None and profile.assets_url and pack.url_bytes > (profile.max_inline or math.inf)
+        }
+        prompt_ids = None
+        if settings.prompt_mode == "client" or settings.verify_prompt:
+            prompt_ids = await self.render(request)
+        model = self._model or ""
+        return outgoing.compose(
+            request, profile, settings, model=model, packed=packed, assets=assets, prompt_ids=prompt_ids
+        )
+
+    async def render(self, request: Request) -> list[int]:
+        """Return the prompt as token ids made here."""
+        return await to_thread.run_sync(lambda: prompt.render(self.prompt_template, request, self._settings.prefill))
+
+    async def _pack(self, image: Image, profile: Profile) -> Packed | None:
+        if image.url is not None and not image.fetch:
+            return None  # the server fetches it
+        limits, fit, most = self._settings.image_limits, self._settings.fit_pictures, profile.max_inline
+        if image.url is None:
+            return await to_thread.run_sync(lambda: pictures.pack(image, limits, fit=fit, max_inline=most))
+        from llama4sdk.images import load_async
+
+        picture = await load_async(image, limits=limits)
+        return await to_thread.run_sync(lambda: pictures.pack_read(picture, None, fit=fit, max_inline=most))
+
+    async def _upload(self, pack: Packed, assets_url: str, sent: Sent) -> str:
+        asked = pictures.asset_request(pack)
+        status, headers, body = await self.link.fetch("POST", assets_url, sent, content=asked)
+        if status != 200:
+            raise error_for_status(status, headers, body, sent)
+        asset, url = asset_of(body, assets_url)
+        typed = {"Content-Type": pack.mime, "x-amz-meta-nvcf-asset-description": pictures.ASSET_NAME}
+        status, headers, body = await self.link.fetch(
+            "PUT", url, sent, content=pack.data, headers=typed, with_key=False
+        )
+        if status not in (200, 201, 204):
+            raise error_for_status(status, headers, body, sent)
+        return asset
+
+    @property
+    def link(self) -> Link:
+        """The connections in use, once prepared."""
+        self.check_usable()
+        if self._link is None:
+            raise ServerFault("This HttpBackend was not prepared.", backend="http", retryable=False)
+        return self._link
+
+    @property
+    def counts_tokens(self) -> bool:
+        """Whether a tokenizer was given."""
+        return self._tokenizer is not None
+
+    @property
+    def model(self) -> str:
+        """The model's name; empty while unknown."""
+        return self._model or ""

@@ -1,0 +1,125 @@
+"""A request, with all that was found out about prompt and pictures → what is posted: pure."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from llama4_http import wire
+from llama4sdk.errors import InvalidRequest, TooManyImages
+from llama4sdk.messages import Image
+
+if TYPE_CHECKING:
+    from llama4_http.pictures import Packed
+    from llama4_http.profiles import Profile
+    from llama4_http.settings import Settings
+    from llama4sdk.request import Request
+
+
+@dataclass(frozen=True, slots=True)
+class Outgoing:
+    """What is posted.
+
+    Args:
+        path: Below the base address.
+        body: JSON.
+        headers: Further headers.
+        image_tokens: Tokens of the pictures that were prepared here.
+        prompt_ids: The prompt as token ids, when it was made here.
+    """
+
+    path: str
+    body: bytes = field(repr=False)
+    headers: Mapping[str, str] = field(default_factory=dict[str, str])
+    image_tokens: int = 0
+    prompt_ids: Sequence[int] | None = field(default=None, repr=False)
+
+
+def pictures_of(request: Request) -> list[Image]:
+    """Return the pictures of a request, in order."""
+    return [image for message in request.messages for image in message.images]
+
+
+def check(request: Request, profile: Profile, settings: Settings) -> None:
+    """Refuse what this server can be known not to take, before anything is read or sent.
+
+    Raises:
+        TooManyImages: For more pictures than it takes.
+        InvalidRequest: For pictures in a prompt that is sent as token ids, or a prefill it does not know.
+    """
+    count = len(pictures_of(request))
+    most = settings.max_images if settings.max_images is not None else profile.max_images
+    if most is not None and count > most:
+        raise TooManyImages(f"The request holds {count} pictures; this server takes at most {most}.")
+    settings.image_limits.check_count(count)
+    if settings.prompt_mode == "client":
+        if count:
+            raise InvalidRequest("Pictures cannot be sent as token ids; use prompt_mode='server' for them.")
+        if profile.prompt_ids == "none":
+            raise InvalidRequest(
+                f"Servers of the profile {profile.name} take no token ids; use prompt_mode='server', or name the "
+                "server's own profile."
+            )
+    elif settings.prefill and profile.prefill == "none":
+        raise InvalidRequest(f"Servers of the profile {profile.name} cannot go on with given words (prefill).")
+
+
+def compose(
+    request: Request,
+    profile: Profile,
+    settings: Settings,
+    *,
+    model: str,
+    packed: Sequence[Packed | None] = (),
+    assets: Mapping[int, str] | None = None,
+    prompt_ids: Sequence[int] | None = None,
+) -> Outgoing:
+    """Return what is posted for a request.
+
+    Args:
+        request: What is asked.
+        profile: What the server understands.
+        settings: The backend's choices.
+        model: The model's name there.
+        packed: The prepared pictures, None where the caller's URL is passed on.
+        assets: By picture, the id of an upload that stands for it.
+        prompt_ids: The prompt as token ids, when it was made here.
+
+    Raises:
+        InvalidRequest: For what the server has no field for.
+    """
+    assets = assets or {}
+    urls = [
+        _url(image, pack, assets.get(place))
+        for place, (image, pack) in enumerate(zip(pictures_of(request), packed, strict=True))
+    ]
+    by_completions = settings.prompt_mode == "client" and profile.prompt_ids == "completions"
+    return_ids = settings.verify_prompt and profile.returns_prompt_ids
+    if by_completions:
+        body = wire.completion_body(
+            request, profile, model=model, prompt_ids=prompt_ids or (), return_prompt_ids=return_ids
+        )
+    else:
+        body = wire.chat_body(
+            request,
+            profile,
+            model=model,
+            pictures=urls,
+            prefill=settings.prefill,
+            return_prompt_ids=return_ids,
+            input_ids=prompt_ids if settings.prompt_mode == "client" else None,
+        )
+    return Outgoing(
+        "/completions" if by_completions else "/chat/completions",
+        wire.encoded({**body, **settings.extra_body}),
+        {"NVCF-INPUT-ASSET-REFERENCES": ",".join(assets.values())} if assets else {},
+        sum(pack.prompt_tokens for pack in packed if pack is not None),
+        prompt_ids,
+    )
+
+
+def _url(image: Image, pack: Packed | None, asset: str | None) -> str:
+    if pack is None:
+        return image.url or ""
+    return f"data:{pack.mime};asset_id,{asset}" if asset else pack.url

@@ -1,0 +1,227 @@
+"""What the servers that speak the OpenAI wire do differently: pure.
+
+A profile says which fields a server understands. `detect` guesses it from what the server tells of
+itself; `HttpBackend(profile=…)` overrides the guess. Facts from the servers' public documentation.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Literal, TypeAlias
+from urllib.parse import urlsplit
+
+from pydantic_core import from_json
+
+from llama4sdk.errors import InvalidRequest, ProtocolError
+
+ProfileName: TypeAlias = Literal[
+    "openai-generic", "vllm", "sglang", "nim", "nvidia-catalog", "llamacpp", "transformers"
+]
+SchemaField: TypeAlias = Literal["none", "response_format", "response_format_flat", "structured_outputs"]
+PromptIds: TypeAlias = Literal["none", "completions", "input_ids"]
+Prefill: TypeAlias = Literal["none", "automatic", "continue_final_message"]
+
+
+@dataclass(frozen=True, slots=True)
+class Profile:
+    """What one kind of server understands.
+
+    Args:
+        name: Its name.
+        sampling: Fields of `Sampling` that it takes, beyond `temperature`, `top_p`, `max_tokens`, `stop`.
+        schema: Where it takes a JSON schema that the answer must keep to.
+        tools: Whether it takes tools as a field and parses the calls; else they are told in the prompt.
+        prompt_ids: Where it takes a prompt as token ids.
+        returns_prompt_ids: Whether it can tell the token ids that it made of the messages.
+        prefill: How it goes on with an assistant message that stands last.
+        usage_field: Whether it takes `stream_options.include_usage`.
+        logprobs: Whether it takes `logprobs` and `top_logprobs`.
+        max_images: Most pictures per request; None where it depends on how it was started.
+        max_inline: Most bytes of one inline picture, as base64; None for no known limit.
+        progress: Whether it reports the reading of the prompt when asked.
+        assets_url: Where pictures that are too large to be inline are uploaded.
+        status_url: Where an answer that takes long (HTTP 202) is asked for; its id is appended.
+    """
+
+    name: ProfileName
+    sampling: frozenset[str] = frozenset({"seed", "presence_penalty", "frequency_penalty"})
+    schema: SchemaField = "response_format"
+    tools: bool = True
+    prompt_ids: PromptIds = "none"
+    returns_prompt_ids: bool = False
+    prefill: Prefill = "none"
+    usage_field: bool = True
+    logprobs: bool = True
+    max_images: int | None = None
+    max_inline: int | None = None
+    progress: bool = False
+    assets_url: str | None = None
+    status_url: str | None = None
+
+
+_PENALTIES = frozenset({"seed", "presence_penalty", "frequency_penalty"})
+_EXTENDED = _PENALTIES | {"top_k", "min_p", "repetition_penalty", "min_tokens", "stop_token_ids"}
+
+PROFILES: Mapping[ProfileName, Profile] = {
+    profile.name: profile
+    for profile in (
+        Profile("openai-generic"),
+        Profile(
+            "vllm",
+            sampling=_EXTENDED | {"priority", "cache_salt"},
+            schema="structured_outputs",
+            prompt_ids="completions",
+            returns_prompt_ids=True,
+            prefill="continue_final_message",
+        ),
+        Profile("sglang", sampling=_EXTENDED, prompt_ids="input_ids", prefill="continue_final_message"),
+        Profile("nim", sampling=_EXTENDED, prompt_ids="completions", max_images=5),
+        Profile(
+            "nvidia-catalog",
+            schema="none",
+            usage_field=False,
+            logprobs=False,
+            tools=False,
+            max_inline=180_000,
+            assets_url="https://api.nvcf.nvidia.com/v2/nvcf/assets",
+            status_url="https://api.nvcf.nvidia.com/v2/nvcf/pexec/status",
+        ),
+        Profile(
+            "llamacpp",
+            sampling=_PENALTIES | {"top_k", "min_p", "repetition_penalty"},
+            schema="response_format_flat",
+            prompt_ids="completions",
+            prefill="automatic",
+            progress=True,
+        ),
+        Profile(
+            "transformers",
+            sampling=frozenset({"seed", "frequency_penalty"}),
+            schema="none",
+            tools=False,
+            usage_field=False,
+            logprobs=False,
+        ),
+    )
+}
+
+NVIDIA_HOST = "integrate.api.nvidia.com"
+
+
+def profile_named(name: str | Profile) -> Profile:
+    """Return the profile of that name, or raise `InvalidRequest` with the names that exist."""
+    if isinstance(name, Profile):
+        return name
+    for profile in PROFILES.values():
+        if profile.name == name:
+            return profile
+    raise InvalidRequest(f"No profile named {name[:40]!r}; there are auto, {', '.join(PROFILES)}.")
+
+
+def detect(
+    base_url: str, *, models: Mapping[str, Any] | None, headers: Mapping[str, str], version: Mapping[str, Any] | None
+) -> Profile:
+    """Return the profile that fits what a server tells of itself.
+
+    Args:
+        base_url: The server's address.
+        models: The body of `GET /models`, when it came.
+        headers: That answer's headers, names in lower case.
+        version: The body of `GET /version` beside `/v1`, when it came.
+    """
+    if urlsplit(base_url).hostname == NVIDIA_HOST:
+        return PROFILES["nvidia-catalog"]
+    hints = " ".join([headers.get("server", ""), *_owners(models)]).lower()
+    for word, name in _HINTS:
+        if word in hints:
+            return PROFILES[name]
+    if version is not None and isinstance(version.get("version"), str):
+        return PROFILES["vllm"]
+    return PROFILES["openai-generic"]
+
+
+_HINTS: tuple[tuple[str, ProfileName], ...] = (
+    ("vllm", "vllm"),
+    ("sglang", "sglang"),
+    ("llama.cpp", "llamacpp"),
+    ("llamacpp", "llamacpp"),
+    ("nvidia", "nim"),
+    ("transformers", "transformers"),
+)
+
+
+def listed(models: Mapping[str, Any] | None) -> list[Mapping[str, Any]]:
+    """Return the entries of a `/models` answer that can be read, in order."""
+    entries = models.get("data") if models else None
+    if not isinstance(entries, list):
+        return []
+    return [entry for entry in entries if isinstance(entry, dict) and isinstance(entry.get("id"), str)]
+
+
+def _owners(models: Mapping[str, Any] | None) -> list[str]:
+    return [str(entry.get("owned_by", ""))[:64] for entry in listed(models)]
+
+
+def context_of(models: Mapping[str, Any] | None, model: str) -> int | None:
+    """Return how many tokens the server says that the model's context holds, when it says so."""
+    for entry in listed(models):
+        if entry["id"] == model:
+            meta = entry.get("meta")
+            candidates = (entry.get("max_model_len"), meta.get("n_ctx") if isinstance(meta, dict) else None)
+            return next((n for n in candidates if type(n) is int and n > 0), None)
+    return None
+
+
+def only_model(models: Mapping[str, Any] | None) -> str:
+    """Return the one model that a server lists.
+
+    Raises:
+        InvalidRequest: When it lists none, or several.
+    """
+    names = [entry["id"] for entry in listed(models)]
+    if len(names) != 1:
+        shown = ", ".join(name[:80] for name in names[:8])
+        raise InvalidRequest(
+            f"The server lists {len(names)} models; name one with model=…{f': {shown}' if shown else ''}."
+        )
+    return names[0]
+
+
+def json_object(body: bytes) -> Mapping[str, Any] | None:
+    """Return the JSON object that a body holds, or None."""
+    try:
+        value = from_json(body, allow_inf_nan=False)
+    except ValueError:
+        return None
+    return value if isinstance(value, dict) else None
+
+
+def asset_of(body: bytes, assets_url: str) -> tuple[str, str]:
+    """Return the id of an upload, and where its bytes go.
+
+    Raises:
+        ProtocolError: When the answer does not tell, or would have them sent without encryption.
+    """
+    told = json_object(body) or {}
+    asset, url = told.get("assetId"), told.get("uploadUrl")
+    safe = isinstance(url, str) and (url.startswith("https://") or assets_url.startswith("http://"))
+    if not isinstance(asset, str) or not _ID.fullmatch(asset) or not isinstance(url, str) or not safe:
+        raise ProtocolError("The server did not say where a picture can be uploaded.")
+    return asset, url
+
+
+def poll_id(headers: Mapping[str, str]) -> str:
+    """Return the id under which an answer that takes long is asked for.
+
+    Raises:
+        ProtocolError: When the server gave none.
+    """
+    found = headers.get("nvcf-reqid", "")
+    if not _ID.fullmatch(found):
+        raise ProtocolError("The server put its answer off without saying where to ask for it.")
+    return found
+
+
+_ID = re.compile(r"[A-Za-z0-9_-]{1,64}")

@@ -1,0 +1,45 @@
+"""The prompt made on this side: as token ids to send, and to compare with what the server made. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from llama4sdk.errors import ProtocolError
+
+if TYPE_CHECKING:
+    from llama4sdk.prompting import PromptTemplate, Rendered
+    from llama4sdk.request import Request
+
+
+def render(template: PromptTemplate, request: Request, prefill: str = "") -> list[int]:
+    """Return the prompt's token ids, ending with the assistant's header and the words to begin with.
+
+    Decodes pictures: call it in a worker thread.
+
+    Raises:
+        InvalidRequest: For messages that cannot be rendered.
+    """
+    rendered: Rendered = template.render(
+        request.messages, request.tools, tool_choice=request.tool_choice, output=request.output
+    )
+    return [*rendered.token_ids, *(template.tokenizer.encode(prefill) if prefill else ())]
+
+
+def compare(ours: Sequence[int], theirs: Sequence[object]) -> None:
+    """Raise `ProtocolError` at the first token in which the server's prompt differs from ours.
+
+    The error gives positions and lengths, never words of the prompt.
+
+    Args:
+        ours: Token ids made here.
+        theirs: Token ids that the server reports.
+    """
+    if list(theirs) == list(ours):
+        return
+    differing = (place for place, (one, other) in enumerate(zip(ours, theirs, strict=False)) if one != other)
+    place = next(differing, min(len(ours), len(theirs)))
+    raise ProtocolError(
+        f"The server's prompt differs from ours from token {place} on ({len(theirs)} tokens there, {len(ours)} here); "
+        "its chat template is another one. Use prompt_mode='client', or verify_prompt=False."
+    )

@@ -1,0 +1,113 @@
+"""How an `HttpBackend` shall behave, checked where it is made: pure."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields
+from typing import Any, Literal, TypeAlias, TypedDict
+from urllib.parse import urlsplit
+
+from llama4_http.answer import MAX_ANSWER
+from llama4_http.profiles import NVIDIA_HOST
+from llama4_http.retry import Retries
+from llama4_http.sse import MAX_EVENT
+from llama4sdk.errors import InvalidRequest
+from llama4sdk.images.limits import DEFAULT_LIMITS, ImageLimits
+
+PromptMode: TypeAlias = Literal["server", "client"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Settings:
+    """The choices that do not change while a backend lives.
+
+    Args:
+        retries: What is sent again, and how often.
+        prompt_mode: `server` sends messages; `client` sends the prompt as token ids, made here.
+        verify_prompt: Compare the server's prompt with ours, token by token, where it tells it.
+        prefill: Words with which every answer begins; not repeated in the reply.
+        fit_pictures: Scale pictures down to what the model sees before they are sent.
+        max_images: Most pictures per request; None for the profile's own limit.
+        image_limits: What is read of pictures at all.
+        extra_body: Fields added to every request, over those made here.
+        max_event_bytes: Most bytes of one event of an answer.
+        max_answer_bytes: Most bytes of one answer.
+
+    Raises:
+        InvalidRequest: For choices that contradict each other.
+    """
+
+    retries: Retries = field(default_factory=Retries)
+    prompt_mode: PromptMode = "server"
+    verify_prompt: bool = False
+    prefill: str = ""
+    fit_pictures: bool = True
+    max_images: int | None = None
+    image_limits: ImageLimits = DEFAULT_LIMITS
+    extra_body: Mapping[str, Any] = field(default_factory=dict[str, Any], repr=False)
+    max_event_bytes: int = MAX_EVENT
+    max_answer_bytes: int = MAX_ANSWER
+
+    def __post_init__(self) -> None:
+        if self.prompt_mode not in ("server", "client"):
+            raise InvalidRequest("prompt_mode is 'server' or 'client'.")
+        if self.max_event_bytes < 1 or self.max_answer_bytes < 1:
+            raise InvalidRequest("max_event_bytes and max_answer_bytes must be positive.")
+
+
+def checked_url(base_url: str) -> str:
+    """Return the address without a slash at its end, `/v1` added where it has no path.
+
+    Raises:
+        InvalidRequest: For what is no plain http(s) address.
+    """
+    try:
+        parts = urlsplit(base_url)
+        host, _ = parts.hostname, parts.port
+    except ValueError:
+        raise InvalidRequest("base_url is no valid address; it looks like http://127.0.0.1:8000/v1.") from None
+    if parts.scheme not in ("http", "https") or not host:
+        raise InvalidRequest("base_url begins with http:// or https:// and names a host.")
+    if parts.username is not None or parts.password is not None:
+        raise InvalidRequest("base_url must hold no user or password; pass api_key, or a client of your own.")
+    if parts.query or parts.fragment:
+        raise InvalidRequest("base_url must hold no query and no fragment.")
+    return base_url.rstrip("/") + ("" if parts.path.strip("/") else "/v1")
+
+
+def key_for(base_url: str, api_key: str | None) -> str | None:
+    """Return the key to send, taken from the environment only for the host that it belongs to.
+
+    Raises:
+        InvalidRequest: For a key that no header can carry.
+    """
+    if api_key is None and urlsplit(base_url).hostname == NVIDIA_HOST:
+        api_key = os.environ.get("NVIDIA_API_KEY")
+    if api_key is not None and not (api_key.isascii() and api_key.isprintable() and api_key.strip() == api_key != ""):
+        raise InvalidRequest("api_key holds characters that no key has; was a line feed copied with it?")
+    return api_key
+
+
+class Choices(TypedDict, total=False):
+    """The fields of `Settings`, as keywords of `HttpBackend`."""
+
+    retries: Retries
+    prompt_mode: PromptMode
+    verify_prompt: bool
+    prefill: str
+    fit_pictures: bool
+    max_images: int | None
+    image_limits: ImageLimits
+    extra_body: Mapping[str, Any]
+    max_event_bytes: int
+    max_answer_bytes: int
+
+
+def settings_of(choices: Choices) -> Settings:
+    """Return the settings that keywords stand for, or raise `InvalidRequest` for an unknown one."""
+    names = {field.name for field in fields(Settings)}
+    unknown = sorted(set(choices) - names)
+    if unknown:
+        raise InvalidRequest(f"HttpBackend has no option {', '.join(unknown)}; there are {', '.join(sorted(names))}.")
+    return Settings(**choices)

@@ -1,0 +1,187 @@
+"""What real servers do oddly and a client must take: the answer stays the well-behaved one."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping
+from typing import Any, TypeAlias
+
+import anyio
+
+from llama4sdk.testing.faults import honest
+from llama4sdk.testing.faults.honest import Answer, counts, delta, event
+from llama4sdk.testing.faults.wire import EVENTS, Received, Wire
+
+Quirk: TypeAlias = Callable[[Wire, Received], Awaitable[None]]
+Parts: TypeAlias = Callable[[Answer], Iterable[bytes]]
+
+
+def _streamed(parts: Parts, content_type: str | None = EVENTS) -> Quirk:
+    async def act(wire: Wire, request: Received) -> None:
+        await wire.head(200, content_type)
+        for part in parts(honest.answer(request.json)):
+            await wire.chunk(part)
+        await wire.end()
+
+    return act
+
+
+def _bytewise(given: Answer) -> Iterator[bytes]:
+    for part in honest.events(given):
+        yield from (part[place : place + 1] for place in range(len(part)))
+
+
+def _unescaped(given: Answer) -> Iterator[bytes]:
+    # Characters as they are instead of \\u escapes, cut in the middle.
+    for word in given.words:
+        data = f"data: {json.dumps(delta({'content': word}), ensure_ascii=False)}\n\n".encode()
+        cut = next((place + 1 for place, byte in enumerate(data) if byte >= 0x80), len(data) // 2)
+        yield data[:cut]
+        yield data[cut:]
+    yield from _ending(given)
+
+
+def _ending(given: Answer) -> Iterator[bytes]:
+    yield event(delta({}, given.reason))
+    yield event(counts(given))
+    yield b"data: [DONE]\n\n"
+
+
+def _words(given: Answer, form: Callable[[str], Iterable[bytes]]) -> Iterator[bytes]:
+    for word in given.words:
+        yield from form(word)
+    yield from _ending(given)
+
+
+def _replaced(old: bytes, new: bytes) -> Parts:
+    return lambda given: (part.replace(old, new) for part in honest.events(given))
+
+
+def _several_lines(given: Answer) -> Iterator[bytes]:
+    for word in given.words:
+        lines = json.dumps(delta({"content": word}), indent=1).splitlines()
+        yield "".join(f"data: {line}\n" for line in lines).encode() + b"\n"
+    yield from _ending(given)
+
+
+def _commented(given: Answer) -> Iterator[bytes]:
+    for part in honest.events(given):
+        yield b": keep-alive\n\n"
+        yield b"event: message\nid: 1\nretry: 10\n" + part
+
+
+def _odd_deltas(given: Answer) -> Iterator[bytes]:
+    yield event({"choices": [], "id": "x"})
+    yield event(delta({"role": "assistant"}))
+    yield event(delta(None))
+    yield event(delta({}))
+    yield event(delta({"content": None}))
+    yield event(delta({"content": ""}))
+    yield from _words(given, lambda word: [event({"choices": [{"delta": {"content": word}}]})])
+
+
+def _usage_each(given: Answer) -> Iterator[bytes]:
+    for number, word in enumerate(given.words, 1):
+        usage = {"prompt_tokens": given.prompt_tokens, "completion_tokens": number, "total_tokens": 0}
+        yield event(delta({"content": word}, usage=usage))
+    yield from _ending(given)
+
+
+def _usage_twice(given: Answer) -> Iterator[bytes]:
+    for part in honest.events(given):
+        if part == b"data: [DONE]\n\n":
+            yield event(counts(given))
+        yield part
+
+
+def _without(*unwanted: bytes) -> Parts:
+    return lambda given: (part for part in honest.events(given) if not any(word in part for word in unwanted))
+
+
+def _unterminated(given: Answer) -> Iterator[bytes]:
+    *parts, last = list(_without(b"[DONE]")(given))
+    yield from parts
+    yield last.rstrip(b"\n")
+
+
+def _at_once(given: Answer) -> Iterator[bytes]:
+    yield b"".join(honest.events(given))
+
+
+def _calls(*deltas: Mapping[str, Any], reason: str = "tool_calls") -> Quirk:
+    def parts(given: Answer) -> Iterator[bytes]:
+        for one in deltas:
+            yield event(delta(one))
+        yield event(delta({}, reason))
+        yield event(counts(given))
+        yield b"data: [DONE]\n\n"
+
+    return _streamed(parts)
+
+
+def _call(name: str | None = None, arguments: Any = None, **fields: Any) -> dict[str, Any]:
+    return {**fields, "function": {"name": name, "arguments": arguments}}
+
+
+async def _whole_body(wire: Wire, request: Received) -> None:
+    await wire.answer_json(200, honest.whole(honest.answer(request.json)))
+
+
+async def _held_open(wire: Wire, request: Received) -> None:
+    """Send everything but the end of the body, and keep the connection."""
+    await wire.head()
+    for part in honest.events(honest.answer(request.json)):
+        await wire.chunk(part)
+    await wire.hang()
+
+
+async def _reset_after_finish(wire: Wire, request: Received) -> None:
+    await wire.head()
+    for part in honest.events(honest.answer(request.json), usage=False):
+        if b"[DONE]" not in part:
+            await wire.chunk(part)
+    await anyio.sleep(0.05)
+    await wire.reset()
+
+
+async def _silent_after_finish(wire: Wire, request: Received) -> None:
+    await wire.head()
+    for part in honest.events(honest.answer(request.json), usage=False):
+        if b"[DONE]" not in part:
+            await wire.chunk(part)
+    await wire.hang()
+
+
+_CITY = '{"city": "Paris"}'
+_F = _call("f", _CITY, index=0, id="a")
+
+QUIRKS: Mapping[str, Quirk] = {
+    "arguments_as_object": _calls({"tool_calls": [_call("f", {"city": "Paris"}, index=0, id="a")]}),
+    "at_once": _streamed(_at_once),
+    "bom": _streamed(lambda given: [b"\xef\xbb\xbf", *honest.events(given)]),
+    "bytewise": _streamed(_bytewise),
+    "call_without_index": _calls(
+        {"tool_calls": [_call("f", _CITY[:4], id="a")]}, {"tool_calls": [_call(None, _CITY[4:])]}
+    ),
+    "calls_end_with_stop": _calls({"tool_calls": [_F]}, reason="stop"),
+    "calls_in_one_chunk": _calls({"tool_calls": [_F, _call("g", "{}", index=1, id="b")]}),
+    "calls_with_one_index": _calls({"tool_calls": [_F, _call("g", "{}", index=0, id="b")]}),
+    "comments": _streamed(_commented),
+    "cr": _streamed(_replaced(b"\n", b"\r")),
+    "crlf": _streamed(_replaced(b"\n", b"\r\n")),
+    "cut_characters": _streamed(_unescaped),
+    "held_open_after_done": _held_open,
+    "json_body": _whole_body,
+    "no_content_type": _streamed(honest.events, None),
+    "no_done": _streamed(_without(b"[DONE]")),
+    "no_space_after_colon": _streamed(_replaced(b"data: ", b"data:")),
+    "no_usage": _streamed(_without(b'"usage"')),
+    "odd_deltas": _streamed(_odd_deltas),
+    "reset_after_finish": _reset_after_finish,
+    "several_data_lines": _streamed(_several_lines),
+    "silent_after_finish": _silent_after_finish,
+    "unterminated_last_event": _streamed(_unterminated),
+    "usage_on_every_chunk": _streamed(_usage_each),
+    "usage_twice": _streamed(_usage_twice),
+    "wrong_content_type": _streamed(honest.events, "text/html"),
+}
