@@ -4,25 +4,29 @@ from __future__ import annotations
 
 import os
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
+from dataclasses import replace
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Protocol, Self, TypeAlias, cast, runtime_checkable
+from typing import TYPE_CHECKING, Any, Literal, Protocol, Self, TypeAlias, cast, runtime_checkable
 
 import anyio
 
 from llama4sdk.backend import Backend, Capabilities
-from llama4sdk.errors import InvalidRequest
+from llama4sdk.errors import InvalidRequest, OutputInvalid
+from llama4sdk.events import Usage
 from llama4sdk.messages import Image, Prompt, UserMessage, conversation
+from llama4sdk.output import AnswerForm, answer_form
 from llama4sdk.registry import open_backend
 from llama4sdk.reply import Reply
 from llama4sdk.request import Deadlines, Request, Sampling, ToolChoice, ToolSpec
+from llama4sdk.run import Approve, Limits, Run, RunStream, complaint, runnable
 from llama4sdk.stream import Stream
+from llama4sdk.tools import ToolLike, specs_of
 
 if TYPE_CHECKING:
     from llama4sdk.prompting import PromptTemplate, Rendered, TokenCount
 
 ImageLike: TypeAlias = "Image | str | bytes | os.PathLike[str] | object"
-ToolLike: TypeAlias = "ToolSpec | Mapping[str, Any]"
 
 
 @runtime_checkable
@@ -126,9 +130,10 @@ class Llama4:
 
         Args:
             prompt: A string, a message, or a sequence of messages; dicts in the familiar chat form too.
-            tools: Tools that the model may call, as `ToolSpec` or in the familiar dict form.
+            tools: Tools that the model may call: functions, `ToolSpec`, or the familiar dict form.
             tool_choice: `auto`, `none`, `required`, or a tool's name.
-            output: The form of a typed answer.
+            output: The form of a typed answer: a pydantic model, a dataclass, a TypedDict, a Literal, lists
+                and unions of these, or a JSON schema.
             sampling: How tokens are chosen.
             deadlines: How long each phase may take.
             priority: Larger goes first where the backend queues.
@@ -137,19 +142,18 @@ class Llama4:
         Raises:
             InvalidRequest: When the request cannot be served as it stands.
         """
-        self._check_open()
-        if output is not None:
-            raise InvalidRequest("Typed answers (output=…) are not there yet; ask for JSON in words for now.")
-        request = Request(
-            conversation(prompt),
-            tools=tuple(tool_spec(tool) for tool in tools),
+        form = answer_form(output)
+        request = self._request(
+            prompt,
+            specs_of(tools),
+            form,
             tool_choice=tool_choice,
-            sampling=sampling or Sampling(),
-            deadlines=deadlines or Deadlines(),
+            sampling=sampling,
+            deadlines=deadlines,
             priority=priority,
             cache_salt=cache_salt,
         )
-        return Stream(self._backend, request)
+        return Stream(self._backend, request, form=form)
 
     async def chat(
         self,
@@ -158,24 +162,42 @@ class Llama4:
         tools: Sequence[ToolLike] = (),
         tool_choice: ToolChoice = "auto",
         output: object = None,
+        repair: int = 0,
         sampling: Sampling | None = None,
         deadlines: Deadlines | None = None,
     ) -> Reply:
         """Ask, and wait for the whole reply; arguments as in `stream`.
 
+        Args:
+            repair: How often the model may try again when its typed answer does not fit, being told what
+                is wrong with it; 0 to 5. The reply's usage then counts all tries.
+
         Raises:
+            OutputInvalid: When the answer is complete and does not fit the type that was asked for.
             LlamaError: When the request fails.
         """
-        stream = self.stream(
-            prompt,
-            tools=tools,
-            tool_choice=tool_choice,
-            output=output,
-            sampling=sampling,
-            deadlines=deadlines,
-        )
-        async with stream:
-            return await stream.result()
+        limits = Limits(repair=repair)
+        messages = list(conversation(prompt))
+        usage = Usage()
+        for tries_left in range(limits.repair, -1, -1):
+            stream = self.stream(
+                messages,
+                tools=tools,
+                tool_choice=tool_choice,
+                output=output,
+                sampling=sampling,
+                deadlines=deadlines,
+            )
+            try:
+                async with stream:
+                    reply = await stream.result()
+                return replace(reply, usage=usage + reply.usage) if usage.total_tokens else reply
+            except OutputInvalid as error:
+                if not tries_left:
+                    raise
+                usage += stream.snapshot.usage
+                messages += complaint(error)
+        raise InvalidRequest("repair is not negative.")  # not reached: the last try returns or raises
 
     async def vision(
         self,
@@ -201,17 +223,117 @@ class Llama4:
         pictures = [image if isinstance(image, Image) else Image(image) for image in images]
         return await self.chat(UserMessage([*pictures, question]), sampling=sampling, deadlines=deadlines)
 
-    async def run(self, prompt: Prompt, *, tools: Sequence[object]) -> Reply:
-        """Answer with the help of tools, calling them until the model is done. Not there yet.
+    async def run(
+        self,
+        prompt: Prompt,
+        *,
+        tools: Sequence[ToolLike],
+        tool_choice: ToolChoice = "auto",
+        output: object = None,
+        approve: Approve | None = None,
+        max_rounds: int = 10,
+        max_parallel: int = 8,
+        tool_timeout: float | None = 60.0,
+        max_result: int = 50_000,
+        repair: int = 0,
+        on_tool_error: Literal["tell", "raise"] = "tell",
+        sampling: Sampling | None = None,
+        deadlines: Deadlines | None = None,
+    ) -> Run:
+        """Answer with the help of tools: run what the model calls and tell it the results, until it answers.
+
+        A tool that fails, hangs or is called with bad arguments does not end the run: the model is told,
+        without a traceback, and may try something else.
+
+        Args:
+            prompt: As in `stream`.
+            tools: Functions with typed parameters, sync or async, or what `llama4sdk.tools.tool` makes.
+            tool_choice: For the first round; later ones are free.
+            output: The form of the last reply, as in `stream`.
+            approve: Asked before each call, one at a time, in a worker thread when it is no coroutine function:
+                returns True to allow, False or a reason in words to refuse, another `ToolCall` to run that instead.
+            max_rounds: How often the model is asked at most.
+            max_parallel: Calls of one reply that run at the same time.
+            tool_timeout: Seconds for one call, where its tool does not say; None for no limit.
+            max_result: Characters of a result that the model is shown, where its tool does not say.
+            repair: How often the model may try again when its typed answer does not fit.
+            on_tool_error: `tell` the model of a call that failed, or `raise` `ToolFailed`.
+            sampling: How tokens are chosen, in every round.
+            deadlines: How long each phase of a round may take; `total` spans the whole run.
 
         Raises:
-            InvalidRequest: Always, for now.
+            InvalidRequest: For tools that cannot be declared or have no function, or limits out of range.
+            OutputInvalid: When the last reply does not fit the type that was asked for.
+            ToolFailed: When the approve callback fails, or a tool does under `on_tool_error="raise"`.
+            LlamaError: When a request fails.
         """
-        raise InvalidRequest(
-            "The tool loop (run) is not there yet; pass tools= to chat() or stream() and read the calls from the text."
+        running = self.run_stream(
+            prompt,
+            tools=tools,
+            tool_choice=tool_choice,
+            output=output,
+            approve=approve,
+            max_rounds=max_rounds,
+            max_parallel=max_parallel,
+            tool_timeout=tool_timeout,
+            max_result=max_result,
+            repair=repair,
+            on_tool_error=on_tool_error,
+            sampling=sampling,
+            deadlines=deadlines,
+        )
+        async with running:
+            return await running.result()
+
+    def run_stream(
+        self,
+        prompt: Prompt,
+        *,
+        tools: Sequence[ToolLike],
+        tool_choice: ToolChoice = "auto",
+        output: object = None,
+        approve: Approve | None = None,
+        max_rounds: int = 10,
+        max_parallel: int = 8,
+        tool_timeout: float | None = 60.0,
+        max_result: int = 50_000,
+        repair: int = 0,
+        on_tool_error: Literal["tell", "raise"] = "tell",
+        sampling: Sampling | None = None,
+        deadlines: Deadlines | None = None,
+    ) -> RunStream:
+        """Return a run as a stream of its events, to be entered with `async with`; arguments as in `run`.
+
+        Raises:
+            InvalidRequest: As `run`.
+        """
+        form = answer_form(output)
+        request = self._request(
+            prompt,
+            tuple(tool.spec for tool in runnable(tools).values()),
+            form,
+            tool_choice=tool_choice,
+            sampling=sampling,
+            deadlines=deadlines,
+        )
+        return RunStream(
+            self._backend,
+            request,
+            tools,
+            limits=Limits(max_rounds, max_parallel, tool_timeout, max_result, repair),
+            approve=approve,
+            form=form,
+            on_tool_error=on_tool_error,
         )
 
-    def render(self, prompt: Prompt, *, tools: Sequence[ToolLike] = (), tool_choice: ToolChoice = "auto") -> Rendered:
+    def render(
+        self,
+        prompt: Prompt,
+        *,
+        tools: Sequence[ToolLike] = (),
+        tool_choice: ToolChoice = "auto",
+        output: object = None,
+    ) -> Rendered:
         """Return the prompt as the model will read it, without any network.
 
         Decodes pictures, so call it in a worker thread where the loop must not wait.
@@ -223,37 +345,51 @@ class Llama4:
             raise InvalidRequest(
                 f"The backend {self.capabilities.name!r} knows no tokenizer; give it one to render and count prompts."
             )
-        specs = tuple(tool_spec(tool) for tool in tools)
-        return self._backend.prompt_template.render(prompt, specs, tool_choice=tool_choice)
+        form = answer_form(output)
+        spec = None if form is None else form.spec
+        return self._backend.prompt_template.render(prompt, specs_of(tools), tool_choice=tool_choice, output=spec)
 
-    def count(self, prompt: Prompt, *, tools: Sequence[ToolLike] = ()) -> TokenCount:
+    def count(
+        self,
+        prompt: Prompt,
+        *,
+        tools: Sequence[ToolLike] = (),
+        tool_choice: ToolChoice = "auto",
+        output: object = None,
+    ) -> TokenCount:
         """Return how many tokens the prompt takes, exactly, before anything is sent.
 
         Raises:
             InvalidRequest: As `render`.
         """
-        return self.render(prompt, tools=tools).count
+        return self.render(prompt, tools=tools, tool_choice=tool_choice, output=output).count
+
+    def _request(
+        self,
+        prompt: Prompt,
+        tools: tuple[ToolSpec, ...],
+        form: AnswerForm | None,
+        *,
+        tool_choice: ToolChoice,
+        sampling: Sampling | None,
+        deadlines: Deadlines | None,
+        priority: int = 0,
+        cache_salt: str = "",
+    ) -> Request:
+        self._check_open()
+        return Request(
+            conversation(prompt),
+            tools=tools,
+            tool_choice=tool_choice,
+            output=None if form is None else form.spec,
+            sampling=sampling or Sampling(),
+            deadlines=deadlines or Deadlines(),
+            priority=priority,
+            cache_salt=cache_salt,
+        )
 
     def _check_open(self) -> None:
         if self._closed:
             raise InvalidRequest("This client is closed; make another Llama4(…).")
         if not self._started:
             raise InvalidRequest("Enter the client first: async with Llama4() as llama.")
-
-
-def tool_spec(tool: ToolLike) -> ToolSpec:
-    """Return the declaration that a `ToolSpec` or a familiar dict stands for.
-
-    Raises:
-        InvalidRequest: For anything else; plain functions are not taken yet.
-    """
-    if isinstance(tool, ToolSpec):
-        return tool
-    if not isinstance(tool, Mapping):
-        raise InvalidRequest("Functions as tools are not there yet; declare a ToolSpec with its JSON schema.")
-    inner = tool.get("function", tool)
-    if not isinstance(inner, Mapping) or not isinstance(inner.get("name"), str):
-        raise InvalidRequest('A tool looks like {"type": "function", "function": {"name": "…", "parameters": {…}}}.')
-    fields = cast("Mapping[str, Any]", inner)
-    parameters = fields.get("parameters") or {"type": "object", "properties": {}}
-    return ToolSpec(fields["name"], fields.get("description") or "", parameters)

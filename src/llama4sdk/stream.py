@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+import hashlib
+from abc import abstractmethod
+from collections.abc import AsyncIterator, Iterable
 from contextlib import AsyncExitStack
+from dataclasses import replace
 from types import TracebackType
-from typing import Self
+from typing import Generic, Self, TypeVar
 
 import anyio
 from anyio.abc import TaskGroup
@@ -19,57 +22,53 @@ from llama4sdk.errors import (
     ServerFault,
     StreamInterrupted,
 )
-from llama4sdk.events import Done, Event, TextDelta
+from llama4sdk.events import Done, Event, TextDelta, UsageUpdate
+from llama4sdk.output import AnswerForm, OutputReader
 from llama4sdk.reply import Reply, ReplyBuilder
 from llama4sdk.request import Request
+from llama4sdk.tools.events import CallEvents
+
+E = TypeVar("E")
 
 # Events that may wait for a slow reader before the backend has to wait as well.
 _BUFFERED_EVENTS = 32
 
 
-class Stream(AsyncIterator[Event]):
-    """The events of one request; made by `Llama4.stream`.
+class Pumped(AsyncIterator[E], Generic[E]):
+    """Events that are made in a task of their own, so that `cancel()` works at once, from any task of the loop.
 
-        async with llama.stream("Tell me a story.") as stream:
-            async for text in stream.text():
-                print(text, end="", flush=True)
-        reply = stream.snapshot
-
-    Leaving the block early stops the work behind it. A reader that is slow holds only this stream up.
-    The request runs in a task of its own, so that `cancel()` works at once, from any task of the loop.
+    Leaving the block early stops what makes them. A reader that is slow holds only these events up.
 
     Args:
-        backend: What runs it; started already.
-        request: What to run.
+        what: Its name in messages, as `stream`.
     """
 
-    def __init__(self, backend: Backend, request: Request) -> None:
-        self._backend = backend
-        self._request = request
-        self._builder = ReplyBuilder()
+    def __init__(self, what: str) -> None:
+        self._what = what
         self._tasks: TaskGroup | None = None
         self._scope = anyio.CancelScope()
         self._ended = anyio.Event()
-        self._send: MemoryObjectSendStream[Event]
-        self._receive: MemoryObjectReceiveStream[Event]
+        self._send: MemoryObjectSendStream[E]
+        self._receive: MemoryObjectReceiveStream[E]
         self._failure: LlamaError | None = None
         self._cancelled = False
-        self._over = False
 
-    @property
-    def request(self) -> Request:
-        """What was asked."""
-        return self._request
+    @abstractmethod
+    async def _produce(self) -> None:
+        """Send every event with `self._send`; what is raised reaches the reader as one `LlamaError`."""
 
-    @property
-    def snapshot(self) -> Reply:
-        """The reply as far as it was read; its `finish_reason` is None until it is complete."""
-        return self._builder.snapshot()
+    @abstractmethod
+    def _explained(self, error: Exception) -> LlamaError:
+        """Return the one error that the reader gets."""
+
+    @abstractmethod
+    def _at_end(self) -> E:
+        """Return the event that follows the last one; raise `StopAsyncIteration` where there is none."""
 
     async def __aenter__(self) -> Self:
         if self._tasks is not None:
-            raise InvalidRequest("A stream runs once; ask for another with llama.stream(…).")
-        self._send, self._receive = anyio.create_memory_object_stream[Event](_BUFFERED_EVENTS)
+            raise InvalidRequest(f"A {self._what} runs once; ask for another with llama.{self._what}(…).")
+        self._send, self._receive = anyio.create_memory_object_stream[E](_BUFFERED_EVENTS)
         self._tasks = await anyio.create_task_group().__aenter__()
         self._tasks.start_soon(self._pump)
         return self
@@ -89,20 +88,15 @@ class Stream(AsyncIterator[Event]):
     def __aiter__(self) -> Self:
         return self
 
-    async def __anext__(self) -> Event:
+    async def __anext__(self) -> E:
         if self._tasks is None:
-            raise InvalidRequest("Enter the stream first: async with llama.stream(…) as stream.")
-        if self._over:
-            raise StopAsyncIteration
+            raise InvalidRequest(f"Enter the {self._what} first: async with llama.{self._what}(…) as {self._what}.")
         try:
-            event = await self._receive.receive()
+            return await self._receive.receive()
         except anyio.EndOfStream:
-            event = self._last_event()
+            return self._at_end()
         except anyio.ClosedResourceError:
-            raise InvalidRequest("The stream's block was left; read it inside the block.") from None
-        self._builder.add(event)
-        self._over = isinstance(event, Done)
-        return event
+            raise InvalidRequest(f"The {self._what}'s block was left; read it inside the block.") from None
 
     def text(self) -> AsyncIterator[str]:
         """Return the text as it comes, in whole characters.
@@ -111,6 +105,75 @@ class Stream(AsyncIterator[Event]):
             LlamaError: While it is read, when the request fails.
         """
         return _Texts(self)
+
+    async def cancel(self) -> None:
+        """Stop, and wait until what runs behind it has stopped.
+
+        May be called from any task of the same event loop, any number of times.
+        """
+        if self._tasks is None:
+            raise InvalidRequest(f"Enter the {self._what} first: async with llama.{self._what}(…) as {self._what}.")
+        self._scope.cancel()
+        await self._ended.wait()
+
+    async def _pump(self) -> None:
+        try:
+            with self._scope:
+                await self._produce()
+        except Exception as error:  # noqa: BLE001 - this is the edge where every failure becomes one error
+            self._failure = self._explained(error)
+        finally:
+            self._cancelled = self._scope.cancelled_caught
+            self._send.close()
+            self._ended.set()
+
+
+class Stream(Pumped[Event]):
+    """The events of one request; made by `Llama4.stream`.
+
+        async with llama.stream("Tell me a story.") as stream:
+            async for text in stream.text():
+                print(text, end="", flush=True)
+        reply = stream.snapshot
+
+    Whoever reads a stream that is cancelled gets what had come by then, and `Done` with the finish reason
+    `cancelled`. Tool calls are read out of the text of backends that do not parse them, and the typed answer
+    out of the text of all.
+
+    Args:
+        backend: What runs it; started already.
+        request: What to run.
+        form: The form of a typed answer.
+    """
+
+    def __init__(self, backend: Backend, request: Request, *, form: AnswerForm | None = None) -> None:
+        super().__init__("stream")
+        self._backend = backend
+        self._request = request
+        self._builder = ReplyBuilder()
+        self._calls = CallEvents(request.tools, _call_ids(request)) if _reads_calls(backend, request) else None
+        self._output = OutputReader(form) if form is not None else None
+        self._over = False
+
+    @property
+    def request(self) -> Request:
+        """What was asked."""
+        return self._request
+
+    @property
+    def snapshot(self) -> Reply:
+        """The reply as far as it was read; its `finish_reason` is None until it is complete."""
+        reply = self._builder.snapshot()
+        # What was read of a typed answer that did not come to its end is not the answer.
+        return reply if reply.output is None or reply.finish_reason in (None, "stop") else replace(reply, output=None)
+
+    async def __anext__(self) -> Event:
+        if self._over:
+            raise StopAsyncIteration
+        event = await super().__anext__()
+        self._builder.add(event)
+        self._over = isinstance(event, Done)
+        return event
 
     async def result(self) -> Reply:
         """Wait for the end and return the whole reply; `finish_reason` says how it ended.
@@ -124,38 +187,29 @@ class Stream(AsyncIterator[Event]):
             pass
         return self.snapshot
 
-    async def cancel(self) -> None:
-        """Stop the request, and wait until what runs behind it has stopped.
-
-        May be called from any task of the same event loop, any number of times. Whoever reads the
-        stream gets what had come by then, and `Done` with the finish reason `cancelled`.
-        """
-        if self._tasks is None:
-            raise InvalidRequest("Enter the stream first: async with llama.stream(…) as stream.")
-        self._scope.cancel()
-        await self._ended.wait()
-
-    async def _pump(self) -> None:
-        try:
-            with self._scope:
-                await self._forward()
-        except Exception as error:  # noqa: BLE001 - this is the edge where every failure becomes one error
-            self._failure = _one_error(error, self._backend.capabilities.name, self._request.request_id)
-        finally:
-            self._cancelled = self._scope.cancelled_caught
-            self._send.close()
-            self._ended.set()
-
-    async def _forward(self) -> None:
+    async def _produce(self) -> None:
         async with AsyncExitStack() as stack:
             events = await stack.enter_async_context(self._backend.open(self._request))
             async for event in events:
-                await self._send.send(event)
+                if self._output is not None and isinstance(event, Done) and event.usage is not None:
+                    await self._send.send(UsageUpdate(event.usage))  # known even if the answer does not fit
+                for made in self._read(event):
+                    await self._send.send(made)
                 if isinstance(event, Done):
                     return
         raise StreamInterrupted("The backend ended its events without saying that the reply is complete.")
 
-    def _last_event(self) -> Event:
+    def _read(self, event: Event) -> Iterable[Event]:
+        """Read calls and the typed answer out of the text."""
+        found = self._calls.add(event) if self._calls else [event]
+        if self._output is None:
+            return found
+        return [made for each in found for made in self._output.add(each)]
+
+    def _explained(self, error: Exception) -> LlamaError:
+        return one_error(error, self._backend.capabilities.name, self._request.request_id)
+
+    def _at_end(self) -> Event:
         if self._failure is not None:
             raise self._with_partial(self._failure)
         if self._cancelled:
@@ -168,10 +222,19 @@ class Stream(AsyncIterator[Event]):
         return error
 
 
+def _reads_calls(backend: Backend, request: Request) -> bool:
+    return bool(request.tools) and request.tool_choice != "none" and not backend.capabilities.parses_tool_calls
+
+
+def _call_ids(request: Request) -> str:
+    """Return the beginning of the ids of calls that are read from text: unique within a conversation."""
+    return f"call_{hashlib.blake2s(request.request_id.encode(), digest_size=6).hexdigest()}_"
+
+
 class _Texts(AsyncIterator[str]):
     """The text of a stream; no generator, so that leaving it in the middle leaves nothing to clean up."""
 
-    def __init__(self, events: AsyncIterator[Event]) -> None:
+    def __init__(self, events: AsyncIterator[object]) -> None:
         self._events = events
 
     async def __anext__(self) -> str:
@@ -181,7 +244,8 @@ class _Texts(AsyncIterator[str]):
                 return event.text
 
 
-def _one_error(error: BaseException, backend: str, request_id: str) -> LlamaError:
+def one_error(error: BaseException, backend: str, request_id: str) -> LlamaError:
+    """Return the one error that stands for a failure of a backend; a group of one is that one."""
     while isinstance(error, BaseExceptionGroup) and len(error.exceptions) == 1:
         error = error.exceptions[0]
     if not isinstance(error, LlamaError):

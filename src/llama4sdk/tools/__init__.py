@@ -1,1 +1,6 @@
-"""."""
+"""Tools: from functions to what the model is told, and from its text to calls."""
+
+from llama4sdk.tools.calls import CallReader, CallsRead
+from llama4sdk.tools.declared import Tool, ToolLike, declared, read_calls, specs_of, tool
+
+__all__ = ["CallReader", "CallsRead", "Tool", "ToolLike", "declared", "read_calls", "specs_of", "tool"]

@@ -1,0 +1,98 @@
+"""JSON in the text of an answer, whatever stands around it."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Collection, Iterator, Mapping
+from typing import Any, Final, Literal, TypeAlias, cast
+
+from llama4sdk.output.json_schema import JsonSchema
+
+Kind: TypeAlias = Literal["object", "array", "scalar"]
+
+_MAX_ATTEMPTS: Final = 100
+_FENCE = re.compile(r"```[A-Za-z]*[ \t]*\n(.*?)```", re.DOTALL)
+_OPENING: dict[Kind, str] = {"object": "{", "array": "["}
+
+
+def kinds_of(schema: JsonSchema) -> frozenset[Kind]:
+    """Return what kinds of value a schema asks for."""
+    found: set[Kind] = set()
+    waiting: list[object] = [schema.root]
+    for _ in range(200):
+        if not waiting:
+            break
+        node = waiting.pop()
+        fields = cast("Mapping[str, Any]", node) if isinstance(node, Mapping) else {}
+        if "$ref" in fields:
+            waiting.append(schema.resolve(str(fields["$ref"])))
+        elif "anyOf" in fields or "oneOf" in fields:
+            waiting += [*fields.get("anyOf", []), *fields.get("oneOf", [])]
+        else:
+            found |= _own_kinds(fields)
+    return frozenset(found)
+
+
+def _own_kinds(fields: Mapping[str, Any]) -> set[Kind]:
+    if "enum" in fields or "const" in fields:
+        values = cast("list[object]", fields["enum"] if "enum" in fields else [fields["const"]])
+        return {_kind_of(value) for value in values}
+    if "type" not in fields:
+        return {"object"} if "properties" in fields else {"object", "array", "scalar"}
+    types = cast("list[str]", fields["type"] if isinstance(fields["type"], list) else [fields["type"]])
+    return {"object" if name == "object" else "array" if name == "array" else "scalar" for name in types}
+
+
+def _kind_of(value: object) -> Kind:
+    match value:
+        case dict():
+            return "object"
+        case list():
+            return "array"
+        case _:
+            return "scalar"
+
+
+def find_json(text: str, kinds: Collection[Kind]) -> Iterator[str]:
+    """Yield the stretches of a text that may be the answer, the likeliest first.
+
+    The whole text, then what stands in fenced blocks, then every object or list between words. Where a
+    single value is asked for, plain words count as a string.
+    """
+    whole = text.strip()
+    blocks = [block.strip() for block in _FENCE.findall(text)]
+    if "scalar" in kinds:
+        for stretch in (whole, *blocks):
+            if _is_json(stretch):
+                yield stretch
+            yield json.dumps(stretch, ensure_ascii=False)
+    openings = "".join(_OPENING[kind] for kind in sorted(kinds) if kind in _OPENING)
+    for stretch in (*blocks, whole):
+        if openings:
+            yield from _values(stretch, re.compile(f"[{re.escape(openings)}]"))
+
+
+def _is_json(text: str) -> bool:
+    try:
+        json.loads(text)
+    except (ValueError, RecursionError):
+        return False
+    return True
+
+
+def _values(text: str, opening: re.Pattern[str]) -> Iterator[str]:
+    decoder = json.JSONDecoder()
+    place = 0
+    for _ in range(_MAX_ATTEMPTS):
+        match = opening.search(text, place)
+        if match is None:
+            return
+        place = match.start()
+        try:
+            _, end = decoder.raw_decode(text, place)
+        except (ValueError, RecursionError):
+            place += 1
+            continue
+        yield text[place:end]
+        place = end

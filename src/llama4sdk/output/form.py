@@ -1,0 +1,125 @@
+"""The form of a typed answer: what the model is told of it, and how its text becomes the object."""
+
+from __future__ import annotations
+
+import inspect
+import json
+import re
+from collections.abc import Callable, Mapping
+from typing import Any, cast
+
+from pydantic import PydanticUserError, TypeAdapter, ValidationError
+from pydantic.errors import PydanticInvalidForJsonSchema, PydanticSchemaGenerationError, PydanticUndefinedAnnotation
+
+from llama4sdk.errors import InvalidRequest
+from llama4sdk.output.find import find_json, kinds_of
+from llama4sdk.output.json_schema import JsonSchema
+from llama4sdk.output.typed_dicts import portable
+from llama4sdk.request import OutputSpec
+
+_NAME = re.compile(r"[^A-Za-z0-9_-]+")
+
+
+class MisfitError(Exception):
+    """An answer that has not the form; the message says where. It never leaves the SDK."""
+
+
+class AnswerForm:
+    """What `output=` stands for.
+
+    Args:
+        spec: What the model is told.
+        read: From one JSON text to the object; raises `MisfitError`.
+    """
+
+    def __init__(self, spec: OutputSpec, read: Callable[[str], object]) -> None:
+        self.spec = spec
+        self._read = read
+        self.kinds = kinds_of(JsonSchema(spec.schema))
+
+    def parse(self, text: str) -> object:
+        """Return the object in an answer, whatever words or fences stand around it.
+
+        Raises:
+            MisfitError: When there is none that fits; it says what is wrong with the first.
+        """
+        first: MisfitError | None = None
+        for found in find_json(text, self.kinds):
+            try:
+                return self._read(found)
+            except MisfitError as error:
+                first = first or error
+        raise first or MisfitError("it holds no complete JSON value of the right kind")
+
+
+def answer_form(output: object) -> AnswerForm | None:
+    """Return the form that `output=` stands for; None for None.
+
+    Args:
+        output: A pydantic model, a dataclass, a TypedDict, a Literal, any other type that JSON can hold,
+            lists and unions of these; or a JSON schema, as a dict or an `OutputSpec`.
+
+    Raises:
+        InvalidRequest: For anything else, or a schema that cannot be used.
+    """
+    if output is None:
+        return None
+    if isinstance(output, OutputSpec):
+        return _of_schema(output)
+    if isinstance(output, Mapping):
+        schema = cast("Mapping[str, Any]", output)
+        return _of_schema(OutputSpec(schema, _named(schema.get("title"))))
+    if isinstance(output, str | bytes | int | float | list | tuple) or inspect.isroutine(output):
+        raise InvalidRequest(f"output is a type or a JSON schema, not {type(output).__name__}.")
+    return _of_type(output)
+
+
+def _of_schema(spec: OutputSpec) -> AnswerForm:
+    schema = JsonSchema(spec.schema)
+
+    def read(text: str) -> object:
+        try:
+            value = json.loads(text, parse_constant=_refuse)
+        except (ValueError, RecursionError):
+            raise MisfitError("it is no JSON") from None
+        fitted, problems = schema.fit(value)
+        if problems:
+            raise MisfitError("; ".join(problems))
+        return fitted
+
+    return AnswerForm(spec, read)
+
+
+def _of_type(output: object) -> AnswerForm:
+    try:
+        adapter: TypeAdapter[object] = TypeAdapter(portable(output))
+        schema = adapter.json_schema()
+    except (
+        PydanticInvalidForJsonSchema,
+        PydanticSchemaGenerationError,
+        PydanticUndefinedAnnotation,
+        PydanticUserError,
+        TypeError,
+    ) as error:
+        raise InvalidRequest(f"output is no type that JSON can hold ({str(error).splitlines()[0][:200]}).") from None
+
+    def read(text: str) -> object:
+        try:
+            return adapter.validate_json(text)
+        except ValidationError as error:
+            raise MisfitError(_problems(error)) from None
+
+    return AnswerForm(OutputSpec(schema, _named(getattr(output, "__name__", None))), read)
+
+
+def _problems(error: ValidationError) -> str:
+    found = error.errors(include_url=False, include_context=False, include_input=False)
+    return "; ".join(f"{'.'.join(map(str, each['loc'])) or 'the value'}: {each['msg']}" for each in found[:10])
+
+
+def _named(name: object) -> str:
+    return _NAME.sub("_", name)[:64].strip("_") or "answer" if isinstance(name, str) else "answer"
+
+
+def _refuse(constant: str) -> float:
+    raise ValueError(constant)

@@ -1,0 +1,203 @@
+"""JSON schemas that callers hand in: read once, with limits, and checked against without surprises.
+
+Regular expressions run in pydantic's engine, whose time is linear in the text, so that no pattern hangs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, Final, cast
+from urllib.parse import unquote
+
+from pydantic_core import SchemaError, SchemaValidator, ValidationError, core_schema
+
+from llama4sdk.errors import InvalidRequest
+
+if TYPE_CHECKING:
+    from llama4sdk.request import ToolSpec
+
+MAX_DEPTH: Final = 100
+MAX_NODES: Final = 100_000
+_MAX_PATTERN = 10_000  # characters
+_TYPES = frozenset({"object", "array", "string", "number", "integer", "boolean", "null"})
+# What constrains an answer and is not understood here; the rest of what is unknown are annotations.
+_UNSUPPORTED = frozenset({
+    "$dynamicRef", "$recursiveRef", "$anchor", "$dynamicAnchor", "unevaluatedProperties", "unevaluatedItems",
+    "dependentSchemas", "dependencies", "contentSchema",
+})  # fmt: skip
+_ONE_SCHEMA = ("items", "additionalProperties", "not", "if", "then", "else", "contains", "propertyNames")
+_SCHEMA_LISTS = ("anyOf", "oneOf", "allOf", "prefixItems")
+_SCHEMA_MAPS = ("properties", "patternProperties", "$defs", "definitions")
+_NUMBERS = frozenset({
+    "minimum", "maximum", "exclusiveMinimum", "exclusiveMaximum", "multipleOf", "minLength", "maxLength", "minItems",
+    "maxItems", "minProperties", "maxProperties", "minContains", "maxContains",
+})  # fmt: skip
+
+Schema = Mapping[str, Any]
+
+
+class JsonSchema:
+    """A JSON schema that was found fit for use.
+
+    Args:
+        schema: The schema; `$ref` may point to places within it.
+
+    Raises:
+        InvalidRequest: For one that is malformed, too deep, too large, or uses what is not supported.
+    """
+
+    def __init__(self, schema: object) -> None:
+        if not isinstance(schema, Mapping):
+            raise InvalidRequest(f"A JSON schema is a dict, not {type(schema).__name__}.")
+        self.root = cast("Schema", schema)
+        self._patterns: dict[str, SchemaValidator] = {}
+        _check_size(self.root)
+        for path, node in _nodes(self.root):
+            self._check(path, node)
+
+    def fit(self, value: object) -> tuple[Any, list[str]]:
+        """Check a value, mending what is surely meant otherwise, such as "3" where a number belongs.
+
+        Returns:
+            The value, mended, and what does not fit, one line each; nothing when all does.
+        """
+        from llama4sdk.output.fitting import fit
+
+        return fit(self, value)
+
+    def matches(self, pattern: str, text: str) -> bool:
+        """Return whether one of the schema's patterns is found in a text."""
+        try:
+            self._patterns[pattern].validate_python(text)
+        except ValidationError:
+            return False
+        return True
+
+    def resolve(self, reference: str) -> object:
+        """Return what a `$ref` points to.
+
+        Raises:
+            InvalidRequest: When that is nothing in this schema.
+        """
+        node: object = self.root
+        steps = reference.removeprefix("#").split("/")
+        if not reference.startswith("#") or steps[0]:
+            raise InvalidRequest(f"The JSON schema refers to {reference[:80]!r}; only places within it, '#/…', can be.")
+        for step in steps[1:]:
+            name = unquote(step).replace("~1", "/").replace("~0", "~")
+            if isinstance(node, Mapping) and name in node:
+                node = cast("Mapping[str, object]", node)[name]
+            elif isinstance(node, list) and name.isdigit() and int(name) < len(cast("list[object]", node)):
+                node = cast("list[object]", node)[int(name)]
+            else:
+                raise InvalidRequest(f"The JSON schema refers to {reference[:80]!r}, which is not in it.")
+        return node
+
+    def _check(self, path: str, node: Schema) -> None:
+        unsupported = sorted(_UNSUPPORTED & set(node))
+        if unsupported:
+            raise InvalidRequest(f"The JSON schema uses {', '.join(unsupported)} at {path}, which is not supported.")
+        types = node.get("type", [])
+        names = cast("list[object]", types if isinstance(types, list) else [types])
+        unknown = [name for name in names if name not in _TYPES]
+        if unknown:
+            raise InvalidRequest(f"The JSON schema's type at {path} is {str(unknown[0])[:80]!r}; no such type.")
+        for key in sorted(_NUMBERS & set(node)):
+            number = node[key]
+            if isinstance(number, bool) or not isinstance(number, int | float):
+                raise InvalidRequest(f"The JSON schema's {key} at {path} is no number.")
+        self._check_containers(path, node)
+        reference = node.get("$ref")
+        if reference is not None and not isinstance(self.resolve(str(reference)), Mapping | bool):
+            raise InvalidRequest(f"The JSON schema refers at {path} to something that is no schema.")
+        for pattern in _patterns_of(node):
+            if pattern not in self._patterns:
+                self._patterns[pattern] = _compiled(pattern, path)
+
+    def _check_containers(self, path: str, node: Schema) -> None:
+        for key, kind in (("required", list), ("enum", list), *((key, list) for key in _SCHEMA_LISTS)):
+            if key in node and not isinstance(node[key], kind):
+                raise InvalidRequest(f"The JSON schema's {key} at {path} is no list.")
+        for key in _SCHEMA_MAPS:
+            if key in node and not isinstance(node[key], Mapping):
+                raise InvalidRequest(f"The JSON schema's {key} at {path} is no dict.")
+        if isinstance(node.get("multipleOf"), int | float) and node["multipleOf"] <= 0:
+            raise InvalidRequest(f"The JSON schema's multipleOf at {path} is not above 0.")
+
+
+def schema_of(tool: ToolSpec) -> JsonSchema:
+    """Return the schema of a tool's arguments; one that cannot be used takes anything."""
+    try:
+        return JsonSchema(tool.parameters)
+    except InvalidRequest:
+        return JsonSchema({})
+
+
+def _check_size(schema: Schema) -> None:
+    """Refuse a schema that is too deep or too large, without recursion and before anything else looks at it."""
+    level: list[object] = [schema]
+    nodes = 0
+    for _ in range(2 * MAX_DEPTH):
+        if not level:
+            return
+        nodes += len(level)
+        if nodes > MAX_NODES:
+            raise InvalidRequest(f"The JSON schema holds more than {MAX_NODES:,} values; make it smaller.")
+        level = [part for node in level for part in _parts(node)]
+    raise InvalidRequest(f"The JSON schema is nested more than {MAX_DEPTH} levels deep.")
+
+
+def _parts(node: object) -> Iterator[object]:
+    if isinstance(node, Mapping):
+        if not all(isinstance(key, str) for key in cast("Mapping[object, object]", node)):
+            raise InvalidRequest("The keys of a JSON schema are strings.")
+        yield from cast("Mapping[str, object]", node).values()
+    elif isinstance(node, list | tuple):
+        yield from cast("Sequence[object]", node)
+    elif not (node is None or isinstance(node, str | bool | int | float)):
+        raise InvalidRequest(f"A JSON schema holds JSON values only, no {type(node).__name__}.")
+
+
+def _nodes(schema: Schema) -> Iterator[tuple[str, Schema]]:
+    """Yield every schema within a schema, with its place."""
+    waiting: list[tuple[str, object]] = [("#", schema)]
+    while waiting:
+        path, node = waiting.pop()
+        if isinstance(node, bool):
+            continue
+        if not isinstance(node, Mapping):
+            raise InvalidRequest(f"The JSON schema holds something that is no schema at {path}.")
+        yield path, cast("Schema", node)
+        waiting += _inner(path, cast("Schema", node))
+
+
+def _inner(path: str, node: Schema) -> Iterator[tuple[str, object]]:
+    for key in _ONE_SCHEMA:
+        if key in node:
+            yield f"{path}/{key}", node[key]
+    for key in _SCHEMA_LISTS:
+        if isinstance(node.get(key), list):
+            yield from ((f"{path}/{key}/{place}", part) for place, part in enumerate(node[key]))
+    for key in _SCHEMA_MAPS:
+        if isinstance(node.get(key), Mapping):
+            yield from ((f"{path}/{key}/{name}", part) for name, part in node[key].items())
+
+
+def _patterns_of(node: Schema) -> Iterator[str]:
+    if isinstance(node.get("pattern"), str):
+        yield node["pattern"]
+    patterns = node.get("patternProperties")
+    if isinstance(patterns, Mapping):
+        yield from cast("Mapping[str, object]", patterns)
+
+
+def _compiled(pattern: str, path: str) -> SchemaValidator:
+    if len(pattern) <= _MAX_PATTERN:
+        try:
+            return SchemaValidator(core_schema.str_schema(pattern=pattern))
+        except SchemaError:
+            pass
+    raise InvalidRequest(
+        f"The JSON schema's pattern at {path} cannot be used: look-around, back-references and very large "
+        "repeats are not supported."
+    )

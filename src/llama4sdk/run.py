@@ -1,0 +1,346 @@
+"""The tool loop: ask, run the tools that the model calls, tell it the results, until it answers."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, Literal, TypeAlias, cast
+
+import anyio
+
+from llama4sdk.backend import Backend
+from llama4sdk.errors import DeadlineExceeded, InvalidRequest, LlamaError, OutputInvalid, ToolFailed
+from llama4sdk.events import Event, Usage
+from llama4sdk.messages import AssistantMessage, Message, ToolCall, UserMessage
+from llama4sdk.output import AnswerForm
+from llama4sdk.reply import Reply
+from llama4sdk.request import Request
+from llama4sdk.stream import Pumped, Stream, one_error
+from llama4sdk.tools import Tool, ToolLike, declared
+from llama4sdk.tools.calling import CallResult, failed, in_thread, run_call
+
+Stopped: TypeAlias = Literal["answered", "max_rounds", "length", "content_filter", "cancelled"]
+Decision: TypeAlias = "bool | str | ToolCall"
+Approve: TypeAlias = Callable[[ToolCall], "Decision | Awaitable[Decision]"]
+
+
+@dataclass(frozen=True, slots=True)
+class ToolBegun:
+    """A call of the model's is being run."""
+
+    call: ToolCall
+
+
+@dataclass(frozen=True, slots=True)
+class ToolEnded:
+    """A call was run, refused, or failed."""
+
+    result: CallResult
+
+
+RunEvent: TypeAlias = Event | ToolBegun | ToolEnded
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """What came of a run, or has come of it so far.
+
+    Args:
+        reply: The model's last reply.
+        messages: The whole conversation: the prompt, every reply, every result.
+        calls: Every call with its result, in the order of the replies.
+        usage: Token counts, summed over all replies.
+        rounds: How often the model was asked.
+        stopped: Why it ended; None while it has not. `answered` is the model's own end.
+    """
+
+    reply: Reply
+    messages: tuple[Message, ...]
+    calls: tuple[CallResult, ...] = ()
+    usage: Usage = Usage()
+    rounds: int = 0
+    stopped: Stopped | None = None
+
+    @property
+    def text(self) -> str:
+        """The text of the last reply."""
+        return self.reply.text
+
+    @property
+    def output(self) -> Any:
+        """The typed answer, when one was asked for."""
+        return self.reply.output
+
+    @property
+    def complete(self) -> bool:
+        """Whether the model came to its own end."""
+        return self.stopped == "answered"
+
+    def __str__(self) -> str:
+        return self.reply.text
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """What a run may take.
+
+    Args:
+        max_rounds: How often the model is asked at most.
+        max_parallel: Calls of one reply that run at the same time.
+        tool_timeout: Seconds for one call, where its tool does not say; None for no limit.
+        max_result: Characters of a result that the model is shown, where its tool does not say.
+        repair: How often a typed answer that does not fit may be tried again.
+    """
+
+    max_rounds: int = 10
+    max_parallel: int = 8
+    tool_timeout: float | None = 60.0
+    max_result: int = 50_000
+    repair: int = 0
+
+    def __post_init__(self) -> None:
+        for name, low, high in (
+            ("max_rounds", 1, 1000),
+            ("max_parallel", 1, 1000),
+            ("max_result", 1, 10**8),
+            ("repair", 0, 5),
+        ):
+            value: object = getattr(self, name)
+            if isinstance(value, bool) or not isinstance(value, int) or not low <= value <= high:
+                raise InvalidRequest(f"{name} is a whole number from {low} to {high}; got {value!r}.")
+        timeout: object = self.tool_timeout
+        if timeout is not None and (not isinstance(timeout, int | float) or not timeout > 0):
+            raise InvalidRequest(f"tool_timeout is a number of seconds above 0, or None; got {self.tool_timeout!r}.")
+
+
+class RunStream(Pumped[RunEvent]):
+    """The events of a run; made by `Llama4.run_stream`.
+
+        async with llama.run_stream("What is the weather in Paris?", tools=[get_weather]) as running:
+            async for event in running: …
+            run = await running.result()
+
+    The events of each reply come as in a `Stream`, from `Started` to `Done`; between replies, `ToolBegun`
+    and `ToolEnded` for each call. `snapshot` is the run so far, at any time.
+
+    Args:
+        backend: What runs it; started already.
+        request: The first request.
+        tools: The tools, each with a function.
+        limits: What the run may take.
+        approve: Asked before each call; see `Llama4.run`.
+        form: The form of the last reply.
+        on_tool_error: `tell` the model of it, or `raise` `ToolFailed`.
+    """
+
+    def __init__(
+        self,
+        backend: Backend,
+        request: Request,
+        tools: Sequence[ToolLike],
+        *,
+        limits: Limits = Limits(),
+        approve: Approve | None = None,
+        form: AnswerForm | None = None,
+        on_tool_error: Literal["tell", "raise"] = "tell",
+    ) -> None:
+        super().__init__("run_stream")
+        self._backend = backend
+        self._request = request
+        self._tools = runnable(tools)
+        self._limits = limits
+        self._approve = approve
+        self._form = form
+        self._on_tool_error = on_tool_error
+        self._messages = list(request.messages)
+        self._calls: list[CallResult] = []
+        self._usage = Usage()
+        self._rounds = 0
+        self._stopped: Stopped | None = None
+        self._stream: Stream | None = None
+
+    @property
+    def snapshot(self) -> Run:
+        """The run so far; its `stopped` is None until it has ended."""
+        reply = self._stream.snapshot if self._stream is not None else Reply()
+        stopped = "cancelled" if self._cancelled else self._stopped
+        return Run(reply, tuple(self._messages), tuple(self._calls), self._usage, self._rounds, stopped)
+
+    async def result(self) -> Run:
+        """Wait for the end and return the whole run; `stopped` says how it ended.
+
+        Raises:
+            LlamaError: When a request fails.
+        """
+        async for _ in self:
+            pass
+        return self.snapshot
+
+    async def _produce(self) -> None:
+        total = self._request.deadlines.total
+        with anyio.move_on_after(total) as scope:
+            self._stopped = await self._loop(scope)
+        if scope.cancelled_caught:
+            raise DeadlineExceeded(
+                f"The total deadline of {total:g} s passed during the run; raise Deadlines(total=…) if needed.",
+                phase="total",
+            )
+
+    async def _loop(self, scope: anyio.CancelScope) -> Stopped:
+        repairs = self._limits.repair
+        while True:
+            try:
+                reply = await self._ask(scope)
+            except OutputInvalid as error:
+                if not repairs:
+                    raise
+                repairs -= 1
+                self._messages += complaint(error)
+                continue
+            if reply.finish_reason == "length" or reply.finish_reason == "content_filter":
+                return reply.finish_reason
+            if not reply.tool_calls:
+                return "answered"
+            last = self._rounds >= self._limits.max_rounds
+            await self._settle(reply, "The limit of rounds is reached; it was not run." if last else None)
+            if last:
+                return "max_rounds"
+
+    async def _ask(self, scope: anyio.CancelScope) -> Reply:
+        """Send the conversation so far, and hand the reply's events on."""
+        request = self._request
+        if self._rounds:
+            left = max(0.001, scope.deadline - anyio.current_time()) if request.deadlines.total is not None else None
+            request = replace(
+                request,
+                messages=tuple(self._messages),
+                tool_choice="none" if request.tool_choice == "none" else "auto",
+                deadlines=replace(request.deadlines, total=left),
+                request_id=f"{self._request.request_id}-{self._rounds + 1}",
+            )
+        self._rounds += 1
+        self._stream = Stream(self._backend, request, form=self._form)
+        async with self._stream as stream:
+            try:
+                async for event in stream:
+                    await self._send.send(event)
+            finally:
+                self._usage += stream.snapshot.usage
+        reply = stream.snapshot
+        if not reply.tool_calls:
+            self._messages.append(reply.message)
+        return reply
+
+    async def _settle(self, reply: Reply, refusal: str | None) -> None:
+        """Run the calls of a reply, or refuse them, and put reply and results into the conversation.
+
+        Whatever happens, every call has a result afterwards.
+        """
+        calls = list(reply.tool_calls)
+        results: dict[int, CallResult] = {}
+        try:
+            if refusal is None:
+                await self._run_all(calls, results)
+        finally:
+            left = refusal or "The call was cancelled."
+            settled = [results.get(place) or failed(call, left) for place, call in enumerate(calls)]
+            self._calls += settled
+            self._messages.append(AssistantMessage(reply.text, tool_calls=[result.call for result in settled]))
+            self._messages += [result.message for result in settled]
+
+    async def _run_all(self, calls: list[ToolCall], results: dict[int, CallResult]) -> None:
+        for place, call in enumerate(calls):
+            decided = await self._decide(call)
+            if isinstance(decided, CallResult):
+                results[place] = decided
+                await self._send.send(ToolEnded(decided))
+            else:
+                calls[place] = decided
+        limit = anyio.CapacityLimiter(self._limits.max_parallel)
+
+        async def run(place: int, call: ToolCall) -> None:
+            async with limit:
+                await self._send.send(ToolBegun(call))
+                results[place] = await self._run_one(call)
+                await self._send.send(ToolEnded(results[place]))
+
+        async with anyio.create_task_group() as tasks:
+            for place, call in enumerate(calls):
+                if place not in results:
+                    tasks.start_soon(run, place, call)
+
+    async def _decide(self, call: ToolCall) -> ToolCall | CallResult:
+        """Ask whether a call may run; one at a time, in the order of the calls."""
+        if call.name not in self._tools:
+            return failed(call, f"There is no tool named {call.name}; there are: {', '.join(self._tools)}.")
+        if self._approve is None:
+            return call
+        try:
+            decision = await _asked(self._approve, call)
+        except LlamaError:
+            raise
+        except Exception as error:
+            raise ToolFailed(f"The approve callback failed with {type(error).__name__}; see __cause__.") from error
+        match decision:
+            case ToolCall():
+                if decision.name not in self._tools:
+                    raise ToolFailed(f"The approve callback changed a call to {decision.name!r}, which is no tool.")
+                return replace_call(decision, id=call.id)
+            case str():
+                return failed(call, f"The call was refused: {decision}")
+            case _:
+                return call if decision is True else failed(call, "The call was refused by the user.")
+
+    async def _run_one(self, call: ToolCall) -> CallResult:
+        limits = self._limits
+        result = await run_call(self._tools[call.name], call, timeout=limits.tool_timeout, max_result=limits.max_result)
+        if result.error is not None and self._on_tool_error == "raise":
+            raise ToolFailed(f"The tool {call.name} failed: {result.error}")
+        return result
+
+    def _explained(self, error: Exception) -> LlamaError:
+        return one_error(error, self._backend.capabilities.name, self._request.request_id)
+
+    def _at_end(self) -> RunEvent:
+        if self._failure is not None:
+            raise self._failure
+        raise StopAsyncIteration
+
+
+def runnable(tools: Sequence[ToolLike]) -> dict[str, Tool[..., Any]]:
+    """Return the tools by name, all of which must have a function.
+
+    Raises:
+        InvalidRequest: For one that is only declared, and as `llama4sdk.tools.declared`.
+    """
+    found: dict[str, Tool[..., Any]] = {}
+    for tool in declared(tools):
+        if not isinstance(tool, Tool):
+            raise InvalidRequest(
+                f"The tool {tool.name} has no function; give run() functions, or use chat() and run the calls yourself."
+            )
+        found[tool.name] = tool
+    return found
+
+
+def complaint(error: OutputInvalid) -> list[Message]:
+    """Return the messages that ask for an answer again."""
+    problem = str(error).partition(" It is in .raw")[0]
+    asked = f"That does not fit. {problem} Answer with nothing but the corrected JSON."
+    return [AssistantMessage(error.raw), UserMessage(asked)]
+
+
+def replace_call(call: ToolCall, *, id: str | None) -> ToolCall:
+    """Return a call under another id."""
+    return call if call.id == id else ToolCall(call.name, call.arguments, id)
+
+
+async def _asked(approve: Approve, call: ToolCall) -> Decision:
+    """Call the callback off the loop, since it may wait for a person; one that is a coroutine function on it."""
+    if inspect.iscoroutinefunction(approve):
+        return await cast("Awaitable[Decision]", approve(call))
+    decision = await in_thread(lambda: approve(call))
+    if inspect.isawaitable(decision):
+        return await decision
+    return decision

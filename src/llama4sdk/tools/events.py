@@ -1,0 +1,46 @@
+"""Tool calls read out of the text events of a request."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import replace
+
+from llama4sdk.events import Done, Event, TextDelta, ToolCallDelta, ToolCallReady, ToolCallStarted
+from llama4sdk.request import ToolSpec
+from llama4sdk.tools.calls import CallReader
+
+
+class CallEvents:
+    """Turns text events that are calls into call events; other events pass.
+
+    A server that parses only some of its calls may send events beside text: those keep coming as they are,
+    numbered together with the calls that are read from the text.
+
+    Args:
+        tools: The tools that were declared.
+        ids: Beginning of the calls' ids.
+    """
+
+    def __init__(self, tools: Iterable[ToolSpec], ids: str) -> None:
+        self._reader = CallReader(tools, ids=ids)
+        self._indices: dict[int, int] = {}  # of the backend's own calls, as they are shown
+
+    def add(self, event: Event) -> list[Event]:
+        """Return what becomes of one event: itself, others, or none for now."""
+        match event:
+            case TextDelta():
+                return self._reader.feed(event.text, event.logprobs)
+            case ToolCallStarted() | ToolCallDelta() | ToolCallReady():
+                return [replace(event, index=self._index(event.index))]
+            case Done():
+                rest = self._reader.end()
+                found = self._reader.found and event.finish_reason == "stop"
+                return [*rest, replace(event, finish_reason="tool_calls") if found else event]
+            case _:
+                return [event]
+
+    def _index(self, index: int) -> int:
+        if index not in self._indices:
+            self._indices[index] = self._reader.next_index
+            self._reader.next_index += 1
+        return self._indices[index]
