@@ -1,0 +1,147 @@
+"""Measure a checkpoint skill by skill: `python -m llama4_local.nano.evaluate [--samples N] [CHECKPOINT]`.
+
+Samples come from the test split, whose numbers, names, wordings and layouts training never met. The answer
+is written greedily and must be equal to the right one, letter by letter.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+
+from llama4_local.checkpoint import load_checkpoint
+from llama4_local.checkpoint_writer import write_json
+from llama4_local.config_file import read_config
+from llama4_local.model.training import training_forward
+from llama4_local.model.transformer import Model, logits
+from llama4_local.model.vision import encode_tiles
+from llama4_local.nano import CHECKPOINT
+from llama4_local.nano.data import SKILLS, Sample, samples
+from llama4_local.nano.folder import prompt_template
+from llama4sdk.prompting.tool_format import write_calls
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from llama4sdk.prompting import PromptTemplate, Rendered
+
+_LONGEST = 220  # tokens of an answer; the longest right one has fewer
+_TOGETHER = 24
+
+
+@dataclass(frozen=True, slots=True)
+class Miss:
+    """A sample that was answered wrongly."""
+
+    sample: Sample
+    wanted: str
+    got: str
+
+
+def wanted_text(sample: Sample) -> str:
+    """Return the right answer as the model writes it, calls included."""
+    answer = sample.answer
+    return answer.text + (write_calls(answer.tool_calls) if answer.tool_calls else "")
+
+
+@torch.inference_mode()
+def answers(model: Model, template: PromptTemplate, asked: Sequence[Sample]) -> list[str]:
+    """Return the greedy answers to samples, without their last message, all at once."""
+    prompts = [
+        template.render(sample.messages[:-1], sample.tools, tool_choice=sample.choice, output=sample.output)
+        for sample in asked
+    ]
+    written = _greedy(model, prompts)
+    return [template.tokenizer.decode(ids) for ids in written]
+
+
+def _greedy(model: Model, prompts: Sequence[Rendered]) -> list[list[int]]:
+    stops = set(model.config.generation.eos_token_ids)
+    sequences = [list(prompt.token_ids) for prompt in prompts]
+    pictures = [_features(model, prompt) for prompt in prompts]
+    open_rows = list(range(len(prompts)))
+    for _ in range(_LONGEST):
+        if not open_rows:
+            break
+        for row, token_id in zip(open_rows, _next(model, sequences, pictures, open_rows), strict=True):
+            sequences[row].append(token_id)
+        open_rows = [row for row in open_rows if sequences[row][-1] not in stops]
+    starts = [len(prompt.token_ids) for prompt in prompts]
+    return [[i for i in ids[start:] if i not in stops] for ids, start in zip(sequences, starts, strict=True)]
+
+
+def _features(model: Model, prompt: Rendered) -> Tensor | None:
+    if not prompt.tiles:
+        return None
+    pixels = torch.from_numpy(np.concatenate([tiles.pixels for tiles in prompt.tiles]))
+    return encode_tiles(model, pixels).flatten(0, 1)
+
+
+def _next(
+    model: Model, sequences: Sequence[list[int]], pictures: Sequence[Tensor | None], rows: Sequence[int]
+) -> list[int]:
+    """Return the likeliest next token of each of the rows."""
+    lengths = torch.tensor([len(sequences[row]) for row in rows])
+    token_ids = torch.zeros((len(rows), int(lengths.max())), dtype=torch.int64)
+    for place, row in enumerate(rows):
+        token_ids[place, : len(sequences[row])] = torch.tensor(sequences[row])
+    shown = [features for row in rows if (features := pictures[row]) is not None]
+    device = model.device
+    hidden = training_forward(model, token_ids.to(device), lengths.to(device), torch.cat(shown) if shown else None)
+    last = hidden[torch.arange(len(rows)), lengths - 1]
+    return logits(model, last).argmax(-1).tolist()
+
+
+def load(folder: Path) -> tuple[Model, PromptTemplate]:
+    """Return a checkpoint's network in fp32 and its prompt template."""
+    config = read_config(folder)
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    weights = load_checkpoint(folder, config, dtype=torch.float32, device=device)
+    return Model.create(config, weights), prompt_template(folder)
+
+
+def measure(
+    model: Model, template: PromptTemplate, skill: str, count: int, *, seed: int = 1
+) -> tuple[float, list[Miss]]:
+    """Return the share of right answers on `count` samples of a skill, and the wrong ones."""
+    asked = list(islice(samples(seed, skill, "test"), count))
+    misses: list[Miss] = []
+    for start in range(0, count, _TOGETHER):
+        group = asked[start : start + _TOGETHER]
+        for sample, got in zip(group, answers(model, template, group), strict=True):
+            if got != wanted_text(sample):
+                misses.append(Miss(sample, wanted_text(sample), got))
+    return 1 - len(misses) / count, misses
+
+
+def main() -> None:
+    """Read the command line, measure, and print a table."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("checkpoint", type=Path, nargs="?", default=CHECKPOINT)
+    parser.add_argument("--samples", type=int, default=200, help="samples per skill")
+    parser.add_argument("--skills", nargs="+", default=list(SKILLS), choices=SKILLS)
+    parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--misses", type=int, default=0, help="wrong answers to show per skill")
+    parser.add_argument("--write", type=Path, default=None, help="a JSON file for the table")
+    wanted = parser.parse_args()
+    model, template = load(wanted.checkpoint)
+    table: dict[str, float] = {}
+    for skill in wanted.skills:
+        table[skill], misses = measure(model, template, skill, wanted.samples, seed=wanted.seed)
+        print(f"{skill:18} {table[skill]:7.1%}", flush=True)
+        for miss in misses[: wanted.misses]:
+            said = miss.sample.messages[-2].text
+            print(f"    {said!r}\n        wanted {miss.wanted!r}\n        got    {miss.got!r}", flush=True)
+    if wanted.write:
+        write_json(wanted.write, {"samples": wanted.samples, "seed": wanted.seed, "accuracy": table})
+
+
+if __name__ == "__main__":
+    main()

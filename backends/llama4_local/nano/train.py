@@ -1,0 +1,366 @@
+"""Train nano: `python -m llama4_local.nano.train`.
+
+The run goes on from the last state in its folder. Batches depend on the seed and the step's number alone,
+so a run that was cut off and goes on sees the same samples as one that was not.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import os
+import random
+import time
+from collections.abc import Mapping, Sequence
+from concurrent.futures import Executor, ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from itertools import islice
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import torch
+from safetensors import safe_open
+from safetensors.torch import save_file
+from torch.nn import functional
+
+from llama4_local.model.training import training_forward
+from llama4_local.model.transformer import Model, logits
+from llama4_local.model.vision import encode_tiles
+from llama4_local.nano.batches import Pass, passes, render
+from llama4_local.nano.data import SKILLS, mixture
+from llama4_local.nano.folder import prompt_template, write_folder
+from llama4_local.nano.optimizer import Optimizer
+from llama4_local.nano.recipe import Recipe, nano_config
+from llama4_local.reference import moe, rows
+from llama4_local.reference.functions import ReferenceOps
+from llama4_local.weight_names import Pieces, random_weights, weight_schema
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from llama4_local.config import ModelConfig
+    from llama4_local.weights import MoeWeights, Weights
+    from llama4sdk.prompting import PromptTemplate
+
+_LOG_EVERY = 20
+_SAVE_EVERY = 240.0  # seconds
+_STATE = "state.safetensors"
+_CLIP = 1.0
+_EVEN = 64
+
+
+class _BalancedOps(ReferenceOps):
+    """The reference's functions, which also note how evenly each router spreads its tokens."""
+
+    def __init__(self) -> None:
+        self.unevenness: list[Tensor] = []
+
+    def moe(self, x: Tensor, weights: MoeWeights) -> Tensor:
+        """See `Ops.moe`; adds the load-balancing term of the Switch Transformer (Fedus et al. 2021)."""
+        scores = rows.linear(x, weights.router)
+        count = scores.shape[-1]
+        load = functional.one_hot(scores.argmax(-1), count).float().mean(0)
+        self.unevenness.append(count * (load * scores.float().softmax(-1).mean(0)).sum())
+        return _even_experts(x, scores, weights)
+
+
+def _even_experts(x: Tensor, scores: Tensor, weights: MoeWeights) -> Tensor:
+    """Return what `reference.moe.experts` does, each expert's rows padded to a multiple of 64.
+
+    CPU libraries prepare a product anew for every number of rows; with few different ones they need not.
+    """
+    best, chosen = scores.max(dim=-1)
+    order = torch.argsort(chosen, stable=True)
+    counts = torch.bincount(chosen, minlength=scores.shape[-1]).tolist()
+    sorted_rows = (x * torch.sigmoid(best.float()).to(x.dtype)[:, None])[order]
+    parts = [
+        rows.swiglu(functional.pad(own, (0, 0, 0, -len(own) % _EVEN)) @ gate_up) @ down
+        for own, gate_up, down in zip(
+            sorted_rows.split(counts), weights.gate_up.unbind(), weights.down.unbind(), strict=True
+        )
+    ]
+    routed = torch.cat([part[:count] for part, count in zip(parts, counts, strict=True)])
+    return torch.empty_like(x).index_copy(0, order, routed) + moe.mlp(x, weights.shared)
+
+
+@dataclass(frozen=True, slots=True)
+class Progress:
+    """How far a run is.
+
+    Args:
+        step: Steps done.
+        seconds: Time that they took.
+    """
+
+    step: int = 0
+    seconds: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """A run under way: what it trains, and where it writes."""
+
+    recipe: Recipe
+    config: ModelConfig
+    weights: Weights
+    optimizer: Optimizer
+    template: PromptTemplate
+    device: torch.device
+    seed: int
+    shares: Mapping[str, float]
+    workers: int = 1
+
+    def batch(self, step: int) -> list[Pass]:
+        """Return the passes of a step; the same for the same seed and step."""
+        source = mixture(self.seed * 1_000_003 + step, self.shares)
+        examples = [render(self.template, sample) for sample in islice(source, self.recipe.samples)]
+        return list(passes(examples, self.recipe.rows, SKILLS))
+
+
+@dataclass(slots=True)
+class Losses:
+    """Sums of losses and of tokens by skill, since the last line of the log."""
+
+    loss: Tensor
+    count: Tensor
+
+    @classmethod
+    def none(cls) -> Losses:
+        """Return empty sums."""
+        return cls(torch.zeros(len(SKILLS)), torch.zeros(len(SKILLS)))
+
+    def add(self, skills: Tensor, losses: Tensor) -> None:
+        """Take in the loss of each target."""
+        self.loss.index_add_(0, skills.cpu(), losses.detach().float().cpu())
+        self.count.index_add_(0, skills.cpu(), torch.ones(len(skills)))
+
+    def __str__(self) -> str:
+        means = (self.loss / self.count.clamp(min=1)).tolist()
+        return " ".join(f"{skill.replace(' ', '_')} {mean:.3f}" for skill, mean in zip(SKILLS, means, strict=True))
+
+
+def start(config: ModelConfig, template: PromptTemplate, recipe: Recipe, *, seed: int = 0, device: str = "cpu",
+          shares: Mapping[str, float] | None = None, workers: int = 1) -> Run:  # fmt: skip
+    """Return a run with fresh weights."""
+    weights = _initial(config, seed).map(lambda tensor: tensor.to(device).requires_grad_())
+    names = [pieces[0].name for pieces in weight_schema(config).leaves()]
+    named = dict(zip(names, weights.leaves(), strict=True))
+    matrices = {name: tensor for name, tensor in named.items() if _is_inner_matrix(name, tensor)}
+    others = {name: tensor for name, tensor in named.items() if name not in matrices}
+    optimizer = Optimizer.create(matrices, others, recipe.weight_decay)
+    return Run(recipe, config, weights, optimizer, template, torch.device(device), seed, shares or {}, workers)
+
+
+def gradients_of(run: Run, pool: Executor, batch: Sequence[Pass], step: int) -> list[tuple[Tensor, Tensor]]:
+    """Compute the gradients of all passes of a step; return the skill and the loss of every target, by pass."""
+    batch = [part.to(run.device) for part in batch]
+    total = sum(float(part.weights.sum()) for part in batch)
+    tokens = sum(int(part.lengths.sum()) for part in batch)
+    dice = random.Random(f"{run.seed} chunks {step}")
+    chunks = [_chunk(run.recipe, dice) for _ in batch]
+    # The passes compute in bf16; the optimizer keeps the weights in fp32.
+    halves = run.weights.map(lambda tensor: tensor.detach().bfloat16().requires_grad_())
+    # Long passes first, so that the workers end together.
+    tasks = sorted(zip(batch, chunks, strict=True), key=lambda task: -task[0].token_ids.shape[1])
+
+    def backward(task: tuple[Pass, int | None]) -> tuple[Tensor, Tensor]:
+        part, chunk = task
+        return _backward(run, halves, part, chunk, total, tokens)
+
+    noted = list(pool.map(backward, tasks))
+    for tensor, half in zip(run.weights.leaves(), halves.leaves(), strict=True):
+        tensor.grad = None if half.grad is None else half.grad.float()
+    return noted
+
+
+def update(run: Run, step: int, rate: float) -> None:
+    """Change the weights by their gradients, clipped, and clear these."""
+    parameters = [tensor for tensor in run.weights.leaves() if tensor.grad is not None]
+    torch.nn.utils.clip_grad_norm_(parameters, _CLIP)
+    run.optimizer.step(rate, step + 1)
+    for tensor in run.weights.leaves():
+        tensor.grad = None
+
+
+def _one_thread() -> None:
+    torch.set_num_threads(1)
+
+
+def _chunk(recipe: Recipe, dice: random.Random) -> int | None:
+    return dice.choice((32, 64, 96, 128, 192)) if dice.random() < recipe.short_chunks else None
+
+
+def _backward(
+    run: Run, weights: Weights, part: Pass, chunk: int | None, total: float, tokens: int
+) -> tuple[Tensor, Tensor]:
+    """Add one pass's share to the gradients; return the skill and the loss of each of its targets."""
+    each, unevenness = _loss(run, weights, part, chunk)
+    share = float(part.lengths.sum()) / tokens
+    ((each * part.weights).sum() / total + run.recipe.balance * share * unevenness).backward()
+    return part.skills, each.detach()
+
+
+def _loss(run: Run, weights: Weights, part: Pass, chunk: int | None) -> tuple[Tensor, Tensor]:
+    config = run.config
+    if chunk is not None:
+        config = replace(config, text=replace(config.text, chunk=chunk))
+    ops = _BalancedOps()
+    model = Model.create(config, weights, ops)
+    features = None if part.pixels is None else encode_tiles(model, part.pixels).flatten(0, 1)
+    hidden = training_forward(model, part.token_ids, part.lengths, features)
+    # The state before a token is what predicts it.
+    scores = logits(model, hidden.flatten(0, 1)[part.targets - 1])
+    each = functional.cross_entropy(scores, part.token_ids.flatten()[part.targets], reduction="none")
+    return each, torch.stack(ops.unevenness).mean()
+
+
+def _initial(config: ModelConfig, seed: int) -> Weights:
+    """Return fresh weights: what writes to the residual stream starts small, so that depth does not blow it up."""
+    depth = 2 * config.text.layers
+
+    def scaled(pieces: Pieces, tensor: Tensor) -> Tensor:
+        name = pieces[0].name
+        if "norm" in name or name.endswith("bias"):
+            return tensor
+        if name.endswith(("embed_tokens.weight", "class_embedding", "positional_embedding_vlm")):
+            return tensor * 0.1
+        fan_in = tensor.shape[-2] if ".experts." in name else tensor.shape[-1]
+        scale = 0.3 if "lm_head" in name or "router" in name else 0.8
+        if name.endswith(("o_proj.weight", "down_proj", "down_proj.weight", "fc2.weight")) and "adapter" not in name:
+            scale = depth**-0.5
+        return tensor * (scale * fan_in**-0.5)
+
+    leaves = iter(weight_schema(config).leaves())
+    return random_weights(config, seed, std=1.0).map(lambda tensor: scaled(next(leaves), tensor))
+
+
+def _is_inner_matrix(name: str, tensor: Tensor) -> bool:
+    outside = ("embed_tokens", "lm_head", "router", "positional_embedding", "patch_embedding")
+    return tensor.ndim >= 2 and not any(part in name for part in outside)
+
+
+def rate_at(recipe: Recipe, step: int, share: float) -> float:
+    """Return the learning rate: up over the warm-up, level, then down to zero.
+
+    Args:
+        recipe: The run's settings.
+        step: Number of the step, from 0.
+        share: How much of the run is over, 0 to 1.
+    """
+    rising = min(1.0, (step + 1) / recipe.warmup)
+    falling = min(1.0, (1 - share) / recipe.decay)
+    return recipe.rate * rising * max(0.0, falling)
+
+
+def save_state(folder: Path, run: Run, progress: Progress) -> None:
+    """Write all that the run needs to go on; the file appears whole or not at all."""
+    tensors = {**run.optimizer.matrices, **run.optimizer.others}
+    tensors = {f"weight {name}": tensor.detach().contiguous() for name, tensor in tensors.items()}
+    tensors |= {f"moment {name}": tensor for name, tensor in run.optimizer.moments.items()}
+    folder.mkdir(parents=True, exist_ok=True)
+    save_file(tensors, folder / f"{_STATE}.new", {"step": str(progress.step), "seconds": str(progress.seconds)})
+    os.replace(folder / f"{_STATE}.new", folder / _STATE)
+
+
+def load_state(folder: Path, run: Run) -> Progress:
+    """Take the last state of a run in, if its folder has one."""
+    if not (folder / _STATE).is_file():
+        return Progress()
+    tensors = {**run.optimizer.matrices, **run.optimizer.others}
+    with safe_open(folder / _STATE, framework="pt", device=str(run.device)) as file, torch.no_grad():
+        for name, tensor in tensors.items():
+            tensor.copy_(file.get_tensor(f"weight {name}"))
+        for name, tensor in run.optimizer.moments.items():
+            tensor.copy_(file.get_tensor(f"moment {name}"))
+        notes = file.metadata() or {}
+    return Progress(int(notes["step"]), float(notes["seconds"]))
+
+
+def train(run: Run, folder: Path, *, steps: int | None = None, minutes: float | None = None) -> Progress:
+    """Train until the steps or the minutes are over, and write the checkpoint folder.
+
+    Args:
+        run: From `start`.
+        folder: Gets `state.safetensors`, `log.txt` and `checkpoint/`; the run goes on from the state there.
+        steps: Steps of the whole run.
+        minutes: Minutes of the whole run; where both are given, the first to be over ends it.
+    """
+    with ThreadPoolExecutor(run.workers, initializer=_one_thread) as pool:
+        return _train(run, pool, folder, steps, minutes)
+
+
+def _train(run: Run, pool: Executor, folder: Path, steps: int | None, minutes: float | None) -> Progress:
+    progress = load_state(folder, run)
+    saved, losses = time.monotonic(), Losses.none()
+    coming = pool.submit(run.batch, progress.step)
+    while (share := _share(progress, steps, minutes)) < 1:
+        began = time.monotonic()
+        rate = rate_at(run.recipe, progress.step, share)
+        batch = coming.result()
+        gradients = gradients_of(run, pool, batch, progress.step)
+        coming = pool.submit(run.batch, progress.step + 1)  # made while the optimizer works
+        update(run, progress.step, rate)
+        for noted in gradients:
+            losses.add(*noted)
+        progress = Progress(progress.step + 1, progress.seconds + time.monotonic() - began)
+        if progress.step % _LOG_EVERY == 0:
+            _log(folder, f"step {progress.step} seconds {progress.seconds:.0f} rate {rate:.5f} {losses}")
+            losses = Losses.none()
+        if time.monotonic() - saved > _SAVE_EVERY:
+            _save(folder, run, progress)
+            saved = time.monotonic()
+    _save(folder, run, progress)
+    return progress
+
+
+def _share(progress: Progress, steps: int | None, minutes: float | None) -> float:
+    shares = [progress.step / steps if steps else 0.0, progress.seconds / (60 * minutes) if minutes else 0.0]
+    return max(shares)
+
+
+def _save(folder: Path, run: Run, progress: Progress) -> None:
+    save_state(folder, run, progress)
+    write_folder(folder / "checkpoint", run.config, run.weights)
+    _log(folder, f"saved at step {progress.step}")
+
+
+def _log(folder: Path, line: str) -> None:
+    folder.mkdir(parents=True, exist_ok=True)
+    with (folder / "log.txt").open("a", encoding="utf-8") as file:
+        file.write(f"{line}\n")
+    print(line, flush=True)
+
+
+def main() -> None:
+    """Read the command line and train."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--steps", type=int, default=None, help="steps of the whole run")
+    parser.add_argument("--minutes", type=float, default=None, help="minutes of the whole run (default 75)")
+    parser.add_argument("--out", type=Path, default=Path(".runs/nano"), help="folder of the run")
+    parser.add_argument(
+        "--resume", action=argparse.BooleanOptionalAction, default=True, help="go on from the last state"
+    )
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument(
+        "--shares", type=json.loads, default={}, help='other shares of skills, as JSON: {"recall": 0.2}'
+    )
+    parser.add_argument("--rate", type=float, default=Recipe().rate)
+    wanted = parser.parse_args()
+    if not wanted.resume:
+        (wanted.out / _STATE).unlink(missing_ok=True)
+    minutes = 75.0 if wanted.steps is None and wanted.minutes is None else wanted.minutes
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    template = prompt_template(wanted.out / "checkpoint")
+    config = nano_config(template.tokenizer.special)
+    recipe = replace(Recipe(), rate=wanted.rate)
+    run = start(config, template, recipe, seed=wanted.seed, device=device, shares=wanted.shares,
+                workers=1 if device == "cuda" else os.cpu_count() or 1)  # fmt: skip
+    millions = math.fsum(tensor.numel() for tensor in run.weights.leaves()) / 1e6
+    _log(wanted.out, f"{millions:.2f} million parameters on {device}")
+    progress = train(run, wanted.out, steps=wanted.steps, minutes=minutes)
+    _log(wanted.out, f"done after {progress.step} steps and {progress.seconds / 60:.1f} minutes")
+
+
+if __name__ == "__main__":
+    main()
