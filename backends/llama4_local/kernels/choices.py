@@ -1,0 +1,153 @@
+"""Which cut serves which shape: the table that tuning writes, with an entry for every number of tokens.
+
+Nothing is tuned when a model is loaded or a request arrives. Entries not yet measured on a GPU are chosen by
+what their machine code says: registers, shared memory, loads in flight.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, TypeVar
+
+from llama4_local.kernels.tiles import AttentionTile, DecodeTile, Tile, VectorTile
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from llama4_local.kernels.tiles import Format, Kernel
+
+FEW = 4  # tokens that the vector kernel serves
+
+_EVER = 1 << 30
+_WIDE = 4  # times as many outputs as inputs: enough programs without splitting, and logits come whole
+
+Steps = tuple[tuple[int, Tile], ...]
+
+# (most tokens for each group of rows, cut), from few to many.
+TILES: Mapping[tuple[Kernel, Format], Steps] = {
+    ("linear", "int4"): (
+        (16, Tile(64, 16, 128, 4, 4, 4)),
+        (32, Tile(64, 32, 128, 4, 4, 4)),
+        (64, Tile(64, 64, 128, 4, 4, 4)),
+        (256, Tile(128, 64, 128, 2, 8, 4)),
+        (_EVER, Tile(128, 128, 128, 1, 8, 3)),
+    ),
+    ("linear", "fp8"): (
+        (16, Tile(64, 16, 128, 4, 4, 4)),
+        (64, Tile(64, 64, 128, 4, 4, 4)),
+        (256, Tile(128, 64, 128, 2, 8, 4)),
+        (_EVER, Tile(128, 128, 128, 1, 8, 3)),
+    ),
+    ("linear", "bf16"): (
+        (16, Tile(64, 16, 128, 4, 4, 4)),
+        (64, Tile(64, 64, 64, 4, 4, 4)),
+        (256, Tile(128, 64, 64, 2, 8, 4)),
+        (_EVER, Tile(128, 128, 64, 1, 8, 4)),
+    ),
+    ("gate_up", "int4"): (
+        (8, Tile(64, 16, 128, 1, 4, 4)),
+        (24, Tile(64, 32, 128, 1, 4, 4)),
+        (64, Tile(128, 64, 128, 1, 8, 4)),
+        (_EVER, Tile(128, 128, 128, 1, 8, 3)),
+    ),
+    ("gate_up", "fp8"): (
+        (8, Tile(64, 16, 128, 1, 4, 4)),
+        (24, Tile(128, 32, 128, 1, 4, 4)),
+        (64, Tile(128, 64, 128, 1, 8, 4)),
+        (_EVER, Tile(128, 128, 128, 1, 8, 3)),
+    ),
+    ("gate_up", "bf16"): (
+        (8, Tile(64, 16, 128, 1, 4, 4)),
+        (24, Tile(128, 32, 64, 1, 4, 4)),
+        (64, Tile(128, 64, 64, 1, 8, 4)),
+        (_EVER, Tile(128, 128, 64, 1, 8, 4)),
+    ),
+    ("down", "int4"): (
+        (8, Tile(64, 16, 128, 4, 4, 4)),
+        (24, Tile(64, 32, 128, 2, 4, 4)),
+        (64, Tile(128, 64, 128, 1, 8, 4)),
+        (_EVER, Tile(128, 128, 128, 1, 8, 3)),
+    ),
+    ("down", "fp8"): (
+        (8, Tile(64, 16, 128, 4, 4, 4)),
+        (24, Tile(64, 32, 128, 2, 4, 4)),
+        (64, Tile(128, 64, 128, 1, 8, 4)),
+        (_EVER, Tile(128, 128, 128, 1, 8, 3)),
+    ),
+    ("down", "bf16"): (
+        (8, Tile(64, 16, 128, 4, 4, 4)),
+        (24, Tile(64, 32, 64, 2, 4, 4)),
+        (64, Tile(128, 64, 64, 1, 8, 4)),
+        (_EVER, Tile(128, 128, 64, 1, 8, 4)),
+    ),
+}
+
+VECTOR_TILES: Mapping[Format, VectorTile] = {
+    "int4": VectorTile(32, 128, 4, 4, 1),
+    "fp8": VectorTile(8, 512, 4, 4, 1),
+    "bf16": VectorTile(8, 512, 4, 4, 1),
+}
+
+# One cut for every number of tokens: `deterministic` serving.
+FIXED_TILES: Mapping[tuple[Kernel, Format], Tile] = {
+    ("linear", "int4"): Tile(64, 64, 128, 2, 4, 4),
+    ("linear", "fp8"): Tile(64, 64, 128, 2, 4, 4),
+    ("linear", "bf16"): Tile(64, 64, 64, 2, 4, 4),
+    ("gate_up", "int4"): Tile(64, 32, 128, 1, 4, 4),
+    ("gate_up", "fp8"): Tile(128, 32, 128, 1, 4, 4),
+    ("gate_up", "bf16"): Tile(128, 32, 64, 1, 4, 4),
+    ("down", "int4"): Tile(64, 32, 128, 2, 4, 4),
+    ("down", "fp8"): Tile(64, 32, 128, 2, 4, 4),
+    ("down", "bf16"): Tile(64, 32, 64, 2, 4, 4),
+}
+
+PREFILL_TILE = AttentionTile(128, 64, 8, 2)
+# Few sequences need more splits to fill the chip. E4m3 loads stay 16 bytes wide only outside the pipeline.
+DECODE_TILES: tuple[tuple[int, DecodeTile], ...] = ((8, DecodeTile(64, 64, 4, 2)), (_EVER, DecodeTile(16, 64, 4, 2)))
+FIXED_DECODE_TILE = DecodeTile(32, 64, 4, 2)
+
+Cut = TypeVar("Cut")
+
+
+@dataclass(frozen=True, slots=True)
+class Choices:
+    """Picks cuts by shape, or always the same ones.
+
+    Args:
+        deterministic: One cut for all numbers of tokens, so that a row's result never depends on them.
+    """
+
+    deterministic: bool = False
+
+    def vector(self, tokens: int) -> bool:
+        """Whether the vector kernel serves so many tokens."""
+        return tokens <= FEW and not self.deterministic
+
+    def tile(self, kernel: Kernel, form: Format, tokens: int, groups: int = 1) -> Tile:
+        """Return the cut of a matrix kernel whose groups share `tokens` tokens."""
+        if self.deterministic:
+            return FIXED_TILES[kernel, form]
+        return _first(TILES[kernel, form], -(-tokens // groups))
+
+    def linear(self, form: Format, tokens: int, outputs: int, inputs: int) -> Tile:
+        """Return the cut of a dense product; much wider than deep ones are never split."""
+        return unsplit(self.tile("linear", form, tokens), outputs, inputs)
+
+    def decode(self, sequences: int, *, narrow: bool) -> DecodeTile:
+        """Return the cut of attention for single tokens; `narrow` says that the cache holds e4m3."""
+        tile = FIXED_DECODE_TILE if self.deterministic else _first(DECODE_TILES, sequences)
+        return replace(tile, stages=1) if narrow else tile
+
+
+def unsplit(tile: Tile, outputs: int, inputs: int) -> Tile:
+    """Return the tile, without splits where there are many more outputs than inputs."""
+    return replace(tile, splits=1) if outputs >= _WIDE * inputs else tile
+
+
+def unsplit_vector(tile: VectorTile, outputs: int, inputs: int) -> VectorTile:
+    """Return the tile, without splits where there are many more outputs than inputs."""
+    return replace(tile, splits=1) if outputs >= _WIDE * inputs else tile
+
+
+def _first(steps: tuple[tuple[int, Cut], ...], count: int) -> Cut:
+    return next(cut for most, cut in steps if count <= most)

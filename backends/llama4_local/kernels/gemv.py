@@ -1,0 +1,208 @@
+# pyright: basic
+# Triton is untyped: what a jitted function takes are its own blocks, not Python values.
+"""Matrix times vector for a handful of tokens: no sorting, no padding to the matrix units' width.
+
+Each token reads the weights for itself; tokens that read the same ones run side by side, so that only the
+first of them goes to memory.
+"""
+
+from __future__ import annotations
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+from llama4_local.kernels.arithmetic import nibbles, rounded
+from llama4_local.kernels.launch import ceil_div, contiguous, launch, require
+from llama4_local.kernels.products import share
+from llama4_local.kernels.routing import Choice
+from llama4_local.kernels.tiles import VectorTile
+from llama4_local.kernels.weights import Operands, operands, per_expert
+from llama4_local.quantized import Matrix
+
+UNROLL = tl.constexpr(4)  # steps whose loads are in flight together
+
+
+@triton.jit
+def _sums(
+    weights,
+    scales,
+    x,  # [IN]
+    rows,
+    inside,
+    first,
+    last,
+    OUT,
+    IN,
+    FORMAT: tl.constexpr,
+    ROWS: tl.constexpr,
+    DEPTH: tl.constexpr,
+    EVEN: tl.constexpr,
+):
+    """Return weights[rows]·x, [ROWS], fp32."""
+    there = inside[:, None]
+    if FORMAT == "int4":
+        HALF: tl.constexpr = DEPTH // 2
+        k = tl.arange(0, HALF)
+        total = tl.zeros((ROWS, HALF), tl.float32)
+        for step in tl.range(first, last, loop_unroll_factor=UNROLL):
+            low, high = nibbles(tl.load(weights + rows[:, None] * (IN // 2) + step * HALF + k[None, :], there, 0))
+            x_low = tl.load(x + step * DEPTH + k).to(tl.float32)[None, :]
+            x_high = tl.load(x + step * DEPTH + HALF + k).to(tl.float32)[None, :]
+            scale = tl.load(scales + step * OUT + rows, mask=inside, other=0.0).to(tl.float32)
+            total += (low.to(tl.float32) * x_low + high.to(tl.float32) * x_high) * scale[:, None]
+    else:
+        k = tl.arange(0, DEPTH)
+        total = tl.zeros((ROWS, DEPTH), tl.float32)
+        for step in tl.range(first, last, loop_unroll_factor=UNROLL):
+            at = step * DEPTH + k
+            if EVEN:
+                weight = tl.load(weights + rows[:, None] * IN + at[None, :], mask=there, other=0.0)
+                value = tl.load(x + at)
+            else:
+                weight = tl.load(weights + rows[:, None] * IN + at[None, :], there & (at < IN)[None, :], 0.0)
+                value = tl.load(x + at, mask=at < IN, other=0.0)
+            total += weight.to(tl.float32) * value.to(tl.float32)[None, :]
+    result = tl.sum(total, 1)
+    if FORMAT == "fp8":
+        result *= tl.load(scales + rows, mask=inside, other=0.0)
+    return result
+
+
+@triton.jit(do_not_specialize=["tokens"])
+def _gemv_kernel(
+    x,  # [slots, IN], or [tokens, IN] with PAIR
+    weights,  # [groups, OUT, IN]
+    scales,
+    experts,  # [tokens], or None for a single group
+    scores,  # [tokens], fp32, or None
+    out,  # [slots, SIZE] with PAIR, else [2·SPLITS or SPLITS, tokens, SIZE]
+    tokens,
+    groups,
+    SIZE,
+    IN,
+    FORMAT: tl.constexpr,
+    PAIR: tl.constexpr,
+    SPLITS: tl.constexpr,
+    ROWS: tl.constexpr,
+    DEPTH: tl.constexpr,
+    EVEN: tl.constexpr,
+):
+    slot = tl.program_id(0)
+    split = tl.program_id(2)
+    OUT = SIZE * 2 if PAIR else SIZE
+    shared = slot // tokens  # 0 for a routed slot, 1 for the shared expert's
+    token = slot % tokens
+    if experts is not None:
+        group = tl.load(experts + token)
+        group = tl.where(shared == 1, groups - 1, group).to(tl.int64)
+        weights += group * OUT * (IN // 2 if FORMAT == "int4" else IN)
+        if FORMAT == "int4":
+            scales += group * OUT * (IN // DEPTH)
+        if FORMAT == "fp8":
+            scales += group * OUT
+    x += (token if PAIR else slot).to(tl.int64) * IN
+    rows = tl.program_id(1) * ROWS + tl.arange(0, ROWS)
+    inside = rows < SIZE
+    first, last = share(tl.cdiv(IN, DEPTH), split, SPLITS)
+    value = _sums(weights, scales, x, rows, inside, first, last, OUT, IN, FORMAT, ROWS, DEPTH, EVEN)
+    if PAIR:
+        up = _sums(weights, scales, x, rows + SIZE, inside, first, last, OUT, IN, FORMAT, ROWS, DEPTH, EVEN)
+        if scores is not None:
+            score = tl.where(shared == 1, 1.0, tl.load(scores + token))
+            value *= score
+            up *= score
+        value = value / (1.0 + tl.exp(-value)) * up
+        target = slot
+    else:
+        target = (shared * SPLITS + split) * tokens + token
+    tl.store(out + target.to(tl.int64) * SIZE + rows, rounded(value, out.dtype.element_ty), mask=inside)
+
+
+def linear_vector(x: Tensor, weight: Matrix, tile: VectorTile, *, dtype: torch.dtype = torch.bfloat16) -> Tensor:
+    """Return x times the transpose of a weight matrix, as `linear` does.
+
+    Activations stay in bf16 in every format.
+
+    Args:
+        x: [tokens, in], bf16, few tokens.
+        weight: [out, in], bf16, FP8 or int4.
+        tile: How to cut it.
+        dtype: Of the result; parts are always fp32.
+
+    Returns:
+        [tokens, out]; with splits above one [splits, tokens, out] in fp32.
+    """
+    parts = operands(weight)
+    split = tile.splits > 1
+    out = x.new_empty((tile.splits, x.shape[0], parts.outputs), dtype=torch.float32 if split else dtype)
+    _launch(x, parts, tile, out, x.shape[0], parts.outputs, pair=False)
+    return out if split else out[0]
+
+
+def gate_up_vector(x: Tensor, weight: Matrix, tile: VectorTile, choice: Choice | None = None) -> Tensor:
+    """Return silu(gate(x)) · up(x) of routed experts and the shared one, slots in the tokens' order.
+
+    Args:
+        x: [tokens, in], bf16, few tokens.
+        weight: As `gate_up` has it.
+        tile: How to cut it; its splits are not used.
+        choice: The expert of each token, from `choose`; None for a plain feed-forward.
+
+    Returns:
+        [2·tokens, I], bf16: routed slots, then the shared expert's; [tokens, I] without a choice.
+    """
+    parts = operands(weight) if choice is None else per_expert(weight)
+    slots = x.shape[0] * (1 if choice is None else 2)
+    out = torch.empty((slots, parts.outputs // 2), dtype=torch.bfloat16, device=x.device)
+    _launch(x, parts, tile, out, x.shape[0], parts.outputs // 2, pair=True, choice=choice)
+    return out
+
+
+def down_vector(x: Tensor, weight: Matrix, tile: VectorTile, choice: Choice) -> Tensor:
+    """Return what routed and shared experts add to each token, as `down` does.
+
+    Args:
+        x: [2·tokens, I], bf16, as `gate_up_vector` returns it.
+        weight: As `down` has it.
+        tile: How to cut it.
+        choice: As `gate_up_vector` had it.
+
+    Returns:
+        [2·splits, tokens, out]; bf16, or fp32 with splits above one.
+    """
+    parts = per_expert(weight)
+    count = x.shape[0] // 2
+    dtype = torch.float32 if tile.splits > 1 else torch.bfloat16
+    out = torch.empty((2 * tile.splits, count, parts.outputs), dtype=dtype, device=x.device)
+    _launch(x, parts, tile, out, count, parts.outputs, pair=False, choice=choice)
+    return out
+
+
+def _launch(
+    x: Tensor,
+    parts: Operands,
+    tile: VectorTile,
+    out: Tensor,
+    tokens: int,
+    size: int,
+    *,
+    pair: bool,
+    choice: Choice | None = None,
+) -> None:
+    require(parts.inputs == x.shape[1], f"x has {x.shape[1]} columns and the weight {parts.inputs}")
+    contiguous(x=x, weight=parts.values, scales=parts.scales)
+    depth = parts.group or tile.depth
+    splits = 1 if pair else tile.splits
+    launch(
+        _gemv_kernel,
+        (tokens * (1 if choice is None else 2), ceil_div(size, tile.rows), splits),
+        {"x": x, "weights": parts.values, "scales": parts.scales, "out": out}
+        | {"experts": choice.experts if choice else None, "scores": choice.scores if choice and pair else None}
+        | {"tokens": tokens, "groups": parts.values.shape[0] if choice else 1, "SIZE": size, "IN": parts.inputs},
+        {"FORMAT": parts.format, "PAIR": pair, "SPLITS": splits, "ROWS": tile.rows}
+        | {"DEPTH": depth, "EVEN": parts.inputs % depth == 0},
+        warps=tile.warps,
+        stages=tile.stages,
+    )

@@ -1,0 +1,42 @@
+# pyright: basic
+# Triton is untyped: what a jitted function takes are its own blocks, not Python values.
+"""Which block of which group a program works on, found on the device from the groups' sizes.
+
+Grids have a fixed size, that of the worst case, so that a CUDA graph serves any routing; programs beyond the
+last block have nothing to do.
+"""
+
+import triton
+import triton.language as tl
+
+
+@triton.jit
+def strip(program, token_tiles, row_tiles, STRIP: tl.constexpr):
+    """Return (token tile, row tile), walking strips of STRIP token tiles through all rows.
+
+    Programs that run together thereby share both weights and tokens in the L2 cache.
+    """
+    each = STRIP * row_tiles
+    place = program % each
+    first = (program // each) * STRIP
+    width = tl.minimum(token_tiles - first, STRIP)
+    return first + place % width, place // width
+
+
+@triton.jit
+def locate(offsets, groups, tile, GROUPS: tl.constexpr, TOKENS: tl.constexpr):
+    """Return (group, first slot, slot after the group's last) of a token tile; group >= groups beyond the last.
+
+    offsets: [groups + 1], int32: first slot of each group, then the number of slots. GROUPS is the power of
+    two above groups.
+    """
+    g = tl.arange(0, GROUPS)
+    there = g < groups
+    starts = tl.load(offsets + g, mask=there, other=0)
+    ends = tl.load(offsets + g + 1, mask=there, other=0)
+    tiles = (ends - starts + TOKENS - 1) // TOKENS
+    group = tl.sum((tl.cumsum(tiles, 0) <= tile).to(tl.int32), 0)
+    own = g == group
+    place = tile - tl.sum(tl.where(g < group, tiles, 0), 0)
+    first = tl.sum(tl.where(own, starts, 0), 0) + place * TOKENS
+    return group, first, tl.sum(tl.where(own, ends, 0), 0)

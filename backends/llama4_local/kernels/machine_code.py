@@ -1,0 +1,116 @@
+"""What a compiled kernel's machine code says about itself, and what it must say.
+
+Everything here is read from the cubin with the tools that Triton's wheel carries; no GPU is involved.
+"""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import tempfile
+from dataclasses import dataclass
+from importlib.util import find_spec
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from llama4sdk.errors import BackendMissing, LlamaError
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+SHARED_LIMIT = 227 * 1024  # bytes of shared memory that a program on Hopper may have
+
+# Kernels whose loads are a few words for each row: nothing to widen.
+_SMALL_LOADS = {"choose", "order", "tally", "decide", "target", "uniforms", "draw"}
+
+
+class MachineCodeError(LlamaError):
+    """A compiled kernel is not what its source promises; the message lists what is wrong with which."""
+
+
+@dataclass(frozen=True, slots=True)
+class MachineCode:
+    """One compiled kernel.
+
+    Args:
+        registers: Of each thread.
+        stack: Bytes of each thread's stack frame; spilled registers live there.
+        shared: Bytes of shared memory of a program.
+        matrix: Instructions of Hopper's matrix units (HGMMA, for e4m3 QGMMA).
+        slow_matrix: Instructions of the older units (HMMA, IMMA).
+        local: Loads from and stores to local memory.
+        wide_loads: Global loads of 16 bytes for each thread.
+    """
+
+    registers: int
+    stack: int
+    shared: int
+    matrix: int
+    slow_matrix: int
+    local: int
+    wide_loads: int
+
+    def problems(self, name: str, *, matmul: bool) -> list[str]:
+        """Return what is wrong with a kernel's machine code, one sentence each."""
+        rules = {
+            f"spills: {self.stack} bytes of stack, {self.local} local accesses": not (self.stack or self.local),
+            f"{self.shared} bytes of shared memory are more than {SHARED_LIMIT}": self.shared <= SHARED_LIMIT,
+            "no HGMMA: the product does not run on Hopper's matrix units": bool(self.matrix) or not matmul,
+            f"{self.slow_matrix} HMMA: part of the product runs on the older matrix units": not self.slow_matrix,
+            "no 16-byte global load": bool(self.wide_loads) or name in _SMALL_LOADS,
+        }
+        return [problem for problem, kept in rules.items() if not kept]
+
+
+def occupancy(code: MachineCode, warps: int) -> int:
+    """Return how many programs fit on one of Hopper's multiprocessors together (CUDA C++ guide, capability 9.0)."""
+    per_warp = -(-code.registers * 32 // 256) * 256  # registers are handed out in blocks of 256
+    return min(65536 // (per_warp * warps), 64 // warps, 32, 233_472 // (code.shared + 1024))
+
+
+def inspect(cubin: bytes, shared: int) -> MachineCode:
+    """Read a cubin's resources and instructions.
+
+    Args:
+        cubin: The compiled kernel.
+        shared: Bytes of shared memory that a launch asks for.
+    """
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "kernel.cubin"
+        path.write_bytes(cubin)
+        usage = _run("cuobjdump", "--dump-resource-usage", str(path))
+        sass = _run("cuobjdump", "--dump-sass", str(path))
+    found = re.search(r"REG:(\d+) STACK:(\d+)", usage)
+    if found is None:
+        raise MachineCodeError(f"cuobjdump says nothing about registers: {usage[:200]!r}")
+    registers, stack = map(int, found.groups())
+
+    def count(pattern: str) -> int:
+        return len(re.findall(pattern, sass))
+
+    return MachineCode(
+        registers=registers,
+        stack=stack,
+        shared=shared,
+        matrix=count(r"\b[HQ]GMMA\b"),
+        slow_matrix=count(r"\b[HIQ]MMA\b"),
+        local=count(r"\b(?:LDL|STL)\b"),
+        wide_loads=count(r"\bLDG(?:STS)?\.\S*\b128\b") + count(r"\bUTMALDG\b"),
+    )
+
+
+def _run(tool: str, *arguments: str) -> str:
+    done = subprocess.run([str(_tool(tool)), *arguments], capture_output=True, text=True, check=False)
+    if done.returncode:
+        raise MachineCodeError(f"{tool} failed: {done.stderr.strip()[:500]}")
+    return done.stdout
+
+
+def _tool(name: str) -> Path:
+    spec = find_spec("triton")
+    folders: Sequence[str] = (spec.submodule_search_locations or ()) if spec else ()
+    for folder in folders:
+        path = Path(folder) / "backends" / "nvidia" / "bin" / name
+        if path.exists():
+            return path
+    raise BackendMissing(f"{name} comes with Triton's wheel, which is not installed: pip install triton")

@@ -1,0 +1,10 @@
+"""Plans the memory and the speed of a model before any of it is loaded; needs no torch.
+
+plan         what a model takes on a machine, whether it fits, and what to change if not
+check_fits   the same as a check that refuses, for whoever is about to load a model
+"""
+
+from llama4_local.planning.fitting import check_fits
+from llama4_local.planning.planner import Plan, StepFloor, plan
+
+__all__ = ["Plan", "StepFloor", "check_fits", "plan"]

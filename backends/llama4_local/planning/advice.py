@@ -1,0 +1,97 @@
+"""What to change when a model does not fit; every proposal is worked out before it is made."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from llama4_local.planning.machines import MACHINES
+from llama4_local.planning.sizes import show_bytes
+from llama4sdk.errors import InvalidRequest
+
+if TYPE_CHECKING:
+    from collections.abc import Collection, Iterator
+
+    from llama4_local.planning.machines import Machine
+    from llama4_local.planning.sizing import Quantize, Sizing
+
+CHANGES = ("quantize", "kv", "context", "sequences", "memory")
+_SMALLER: tuple[Quantize, ...] = ("fp8", "int4")
+
+
+@dataclass(frozen=True, slots=True)
+class Gap:
+    """What does not fit.
+
+    Args:
+        sizing: The network and its formats.
+        machine: Where it was to run.
+        memory: Bytes that it may take.
+        context: Tokens of each sequence.
+        sequences: Sequences at once.
+        reserve: Share of a memory that is left free.
+        changes: What may be proposed, out of `CHANGES`.
+    """
+
+    sizing: Sizing
+    machine: Machine
+    memory: int
+    context: int
+    sequences: int
+    reserve: float
+    changes: Collection[str] = CHANGES
+
+    def closed_by(self, sizing: Sizing) -> bool:
+        """Whether it would fit in other formats."""
+        return sizing.needed(self.context, self.sequences) <= self.memory
+
+
+def advise(gap: Gap) -> tuple[str, ...]:
+    """Return what would make it fit, one sentence each."""
+    proposals = {"quantize": _formats, "kv": _cache_type, "sequences": _fewer, "context": _shorter, "memory": _more}
+    return tuple(sentence for name, propose in proposals.items() if name in gap.changes for sentence in propose(gap))
+
+
+def _formats(gap: Gap) -> Iterator[str]:
+    for quantize in _SMALLER:
+        try:
+            smaller = gap.sizing.changed(quantize=quantize)
+            saved = gap.sizing.weights().total - smaller.weights().total
+        except InvalidRequest:  # its matrices cannot be packed that way
+            continue
+        if saved <= 0:
+            continue
+        if gap.closed_by(smaller):
+            yield f"quantize='{quantize}' makes it fit."
+        elif "kv" in gap.changes and gap.closed_by(smaller.changed(kv="fp8")):
+            yield f"quantize='{quantize}' with kv='fp8' makes it fit."
+        elif longest := smaller.longest_context(gap.memory, gap.sequences):
+            yield f"quantize='{quantize}' makes it fit with context={longest}."
+
+
+def _cache_type(gap: Gap) -> Iterator[str]:
+    if gap.sizing.kv != "fp8" and gap.closed_by(gap.sizing.changed(kv="fp8")):
+        yield "kv='fp8' makes it fit."
+
+
+def _fewer(gap: Gap) -> Iterator[str]:
+    most = gap.sizing.most_sequences(gap.memory, gap.context)
+    if most:
+        yield f"sequences={most} fits."
+
+
+def _shorter(gap: Gap) -> Iterator[str]:
+    longest = gap.sizing.longest_context(gap.memory, gap.sequences)
+    if longest:
+        yield f"context={longest} fits."
+
+
+def _more(gap: Gap) -> Iterator[str]:
+    memory = gap.sizing.needed(gap.context, gap.sequences) / (1 - gap.reserve)
+    if gap.machine.reference:
+        yield f"A memory of {show_bytes(memory)} would do."
+        return
+    large = [machine for machine in MACHINES.values() if (machine.memory or 0) >= memory]
+    smallest = min(large, key=lambda machine: machine.memory or 0, default=None)
+    there = f"one {smallest.name} has it" if smallest else "no single GPU known here has it"
+    yield f"A memory of {show_bytes(memory)} would do; {there}."

@@ -1,0 +1,73 @@
+"""The command line of the planner: `python -m llama4_local.plan scout --memory 141GB --quantize int4 --context 1M`."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from typing import TYPE_CHECKING
+
+from llama4_local.planning.planner import plan
+from llama4sdk.errors import BackendMissing, LlamaError
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from rich.console import Console
+
+FITS, FITS_NOT, REFUSED = 0, 1, 2  # exit statuses
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Print a plan and return the exit status: 0 where it fits, 1 where it does not, 2 for what makes no sense."""
+    options = _parser().parse_args(arguments)
+    try:
+        console = _console()
+        found = plan(
+            options.model,
+            memory=options.memory,
+            quantize=options.quantize,
+            kv=options.kv,
+            context=options.context,
+            sequences=options.sequences,
+            dtype=options.dtype,
+            machine=options.machine,
+            bandwidth=options.bandwidth,
+            step_tokens=options.step_tokens,
+        )
+    except LlamaError as error:
+        sys.stderr.write(f"{error}\n")
+        return REFUSED
+    from llama4_local.planning.table import print_plan
+
+    print_plan(found, console)
+    return FITS if found.fits else FITS_NOT
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python -m llama4_local.plan",
+        description="What a Llama 4 takes in memory, whether it fits, and how fast it can be at best.",
+    )
+    parser.add_argument("model", help="scout, maverick, guard-4, nano, a checkpoint folder or a config.json")
+    parser.add_argument("--memory", help="141GB (powers of 1000), 80GiB (powers of 1024); default: the machine's")
+    parser.add_argument("--quantize", choices=("int4", "fp8"), help="how weights are packed; default: not at all")
+    parser.add_argument("--kv", choices=("auto", "bf16", "fp16", "fp32", "fp8"), default="auto", help="type of cache")
+    parser.add_argument("--context", help="tokens of each sequence: 8192, 128K (128,000), 1M, 1Mi (1,048,576)")
+    parser.add_argument("--sequences", type=int, default=1, help="sequences at once; default: 1")
+    parser.add_argument(
+        "--dtype", choices=("auto", "bfloat16", "float16", "float32"), default="auto", help="type of plain weights"
+    )
+    parser.add_argument("--machine", default="h200", help="h200 (default), h100, a100-80gb, rtx-4090, …, cpu")
+    parser.add_argument("--bandwidth", help="of its memory, as in 4.3TB/s; default: the machine's")
+    parser.add_argument("--step-tokens", type=int, help="most tokens in a step; default: what the engine takes there")
+    return parser
+
+
+def _console() -> Console:
+    try:
+        from rich.console import Console
+    except ModuleNotFoundError as error:
+        raise BackendMissing(
+            "Tables on the terminal need rich. Install it with: pip install 'llama4sdk[local]'", backend="local"
+        ) from error
+    return Console(highlight=False)

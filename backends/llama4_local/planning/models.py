@@ -1,0 +1,39 @@
+"""Finds the network to plan for: by its name, in a folder, or in a `config.json`."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from llama4_local.config import ModelConfig
+from llama4_local.config_file import CONFIG_LIMIT, parse_config, read_config
+from llama4_local.json_file import read_json_object
+from llama4_local.planning.published import PUBLISHED
+from llama4sdk.errors import InvalidRequest
+
+NANO = Path(__file__).parent.parent / "nano" / "checkpoint"
+
+
+def find_model(model: str | os.PathLike[str] | ModelConfig) -> tuple[str, ModelConfig]:
+    """Return a network's name and shape.
+
+    Args:
+        model: `scout`, `maverick`, `guard-4`, `nano`, a checkpoint folder, a `config.json`, or the shape itself.
+
+    Raises:
+        CheckpointError: A config that describes no Llama 4.
+        InvalidRequest: Neither a known name nor a path that is there.
+    """
+    if isinstance(model, ModelConfig):
+        return "The model", model
+    if isinstance(model, str) and model.lower() in PUBLISHED:
+        return model.lower(), PUBLISHED[model.lower()]
+    if isinstance(model, str) and model.lower() == "nano":
+        return "nano", read_config(NANO)
+    path = Path(model)
+    if path.is_dir():
+        return path.resolve().name, read_config(path)
+    if path.is_file():
+        return path.resolve().parent.name, parse_config(read_json_object(path, limit=CONFIG_LIMIT), source=path)
+    known = ", ".join((*PUBLISHED, "nano"))
+    raise InvalidRequest(f"There is no model {str(model)[:200]!r}: give {known}, a checkpoint folder or a config.json.")

@@ -1,0 +1,262 @@
+"""`plan`: what a model takes on a machine, and whether it fits."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from fractions import Fraction
+from typing import TYPE_CHECKING
+
+from llama4_local.planning.advice import CHANGES, Gap, advise
+from llama4_local.planning.machines import DEFAULT, machine_named
+from llama4_local.planning.models import find_model
+from llama4_local.planning.sizes import parse_bandwidth, parse_bytes, parse_tokens, show_bytes
+from llama4_local.planning.sizing import Sizing
+from llama4sdk.errors import InvalidRequest
+
+if TYPE_CHECKING:
+    import os
+    from collections.abc import Collection
+
+    from llama4_local.config import ModelConfig
+    from llama4_local.planning.cache import CacheBytes
+    from llama4_local.planning.machines import Machine
+    from llama4_local.planning.network import WeightBytes
+    from llama4_local.planning.sizing import CacheType, DType, Quantize
+    from llama4_local.planning.workspace import Workspace
+
+RESERVE = Fraction(1, 25)  # of the memory: what driver, libraries and gaps between allocations take
+_GPU_STEP_TOKENS, _CPU_STEP_TOKENS = 8192, 512  # what the engine takes unless it is told otherwise
+_USUAL_CONTEXT = 131_072
+_BATCHES = (1, 8, 64)
+
+
+@dataclass(frozen=True, slots=True)
+class StepFloor:
+    """The least that one step costs which gives every sequence of a batch its next token.
+
+    Args:
+        batch: Sequences.
+        weight_bytes: Bytes of weights that it reads, experts as expected for equally likely ones.
+        cache_bytes: Bytes of keys and values that it reads.
+        seconds: How long reading them takes; None where the bandwidth is not known.
+    """
+
+    batch: int
+    weight_bytes: int
+    cache_bytes: int
+    seconds: float | None
+
+    @property
+    def tokens_per_second(self) -> float | None:
+        """Tokens per second of the whole batch, at most."""
+        return None if self.seconds is None else self.batch / self.seconds
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """What a model takes on a machine. All sizes in bytes.
+
+    Args:
+        model: Its name.
+        machine: Where it is to run.
+        memory: Memory that there is.
+        reserve: Of this, what is left to driver, libraries and allocator.
+        quantize: How matrices are packed.
+        dtype: Type of plain weights and activations.
+        kv: Type of the cache.
+        context: Tokens of each sequence.
+        sequences: Sequences at once.
+        weights: Bytes of the weights, by part.
+        cache: Bytes of the cache, by pool.
+        workspace: Bytes that a step works with at most, by part.
+        model_context: Tokens that the model is made for.
+        longest_context: Most tokens of each sequence that memory holds; 0 where none fits.
+        longest_single: The same for one sequence alone.
+        most_sequences: Most sequences of `context` tokens that memory holds; 0 where none fits.
+        bandwidth: Bytes per second of the memory; None where it is not known.
+        bandwidth_source: Where that figure comes from.
+        steps: The least time per step, for several batches of sequences of `context` tokens.
+        advice: What to change, where it does not fit.
+    """
+
+    model: str
+    machine: Machine
+    memory: int
+    reserve: int
+    quantize: Quantize | None
+    dtype: str
+    kv: str
+    context: int
+    sequences: int
+    weights: WeightBytes
+    cache: CacheBytes
+    workspace: Workspace
+    model_context: int
+    longest_context: int
+    longest_single: int
+    most_sequences: int
+    bandwidth: int | None
+    bandwidth_source: str
+    steps: tuple[StepFloor, ...]
+    advice: tuple[str, ...]
+
+    @property
+    def needed(self) -> int:
+        """Bytes of weights, cache and workspace."""
+        return self.weights.total + self.cache.total + self.workspace.total
+
+    @property
+    def available(self) -> int:
+        """Bytes that they may take."""
+        return self.memory - self.reserve
+
+    @property
+    def cache_room(self) -> int:
+        """Bytes that the cache may take; none where weights and workspace fill the memory."""
+        return max(0, self.available - self.weights.total - self.workspace.total)
+
+    @property
+    def fits(self) -> bool:
+        """Whether they do."""
+        return self.needed <= self.available
+
+    @property
+    def explanation(self) -> str:
+        """The plan in a sentence, and what to change where it does not fit."""
+        parts = ((self.weights, "weights"), (self.cache, "cache"), (self.workspace, "workspace"))
+        sizes = ", ".join(f"{show_bytes(part.total)} of {name}" for part, name in parts)
+        verdict = (
+            f"{self.model} needs {show_bytes(self.needed)} ({sizes}) for {self.sequences:,} × {self.context:,} tokens; "
+            f"{show_bytes(self.available)} of {show_bytes(self.memory)} can be used."
+        )
+        return " ".join((verdict, *self.advice))
+
+
+def plan(
+    model: str | os.PathLike[str] | ModelConfig,
+    *,
+    memory: int | str | None = None,
+    quantize: Quantize | None = None,
+    kv: CacheType = "auto",
+    context: int | str | None = None,
+    sequences: int = 1,
+    dtype: DType = "auto",
+    machine: str = DEFAULT,
+    bandwidth: float | str | None = None,
+    step_tokens: int | None = None,
+) -> Plan:
+    """Work out what a model takes, whether it fits, and how fast it can be at best; nothing is loaded.
+
+    Args:
+        model: `scout`, `maverick`, `guard-4`, `nano`, a checkpoint folder, a `config.json`, or a config.
+        memory: Bytes there are, or a string like `141GB` or `80GiB`; by default what the machine has.
+        quantize: How matrices are packed.
+        kv: Type of the cache; `auto` for that of the activations.
+        context: Tokens of each sequence, or a string like `128K` (128,000) or `1Mi` (1,048,576); by default the
+            model's own, and at most 131,072.
+        sequences: Sequences at once.
+        dtype: Type of plain weights and activations; `auto` for what the config says.
+        machine: What it runs on: `h200`, `h100`, …, or `cpu`.
+        bandwidth: Bytes per second of its memory, or a string like `4.3TB/s`, in place of the machine's own.
+        step_tokens: Most tokens in a step; by default what the engine takes there.
+
+    Raises:
+        CheckpointError: A config that describes no Llama 4.
+        InvalidRequest: A name or size that means nothing, or no memory given where the machine's is not known.
+    """
+    name, config = find_model(model)
+    place = machine_named(machine)
+    if bandwidth is not None:
+        place = replace(place, bandwidth=parse_bandwidth(bandwidth), source="as given")
+    sizing = Sizing.of(
+        config,
+        quantize=quantize,
+        dtype=dtype,
+        kv=kv,
+        step_tokens=parse_tokens(step_tokens or usual_step_tokens(place), name="step_tokens"),
+        reference=place.reference,
+    )
+    return make_plan(
+        name,
+        sizing,
+        place,
+        memory=_memory(memory, place),
+        context=_context(context, name, config),
+        sequences=parse_tokens(sequences, name="sequences"),
+    )
+
+
+def make_plan(
+    name: str,
+    sizing: Sizing,
+    machine: Machine,
+    *,
+    memory: int,
+    context: int,
+    sequences: int,
+    changes: Collection[str] = CHANGES,
+) -> Plan:
+    """Put a plan together from what has been checked; see `plan`."""
+    reserve = int(memory * RESERVE)
+    usable = memory - reserve
+    fits = sizing.needed(context, sequences) <= usable
+    gap = Gap(sizing, machine, usable, context, sequences, float(RESERVE), changes)
+    return Plan(
+        model=name,
+        machine=machine,
+        memory=memory,
+        reserve=reserve,
+        quantize=sizing.quantize,
+        dtype=sizing.dtype,
+        kv=sizing.kv,
+        context=context,
+        sequences=sequences,
+        weights=sizing.weights(),
+        cache=sizing.cache(context, sequences),
+        workspace=sizing.workspace(context, sequences),
+        model_context=sizing.config.text.max_positions,
+        longest_context=sizing.longest_context(usable, sequences),
+        longest_single=sizing.longest_context(usable, 1),
+        most_sequences=sizing.most_sequences(usable, context),
+        bandwidth=machine.bandwidth,
+        bandwidth_source=f"{machine.name}, {machine.source}",
+        steps=_floors(sizing, context, sequences, machine.bandwidth),
+        advice=() if fits else advise(gap),
+    )
+
+
+def _floors(sizing: Sizing, context: int, sequences: int, bandwidth: int | None) -> tuple[StepFloor, ...]:
+    return tuple(_floor(sizing, context, batch, bandwidth) for batch in sorted({*_BATCHES, sequences}))
+
+
+def _floor(sizing: Sizing, context: int, batch: int, bandwidth: int | None) -> StepFloor:
+    weights, cache = sizing.step_bytes(context, batch)
+    seconds = None if bandwidth is None else (weights + cache) / bandwidth
+    return StepFloor(batch, round(weights), round(cache), seconds)
+
+
+def usual_step_tokens(machine: Machine) -> int:
+    """Return the most tokens that the engine takes in a step unless it is told otherwise."""
+    return _CPU_STEP_TOKENS if machine.reference else _GPU_STEP_TOKENS
+
+
+def usual_context(config: ModelConfig) -> int:
+    """Return the context that is planned for unless another is given."""
+    return min(config.text.max_positions, _USUAL_CONTEXT)
+
+
+def _memory(memory: int | str | None, machine: Machine) -> int:
+    if memory is not None:
+        return parse_bytes(memory)
+    if machine.memory is None:
+        raise InvalidRequest(f"How much memory the {machine.name} has is not known here; give it, as in memory='16GB'.")
+    return machine.memory
+
+
+def _context(context: int | str | None, name: str, config: ModelConfig) -> int:
+    wanted = usual_context(config) if context is None else parse_tokens(context)
+    if wanted > config.text.max_positions:
+        raise InvalidRequest(
+            f"{name} is made for {config.text.max_positions:,} tokens; a context of {wanted:,} is more."
+        )
+    return wanted

@@ -1,0 +1,83 @@
+"""Reads and writes sizes as people give them: `141GB`, `80GiB`, `1M`, `4.3TB/s`."""
+
+from __future__ import annotations
+
+import re
+from fractions import Fraction
+
+from llama4sdk.errors import InvalidRequest
+
+LARGEST = 2**63 - 1
+_POWERS = {"": 1, "k": 10**3, "m": 10**6, "g": 10**9, "t": 10**12, "ki": 2**10, "mi": 2**20, "gi": 2**30, "ti": 2**40}
+_SIZE = re.compile(r"([0-9]{1,30}(?:\.[0-9]{1,30})?) ?([kmgt]i?|)(b|)(/s|)", re.IGNORECASE)
+
+
+def parse_bytes(size: int | str, *, name: str = "memory") -> int:
+    """Return the bytes that `141GB` (powers of 1000), `80GiB` (powers of 1024) or a whole number means.
+
+    Args:
+        size: A number of bytes, or a string with a unit that ends in B.
+        name: What errors call it.
+
+    Raises:
+        InvalidRequest: It means no whole number of bytes, or less than one.
+    """
+    return _whole(size, name, "a number of bytes or a string like '141GB' or '80GiB'", ending="b")
+
+
+def parse_tokens(size: int | str, *, name: str = "context") -> int:
+    """Return the tokens that `1M` (a million), `1Mi` (1,048,576), `8192` or a whole number means.
+
+    Args:
+        size: A number of tokens, or a string with or without a unit.
+        name: What errors call it.
+
+    Raises:
+        InvalidRequest: It means no whole number of tokens, or less than one.
+    """
+    return _whole(size, name, "a number of tokens or a string like '128K', '1M' or '1Mi' (2^20)", ending="")
+
+
+def parse_bandwidth(size: float | str, *, name: str = "bandwidth") -> int:
+    """Return the bytes per second that `4.3TB/s` or a whole number means.
+
+    Raises:
+        InvalidRequest: It means no whole number of bytes per second, or less than one.
+    """
+    if isinstance(size, float) and size.is_integer():
+        size = int(size)
+    return _whole(size, name, "a number of bytes per second or a string like '4.3TB/s'", ending="b/s")
+
+
+def _whole(size: object, name: str, wanted: str, *, ending: str) -> int:
+    count = _read(size, ending)
+    if count is None:
+        raise InvalidRequest(f"{name} is {wanted}, got {str(size)[:80]!r}.")
+    if count.denominator != 1 or not 1 <= count <= LARGEST:
+        raise InvalidRequest(f"{name} is a whole number from 1 to 2^63 - 1, got {str(size)[:80]!r}.")
+    return int(count)
+
+
+def _read(size: object, ending: str) -> Fraction | None:
+    if isinstance(size, int) and not isinstance(size, bool):
+        return Fraction(size) if abs(size) <= LARGEST else Fraction(-1)
+    found = _SIZE.fullmatch(size) if isinstance(size, str) else None
+    if found is None or (found[3] + found[4]).lower() != ending:
+        return None
+    return Fraction(found[1]) * _POWERS[found[2].lower()]
+
+
+def show_bytes(count: float) -> str:
+    """Return bytes in the largest unit that keeps them above one: `60.3 GB`."""
+    for power, unit in ((10**12, "TB"), (10**9, "GB"), (10**6, "MB"), (10**3, "kB")):
+        if abs(count) >= power:
+            return f"{count / power:,.4g} {unit}" if abs(count) < 1000 * power else f"{count / power:,.0f} {unit}"
+    return f"{count:,.0f} B"
+
+
+def show_time(seconds: float) -> str:
+    """Return seconds in a readable unit: `2.3 ms`."""
+    for power, unit in ((1.0, "s"), (1e-3, "ms"), (1e-6, "µs")):
+        if seconds >= power:
+            return f"{seconds / power:.3g} {unit}"
+    return f"{seconds * 1e9:.3g} ns"

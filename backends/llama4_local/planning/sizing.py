@@ -1,0 +1,141 @@
+"""What one choice of formats needs, for any context and number of sequences."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Literal, get_args
+
+from llama4_local.planning.cache import CacheBytes, plan_cache, step_cache_bytes
+from llama4_local.planning.formats import Storage
+from llama4_local.planning.network import WeightBytes, step_weight_bytes, weight_bytes
+from llama4_local.planning.workspace import Step, Workspace, plan_workspace
+from llama4sdk.errors import InvalidRequest
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from llama4_local.config import ModelConfig
+
+Quantize = Literal["int4", "fp8"]
+DType = Literal["auto", "bfloat16", "float16", "float32"]
+CacheType = Literal["auto", "bf16", "fp16", "fp32", "fp8"]
+
+_DTYPE_BYTES = {"bfloat16": 2, "float16": 2, "float32": 4}
+_CACHE_BYTES = {"bf16": 2, "fp16": 2, "fp32": 4, "fp8": 1}
+_CACHE_OF = {"bfloat16": "bf16", "float16": "fp16", "float32": "fp32"}
+_FARTHEST = 2**40  # tokens or sequences; what memory holds is always less
+
+
+@dataclass(frozen=True, slots=True)
+class Sizing:
+    """A network, how its numbers are kept, and what runs it.
+
+    Args:
+        config: The network.
+        quantize: How its matrices are packed; None for not at all.
+        dtype: Type of plain weights and activations.
+        kv: Type of the cache.
+        step_tokens: Most tokens in a step.
+        reference: Whether the reference functions run.
+    """
+
+    config: ModelConfig
+    quantize: Quantize | None
+    dtype: str
+    kv: str
+    step_tokens: int
+    reference: bool
+
+    @classmethod
+    def of(
+        cls,
+        config: ModelConfig,
+        *,
+        quantize: str | None,
+        dtype: str,
+        kv: str,
+        step_tokens: int,
+        reference: bool,
+    ) -> Sizing:
+        """Check the names and fill in what `auto` means.
+
+        Raises:
+            InvalidRequest: No such format or type.
+        """
+        if dtype == "auto":
+            dtype = config.dtype if config.dtype in _DTYPE_BYTES else "bfloat16"
+        kv = _CACHE_OF.get(dtype, "bf16") if kv == "auto" else kv
+        _check("dtype", dtype, get_args(DType))
+        _check("kv", kv, get_args(CacheType))
+        if quantize is not None:
+            _check("quantize", quantize, get_args(Quantize))
+        packing: Quantize | None = "int4" if quantize == "int4" else "fp8" if quantize == "fp8" else None
+        return cls(config, packing, dtype, kv, step_tokens, reference)
+
+    @property
+    def storage(self) -> Storage:
+        """How weights are kept."""
+        kind = self.quantize or "plain"
+        return Storage(kind, kind, _DTYPE_BYTES[self.dtype])
+
+    @property
+    def kv_itemsize(self) -> int:
+        """Bytes of one number in the cache."""
+        return _CACHE_BYTES[self.kv]
+
+    def weights(self) -> WeightBytes:
+        """Return the bytes of the weights."""
+        return weight_bytes(self.config, self.storage)
+
+    def cache(self, context: int, sequences: int) -> CacheBytes:
+        """Return the bytes of the cache."""
+        return plan_cache(self.config.text, context=context, sequences=sequences, itemsize=self.kv_itemsize)
+
+    def workspace(self, context: int, sequences: int) -> Workspace:
+        """Return the bytes that a step works with."""
+        step = Step(
+            self.step_tokens,
+            sequences,
+            context,
+            _DTYPE_BYTES[self.dtype],
+            reference=self.reference,
+            packed=self.quantize is not None,
+        )
+        return plan_workspace(self.config, step)
+
+    def needed(self, context: int, sequences: int) -> int:
+        """Return the bytes of weights, cache and workspace together."""
+        return self.weights().total + self.cache(context, sequences).total + self.workspace(context, sequences).total
+
+    def step_bytes(self, context: int, batch: int) -> tuple[float, float]:
+        """Return the bytes of weights and of cache that a step reads which gives each of `batch` sequences a token."""
+        cache = step_cache_bytes(self.config.text, context=context, itemsize=self.kv_itemsize)
+        return step_weight_bytes(self.config, self.storage, batch), batch * cache
+
+    def longest_context(self, memory: int, sequences: int) -> int:
+        """Return the most tokens that each of `sequences` sequences may have; 0 where not even one fits."""
+        return _most(lambda context: self.needed(context, sequences) <= memory)
+
+    def most_sequences(self, memory: int, context: int) -> int:
+        """Return the most sequences of `context` tokens that fit; 0 where not even one does."""
+        return _most(lambda sequences: self.needed(context, sequences) <= memory)
+
+    def changed(self, *, quantize: Quantize | None = None, kv: str | None = None) -> Sizing:
+        """Return the same with other formats."""
+        return replace(self, quantize=quantize or self.quantize, kv=kv or self.kv)
+
+
+def _check(name: str, value: str, known: tuple[str, ...]) -> None:
+    if value not in known:
+        raise InvalidRequest(f"{name} is one of {', '.join(known)}, got {str(value)[:80]!r}.")
+
+
+def _most(fits: Callable[[int], bool]) -> int:
+    """Return the largest count that fits, by bisection: what fits with more fits with fewer."""
+    fewest, most = 0, 1
+    while most < _FARTHEST and fits(most):
+        fewest, most = most, most * 2
+    while most - fewest > 1:
+        middle = (fewest + most) // 2
+        fewest, most = (middle, most) if fits(middle) else (fewest, middle)
+    return fewest

@@ -1,0 +1,67 @@
+"""Random matrices in every weight format, and how far a kernel may be from its twin in fp64."""
+
+from __future__ import annotations
+
+import torch
+from llama4_local.kernels.activations import quantize_rows
+from llama4_local.kernels.tiles import Format, Tile
+from llama4_local.quantized import Fp8Matrix, Int4Matrix, Matrix
+from torch import Tensor
+
+FORMATS: tuple[Format, ...] = ("bf16", "int4", "fp8")
+ROUNDED = 2.5e-3  # one rounding to bf16 costs 1.7e-3 of the norm
+WHOLE = 1e-5  # fp32 sums
+
+
+def tile(rows: int = 64, tokens: int = 16, depth: int = 64, splits: int = 1) -> Tile:
+    return Tile(rows, tokens, depth, splits, 4, 1)
+
+
+def activations(*shape: int) -> Tensor:
+    return torch.randn(shape).to(torch.bfloat16)
+
+
+def matrix(form: Format, *shape: int, group: int = 64) -> Matrix:
+    """A matrix [..., out, in]."""
+    outputs, inputs = shape[-2:]
+    if form == "bf16":
+        return (torch.randn(shape) * inputs**-0.5).to(torch.bfloat16)
+    if form == "fp8":
+        values = torch.randn(shape).clamp(-4, 4).mul(100).to(torch.float8_e4m3fn)
+        return Fp8Matrix(values, (torch.rand(shape[:-1]) + 0.5) / 100 * inputs**-0.5)
+    scales = torch.randn(*shape[:-2], inputs // group, outputs).sign() * (torch.rand(inputs // group, outputs) + 0.5)
+    packed = torch.randint(0, 256, (*shape[:-1], inputs // 2), dtype=torch.uint8)
+    return Int4Matrix(packed, (scales * inputs**-0.5 / 4).to(torch.bfloat16))
+
+
+def experts(form: Format, *shape: int, group: int = 64) -> Matrix:
+    """A stack of experts as kernels take them; plain ones are [experts, in, out]."""
+    found = matrix(form, *shape, group=group)
+    return found.transpose(1, 2) if isinstance(found, Tensor) else found
+
+
+def exact(weight: Matrix) -> Tensor:
+    return weight.double() if isinstance(weight, Tensor) else weight.dequantize(torch.float64)
+
+
+def exact_expert(weight: Matrix, expert: int) -> Tensor:
+    """[out, in] of one expert."""
+    return weight[expert].t().double() if isinstance(weight, Tensor) else weight[expert].dequantize(torch.float64)
+
+
+def narrowed(x: Tensor, form: Format) -> tuple[Tensor, Tensor | None, Tensor]:
+    """What a matrix kernel gets for x in a format, its scales, and what that is worth in fp64."""
+    if form != "fp8":
+        return x, None, x.double()
+    values, scales = quantize_rows(x)
+    return values, scales, values.double() * scales.double()[:, None]
+
+
+def error(got: Tensor, wanted: Tensor) -> float:
+    """Norm of the difference over the norm of what was wanted."""
+    return float((got.double() - wanted.double()).norm() / wanted.double().norm())
+
+
+def swiglu(gate_up: Tensor) -> Tensor:
+    gate, up = gate_up.chunk(2, dim=-1)
+    return torch.nn.functional.silu(gate) * up

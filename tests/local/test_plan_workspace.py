@@ -1,0 +1,91 @@
+"""The planned workspace is never less than what a step takes, nor much more."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+import pytest
+import torch
+
+from llama4_local.batch import Work, build_batch
+from llama4_local.kv_cache import KvCache
+from llama4_local.model.transformer import Model, forward, logits
+from llama4_local.model.vision import encode_tiles
+from llama4_local.pages import Pages
+from llama4_local.planning.sizing import Sizing
+from llama4_local.sampler import Chooser, Rules, sample
+from llama4_local.weight_names import random_weights
+from local.memory_peak import MemoryPeak
+from local.small_checkpoints import guard, maverick, scout, tile_pixels
+
+if TYPE_CHECKING:
+    from llama4_local.config import ModelConfig
+    from llama4_local.planning.workspace import Workspace
+
+SMALL = {"scout": scout, "maverick": maverick, "guard": guard}
+SEQUENCES, CONTEXT = 3, 64
+
+
+class Run:
+    """A small model with its cache, and the workspace planned for it."""
+
+    def __init__(self, config: ModelConfig, dtype: torch.dtype) -> None:
+        self.config = config
+        self.model = Model.create(config, random_weights(config, 0, dtype=dtype))
+        self.step = config.text.chunk or CONTEXT
+        name = str(dtype).removeprefix("torch.")
+        sizing = Sizing.of(config, quantize=None, dtype=name, kv="auto", step_tokens=512, reference=True)
+        shape = sizing.cache(CONTEXT, SEQUENCES).shape
+        self.cache = KvCache.allocate(config.text, shape, dtype=dtype)
+        pages = Pages(shape)
+        self.sequences = [pages.sequence() for _ in range(SEQUENCES)]
+        planned = replace(sizing, step_tokens=SEQUENCES * self.step)
+        self.planned: Workspace = planned.workspace(CONTEXT, SEQUENCES)
+
+    def fill(self) -> torch.Tensor:
+        """Run every sequence to the end of the context, all in the same steps, and return its last hidden states."""
+        hidden = torch.empty(0)
+        for _ in range(CONTEXT // self.step):
+            for sequence in self.sequences:
+                sequence.extend(self.step)
+            batch = build_batch([Work(sequence, [5] * self.step) for sequence in self.sequences])
+            hidden = forward(self.model, batch, self.cache)[batch.last_rows]
+        return hidden
+
+
+@pytest.fixture(params=[torch.float32, torch.bfloat16], ids=["fp32", "bf16"])
+def dtype(request: pytest.FixtureRequest) -> torch.dtype:
+    found = request.param
+    assert isinstance(found, torch.dtype)
+    return found
+
+
+@pytest.mark.parametrize("shape", SMALL)
+@torch.inference_mode()
+def test_layers_take_no_more_than_planned_and_at_least_a_third(shape: str, dtype: torch.dtype) -> None:
+    run = Run(SMALL[shape](), dtype)
+    with MemoryPeak() as measured:
+        run.fill()
+    print(measured.peak, run.planned.layers + run.planned.gathered)
+    assert measured.peak <= run.planned.layers + run.planned.gathered <= 3 * measured.peak
+
+
+@torch.inference_mode()
+def test_choosing_tokens_takes_no_more_than_planned_and_at_least_a_third(dtype: torch.dtype) -> None:
+    run = Run(guard(), dtype)
+    hidden = run.fill()
+    everything = Rules(temperature=1, top_k=310, top_p=0.9, min_p=0.1, repetition_penalty=1.1, logprobs=20)
+    with MemoryPeak() as measured:
+        sample(logits(run.model, hidden), [Chooser(everything, [1, 2, 3], []) for _ in hidden])
+    print(measured.peak, run.planned.scores)
+    assert measured.peak <= run.planned.scores <= 3 * measured.peak
+
+
+@torch.inference_mode()
+def test_pictures_take_no_more_than_planned_and_at_least_a_third(dtype: torch.dtype) -> None:
+    run = Run(scout(), dtype)
+    with MemoryPeak() as measured:
+        encode_tiles(run.model, tile_pixels(run.config, run.config.max_tiles + 1))
+    print(measured.peak, run.planned.pictures)
+    assert measured.peak <= run.planned.pictures <= 3 * measured.peak
