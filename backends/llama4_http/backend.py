@@ -148,7 +148,8 @@ class HttpBackend:
                 raise InvalidRequest(
                     "This HttpBackend knows no tokenizer; pass tokenizer=… to render and count prompts."
                 )
-            self._template = PromptTemplate(given if isinstance(given, Tokenizer) else Tokenizer.from_file(given))
+            tokenizer = given if isinstance(given, Tokenizer) else Tokenizer.from_file(given)
+            self._template = PromptTemplate(tokenizer, tile=self._settings.tile, max_tiles=self._settings.max_tiles)
         return self._template
 
     async def start(self) -> None:
@@ -280,13 +281,13 @@ class HttpBackend:
     async def _pack(self, image: Image, profile: Profile) -> Packed | None:
         if image.url is not None and not image.fetch:
             return None  # the server fetches it
-        limits, fit, most = self._settings.image_limits, self._settings.fit_pictures, profile.max_inline
+        settings, most = self._settings, profile.max_inline
         if image.url is None:
-            return await to_thread.run_sync(lambda: pictures.pack(image, limits, fit=fit, max_inline=most))
+            return await to_thread.run_sync(lambda: pictures.pack(image, settings, max_inline=most))
         from llama4sdk.images import load_async
 
-        picture = await load_async(image, limits=limits)
-        return await to_thread.run_sync(lambda: pictures.pack_read(picture, None, fit=fit, max_inline=most))
+        picture = await load_async(image, limits=settings.image_limits)
+        return await to_thread.run_sync(lambda: pictures.pack_read(picture, None, settings, max_inline=most))
 
     async def _upload(self, pack: Packed, assets_url: str, sent: Sent) -> str:
         asked = pictures.asset_request(pack)

@@ -17,12 +17,13 @@ from typing import TYPE_CHECKING, Literal
 from pydantic_core import to_json
 
 from llama4sdk.errors import ImageError
-from llama4sdk.images import ImageLimits, fitted_size, grid_for, load
-from llama4sdk.images.limits import DEFAULT_LIMITS
+from llama4sdk.images import fitted_size, grid_for, load
+from llama4sdk.images.tiling import MAX_TILES, TILE
 
 if TYPE_CHECKING:
     from PIL import Image as Pillow
 
+    from llama4_http.settings import Settings
     from llama4sdk.messages import Image
 
 Mime = Literal["image/png", "image/jpeg"]
@@ -72,15 +73,12 @@ class Packed:
         return f"Packed({self.mime!r}, {len(self.data)} bytes, size={self.size})"
 
 
-def pack(
-    image: Image, limits: ImageLimits = DEFAULT_LIMITS, *, fit: bool = True, max_inline: int | None = None
-) -> Packed:
+def pack(image: Image, settings: Settings, *, max_inline: int | None = None) -> Packed:
     """Return a picture as it shall travel. Decodes and encodes: call it in a worker thread.
 
     Args:
         image: The picture; no remote one.
-        limits: What is read at all.
-        fit: Whether to scale it down to what the model sees.
+        settings: Limits, tiles, and whether to scale.
         max_inline: Most bytes that its base64 may take; JPEG of falling quality is tried until it fits,
             and the smallest is returned where none does.
 
@@ -88,18 +86,21 @@ def pack(
         ImageError: When it cannot be read.
         UrlBlocked: When it is a remote one.
     """
-    return pack_read(load(image, limits=limits), _file(image), fit=fit, max_inline=max_inline)
+    return pack_read(load(image, limits=settings.image_limits), _file(image), settings, max_inline=max_inline)
 
 
-def pack_read(picture: Pillow.Image, file: bytes | None, *, fit: bool = True, max_inline: int | None = None) -> Packed:
+def pack_read(
+    picture: Pillow.Image, file: bytes | None, settings: Settings, *, max_inline: int | None = None
+) -> Packed:
     """Return a picture that was read already, with the file that it came from if there was one."""
+    tile, max_tiles = settings.tile, settings.max_tiles
     width, height = picture.size
-    size = fitting(width, height) if fit else (width, height)
+    size = fitting(width, height, tile, max_tiles) if settings.fit_pictures else (width, height)
     scaled = _scaled(picture, size)
     mime, data = (_untouched(file, picture) if scaled is picture else None) or _encode(scaled, _is_jpeg(file))
     if max_inline is not None and _base64_length(data) > max_inline:
         mime, data = _squeezed(scaled, max_inline)
-    tokens = grid_for(width, height).prompt_tokens
+    tokens = grid_for(width, height, tile, max_tiles).prompt_tokens
     return Packed(mime, data, size, (width, height), tokens, len(file or data))
 
 
@@ -118,18 +119,19 @@ def asset_request(pack: Packed) -> bytes:
     return to_json({"contentType": pack.mime, "description": ASSET_NAME})
 
 
-def fitting(width: int, height: int) -> tuple[int, int]:
+def fitting(width: int, height: int, tile: int = TILE, max_tiles: int = MAX_TILES) -> tuple[int, int]:
     """Return the size at which a picture is sent: what the model resizes it to, where that is smaller.
 
     A size whose own grid would be another one is not taken: then the tiles would differ.
     """
-    grid = grid_for(width, height)
-    fitted = fitted_size(width, height, grid.rows, grid.cols)
+    grid = grid_for(width, height, tile, max_tiles)
+    fitted = fitted_size(width, height, grid.rows, grid.cols, tile)
     if fitted[0] > width or fitted[1] > height or fitted == (width, height):
         return width, height
-    again = grid_for(*fitted)
+    again = grid_for(*fitted, tile, max_tiles)
     same = (again.rows, again.cols) == (grid.rows, grid.cols)
-    return fitted if same and fitted_size(*fitted, again.rows, again.cols) == fitted else (width, height)
+    same = same and fitted_size(*fitted, again.rows, again.cols, tile) == fitted
+    return fitted if same else (width, height)
 
 
 def _scaled(picture: Pillow.Image, size: tuple[int, int]) -> Pillow.Image:

@@ -14,6 +14,7 @@ from llama4_http.retry import Retries
 from llama4_http.sse import MAX_EVENT
 from llama4sdk.errors import InvalidRequest
 from llama4sdk.images.limits import DEFAULT_LIMITS, ImageLimits
+from llama4sdk.images.tiling import MAX_TILES, TILE, grid_for
 
 PromptMode: TypeAlias = Literal["server", "client"]
 
@@ -27,6 +28,8 @@ class Settings:
         prompt_mode: `server` sends messages; `client` sends the prompt as token ids, made here.
         verify_prompt: Compare the server's prompt with ours, token by token, where it tells it.
         prefill: Words with which every answer begins; not repeated in the reply.
+        tile: Side of the model's picture tiles, in pixels.
+        max_tiles: Most tiles of a picture, the global one aside.
         fit_pictures: Scale pictures down to what the model sees before they are sent.
         max_images: Most pictures per request; None for the profile's own limit.
         image_limits: What is read of pictures at all.
@@ -42,6 +45,8 @@ class Settings:
     prompt_mode: PromptMode = "server"
     verify_prompt: bool = False
     prefill: str = ""
+    tile: int = TILE
+    max_tiles: int = MAX_TILES
     fit_pictures: bool = True
     max_images: int | None = None
     image_limits: ImageLimits = DEFAULT_LIMITS
@@ -52,6 +57,7 @@ class Settings:
     def __post_init__(self) -> None:
         if self.prompt_mode not in ("server", "client"):
             raise InvalidRequest("prompt_mode is 'server' or 'client'.")
+        grid_for(1, 1, self.tile, self.max_tiles)  # refuses sizes that cannot be used
         if self.max_event_bytes < 1 or self.max_answer_bytes < 1:
             raise InvalidRequest("max_event_bytes and max_answer_bytes must be positive.")
 
@@ -96,6 +102,8 @@ class Choices(TypedDict, total=False):
     prompt_mode: PromptMode
     verify_prompt: bool
     prefill: str
+    tile: int
+    max_tiles: int
     fit_pictures: bool
     max_images: int | None
     image_limits: ImageLimits

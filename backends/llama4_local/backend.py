@@ -124,6 +124,7 @@ class LocalBackend:
             context=ready.context if ready else None,
             max_images=ready.max_images if ready else self._options.max_images,
             vision=ready is None or ready.config.vision is not None,
+            structured_output=True,
             seed=True,
             logprobs=True,
             sessions=self._options.prefix_caching,

@@ -274,7 +274,7 @@ class Engine:
             text_of=self._tokenizer.decode,
             written=order.written,
         )
-        return Job(order, sequence, Chooser(rules, order.token_ids, answer.written), answer, pictures)
+        return Job(order, sequence, Chooser(rules, order.token_ids, answer.written, order.mask), answer, pictures)
 
     def _rules(self, order: Order) -> Rules:
         generation = self._model.config.generation

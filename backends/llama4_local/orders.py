@@ -13,6 +13,7 @@ if TYPE_CHECKING:
 
     from llama4_local.crossing import Mailbox
     from llama4_local.readiness import Ready
+    from llama4_local.sampler import TokenMask
     from llama4sdk.images import Tiles
     from llama4sdk.request import Request, Sampling
 
@@ -35,6 +36,7 @@ class Order:
         answers: Whether anything is to be written; else the prompt is computed and that is all.
         kept_as: The session's key under which prompt and answer stay in the cache afterwards.
         written: The answer's tokens; the engine appends, and is done with it when it says `Done`.
+        mask: What keeps the answer in its form.
     """
 
     request_id: str
@@ -50,6 +52,7 @@ class Order:
     answers: bool = True
     kept_as: object | None = None
     written: list[int] = field(default_factory=list[int])
+    mask: TokenMask | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,6 +115,7 @@ def prepare(
         mailbox=mailbox,
         answers=answers,
         kept_as=prefix.kept_as if prefix else None,
+        mask=ready.grammars.mask_for(request) if answers else None,
     )
 
 

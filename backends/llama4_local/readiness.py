@@ -7,6 +7,7 @@ from importlib.util import find_spec
 from typing import TYPE_CHECKING
 
 from llama4_local.config_file import read_config
+from llama4_local.grammar import Grammars
 from llama4sdk.errors import BackendMissing
 from llama4sdk.prompting import PromptTemplate, Tokenizer
 
@@ -28,12 +29,14 @@ class Ready:
         template: How its prompts are rendered.
         context: Most tokens that prompt and answer may take together.
         max_images: Most pictures in a request.
+        grammars: What keeps answers in the form that was asked for.
     """
 
     config: ModelConfig
     template: PromptTemplate
     context: int
     max_images: int
+    grammars: Grammars
 
 
 def look_at(folder: Path, options: Options, template: PromptTemplate | None) -> Ready:
@@ -58,11 +61,13 @@ def look_at(folder: Path, options: Options, template: PromptTemplate | None) -> 
     config = read_config(folder)
     check_checkpoint(folder, config)
     context = config.text.max_positions
+    template = template or _template(folder, config)
     return Ready(
         config=config,
-        template=template or _template(folder, config),
+        template=template,
         context=min(context, options.context or context),
         max_images=options.max_images if config.vision else 0,
+        grammars=Grammars(template.tokenizer, config.text.vocab_size, config.generation.eos_token_ids),
     )
 
 

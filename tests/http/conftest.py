@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 
+import hypothesis
 import pytest
 
 from llama4_http import HttpBackend
@@ -13,6 +14,10 @@ from llama4sdk.events import Event
 from llama4sdk.messages import Prompt, conversation
 from llama4sdk.reply import Reply, ReplyBuilder
 from llama4sdk.request import Deadlines, Request
+
+# How long an example takes says more about the machine than about the code.
+hypothesis.settings.register_profile("http", deadline=None)
+hypothesis.settings.load_profile("http")
 
 
 @dataclass

@@ -23,7 +23,7 @@ def stub_torchvision() -> None:
     stub_torchvision.library = library  # type: ignore[attr-defined]  # lives as long as the process
     import torchvision.io
 
-    def decode_image(data, mode=None, *_: object, **__: object):  # noqa: ANN001, ANN202
+    def decode_image(data, mode=None, *_: object, **__: object):
         import numpy as np
         from PIL import Image
 

@@ -26,7 +26,9 @@ def picture() -> bytes:
     return file.getvalue()
 
 
-@pytest.mark.parametrize("name", ["echo", "echo_in_stream", "status_401", "reset_mid_stream", "html_502", "huge_line", "redirect"])
+@pytest.mark.parametrize(
+    "name", ["echo", "echo_in_stream", "status_401", "reset_mid_stream", "html_502", "huge_line", "redirect"]
+)
 async def test_no_canary_appears_anywhere(name, ask, caplog) -> None:
     data = picture()
     inline = base64.b64encode(data).decode()[40:80]

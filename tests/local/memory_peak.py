@@ -34,5 +34,6 @@ class MemoryPeak:
         results = self._profile.kineto_results
         if results is None:
             raise RuntimeError("the profiler has no results")
-        changes = [event.nbytes() for event in results.events() if event.name() == "[memory]"]
+        events = [event for event in results.events() if event.name() == "[memory]"]
+        changes: list[int] = [event.nbytes() for event in events]  # pyright: ignore[reportAttributeAccessIssue] # not in torch's stubs
         self.peak = max(accumulate(changes), default=0)

@@ -183,4 +183,4 @@ class EngineLife(RuleBasedStateMachine):
 
 
 TestEngineLife = EngineLife.TestCase
-TestEngineLife.settings = settings(max_examples=20, stateful_step_count=50, deadline=None)
+TestEngineLife.settings = settings(max_examples=12, stateful_step_count=50, deadline=None)

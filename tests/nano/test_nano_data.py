@@ -18,7 +18,7 @@ from llama4_local.nano.data.sample import split_of
 from llama4_local.nano.data.scenes import caption, description
 from llama4_local.nano.evaluate import wanted_text
 from llama4_local.nano.pictures import COLOURS, PLACES, SHAPES, Scene, Shape, draw, random_scene
-from llama4sdk.messages import AssistantMessage, UserMessage
+from llama4sdk.messages import AssistantMessage
 from llama4sdk.models import LANGUAGES as SUPPORTED
 from llama4sdk.request import Request
 
@@ -134,8 +134,11 @@ def test_shapes_lie_where_the_scene_says() -> None:
         width, height = image.size
         points = [(x, y) for x in range(width) for y in range(height) if sum(image.getpixel((x, y))[:3]) < 150]  # pyright: ignore
         x, y = (sum(point[axis] for point in points) / len(points) for axis in (0, 1))
-        assert (0, 1, 2)[min(2, int(3 * x / width))] == place % 3
-        assert min(2, int(3 * y / height)) == place // 3
+        assert [_third(x / width), _third(y / height)] == [place % 3, place // 3]
+
+
+def _third(share: float) -> int:
+    return 0 if share < 0.4 else 1 if share < 0.6 else 2
 
 
 def test_scenes_have_one_to_four_shapes_in_different_places() -> None:
@@ -147,13 +150,6 @@ def test_scenes_have_one_to_four_shapes_in_different_places() -> None:
     assert all(len({shape.place for shape in scene.shapes}) == len(scene.shapes) for scene in scenes)
 
 
-def test_questions_of_a_demo_are_trained_on_and_not_kept_back() -> None:
-    said = {
-        message.text
-        for skill in ("arithmetic", "greetings", "pictures")
-        for sample in islice(samples(11, skill), 1500 if skill != "pictures" else 150)
-        for message in sample.messages
-        if isinstance(message, UserMessage)
-    }
-    assert {"Hello!", "What is in this picture?", "Describe this image."} <= said
-    assert "17 + 25" not in said or split_of("17+25") == "train"
+def test_questions_of_a_demo_are_not_kept_for_tests() -> None:
+    for key in ("Hello!", "Hi!", "17+25", "What is the capital of France?", "Thank you!", "Tell me about yourself."):
+        assert split_of(key) == "train"

@@ -55,10 +55,10 @@ def test_fault_48_a_pattern_that_backtracks_elsewhere_takes_no_time() -> None:
 
 
 def test_fault_48_alternatives_that_multiply_end() -> None:
-    schema = JsonSchema(
-        {"$defs": {"a": {"anyOf": [{"$ref": "#/$defs/a"}, {"$ref": "#/$defs/a"}]}}, "$ref": "#/$defs/a"}
-    )
-    assert schema.fit(1)[1]
+    twice = {"anyOf": [{"$ref": "#/$defs/a"}, {"$ref": "#/$defs/a"}]}
+    assert JsonSchema({"$defs": {"a": twice}, "$ref": "#/$defs/a"}).fit(1)[1]
+    chain = {f"s{n}": {"anyOf": [{"$ref": f"#/$defs/s{n + 1}"}] * 2} for n in range(90)}
+    assert JsonSchema({"$defs": {**chain, "s90": {"type": "string"}}, "$ref": "#/$defs/s0"}).fit(1)[1]
 
 
 def test_fault_49_a_schema_that_refers_to_itself_is_supported() -> None:

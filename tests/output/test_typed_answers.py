@@ -26,10 +26,8 @@ FITS = '{"name": "Paris", "people": 2}'
 
 
 async def partials(*steps: str, output: object = City) -> list[Any]:
-    async with (
-        Llama4(ScriptedBackend([TextDelta(step) for step in steps])) as llama,
-        llama.stream("?", output=output) as stream,
-    ):
+    backend = ScriptedBackend([TextDelta(step) for step in steps])
+    async with Llama4(backend) as llama, llama.stream("?", output=output) as stream:
         return [event.value async for event in stream if isinstance(event, Partial)]
 
 
@@ -53,18 +51,13 @@ async def test_partial_objects_hold_only_what_is_closed() -> None:
 
 
 async def test_partial_lists_grow_by_their_closed_parts() -> None:
-    assert (
-        await partials('[{"n": [1', ", 2", ', 3], "m"', ": null}, ", '"x"]', output=list[Any])
-        == [
-            [{"n": [1]}],
-            [{"n": [1, 2]}],
-            [{"n": [1, 2, 3]}],
-            [{"n": [1, 2, 3], "m": None}],
-            [{"n": [1, 2, 3], "m": None}, "x"],
-            [{"n": [1, 2, 3], "m": None}, "x"],
-        ][1:]
-        or True
-    )
+    assert await partials('[{"n": [1', ", 2", ', 3], "m"', ": null}, ", '"x"]', output=list[Any]) == [
+        [{"n": [1]}],
+        [{"n": [1, 2, 3]}],
+        [{"n": [1, 2, 3], "m": None}],
+        [{"n": [1, 2, 3], "m": None}, "x"],
+        [{"n": [1, 2, 3], "m": None}, "x"],
+    ]
 
 
 async def test_a_single_value_has_no_parts() -> None:
@@ -100,8 +93,7 @@ def is_part(part: Any, whole: Any) -> bool:
 
 @settings(max_examples=100, deadline=None)
 @given(
-    value=st.lists(values, min_size=1, max_size=4)
-    | st.dictionaries(st.text(max_size=5), values, min_size=1, max_size=4),
+    value=st.lists(values, min_size=1) | st.dictionaries(st.text(max_size=5), values, min_size=1),
     cuts=st.lists(st.integers(0, 300), max_size=20),
     indent=st.sampled_from([None, 1]),
 )
@@ -173,10 +165,8 @@ async def test_a_broken_off_answer_shows_what_was_closed_but_is_no_answer() -> N
 
 
 async def test_a_cancelled_answer_has_no_output() -> None:
-    async with (
-        Llama4(ScriptedBackend(['{"name": "Paris", "peo', 60.0])) as llama,
-        llama.stream("?", output=City) as stream,
-    ):
+    backend = ScriptedBackend(['{"name": "Paris", "peo', 60.0])
+    async with Llama4(backend) as llama, llama.stream("?", output=City) as stream:
         async for event in stream:
             if isinstance(event, Partial):
                 await stream.cancel()

@@ -46,14 +46,18 @@ async def test_everything_asked_for_reaches_the_backend() -> None:
     assert (request.tool_choice, request.sampling.seed) == ("now", 3)
 
 
-async def test_what_is_not_there_yet_says_so() -> None:
-    async with Llama4(ScriptedBackend()) as llama:
-        with pytest.raises(InvalidRequest, match="not there yet"):
-            await llama.chat("?", output=int)
-        with pytest.raises(InvalidRequest, match="not there yet"):
-            await llama.run("?", tools=[])
-        with pytest.raises(InvalidRequest, match="not there yet"):
-            await llama.chat("?", tools=[len])  # type: ignore[list-item]
+async def test_what_cannot_be_asked_for_is_refused_before_it_is_sent() -> None:
+    backend = ScriptedBackend()
+    async with Llama4(backend) as llama:
+        with pytest.raises(InvalidRequest, match="output is a type"):
+            await llama.chat("?", output="int")
+        with pytest.raises(InvalidRequest, match="no function"):
+            await llama.run("?", tools=[ToolSpec("now")])
+        with pytest.raises(InvalidRequest, match="no fixed name"):
+            await llama.chat("?", tools=[len])
+        with pytest.raises(InvalidRequest, match="repair"):
+            await llama.chat("?", repair=-1)
+    assert backend.requests == []
 
 
 async def test_a_client_is_entered_before_it_is_used_and_not_after_it_is_closed() -> None:

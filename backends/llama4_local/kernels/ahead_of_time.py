@@ -77,9 +77,7 @@ def specialize(launch: Launch) -> Specialization:
             isinstance(value, int) and value % 16 == 0 and not parameter.do_not_specialize
         ):
             aligned.append(name)
-    return Specialization(
-        tuple(types.items()), tuple(constants.items()), tuple(aligned), launch.warps, launch.stages
-    )
+    return Specialization(tuple(types.items()), tuple(constants.items()), tuple(aligned), launch.warps, launch.stages)
 
 
 def compile_launch(launch: Launch) -> Compiled:

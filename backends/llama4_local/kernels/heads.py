@@ -60,9 +60,7 @@ def _heads_kernel(
             pair = tl.load(rotation + token.to(tl.int64) * DIM + d)
             cosine, sine = tl.split(tl.reshape(pair, (DIM // 2, 2)))
             even, odd = tl.split(tl.reshape(x, (BLOCK, DIM // 2, 2)))
-            turned = tl.join(
-                even * cosine[None, :] - odd * sine[None, :], even * sine[None, :] + odd * cosine[None, :]
-            )
+            turned = tl.join(even * cosine[None, :] - odd * sine[None, :], even * sine[None, :] + odd * cosine[None, :])
             x = tl.reshape(turned, (BLOCK, DIM))
         if NORM:
             x *= tl.rsqrt(tl.sum(x * x, 1) / DIM + eps)[:, None]
@@ -91,9 +89,7 @@ def qkv_epilogue(qkv: Tensor, plan: HeadPlan, layer: LayerCache, slots: Tensor) 
     parts = qkv if qkv.dim() == 3 else qkv[None]
     _, count, width = parts.shape
     require(plan.head_dim & (plan.head_dim - 1) == 0, f"head_dim must be a power of two, got {plan.head_dim}")
-    require(
-        width == (plan.heads + 2 * plan.kv_heads) * plan.head_dim, f"{width} columns do not make the plan's heads"
-    )
+    require(width == (plan.heads + 2 * plan.kv_heads) * plan.head_dim, f"{width} columns do not make the plan's heads")
     contiguous(qkv=qkv, rotation=plan.rotation, query_scale=plan.query_scale, slots=slots)
     contiguous(keys=layer.keys, values=layer.values)
     queries = torch.empty((count, plan.heads, plan.head_dim), dtype=torch.bfloat16, device=qkv.device)

@@ -17,7 +17,7 @@ from torch import Tensor
 from llama4_local.kernels.launch import Constant, ceil_div, contiguous, launch, power_above, require
 from llama4_local.reference.sampling import Filters
 
-_BLOCK = 4096
+BLOCK = 4096  # logits of a program; a multiple of CHUNK
 _SHIFTS = (25, 20, 15, 10, 5, 0)
 CANDIDATES = tl.constexpr(32)
 CHUNK = tl.constexpr(128)
@@ -270,6 +270,7 @@ def adjust(
     presence: Tensor | None = None,
     frequency: Tensor | None = None,
     allowed: Tensor | None = None,
+    block: int = BLOCK,
 ) -> Tensor:
     """Return the logits less penalties, and -inf where a grammar rules tokens out.
 
@@ -281,6 +282,7 @@ def adjust(
         presence: [rows], fp32.
         frequency: [rows], fp32.
         allowed: [rows, ⌈vocab / 32⌉], int32: bit t % 32 of word t // 32 allows token t; None allows all.
+        block: Logits of a program.
     """
     rows, vocab = logits.shape
     contiguous(logits=logits, seen=seen, counts=counts, allowed=allowed)
@@ -289,35 +291,36 @@ def adjust(
     out = torch.empty_like(logits)
     launch(
         _adjust_kernel,
-        (rows, ceil_div(vocab, _BLOCK)),
+        (rows, ceil_div(vocab, block)),
         {"logits": logits, "seen": seen, "counts": counts, "repetition": repetition, "presence": presence}
         | {"frequency": frequency, "allowed": allowed, "out": out, "vocab": vocab, "words": words},
-        {"BLOCK": _BLOCK},
+        {"BLOCK": block},
     )
     return out
 
 
-def draw(logits: Tensor, filters: Filters, uniforms: Tensor) -> tuple[Tensor, Tensor]:
+def draw(logits: Tensor, filters: Filters, uniforms: Tensor, block: int = BLOCK) -> tuple[Tensor, Tensor]:
     """Draw one token for each row; see `reference.sampling.draw`. Nothing comes back to the host.
 
     Args:
         logits: [rows, vocab], fp32.
         filters: How to narrow the choice down; here a temperature of 0 takes the likeliest token.
         uniforms: [rows], fp64, in [0, 1).
+        block: Logits of a program.
 
     Returns:
-        Tokens [rows], int64; largest logits [blocks of the vocabulary, rows], whose largest is not finite
+        Tokens [rows], int64; largest logits [rows, blocks of the vocabulary], whose largest is not finite
         where nothing can be chosen from a row, so that its token means nothing.
     """
     rows, vocab = logits.shape
     contiguous(logits=logits)
-    blocks = ceil_div(vocab, _BLOCK)
+    blocks = ceil_div(vocab, block)
     tops = torch.empty((rows, blocks), dtype=torch.float32, device=logits.device)
     places = torch.empty((rows, blocks), dtype=torch.int32, device=logits.device)
     sizes = {"vocab": vocab, "blocks": blocks}
     source = {"logits": logits, "tops": tops, "temperature": filters.temperature}
-    shape: dict[str, Constant] = {"BLOCK": _BLOCK, "BLOCKS": power_above(blocks)}
-    launch(_peaks_kernel, (rows, blocks), {"logits": logits, "tops": tops, "places": places} | sizes, {"BLOCK": _BLOCK})
+    shape: dict[str, Constant] = {"BLOCK": block, "BLOCKS": power_above(blocks)}
+    launch(_peaks_kernel, (rows, blocks), {"logits": logits, "tops": tops, "places": places} | sizes, {"BLOCK": block})
     least = _ranked(source, filters, sizes, shape) if filters.ranked else {"k_least": None, "p_least": None}
     masses = torch.empty((rows, blocks), dtype=torch.float64, device=logits.device)
     limits = least | {"min_p": filters.min_p, "top_p": filters.top_p}

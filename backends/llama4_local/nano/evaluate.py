@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 
     from llama4sdk.prompting import PromptTemplate, Rendered
 
-_LONGEST = 220  # tokens of an answer; the longest right one has fewer
+_LONGEST = 40  # tokens of an answer; the longest right one has fewer
 _TOGETHER = 24
 
 

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from llama4_local.config import ModelConfig, TextConfig, VisionConfig
 
 _WIDE = 4  # bytes of fp32, in which norms, rotations and scores are computed
-_SCORE = 53  # bytes for each score while tokens are chosen: penalties, softmax, ranking, sums in fp64
+_SCORE = 64  # bytes for each score while tokens are chosen: 54 seen, with penalties, ranking and log-probabilities
 _UNPACKING = 14  # bytes for each number of a matrix while it is unpacked: nibbles, integers, scales, values
 _ANGLE = 8  # bytes of a cosine and a sine
 

@@ -47,7 +47,8 @@ class PartialReader:
         place = 0
         while place < len(text) and not self.done:
             place = self._begin(text, place) if not self._stack else self._go_on(text, place)
-        return self._closed > self._shown + (self._shown // 16 if self._shown > _LONG else 0)
+        least = 0 if self.done or self._shown <= _LONG else self._shown // 16
+        return self._closed > self._shown + least
 
     def value(self) -> Any:
         """Return the value so far, from its closed parts.

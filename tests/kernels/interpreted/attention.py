@@ -86,7 +86,14 @@ def test_a_sequence_does_not_depend_on_its_neighbours(new: int, dtype: torch.dty
     queries = activations(4 + new + 2, 10, DIM)
     table = crowd.tables["global"]
     own = PoolTable(table.slots, table.pages[1:2, :5].contiguous(), (37,), table.context_lengths[1:2])
-    alone = Batch(*(crowd.token_ids,) * 2, (Segment(0, new, 37 - new),), torch.tensor([0, new]), {"global": own}, crowd.image_rows, None)
+    alone = Batch(
+        *(crowd.token_ids,) * 2,
+        (Segment(0, new, 37 - new),),
+        torch.tensor([0, new]),
+        {"global": own},
+        crowd.image_rows,
+        None,
+    )
     rows = slice(4, 4 + new)
     assert torch.equal(attend(queries, layer, crowd)[rows], attend(queries[rows].contiguous(), layer, alone))
 
@@ -115,7 +122,7 @@ def test_a_later_token_of_the_same_step_is_not_seen() -> None:
 
 
 def test_padded_queries_of_a_group_leave_no_trace() -> None:
-    layer, batch = cache(4, 8, kv_heads=1), layout([(1, 20), (7, 9)], 8)
+    layer, batch = cache(5, 8, kv_heads=1), layout([(1, 20), (7, 9)], 8)
     queries = activations(8, 5, DIM)
     wanted = ReferenceOps().attention(queries.double(), wide(layer), batch)
     assert error(attend(queries, layer, batch), wanted) < 1.5 * ROUNDED
@@ -173,4 +180,6 @@ def test_what_e4m3_cannot_hold_becomes_its_largest() -> None:
 
 def test_heads_that_do_not_fit_are_refused() -> None:
     with pytest.raises(InvalidRequest, match="heads"):
-        qkv_epilogue(activations(1, 13 * DIM), plan(1, rope=False, norm=False, scale=False), cache(1, 8), torch.tensor([8]))
+        qkv_epilogue(
+            activations(1, 13 * DIM), plan(1, rope=False, norm=False, scale=False), cache(1, 8), torch.tensor([8])
+        )

@@ -37,7 +37,9 @@ def logits_for(chosen: list[int], experts_count: int = EXPERTS) -> Tensor:
 def wanted_hidden(worth: Tensor, weight: Matrix, routing: Routing) -> Tensor:
     """What gate and up make of each slot, in fp64."""
     slots: list[Tensor] = []
-    for group, (first, last) in enumerate(zip(routing.offsets[:-1].tolist(), routing.offsets[1:].tolist(), strict=True)):
+    for group, (first, last) in enumerate(
+        zip(routing.offsets[:-1].tolist(), routing.offsets[1:].tolist(), strict=True)
+    ):
         x = worth[routing.order[first:last].long()] * routing.scores[first:last, None].double()
         slots.append(swiglu(x @ exact_expert(weight, group).t()))
     return torch.cat(slots)
@@ -47,7 +49,9 @@ def wanted_parts(worth: Tensor, weight: Matrix, routing: Routing) -> Tensor:
     """What routed and shared experts add to each token, [2, tokens, out], in fp64."""
     count = len(worth) // 2
     out = torch.zeros(2, count, exact_expert(weight, 0).shape[0], dtype=torch.float64)
-    for group, (first, last) in enumerate(zip(routing.offsets[:-1].tolist(), routing.offsets[1:].tolist(), strict=True)):
+    for group, (first, last) in enumerate(
+        zip(routing.offsets[:-1].tolist(), routing.offsets[1:].tolist(), strict=True)
+    ):
         tokens = routing.order[first:last].long()
         out[int(group == len(routing.offsets) - 2), tokens] = worth[first:last] @ exact_expert(weight, group).t()
     return out
@@ -115,7 +119,9 @@ def test_a_token_does_not_depend_on_its_neighbours(form: Format) -> None:
         return down(hidden, back, tile(splits=2), routing, x_scales=hidden_scales)
 
     alone = run(own, own_logits)
-    crowd = run(torch.cat([others[:20], own, others[20:]]), torch.cat([other_logits[:20], own_logits, other_logits[20:]]))
+    crowd = run(
+        torch.cat([others[:20], own, others[20:]]), torch.cat([other_logits[:20], own_logits, other_logits[20:]])
+    )
     assert torch.equal(alone[:, 0], crowd[:, 20])
 
 

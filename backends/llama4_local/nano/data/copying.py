@@ -23,7 +23,7 @@ _COUNT_DOWN = ("Count down from {a} to {b}.", "Count backwards from {a} to {b}."
 
 def copying(rng: Random) -> tuple[list[Exchange], str]:
     """Return a request to repeat words or to count, with its answer and its key."""
-    if rng.random() < 0.5:
+    if rng.random() < 0.6:
         return _repeated(rng)
     if rng.random() < 0.2:
         b = rng.randint(2, 20)
@@ -40,7 +40,10 @@ def _numbers(first: int, last: int, step: int) -> str:
 
 
 def _repeated(rng: Random) -> tuple[list[Exchange], str]:
-    words = phrase(rng, 1, 6) if rng.random() < 0.6 else " ".join(random_word(rng) for _ in range(rng.randint(1, 4)))
+    if rng.random() < 0.4:  # long ones teach copying fastest
+        words = phrase(rng, 6, 20)
+    else:
+        words = phrase(rng, 1, 6) if rng.random() < 0.6 else " ".join(random_word(rng) for _ in range(rng.randint(1, 4)))
     if rng.random() < 0.3:
         words = words.capitalize()
     if rng.random() < 0.2:

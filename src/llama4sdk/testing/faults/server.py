@@ -40,6 +40,8 @@ class FaultServer:
         self._tls = tls
         self._port = port
         self._stack = AsyncExitStack()
+        self._put_off: list[Received] = []  # requests whose answer is asked for later
+        self._asked_again = False
         self.received: list[Received] = []
         """Every request so far, in order."""
         self.connections = 0
@@ -58,7 +60,7 @@ class FaultServer:
         Raises:
             InvalidRequest: For a name that does not exist.
         """
-        if name not in MISDEEDS and name not in QUIRKS:
+        if name not in MISDEEDS and name not in QUIRKS and name != "accepted":
             raise InvalidRequest(f"No fault named {name!r}; there are {', '.join(sorted({*MISDEEDS, *QUIRKS}))}.")
         return f"{self._origin}/{name}/v1"
 
@@ -66,6 +68,11 @@ class FaultServer:
     def posts(self) -> int:
         """How many POST requests came so far."""
         return sum(request.method == "POST" for request in self.received)
+
+    async def at_rest(self) -> None:
+        """Wait until no connection is open and no answer under way."""
+        while self.connections or self.answering:
+            await anyio.sleep(0.01)
 
     async def __aenter__(self) -> Self:
         plain = await anyio.create_tcp_listener(local_host="127.0.0.1", local_port=self._port)
@@ -104,7 +111,7 @@ class FaultServer:
         found = _PATH.fullmatch(request.path)
         act = self._act(found["act"]) if found else None
         if found is None:
-            await wire.answer_json(404, {"error": {"message": "no such path", "type": "not_found"}})
+            await self._aside(wire, request)
         elif request.method != "POST":
             await self._tell(wire, found["rest"])
         else:
@@ -115,7 +122,28 @@ class FaultServer:
                 self.answering -= 1
 
     def _act(self, name: str | None) -> Act | None:
+        if name == "accepted":
+            return self._accept
         return MISDEEDS.get(name or "") or QUIRKS.get(name or "")
+
+    async def _aside(self, wire: Wire, request: Received) -> None:
+        """What NVIDIA's catalog has beside its `/v1`: uploads, and answers that take long."""
+        if request.path == "/assets":
+            await wire.answer_json(200, {"assetId": "asset-1", "uploadUrl": f"{self._origin}/upload"})
+        elif request.path == "/upload":
+            await wire.answer(200, b"")
+        elif request.path == "/status/request-1":
+            self._asked_again = not self._asked_again
+            if self._asked_again:
+                await wire.answer(202, b"", NVCF_REQID="request-1")
+            else:
+                await self._behave(wire, self._put_off[-1])
+        else:
+            await wire.answer_json(404, {"error": {"message": "no such path", "type": "not_found"}})
+
+    async def _accept(self, wire: Wire, request: Received) -> None:
+        self._put_off.append(request)
+        await wire.answer(202, b"", NVCF_REQID="request-1")
 
     async def _tell(self, wire: Wire, path: str) -> None:
         if path == "/models":

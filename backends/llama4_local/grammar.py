@@ -1,0 +1,177 @@
+"""Constrained decoding: answers that cannot leave their form, by masks over the vocabulary (llguidance)."""
+
+from __future__ import annotations
+
+import threading
+from collections import OrderedDict
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Final
+
+from llama4_local.call_grammar import calls_grammar, json_rule
+from llama4sdk.errors import BackendMissing, InvalidRequest
+from llama4sdk.output import JsonSchema
+
+if TYPE_CHECKING:
+    from llguidance import LLMatcher, LLTokenizer
+    from torch import Tensor
+
+    from llama4sdk.prompting import Tokenizer
+    from llama4sdk.request import Request
+
+_KEPT: Final = 64  # compiled grammars
+_MAX_GRAMMAR: Final = 2_000_000  # characters
+# Words are free as long as they do not begin like a list of calls.
+_WORDS: Final = r"/([^\[](.|\n)*)?/"
+
+
+class Grammars:
+    """Compiles the form that a request asks for, and keeps what was compiled lately.
+
+    May be used from several threads; compiling takes its time, so do it in one that may wait.
+
+    Args:
+        tokenizer: The model's tokenizer.
+        vocab_size: Columns of the model's scores.
+        end_ids: Tokens that end an answer.
+    """
+
+    def __init__(self, tokenizer: Tokenizer, vocab_size: int, end_ids: Sequence[int]) -> None:
+        self._tokenizer = tokenizer
+        self._vocab_size = vocab_size
+        self._end_ids = list(end_ids)
+        self._lock = threading.Lock()
+        self._known: LLTokenizer | None = None
+        self._compiled: OrderedDict[str, LLMatcher] = OrderedDict()
+
+    def mask_for(self, request: Request) -> GrammarMask | None:
+        """Return what keeps a request's answer in its form; None when any answer will do.
+
+        Raises:
+            InvalidRequest: For a form that cannot be compiled, or takes too much to compile.
+            BackendMissing: When llguidance is not installed.
+        """
+        grammar = grammar_of(request)
+        if grammar is None:
+            return None
+        if not self._end_ids:
+            raise InvalidRequest("This checkpoint names no token that ends an answer, so its form cannot be kept.")
+        if request.sampling.min_tokens:
+            raise InvalidRequest("min_tokens cannot be kept together with tools or a typed answer; leave it out.")
+        return GrammarMask(self._matcher(grammar).deep_copy(), self._vocab_size)
+
+    def _matcher(self, grammar: str) -> LLMatcher:
+        with self._lock:
+            matcher = self._compiled.get(grammar)
+            if matcher is None:
+                matcher = self._compiled[grammar] = self._compile(grammar)
+                if len(self._compiled) > _KEPT:
+                    self._compiled.popitem(last=False)
+            self._compiled.move_to_end(grammar)
+            return matcher
+
+    def _compile(self, grammar: str) -> LLMatcher:
+        if len(grammar) > _MAX_GRAMMAR:
+            raise InvalidRequest("The form of the answer is too large to be kept while it is written; make it smaller.")
+        try:
+            from llguidance import LLMatcher, LLParserLimits
+        except ImportError as error:
+            raise BackendMissing(
+                "Keeping an answer to a form needs llguidance. Install it with: pip install 'llama4sdk[local]'"
+            ) from error
+        if self._known is None:
+            self._known = _vocabulary(self._tokenizer, self._vocab_size, self._end_ids)
+        limits = LLParserLimits(verbose_errors=False)
+        matcher = LLMatcher(self._known, LLMatcher.grammar_from_lark(grammar), log_level=0, limits=limits)
+        if not matcher.is_error():
+            matcher.deep_copy().compute_bitmask()
+        if matcher.is_error():
+            problem = matcher.get_error().splitlines()[0][:200]
+            raise InvalidRequest(f"The form of the answer cannot be kept while it is written ({problem}).")
+        return matcher
+
+
+class GrammarMask:
+    """Rules out every token that would lead one answer out of its form.
+
+    Args:
+        matcher: The compiled grammar at its beginning; owned by this mask.
+        vocab_size: Columns of the scores.
+    """
+
+    def __init__(self, matcher: LLMatcher, vocab_size: int) -> None:
+        self._matcher = matcher
+        self._vocab_size = vocab_size
+        self._read = 0
+
+    def __call__(self, logits: Tensor, written: Sequence[int]) -> None:
+        """Write -inf into one row of scores, [vocab]; a form that got too hard to follow rules everything out.
+
+        On a CUDA device the mask is computed here while the device still works on the scores.
+        """
+        import numpy as np
+        import torch
+
+        for token in written[self._read :]:
+            self._matcher.consume_token(token)
+        self._read = len(written)
+        packed = np.frombuffer(self._matcher.compute_bitmask(), dtype=np.uint8)
+        allowed = torch.from_numpy(np.unpackbits(packed, count=self._vocab_size, bitorder="little"))
+        logits.masked_fill_(allowed.to(logits.device) == 0, -torch.inf)
+
+
+def grammar_of(request: Request) -> str | None:
+    """Return the grammar of a request's answer; None when any answer will do.
+
+    Raises:
+        InvalidRequest: For schemas that cannot be used.
+    """
+    tools = () if request.tool_choice == "none" else request.tools
+    forced = request.tool_choice not in ("auto", "none")
+    if request.tool_choice not in ("auto", "none", "required"):
+        tools = tuple(tool for tool in tools if tool.name == request.tool_choice)
+    options = ["calls"] if tools else []
+    if request.output is not None and not forced:
+        JsonSchema(request.output.schema)
+        options.append("answer")
+    elif tools and not forced:
+        options.append("words")
+    if not options:
+        return None
+    lines = [f"start: {' | '.join(options)}"]
+    if tools:
+        lines.append(calls_grammar(tools))
+    if "answer" in options and request.output is not None:
+        lines.append(f"answer: {json_rule(request.output.schema)}")
+    if "words" in options:
+        lines.append(f"words: {_WORDS}")
+    return "\n".join(lines)
+
+
+class _Vocabulary:
+    """The tokenizer as llguidance asks for it."""
+
+    def __init__(self, tokenizer: Tokenizer, vocab_size: int, end_id: int) -> None:
+        self._tokenizer = tokenizer
+        names = {token_id: name for name, token_id in tokenizer.specials.items()}
+        self.eos_token_id = end_id
+        self.bos_token_id: int | None = None
+        self.special_token_ids = sorted(names)
+        self.tokens = [self._bytes(token_id, names) for token_id in range(max(vocab_size, tokenizer.vocab_size))]
+
+    def __call__(self, text: str | bytes) -> list[int]:
+        return self._tokenizer.encode(text if isinstance(text, str) else text.decode("utf-8", "replace"))
+
+    def _bytes(self, token_id: int, names: dict[int, str]) -> bytes:
+        if token_id in names:
+            return names[token_id].encode()
+        try:
+            return self._tokenizer.token_bytes(token_id) or b""
+        except InvalidRequest:  # a column of the scores that stands for no token
+            return b""
+
+
+def _vocabulary(tokenizer: Tokenizer, vocab_size: int, end_ids: Sequence[int]) -> LLTokenizer:
+    from llguidance import LLTokenizer, TokenizerWrapper
+
+    wrapped = TokenizerWrapper(_Vocabulary(tokenizer, vocab_size, end_ids[0]))
+    return LLTokenizer(wrapped, n_vocab=max(vocab_size, tokenizer.vocab_size), eos_token=list(end_ids))

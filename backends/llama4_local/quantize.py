@@ -1,0 +1,142 @@
+"""Packs matrices into int4 or FP8.
+
+int4: a group's scale is signed, so that its largest magnitude may become -8, the one integer that has no
+positive twin; a few smaller and larger scales are tried and the one with the least squared error is kept.
+FP8: each row's largest magnitude becomes 448.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from functools import partial
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from llama4_local.quantized import E4M3_LARGEST, LEAST_SCALE, Fp8Matrix, Int4Matrix, Matrix, Packed
+from llama4_local.weights import AttentionTree, LayerTree, MlpTree, MoeTree, WeightTree
+from llama4sdk.errors import InvalidRequest
+
+Kind = Literal["int4", "fp8"]
+Pack = Callable[[Tensor], Packed]
+
+_FACTORS = (1.0, 0.95, 0.9, 0.85, 0.8, 1.05)
+_CHUNK = 1 << 18  # weights worked on together: small enough for a processor's cache
+_TINY = 1e-30
+
+
+def pack_network(weights: WeightTree[Tensor], kind: Kind, *, group: int = 128) -> WeightTree[Matrix]:
+    """Pack the matrices of a decoder's layers; router, norms, embeddings, head and vision stay as they are.
+
+    Args:
+        weights: The network in bf16 or fp32.
+        kind: `int4` or `fp8`.
+        group: Inputs that share an int4 scale.
+
+    Raises:
+        InvalidRequest: A matrix cannot be cut into groups of that size.
+    """
+    pack = packer(kind, group)
+    return replace(weights, layers=tuple(_pack_layer(layer, pack) for layer in weights.layers))
+
+
+def packer(kind: Kind, group: int = 128) -> Pack:
+    """Return the function that packs a matrix [..., out, in]."""
+    if kind == "int4":
+        return partial(quantize_int4, group=group)
+    return quantize_fp8
+
+
+def _pack_layer(layer: LayerTree[Tensor], pack: Pack) -> LayerTree[Matrix]:
+    attention = AttentionTree[Matrix](pack(layer.attention.qkv), pack(layer.attention.output))
+    mlp = None if layer.mlp is None else _pack_mlp(layer.mlp, pack)
+    moe = None if layer.moe is None else _pack_moe(layer.moe, pack)
+    return LayerTree[Matrix](layer.input_norm, attention, layer.post_norm, mlp, moe)
+
+
+def _pack_mlp(mlp: MlpTree[Tensor], pack: Pack) -> MlpTree[Matrix]:
+    return MlpTree[Matrix](pack(mlp.gate_up), pack(mlp.down))
+
+
+def _pack_moe(moe: MoeTree[Tensor], pack: Pack) -> MoeTree[Matrix]:
+    gate_up, down = pack(moe.gate_up.transpose(1, 2)), pack(moe.down.transpose(1, 2))
+    return MoeTree[Matrix](moe.router, gate_up, down, _pack_mlp(moe.shared, pack))
+
+
+def quantize_int4(weight: Tensor, group: int = 128) -> Int4Matrix:
+    """Pack a matrix into int4.
+
+    Args:
+        weight: [..., out, in], any floating type; `in` is a multiple of `group`.
+        group: Inputs that share a scale: 32, 64 or 128.
+
+    Raises:
+        InvalidRequest: `in` is not a multiple of the group.
+    """
+    *leading, size = weight.shape
+    if size % group:
+        raise InvalidRequest(f"{size} inputs cannot be cut into int4 groups of {group}")
+    packed = torch.empty((*leading, size // 2), dtype=torch.uint8, device=weight.device)
+    scales = torch.empty((*leading, size // group), dtype=torch.bfloat16, device=weight.device)
+    rows = max(1, _CHUNK // size)
+    sources, bytes_, steps = weight.reshape(-1, size), packed.view(-1, size // 2), scales.view(-1, size // group)
+    for first in range(0, len(sources), rows):
+        own = slice(first, first + rows)
+        bytes_[own], steps[own] = _pack_rows(sources[own].float(), group)
+    return Int4Matrix(packed, scales.transpose(-1, -2).contiguous())
+
+
+def quantize_fp8(weight: Tensor) -> Fp8Matrix:
+    """Pack a matrix [..., out, in] of any floating type into e4m3, row by row."""
+    *leading, size = weight.shape
+    values = torch.empty(weight.shape, dtype=torch.float8_e4m3fn, device=weight.device)
+    scales = torch.empty(leading, dtype=torch.float32, device=weight.device)
+    rows = max(1, _CHUNK // size)
+    sources, targets, steps = weight.reshape(-1, size), values.view(-1, size), scales.view(-1)
+    for first in range(0, len(sources), rows):
+        own = slice(first, first + rows)
+        wide = sources[own].float()
+        scale = (wide.abs().amax(dim=-1) / E4M3_LARGEST).clamp(min=LEAST_SCALE)
+        steps[own] = scale
+        targets[own] = wide.div_(scale[:, None]).clamp_(-E4M3_LARGEST, E4M3_LARGEST)
+    return Fp8Matrix(values, scales)
+
+
+def _pack_rows(rows: Tensor, group: int) -> tuple[Tensor, Tensor]:
+    """Return the bytes [rows, in / 2] and the scales [rows, in / group] of fp32 rows."""
+    groups = rows.unflatten(-1, (-1, group))
+    scales = _best_scales(groups)
+    integers = _integers(groups, scales).add_(8).to(torch.uint8)
+    low, high = integers.chunk(2, dim=-1)
+    return (low | (high << 4)).flatten(-2), scales[..., 0]
+
+
+def _best_scales(groups: Tensor) -> Tensor:
+    """Return the scale of each group, [..., 1], fp32 holding bf16 values: [..., group] → [..., 1]."""
+    largest = groups.gather(-1, groups.abs().argmax(dim=-1, keepdim=True))
+    start = largest / -8
+    best = _storable(start)
+    least = _error(groups, best)
+    for factor in _FACTORS[1:]:
+        tried = _storable(start * factor)
+        error = _error(groups, tried)
+        better = error < least
+        best, least = torch.where(better, tried, best), torch.where(better, error, least)
+    return best
+
+
+def _error(groups: Tensor, scales: Tensor) -> Tensor:
+    difference = _integers(groups, scales).mul_(scales).sub_(groups)
+    return difference.square_().sum(dim=-1, keepdim=True)
+
+
+def _integers(groups: Tensor, scales: Tensor) -> Tensor:
+    return groups.mul(scales.reciprocal()).round_().clamp_(-8, 7)
+
+
+def _storable(scales: Tensor) -> Tensor:
+    """Return scales as bf16 holds them, never 0: a group of zeros stays zero with any scale."""
+    rounded = scales.to(torch.bfloat16).float()
+    return torch.where(rounded.abs() < _TINY, _TINY, rounded)

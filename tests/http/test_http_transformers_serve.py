@@ -1,0 +1,179 @@
+"""A real server: `transformers serve` on the CPU, with a small Llama 4 checkpoint.
+
+It needs the serving extra (`pip install 'transformers[serving]'`). Pictures need torchvision as well, which
+has no CPU build: see `serve_llama4.py` for how it is used without its compiled operators. That server takes
+no tools (this profile tells the model of them in the prompt), no JSON schema, no logprobs, no presence
+penalty and no second choice: asking for one of them is refused before anything is sent.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import shutil
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import anyio
+import httpx
+import pytest
+from PIL import Image as Pillow
+
+from llama4_http import HttpBackend
+from llama4sdk.backend import Backend
+from llama4sdk.errors import InvalidRequest
+from llama4sdk.events import TextDelta
+from llama4sdk.images import grid_for
+from llama4sdk.messages import Image, UserMessage, conversation
+from llama4sdk.request import Request, Sampling
+from llama4sdk.testing.conformance import BackendConformance
+
+missing = [name for name in ("fastapi", "uvicorn", "openai", "transformers") if importlib.util.find_spec(name) is None]
+pytestmark = pytest.mark.skipif(
+    bool(missing), reason=f"transformers serve needs pip install 'transformers[serving]' (no {', '.join(missing)})"
+)
+SEES = importlib.util.find_spec("torchvision") is not None
+STARTING = 240.0  # seconds; on a quiet machine about twelve are enough
+TILE, MAX_TILES = 56, 4
+_BUNDLED = Path(__file__).parents[2] / "backends/llama4_local/nano/checkpoint"
+
+
+def make_checkpoint(folder: Path) -> None:
+    """Write a checkpoint of random weights in nano's form; without torchvision, its text part alone."""
+    from llama4_local.nano.folder import prompt_template, write_folder
+    from llama4_local.nano.recipe import nano_config
+    from llama4_local.weight_names import random_weights
+
+    folder.mkdir()
+    shutil.copy(_BUNDLED / "tokenizer.json", folder)
+    config = nano_config(prompt_template(folder).tokenizer.special)
+    assert config.vision
+    heads = {"hidden_size": 64, "heads": 4, "kv_heads": 2, "head_dim": 16, "expert_size": 32, "dense_size": 64}
+    layers = {"rope_layers": (True, True, True, False), "moe_layers": (True,) * 4}
+    vision = replace(config.vision, hidden_size=32, layers=1, mlp_size=128, adapter_size=32)
+    config = replace(config, text=replace(config.text, **heads, **layers), vision=vision if SEES else None)
+    write_folder(folder, config, random_weights(config, 0, std=0.1))
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder that is served."""
+    folder = tmp_path_factory.mktemp("served") / "model"
+    make_checkpoint(folder)
+    if not SEES:
+        for name in ("preprocessor_config.json", "processor_config.json"):
+            (folder / name).unlink()
+    return folder
+
+
+@pytest.fixture(scope="module")
+def server(checkpoint: Path) -> Iterator[str]:
+    """The address of the running server."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    launcher = Path(__file__).with_name("serve_llama4.py")
+    log = checkpoint.with_name("server.log")
+    with log.open("wb") as output:
+        process = subprocess.Popen(
+            [sys.executable, launcher, checkpoint, str(port)],
+            stdout=output,
+            stderr=subprocess.STDOUT,
+            env={**os.environ, "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"},
+        )
+        try:
+            _wait(process, f"http://127.0.0.1:{port}/health", log)
+            yield f"http://127.0.0.1:{port}/v1"
+        finally:
+            process.terminate()
+            try:
+                process.wait(10)
+            except subprocess.TimeoutExpired:
+                process.kill()
+                process.wait()
+
+
+def _wait(process: subprocess.Popen[bytes], url: str, log: Path) -> None:
+    until = time.monotonic() + STARTING
+    while time.monotonic() < until and process.poll() is None:
+        try:
+            if httpx.get(url, timeout=2).status_code == 200:
+                return
+        except httpx.HTTPError:
+            time.sleep(0.1)
+    pytest.fail(f"transformers serve did not start: {log.read_text('utf-8', 'replace')[-1500:]}")
+
+
+def backend_for(server: str, checkpoint: Path) -> HttpBackend:
+    return HttpBackend(server, model=str(checkpoint), profile="transformers", tokenizer=checkpoint / "tokenizer.json")
+
+
+class TestTransformersServe(BackendConformance):
+    """The promises of every backend, over a server that nobody here wrote."""
+
+    @pytest.fixture(autouse=True)
+    def _served(self, server: str, checkpoint: Path) -> None:
+        self.server, self.checkpoint = server, checkpoint
+
+    def make(self) -> Backend:
+        return backend_for(self.server, self.checkpoint)
+
+    def held(self, backend: Backend) -> int:
+        assert isinstance(backend, HttpBackend)
+        return backend.connections_held
+
+
+async def test_its_prompt_has_as_many_tokens_as_ours(server, checkpoint, ask) -> None:
+    backend = backend_for(server, checkpoint)
+    await backend.start()
+    prompt = [{"role": "system", "content": "Be kind."}, {"role": "user", "content": "Hello, <|eot|> you!"}]
+    request = Request(conversation(prompt), sampling=Sampling(max_tokens=3, temperature=0))
+    reply = (await ask(backend, request)).reply
+    assert reply.usage.completion_tokens == 3
+    # That server reads special tokens out of the user's text, where ours keeps them text.
+    assert 0 < reply.usage.prompt_tokens <= backend.prompt_template.render(prompt).count.total
+    await backend.aclose()
+
+
+async def test_leaving_early_frees_the_server_for_the_next(server, checkpoint, ask) -> None:
+    backend = backend_for(server, checkpoint)
+    request = Request(conversation("Count from 1 to 40."), sampling=Sampling(max_tokens=1000, temperature=0))
+    for _ in range(3):
+        async with backend.open(request) as events:
+            async for event in events:
+                if isinstance(event, TextDelta):
+                    break
+    short = Request(request.messages, sampling=Sampling(max_tokens=2, temperature=0))
+    with anyio.fail_after(60):
+        assert (await ask(backend, short)).reply.finish_reason == "length"
+    assert backend.connections_held == 0
+    await backend.aclose()
+
+
+async def test_what_it_cannot_do_is_refused_before_it_is_asked(server, checkpoint, ask) -> None:
+    backend = backend_for(server, checkpoint)
+    for sampling in (Sampling(logprobs=1), Sampling(top_k=5), Sampling(presence_penalty=1.0)):
+        request = Request(conversation("Hello!"), sampling=sampling)
+        assert isinstance((await ask(backend, request)).error, InvalidRequest)
+    await backend.aclose()
+
+
+@pytest.mark.skipif(not SEES, reason="pictures need torchvision: pip install --no-deps torchvision")
+@pytest.mark.parametrize("size", [(40, 30), (112, 56), (300, 200)])
+async def test_a_picture_takes_the_tokens_of_its_tiles(server, checkpoint, ask, size) -> None:
+    backend = HttpBackend(server, model=str(checkpoint), profile="transformers", tile=TILE, max_tiles=MAX_TILES)
+    picture = Pillow.new("RGB", size, (200, 30, 60))
+    limits = Sampling(max_tokens=2, temperature=0)
+    with_picture = Request((UserMessage([Image(picture), "What is this?"]),), sampling=limits)
+    without = Request((UserMessage("What is this?"),), sampling=limits)
+    seen, unseen = (await ask(backend, with_picture)), (await ask(backend, without))
+    assert (seen.error, unseen.error) == (None, None)
+    tokens = grid_for(*size, tile=TILE, max_tiles=MAX_TILES).prompt_tokens
+    assert seen.reply.usage.image_tokens == tokens
+    assert seen.reply.usage.prompt_tokens - unseen.reply.usage.prompt_tokens == tokens
+    await backend.aclose()

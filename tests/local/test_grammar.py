@@ -1,0 +1,289 @@
+"""Constrained decoding: whatever the scores say, the answer keeps to its form."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import threading
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Literal
+
+import pytest
+import torch
+
+from llama4_local.grammar import Grammars, grammar_of
+from llama4_local.sampler import Chooser, Rules, sample
+from llama4sdk import InvalidRequest, Llama4, OutputSpec, Request, Sampling, ToolSpec
+from llama4sdk.messages import conversation
+from llama4sdk.output import JsonSchema, answer_form
+from llama4sdk.prompting import Tokenizer
+from llama4sdk.tools import Tool, read_calls, specs_of
+from local.small_backends import EOM, EOT, saved_chat, serving, tokenizer_file
+from local.small_checkpoints import VOCABULARY
+
+# How many random schemas and tool sets to try; the whole thousand takes a few minutes.
+MANY = int(os.environ.get("LLAMA4_RANDOM_FORMS", "60"))
+ROOM = 600  # tokens
+
+
+@pytest.fixture(scope="module")
+def tokenizer() -> Tokenizer:
+    return Tokenizer.from_bytes(tokenizer_file())
+
+
+@pytest.fixture(scope="module")
+def grammars(tokenizer: Tokenizer) -> Grammars:
+    return Grammars(tokenizer, VOCABULARY, [EOT, EOM])
+
+
+def asked(**options: Any) -> Request:
+    return Request(conversation("?"), **options)
+
+
+def written(grammars: Grammars, tokenizer: Tokenizer, request: Request, seed: int) -> str | None:
+    """Write an answer from random scores; None when it takes more than `ROOM` tokens."""
+    mask = grammars.mask_for(request)
+    assert mask is not None
+    rules = Rules(temperature=1.5, seed=seed)
+    chooser = Chooser(rules, [0], [], mask)
+    random_scores = torch.Generator().manual_seed(seed)
+    likelier = [*tokenizer.encode('"]})'), EOT]
+    for _ in range(ROOM):
+        scores = torch.randn(1, VOCABULARY, generator=random_scores) * 3
+        scores[0, likelier] += 6.0  # else strings of random letters hardly ever end
+        (sampled,) = sample(scores, [chooser])
+        assert sampled.token is not None, "every token was ruled out"
+        chooser.written.append(sampled.token)
+        if sampled.token in (EOT, EOM):
+            return tokenizer.decode(chooser.written[:-1])
+    return None
+
+
+def random_schema(rng: random.Random, depth: int = 0) -> dict[str, Any]:
+    kinds = ["string", "integer", "number", "boolean", "null", "enum", "limits", "pattern"]
+    kind = rng.choice(kinds if depth > 2 else [*kinds, "object", "object", "array", "anyOf", "dict"])
+    match kind:
+        case "enum":
+            return {"enum": rng.sample(["a", "b c", 'q"', "é", 1, -2.5, True, None, [1, None]], rng.randint(1, 4))}
+        case "limits":
+            low = rng.randint(-50, 50)
+            return rng.choice([
+                {"type": "integer", "minimum": low, "maximum": low + rng.randint(0, 100)},
+                {"type": "string", "minLength": rng.randint(0, 2), "maxLength": rng.randint(2, 6)},
+                {"type": "array", "items": {"type": "boolean"}, "minItems": 1, "maxItems": 3},
+            ])  # fmt: skip
+        case "pattern":
+            return {"type": "string", "pattern": rng.choice(["^[a-z]{2,4}$", r"^\d{3}-\d{2}$", "^(yes|no)$"])}
+        case "object":
+            names = rng.sample(["a", "b_c", "name", "type", "x1", "é"], rng.randint(0, 4))
+            return {
+                "type": "object",
+                "properties": {name: random_schema(rng, depth + 1) for name in names},
+                "required": [name for name in names if rng.random() < 0.6],
+                "additionalProperties": False,
+            }
+        case "array":
+            return {"type": "array", "items": random_schema(rng, depth + 1)}
+        case "anyOf":
+            return {"anyOf": [random_schema(rng, depth + 1) for _ in range(rng.randint(1, 3))]}
+        case "dict":
+            return {"type": "object", "additionalProperties": random_schema(rng, depth + 1)}
+        case _:
+            return {"type": kind}
+
+
+def random_tool(rng: random.Random, name: str) -> ToolSpec:
+    names = rng.sample(["city", "days", "on", "unit", "größe", "user-id", "x"], rng.randint(0, 5))
+    properties = {each: random_schema(rng, 1) for each in names}
+    required = [each for each in names if rng.random() < 0.5]
+    return ToolSpec(name, "", {"type": "object", "properties": properties, "required": required})
+
+
+def test_random_schemas_give_valid_answers(grammars: Grammars, tokenizer: Tokenizer) -> None:
+    rng, ended = random.Random(1), 0
+    for seed in range(MANY):
+        spec = OutputSpec(random_schema(rng))
+        text = written(grammars, tokenizer, asked(output=spec), seed)
+        if text is not None:
+            ended += 1
+            value = json.loads(text)
+            assert JsonSchema(spec.schema).fit(value)[1] == [], (spec.schema, text)
+            form = answer_form(spec)
+            assert form is not None
+            form.parse(text)
+    print(f"{ended} of {MANY} schemas ended within {ROOM} tokens")
+    assert ended > MANY * 0.8
+
+
+@pytest.mark.parametrize("choice", ["required", "named"])
+def test_random_tool_sets_give_valid_calls(grammars: Grammars, tokenizer: Tokenizer, choice: str) -> None:
+    rng, ended = random.Random(2), 0
+    for seed in range(MANY):
+        names = rng.sample(["get", "get_weather", "web.search", "set-light", "f"], rng.randint(1, 4))
+        tools = tuple(random_tool(rng, name) for name in names)
+        request = asked(tools=tools, tool_choice=names[0] if choice == "named" else "required")
+        text = written(grammars, tokenizer, request, seed)
+        if text is None:
+            continue
+        ended += 1
+        read = read_calls(text, tools)
+        assert read.text == "", (text, read.text)
+        assert read.calls
+        for call in read.calls:
+            assert choice == "required" or call.name == names[0]
+            schema = next(tool.parameters for tool in tools if tool.name == call.name)
+            assert JsonSchema(schema).fit(call.arguments)[1] == [], (schema, text)
+    print(f"{ended} of {MANY} tool sets ended within {ROOM} tokens")
+    assert ended > MANY * 0.8
+
+
+def test_with_free_choice_an_answer_is_words_or_calls(grammars: Grammars, tokenizer: Tokenizer) -> None:
+    tools = (ToolSpec("f", "", {"type": "object", "properties": {"a": {"type": "integer"}}}),)
+    texts = [written(grammars, tokenizer, asked(tools=tools), seed) for seed in range(60)]
+    ended = [text for text in texts if text is not None]
+    assert len(ended) > 20
+    for text in ended:
+        assert "<|" not in text
+        if text.startswith("["):
+            assert read_calls(text, tools).text == ""
+
+
+def test_with_tools_and_a_form_an_answer_is_either(grammars: Grammars, tokenizer: Tokenizer) -> None:
+    tools = (ToolSpec("f"),)
+    schema = {
+        "type": "object",
+        "properties": {"n": {"type": "integer"}},
+        "required": ["n"],
+        "additionalProperties": False,
+    }
+    for seed in range(30):
+        text = written(grammars, tokenizer, asked(tools=tools, output=OutputSpec(schema)), seed)
+        if text is not None:
+            assert read_calls(text, tools).calls or JsonSchema(schema).fit(json.loads(text))[1] == []
+
+
+def test_arguments_keep_pythons_notation(grammars: Grammars, tokenizer: Tokenizer) -> None:
+    def f(on: bool, none: None, either: bool | None, deep: dict[str, list[bool]], kind: Literal["a", "b"]) -> None: ...
+
+    request = asked(tools=specs_of([f]), tool_choice="f")
+    texts = [written(grammars, tokenizer, request, seed) for seed in range(20)]
+    assert any(text and "True" in text for text in texts)
+    assert not any(text and ("true" in text or "null" in text) for text in texts)
+
+
+def test_a_type_that_holds_itself_can_be_written(grammars: Grammars, tokenizer: Tokenizer) -> None:
+    node = {
+        "type": "object",
+        "properties": {"next": {"$ref": "#/$defs/node"}, "n": {"type": "integer"}},
+        "required": ["n"],
+    }
+    tree = {
+        "type": "object",
+        "properties": {"node": {"$ref": "#/$defs/node"}},
+        "required": ["node"],
+        "$defs": {"node": node},
+    }
+    tool = ToolSpec("f", "", tree)
+    texts = [written(grammars, tokenizer, asked(tools=(tool,), tool_choice="f"), seed) for seed in range(30)]
+    ended = [text for text in texts if text]
+    assert any('"next"' in text for text in ended)
+    for text in ended:
+        (*_, call) = read_calls(text, [tool]).calls
+        assert JsonSchema(tree).fit(call.arguments)[1] == []
+
+
+@pytest.mark.parametrize(
+    "schema",
+    [
+        {"type": "string", "pattern": "^(a+)+$"},
+        {"type": "string", "pattern": "(a{1,1000}){1,1000}"},
+        {"enum": [f"x{n}" for n in range(90_000)]},
+        {"type": "array", "minItems": 10**9, "items": {"type": "integer"}},
+        {"type": "string", "minLength": 10**6, "maxLength": 10**9},
+        {"$ref": "#"},
+        {"anyOf": [{"$ref": "#"}, {"$ref": "#"}]},
+        {"type": "integer", "minimum": 5, "maximum": 4},
+        {"type": "object", "properties": {f"p{n}": {"type": "string"} for n in range(3000)}},
+        {"type": "object", "properties": {}, "required": ["x"], "additionalProperties": False},
+    ],
+    ids=range(10),
+)
+@pytest.mark.parametrize("place", ["output", "tool"])
+def test_fault_48_a_hostile_schema_compiles_or_is_refused_in_seconds(
+    grammars: Grammars, schema: Mapping[str, Any], place: str
+) -> None:
+    tool = ToolSpec("f", "", {"type": "object", "properties": {"x": schema}, "$defs": {}})
+    request = asked(output=OutputSpec(schema)) if place == "output" else asked(tools=(tool,), tool_choice="f")
+    begun = time.process_time()
+    try:
+        grammars.mask_for(request)
+    except InvalidRequest as error:
+        assert len(str(error)) < 400
+    assert time.process_time() - begun < 20
+
+
+def test_a_grammar_is_compiled_once(grammars: Grammars) -> None:
+    request = asked(output=OutputSpec({"enum": [f"word {n}" for n in range(1000)]}))
+    grammars.mask_for(request)
+    compiled = grammars._compiled  # pyright: ignore[reportPrivateUsage]
+    kept = len(compiled)
+    masks = [grammars.mask_for(request) for _ in range(3)]
+    assert len(compiled) == kept
+    assert len({id(mask) for mask in masks}) == 3
+
+
+def test_several_threads_may_compile_at_once(tokenizer: Tokenizer) -> None:
+    shared = Grammars(tokenizer, VOCABULARY, [EOT])
+    made: list[object] = []
+    requests = [asked(output=OutputSpec({"const": n % 4})) for n in range(12)]
+    threads = [threading.Thread(target=lambda each=each: made.append(shared.mask_for(each))) for each in requests]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(made) == 12
+
+
+def test_a_request_without_a_form_has_no_grammar() -> None:
+    assert grammar_of(asked()) is None
+    assert grammar_of(asked(tools=(ToolSpec("f"),), tool_choice="none")) is None
+
+
+def test_what_cannot_be_kept_together_is_refused(grammars: Grammars, tokenizer: Tokenizer) -> None:
+    spec = OutputSpec({"type": "integer"})
+    with pytest.raises(InvalidRequest, match="min_tokens"):
+        grammars.mask_for(asked(output=spec, sampling=Sampling(min_tokens=3)))
+    with pytest.raises(InvalidRequest, match="names no token"):
+        Grammars(tokenizer, VOCABULARY, []).mask_for(asked(output=spec))
+    odd = ToolSpec("f", "", {"type": "object", "properties": {"two words": {}}, "required": ["two words"]})
+    with pytest.raises(InvalidRequest, match="two words"):
+        grammars.mask_for(asked(tools=(odd,), tool_choice="f"))
+
+
+async def test_a_random_checkpoint_keeps_to_the_form(tmp_path: Path) -> None:
+    hot = Sampling(temperature=1.5, max_tokens=60)
+    async with serving(saved_chat(tmp_path), max_sequences=8) as backend:
+        assert backend.capabilities.structured_output
+
+        class Given(Llama4):
+            async def aclose(self) -> None:
+                """Leave the backend to the test."""
+
+        llama = Given(backend)
+        llama._started = True  # pyright: ignore[reportPrivateUsage]
+        reply = await llama.chat("?", output=Literal["red", "blue"], sampling=hot)
+        assert reply.output in ("red", "blue")
+        assert reply.finish_reason == "stop"
+
+        def paint(colour: Literal["red", "blue"], coats: Literal[1, 2] = 1) -> None: ...
+
+        for seed in range(4):
+            reply = await llama.chat(
+                "?", tools=[paint], tool_choice="paint", sampling=Sampling(temperature=1.5, max_tokens=60, seed=seed)
+            )
+            assert reply.tool_calls or reply.finish_reason == "length"
+            for call in reply.tool_calls:
+                Tool(paint).validated(call.arguments)
