@@ -27,14 +27,14 @@ import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable, Coroutine, Generator
 from contextlib import contextmanager
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 MODEL = "faults"
-Runner = Callable[[str, int], Awaitable[int]]
+Runner = Callable[[str, int], Coroutine[Any, Any, int]]
 
 
 def prompt(chunks: int) -> str:
@@ -119,7 +119,7 @@ async def openai_stream(url: str, chunks: int) -> int:
         remote.chat.completions.stream(**body(chunks)) as stream,
     ):
         async for event in stream:
-            seen += event.type == "content.delta"
+            seen += event.type == "content.delta" and bool(event.delta)
     return seen
 
 
@@ -143,7 +143,7 @@ async def many(url: str, chunks: int, streams: int) -> int:
 
 
 @contextmanager
-def serving():
+def serving() -> Generator[str]:
     """Run the loopback server in a process of its own and give its address."""
     command = [sys.executable, "-m", "llama4sdk.testing.faults"]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as server:

@@ -2,6 +2,7 @@
 
     LocalBackend    a backend for a checkpoint folder, or for the bundled nano model
     open_backend    the same, from a string such as `local:/models/scout`
+    plan            what a model takes on a machine, and whether it fits
     score           logits of every position of a prompt, through the step that serving uses
 
 Importing this package is cheap; torch is imported when a model is about to be loaded.
@@ -14,11 +15,12 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from llama4_local.backend import LocalBackend, open_backend
+    from llama4_local.planning import plan
     from llama4_local.scoring import score
 
-__all__ = ["LocalBackend", "open_backend", "score"]
+__all__ = ["LocalBackend", "open_backend", "plan", "score"]
 
-_HOMES = {"LocalBackend": "backend", "open_backend": "backend", "score": "scoring"}
+_HOMES = {"LocalBackend": "backend", "open_backend": "backend", "plan": "planning", "score": "scoring"}
 
 
 def __getattr__(name: str) -> object:

@@ -50,8 +50,9 @@ class LocalBackend:
         device: `auto` (a CUDA device where there is one), or a torch device.
         dtype: Type of weights and cache; `auto` for the one that the weights are stored in.
         quantize: Not there yet; only None.
-        memory: Bytes for the cache, or a string like `16GB`; by default as much as `max_sequences` of
-            `context` tokens need, and at most a quarter of the free memory.
+        memory: Bytes for weights, cache and work together, or a string like `16GB`; by default what is free,
+            of which on a CPU the cache takes a quarter at most. The cache never takes more than
+            `max_sequences` of `context` tokens need. What does not fit is refused by `start`.
         context: Most tokens that prompt and answer may take together; by default the model's own.
         max_sequences: Most requests that run at once; others wait.
         max_waiting: Most requests that wait; beyond it they are refused with `Overloaded`.
@@ -275,13 +276,6 @@ def _builder(folder: Path, options: Options, ready: Ready) -> Callable[[Outbox, 
     def build(outbox: Outbox, progress: Callable[[int, int], None]) -> Engine:
         from llama4_local.building import build_engine
 
-        return build_engine(
-            folder,
-            options,
-            context=ready.context,
-            tokenizer=ready.template.tokenizer,
-            outbox=outbox,
-            progress=progress,
-        )
+        return build_engine(folder, options, ready, outbox=outbox, progress=progress)
 
     return build

@@ -27,6 +27,8 @@ _INTEGER: Final = "/-?(0|[1-9][0-9]{0,17})/"
 # Two digits of exponent, so that the number is finite.
 _NUMBER: Final = r"/-?(0|[1-9][0-9]{0,17})(\.[0-9]{1,17})?([eE][-+]?[0-9]{1,2})?/"
 _MAX_RULES: Final = 20_000
+_MAX_DEPTH: Final = 60
+_MAX_FIELDS: Final = 1000
 _LIMITS: Mapping[str, tuple[str, ...]] = {
     "string": ("minLength", "maxLength", "pattern", "format"),
     "integer": ("minimum", "maximum", "exclusiveMinimum", "exclusiveMaximum", "multipleOf"),
@@ -86,6 +88,7 @@ class _Tool:
         self._rules = rules
         self._schema = JsonSchema(tool.parameters)
         self._references: dict[str, str] = {}
+        self._depth = 0
 
     def call(self) -> str:
         """Return the rule of a whole call."""
@@ -104,6 +107,8 @@ class _Tool:
 
     def _listed(self, items: Sequence[tuple[str, bool]]) -> str:
         """Return the rule of items in their order, separated by commas, optional ones left out or not."""
+        if len(items) > _MAX_FIELDS:
+            raise InvalidRequest(f"The tool {self._tool.name} takes more than {_MAX_FIELDS} arguments or fields.")
         first, later = '""', '""'
         for item, needed in reversed(items):
             after = self._rules.add(later)
@@ -113,6 +118,14 @@ class _Tool:
 
     def _value(self, schema: object) -> str:
         """Return the rule of a value in Python's notation."""
+        self._depth += 1
+        if self._depth > _MAX_DEPTH:
+            raise InvalidRequest(f"The schema of the tool {self._tool.name} is nested too deep for a grammar.")
+        rule = self._rule(schema)
+        self._depth -= 1
+        return rule
+
+    def _rule(self, schema: object) -> str:
         if not isinstance(schema, Mapping) or not schema:
             return self._anything()
         node = cast("Mapping[str, Any]", schema)

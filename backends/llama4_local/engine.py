@@ -139,6 +139,11 @@ class Engine:
         return self._scheduler.idle
 
     @property
+    def cache_bytes(self) -> int:
+        """Bytes of the cache, all allocated from the beginning."""
+        return self._cache.bytes
+
+    @property
     def load(self) -> Load:
         """What it holds now."""
         return Load(len(self._jobs), self._scheduler.waiting, *self._scheduler.held)

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 import threading
 from collections import OrderedDict
 from collections.abc import Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from llama4_local.call_grammar import calls_grammar, json_rule
@@ -20,6 +23,11 @@ if TYPE_CHECKING:
 
 _KEPT: Final = 64  # compiled grammars
 _MAX_GRAMMAR: Final = 2_000_000  # characters
+_PLAIN_LENGTH: Final = 20_000  # characters
+_PLAIN_RULES: Final = 300
+_PLAIN_ALTERNATIVES: Final = 8
+_TRIAL: Final = Path(__file__).with_name("grammar_trial.py")
+_PATIENCE: Final = 30.0  # seconds, on a machine that may be busy; the trial limits its own work
 # Words are free as long as they do not begin like a list of calls.
 _WORDS: Final = r"/([^\[](.|\n)*)?/"
 
@@ -62,32 +70,70 @@ class Grammars:
     def _matcher(self, grammar: str) -> LLMatcher:
         with self._lock:
             matcher = self._compiled.get(grammar)
-            if matcher is None:
-                matcher = self._compiled[grammar] = self._compile(grammar)
-                if len(self._compiled) > _KEPT:
-                    self._compiled.popitem(last=False)
-            self._compiled.move_to_end(grammar)
-            return matcher
+            if matcher is not None:
+                self._compiled.move_to_end(grammar)
+                return matcher
+        matcher = self._compile(grammar)
+        with self._lock:
+            self._compiled[grammar] = matcher
+            if len(self._compiled) > _KEPT:
+                self._compiled.popitem(last=False)
+        return matcher
 
     def _compile(self, grammar: str) -> LLMatcher:
-        if len(grammar) > _MAX_GRAMMAR:
-            raise InvalidRequest("The form of the answer is too large to be kept while it is written; make it smaller.")
         try:
             from llguidance import LLMatcher, LLParserLimits
         except ImportError as error:
             raise BackendMissing(
                 "Keeping an answer to a form needs llguidance. Install it with: pip install 'llama4sdk[local]'"
             ) from error
-        if self._known is None:
-            self._known = _vocabulary(self._tokenizer, self._vocab_size, self._end_ids)
+        if not _is_plain(grammar):
+            _try_out(grammar)
         limits = LLParserLimits(verbose_errors=False)
-        matcher = LLMatcher(self._known, LLMatcher.grammar_from_lark(grammar), log_level=0, limits=limits)
+        matcher = LLMatcher(self._vocabulary(), LLMatcher.grammar_from_lark(grammar), log_level=0, limits=limits)
         if not matcher.is_error():
             matcher.deep_copy().compute_bitmask()
         if matcher.is_error():
-            problem = matcher.get_error().splitlines()[0][:200]
-            raise InvalidRequest(f"The form of the answer cannot be kept while it is written ({problem}).")
+            raise _refusal(matcher.get_error().partition("\n")[0][:200])
         return matcher
+
+    def _vocabulary(self) -> LLTokenizer:
+        with self._lock:
+            if self._known is None:
+                self._known = _vocabulary(self._tokenizer, self._vocab_size, self._end_ids)
+            return self._known
+
+
+def _is_plain(grammar: str) -> bool:
+    """Return whether a grammar is too simple to be hard to compile."""
+    alternatives = sum(grammar.count(word) for word in ('"anyOf"', '"oneOf"', '"allOf"', '"$ref"'))
+    return len(grammar) <= _PLAIN_LENGTH and grammar.count("\n") <= _PLAIN_RULES and alternatives <= _PLAIN_ALTERNATIVES
+
+
+def _try_out(grammar: str) -> None:
+    """Compile a grammar in a process of its own first.
+
+    Raises:
+        InvalidRequest: When it cannot be compiled there, or not within the limits.
+    """
+    if len(grammar) > _MAX_GRAMMAR:
+        raise _refusal("it is too large")
+    try:
+        tried = subprocess.run(
+            [sys.executable, "-P", str(_TRIAL)],
+            input=grammar.encode(),
+            capture_output=True,
+            timeout=_PATIENCE,
+            check=False,
+        )
+    except (subprocess.TimeoutExpired, OSError):
+        raise _refusal("it takes too long to compile") from None
+    if tried.returncode or tried.stdout:
+        raise _refusal(tried.stdout.decode("utf-8", "replace") or "it takes too much to compile")
+
+
+def _refusal(problem: str) -> InvalidRequest:
+    return InvalidRequest(f"The form of the answer cannot be kept while it is written ({problem}); make it simpler.")
 
 
 class GrammarMask:

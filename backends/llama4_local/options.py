@@ -7,6 +7,8 @@ from typing import Literal
 
 from llama4sdk.errors import InvalidRequest
 
+_STEP_TOKENS = {"cpu": 512, "cuda": 8192}
+
 DType = Literal["auto", "float32", "bfloat16", "float16"]
 
 
@@ -37,3 +39,8 @@ class Options:
             value = getattr(self, name)
             if value is not None and (isinstance(value, bool) or not isinstance(value, int) or value < 1):
                 raise InvalidRequest(f"{name} is a whole number of at least 1, got {value!r}.")
+
+
+def step_tokens(options: Options, kind: str) -> int:
+    """Return the most tokens of a step on a kind of device: enough to keep it busy, too few to stall streams."""
+    return options.step_tokens or _STEP_TOKENS.get(kind, _STEP_TOKENS["cpu"])

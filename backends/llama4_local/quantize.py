@@ -7,7 +7,7 @@ FP8: each row's largest magnitude becomes 448.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import replace
 from functools import partial
 from typing import Literal
@@ -22,6 +22,7 @@ from llama4sdk.errors import InvalidRequest
 Kind = Literal["int4", "fp8"]
 Pack = Callable[[Tensor], Packed]
 
+GROUPS = (128, 64, 32)  # sizes of int4 groups
 _FACTORS = (1.0, 0.95, 0.9, 0.85, 0.8, 1.05)
 _CHUNK = 1 << 18  # weights worked on together: small enough for a processor's cache
 _TINY = 1e-30
@@ -49,20 +50,53 @@ def packer(kind: Kind, group: int = 128) -> Pack:
     return quantize_fp8
 
 
+def group_for(inputs: int) -> int:
+    """Return the largest size of int4 group that divides a matrix's inputs.
+
+    Raises:
+        InvalidRequest: None does.
+    """
+    for group in GROUPS:
+        if inputs % group == 0:
+            return group
+    raise InvalidRequest(f"int4 packs inputs in groups of {GROUPS[-1]}; a matrix has {inputs}. Use fp8 or none.")
+
+
+def stack(matrices: Iterable[Packed], count: int) -> Packed:
+    """Put `count` packed matrices of one shape and format into one, [count, out, in], holding one at a time."""
+    whole: Packed | None = None
+    for index, matrix in enumerate(matrices):
+        whole = whole or _room_for(matrix, count)
+        for place, part in zip(_parts(whole), _parts(matrix), strict=True):
+            place[index] = part
+    if whole is None:
+        raise ValueError("there is nothing to stack")
+    return whole
+
+
+def _room_for(matrix: Packed, count: int) -> Packed:
+    values, scales = (part.new_empty((count, *part.shape)) for part in _parts(matrix))
+    return Int4Matrix(values, scales) if isinstance(matrix, Int4Matrix) else Fp8Matrix(values, scales, matrix.bound)
+
+
+def _parts(matrix: Packed) -> tuple[Tensor, Tensor]:
+    return (matrix.packed if isinstance(matrix, Int4Matrix) else matrix.values), matrix.scales
+
+
 def _pack_layer(layer: LayerTree[Tensor], pack: Pack) -> LayerTree[Matrix]:
-    attention = AttentionTree[Matrix](pack(layer.attention.qkv), pack(layer.attention.output))
+    attention = AttentionTree(pack(layer.attention.qkv), pack(layer.attention.output))
     mlp = None if layer.mlp is None else _pack_mlp(layer.mlp, pack)
     moe = None if layer.moe is None else _pack_moe(layer.moe, pack)
-    return LayerTree[Matrix](layer.input_norm, attention, layer.post_norm, mlp, moe)
+    return LayerTree(layer.input_norm, attention, layer.post_norm, mlp, moe)
 
 
 def _pack_mlp(mlp: MlpTree[Tensor], pack: Pack) -> MlpTree[Matrix]:
-    return MlpTree[Matrix](pack(mlp.gate_up), pack(mlp.down))
+    return MlpTree(pack(mlp.gate_up), pack(mlp.down))
 
 
 def _pack_moe(moe: MoeTree[Tensor], pack: Pack) -> MoeTree[Matrix]:
     gate_up, down = pack(moe.gate_up.transpose(1, 2)), pack(moe.down.transpose(1, 2))
-    return MoeTree[Matrix](moe.router, gate_up, down, _pack_mlp(moe.shared, pack))
+    return MoeTree(moe.router, gate_up, down, _pack_mlp(moe.shared, pack))
 
 
 def quantize_int4(weight: Tensor, group: int = 128) -> Int4Matrix:

@@ -8,6 +8,9 @@ from typing import TYPE_CHECKING
 
 from llama4_local.config_file import read_config
 from llama4_local.grammar import Grammars
+from llama4_local.options import step_tokens
+from llama4_local.planning import available_memory, check_fits
+from llama4_local.planning.sizes import parse_bytes
 from llama4sdk.errors import BackendMissing
 from llama4sdk.prompting import PromptTemplate, Tokenizer
 
@@ -17,6 +20,7 @@ if TYPE_CHECKING:
     from llama4_local.config import ModelConfig
     from llama4_local.options import Options
 
+_MODEST_SHARE = 4  # of a CPU's free memory
 _PUBLISHED_TILE = 336  # pixels, for a template that never sees a picture
 
 
@@ -30,6 +34,8 @@ class Ready:
         context: Most tokens that prompt and answer may take together.
         max_images: Most pictures in a request.
         grammars: What keeps answers in the form that was asked for.
+        device: Where it will run, as torch calls it.
+        cache_memory: Bytes that the cache may take.
     """
 
     config: ModelConfig
@@ -37,6 +43,8 @@ class Ready:
     context: int
     max_images: int
     grammars: Grammars
+    device: str
+    cache_memory: int
 
 
 def look_at(folder: Path, options: Options, template: PromptTemplate | None) -> Ready:
@@ -50,6 +58,7 @@ def look_at(folder: Path, options: Options, template: PromptTemplate | None) -> 
     Raises:
         BackendMissing: torch or safetensors is not installed.
         CheckpointError: The folder can never be served; every problem is listed.
+        InvalidRequest: It does not fit into the memory there is; what would is said.
     """
     for package in ("torch", "safetensors"):
         if find_spec(package) is None:
@@ -60,6 +69,7 @@ def look_at(folder: Path, options: Options, template: PromptTemplate | None) -> 
 
     config = read_config(folder)
     check_checkpoint(folder, config)
+    device = _device(options)
     context = config.text.max_positions
     template = template or _template(folder, config)
     return Ready(
@@ -68,7 +78,40 @@ def look_at(folder: Path, options: Options, template: PromptTemplate | None) -> 
         context=min(context, options.context or context),
         max_images=options.max_images if config.vision else 0,
         grammars=Grammars(template.tokenizer, config.text.vocab_size, config.generation.eos_token_ids),
+        device=device,
+        cache_memory=_cache_memory(folder, config, options, device),
     )
+
+
+def _device(options: Options) -> str:
+    import torch
+
+    if options.device != "auto":
+        return options.device
+    return "cuda" if torch.cuda.is_available() else "cpu"
+
+
+def _cache_memory(folder: Path, config: ModelConfig, options: Options, device: str) -> int:
+    """Return the bytes that are left for the cache; nothing is loaded yet."""
+    import torch
+
+    kind = torch.device(device).type
+    if options.memory is not None:
+        memory = parse_bytes(options.memory)
+    else:
+        memory = torch.cuda.mem_get_info(device)[0] if kind == "cuda" else available_memory()
+    plan = check_fits(
+        config,
+        memory,
+        name=folder.name,
+        context=options.context and min(options.context, config.text.max_positions),
+        dtype=options.dtype,
+        device=kind,
+        step_tokens=step_tokens(options, kind),
+    )
+    # A CPU's memory is everybody's: unless told how much it may take, the cache stays modest.
+    modest = kind == "cpu" and options.memory is None
+    return min(plan.cache_room, memory // _MODEST_SHARE) if modest else plan.cache_room
 
 
 def _template(folder: Path, config: ModelConfig) -> PromptTemplate:

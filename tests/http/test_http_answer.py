@@ -45,7 +45,9 @@ def chat(texts: list[str], end: bytes = b"\n", *, ascii_only: bool = True) -> by
 
 
 @given(TEXTS, ENDS, st.booleans(), st.lists(st.integers(0, 5000), max_size=30), st.booleans())
-def test_the_events_are_the_same_wherever_the_bytes_are_cut(texts, end, ascii_only, places, bom) -> None:
+def test_the_events_are_the_same_wherever_the_bytes_are_cut(
+    texts: list[str], end: bytes, ascii_only: bool, places: list[int], bom: bool
+) -> None:
     data = (b"\xef\xbb\xbf" if bom else b"") + chat(texts, end, ascii_only=ascii_only)
     events, error = read(*cut(data, places))
     assert error is None
@@ -55,13 +57,15 @@ def test_the_events_are_the_same_wherever_the_bytes_are_cut(texts, end, ascii_on
 
 
 @given(TEXTS, ENDS)
-def test_one_byte_at_a_time_gives_the_same_events(texts, end) -> None:
+def test_one_byte_at_a_time_gives_the_same_events(texts: list[str], end: bytes) -> None:
     data = chat(texts, end, ascii_only=False)
     assert read(*(data[place : place + 1] for place in range(len(data)))) == read(data)
 
 
 @given(st.binary(max_size=300), st.lists(st.integers(0, 300), max_size=10))
-def test_any_bytes_end_in_an_error_or_in_a_finish_reason_and_cuts_change_nothing(data, places) -> None:
+def test_any_bytes_end_in_an_error_or_in_a_finish_reason_and_cuts_change_nothing(
+    data: bytes, places: list[int]
+) -> None:
     events, error = read(*cut(data, places))
     assert (error is None) == any(isinstance(event, Done) for event in events)
     whole, whole_error = read(data)
@@ -69,7 +73,7 @@ def test_any_bytes_end_in_an_error_or_in_a_finish_reason_and_cuts_change_nothing
 
 
 @given(TEXTS, st.integers(0, 5000))
-def test_a_stream_cut_short_is_never_a_success(texts, place) -> None:
+def test_a_stream_cut_short_is_never_a_success(texts: list[str], place: int) -> None:
     data = chat(texts)
     short = data[: place % max(1, data.index(b'"finish_reason": "stop"'))]
     events, error = read(short)
@@ -82,13 +86,13 @@ def test_a_stream_cut_short_is_never_a_success(texts, place) -> None:
                         st.sampled_from(["choices", "delta", "content", "index", "finish_reason", "usage", "error",
                                          "tool_calls", "function", "name", "arguments", "logprobs", "text", "message"]),
                         inner, max_size=4), max_leaves=12))  # fmt: skip
-def test_fault_14_json_of_any_shape_is_read_or_refused(value) -> None:
+def test_fault_14_json_of_any_shape_is_read_or_refused(value: object) -> None:
     _, error = read(honest.event(value), honest.event(honest.delta({}, "stop")))
     assert error is None or isinstance(error, LlamaError)
 
 
 @given(st.binary(max_size=200), st.lists(st.integers(0, 200), max_size=8))
-def test_the_parser_of_events_does_not_mind_cuts(data, places) -> None:
+def test_the_parser_of_events_does_not_mind_cuts(data: bytes, places: list[int]) -> None:
     def parse(*chunks: bytes) -> list[bytes]:
         parser = SseParser()
         return [event for chunk in chunks for event in parser.feed(chunk)] + parser.close()
@@ -97,7 +101,7 @@ def test_the_parser_of_events_does_not_mind_cuts(data, places) -> None:
 
 
 @pytest.mark.parametrize("separator", ["\u2028", "\u2029", "\x85", "\x0b", "\x0c", "\x1c"])
-def test_only_cr_and_lf_end_a_line(separator) -> None:
+def test_only_cr_and_lf_end_a_line(separator: str) -> None:
     assert SseParser().feed(f"data: a{separator}b\n\n".encode()) == [f"a{separator}b".encode()]
 
 
@@ -128,7 +132,7 @@ def test_fault_12_a_character_cut_across_reads_is_whole() -> None:
     [b"[" * 100_000, b'{"a": ' + b"9" * 5000 + b"}", b'{"a": NaN}', b'{"a": Infinity}', b'{"a": "\xff"}', b'{"a"'],
     ids=["deep", "integer", "nan", "infinity", "utf8", "cut"],
 )
-def test_fault_13_hostile_json_breaks_the_protocol(data) -> None:
+def test_fault_13_hostile_json_breaks_the_protocol(data: bytes) -> None:
     assert isinstance(read(b"data: " + data + b"\n\n")[1], ProtocolError)
 
 

@@ -81,7 +81,7 @@ async def cancel_at_random(cancel: Cancel, times: int) -> None:
 
 
 @pytest.mark.parametrize("cancel", [natively, natively_twice, by_scope])
-async def test_fault_19_a_thousand_cancels_leave_no_place_held(cancel) -> None:
+async def test_fault_19_a_thousand_cancels_leave_no_place_held(cancel: Cancel) -> None:
     await cancel_at_random(cancel, 1000)
 
 
@@ -90,7 +90,7 @@ def test_fault_19_a_thousand_cancels_leave_no_place_held_on_trio() -> None:
 
 
 @pytest.mark.parametrize("cancel", [natively, by_scope])
-async def test_fault_19_a_callers_own_pool_loses_no_place_either(cancel) -> None:
+async def test_fault_19_a_callers_own_pool_loses_no_place_either(cancel: Cancel) -> None:
     chance = random.Random(5)
     limits = httpx.Limits(max_connections=PLACES, max_keepalive_connections=PLACES)
     async with FaultServer(pause=0.001) as server, httpx.AsyncClient(limits=limits, timeout=None) as client:

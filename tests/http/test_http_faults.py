@@ -8,6 +8,7 @@ import anyio
 import httpx
 import pytest
 
+from http_asking import ask
 from llama4_http import HttpBackend, Retries
 from llama4sdk.errors import (
     BadKey,
@@ -79,7 +80,7 @@ def test_every_fault_of_the_server_is_tested() -> None:
 
 
 @pytest.mark.parametrize(("name", "kind"), CASES, ids=[name for name, _ in CASES])
-async def test_a_fault_ends_in_one_error_of_the_right_class(name, kind, ask) -> None:
+async def test_a_fault_ends_in_one_error_of_the_right_class(name: str, kind: type[LlamaError]) -> None:
     async with FaultServer() as server:
         backend = backend_for(server, name)
         with anyio.fail_after(30):
@@ -97,7 +98,7 @@ async def test_a_fault_ends_in_one_error_of_the_right_class(name, kind, ask) -> 
 
 
 @pytest.mark.parametrize("name", sorted({*QUIRKS} - CALLS))
-async def test_a_quirk_makes_no_difference(name, ask) -> None:
+async def test_a_quirk_makes_no_difference(name: str) -> None:
     async with FaultServer() as server:
         backend = backend_for(server, name)
         outcome = await ask(backend, total=20)
@@ -110,7 +111,7 @@ async def test_a_quirk_makes_no_difference(name, ask) -> None:
 
 
 @pytest.mark.parametrize("name", sorted(CALLS))
-async def test_tool_calls_are_put_together_whatever_the_server_leaves_out(name, ask) -> None:
+async def test_tool_calls_are_put_together_whatever_the_server_leaves_out(name: str) -> None:
     async with FaultServer() as server:
         backend = backend_for(server, name)
         reply = (await ask(backend)).reply
@@ -121,7 +122,7 @@ async def test_tool_calls_are_put_together_whatever_the_server_leaves_out(name, 
 
 
 @pytest.mark.parametrize("name", MENDED)
-async def test_what_fails_once_is_sent_again(name, ask) -> None:
+async def test_what_fails_once_is_sent_again(name: str) -> None:
     async with FaultServer() as server:
         backend = backend_for(server, name)
         assert (await ask(backend)).reply.text == GREETING
@@ -129,7 +130,7 @@ async def test_what_fails_once_is_sent_again(name, ask) -> None:
         await backend.aclose()
 
 
-async def test_fault_01_a_wait_that_the_deadline_does_not_allow_is_an_error_at_once(ask) -> None:
+async def test_fault_01_a_wait_that_the_deadline_does_not_allow_is_an_error_at_once() -> None:
     async with FaultServer() as server:
         backend = backend_for(server, "retry_after_1")
         started = anyio.current_time()
@@ -140,7 +141,7 @@ async def test_fault_01_a_wait_that_the_deadline_does_not_allow_is_an_error_at_o
         await backend.aclose()
 
 
-async def test_fault_01_a_wait_that_the_deadline_allows_is_waited_for(ask) -> None:
+async def test_fault_01_a_wait_that_the_deadline_allows_is_waited_for() -> None:
     async with FaultServer() as server:
         backend = backend_for(server, "retry_after_1", retries=Retries(times=1))
         started = anyio.current_time()
@@ -151,7 +152,7 @@ async def test_fault_01_a_wait_that_the_deadline_allows_is_waited_for(ask) -> No
 
 
 @pytest.mark.parametrize(("name", "posts"), [("nan", 3), ("negative", 3), ("past", 3), ("huge", 1), ("date", 1)])
-async def test_fault_02_an_odd_retry_after_makes_no_endless_sleep(name, posts, ask) -> None:
+async def test_fault_02_an_odd_retry_after_makes_no_endless_sleep(name: str, posts: int) -> None:
     async with FaultServer() as server:
         backend = backend_for(server, f"retry_after_{name}")
         with anyio.fail_after(10):
@@ -163,7 +164,7 @@ async def test_fault_02_an_odd_retry_after_makes_no_endless_sleep(name, posts, a
 
 
 @pytest.mark.parametrize("status", [500, 502, 503, 504])
-async def test_fault_03_a_failing_server_is_asked_three_times_at_most(status, ask) -> None:
+async def test_fault_03_a_failing_server_is_asked_three_times_at_most(status: int) -> None:
     async with FaultServer() as server:
         backend = backend_for(server, f"status_{status}")
         assert (await ask(backend)).error is not None
@@ -172,7 +173,7 @@ async def test_fault_03_a_failing_server_is_asked_three_times_at_most(status, as
 
 
 @pytest.mark.parametrize(("retries", "posts"), [(ONCE, 1), (FAST, 1), (Retries(first_wait=0.001, resend=True), 3)])
-async def test_fault_04_a_reset_before_the_answer_is_sent_again_only_when_allowed(retries, posts, ask) -> None:
+async def test_fault_04_a_reset_before_the_answer_is_sent_again_only_when_allowed(retries: Retries, posts: int) -> None:
     async with FaultServer() as server:
         backend = backend_for(server, "reset_before_headers", retries=retries)
         assert isinstance((await ask(backend)).error, Unreachable)
@@ -181,7 +182,7 @@ async def test_fault_04_a_reset_before_the_answer_is_sent_again_only_when_allowe
 
 
 @pytest.mark.parametrize("status", [429, 500, 503])
-async def test_no_second_post_when_the_caller_forbids_it(status, ask) -> None:
+async def test_no_second_post_when_the_caller_forbids_it(status: int) -> None:
     async with FaultServer() as server:
         backend = backend_for(server, f"status_{status}", retries=ONCE)
         assert (await ask(backend)).error is not None
@@ -189,7 +190,7 @@ async def test_no_second_post_when_the_caller_forbids_it(status, ask) -> None:
         await backend.aclose()
 
 
-async def test_fault_05_a_reset_mid_stream_keeps_the_text_and_is_never_sent_again(ask) -> None:
+async def test_fault_05_a_reset_mid_stream_keeps_the_text_and_is_never_sent_again() -> None:
     async with FaultServer() as server:
         backend = backend_for(server, "reset_mid_stream", retries=Retries(resend=True))
         error = (await ask(backend)).error
@@ -201,7 +202,7 @@ async def test_fault_05_a_reset_mid_stream_keeps_the_text_and_is_never_sent_agai
 
 
 @pytest.mark.parametrize("name", ["clean_end_without_finish", "done_without_finish", "close_mid_stream"])
-async def test_fault_06_an_end_without_a_finish_reason_is_no_success(name, ask) -> None:
+async def test_fault_06_an_end_without_a_finish_reason_is_no_success(name: str) -> None:
     async with FaultServer() as server:
         backend = backend_for(server, name)
         assert isinstance((await ask(backend)).error, StreamInterrupted)
@@ -209,7 +210,7 @@ async def test_fault_06_an_end_without_a_finish_reason_is_no_success(name, ask) 
 
 
 @pytest.mark.parametrize("name", ["silence", "silence_after_headers", "slow_headers", "comments_only"])
-async def test_fault_07_headers_that_trickle_meet_the_first_token_deadline(name, ask) -> None:
+async def test_fault_07_headers_that_trickle_meet_the_first_token_deadline(name: str) -> None:
     async with FaultServer() as server:
         backend = backend_for(server, name)
         error = (await ask(backend, first_token=0.2)).error
@@ -219,7 +220,7 @@ async def test_fault_07_headers_that_trickle_meet_the_first_token_deadline(name,
 
 
 @pytest.mark.parametrize("name", ["endless_comments", "stall"])
-async def test_fault_08_comments_do_not_feed_the_idle_deadline(name, ask) -> None:
+async def test_fault_08_comments_do_not_feed_the_idle_deadline(name: str) -> None:
     async with FaultServer() as server:
         backend = backend_for(server, name)
         error = (await ask(backend, idle=0.2)).error
@@ -230,7 +231,7 @@ async def test_fault_08_comments_do_not_feed_the_idle_deadline(name, ask) -> Non
         await backend.aclose()
 
 
-async def test_fault_09_endless_deltas_meet_a_cap(ask) -> None:
+async def test_fault_09_endless_deltas_meet_a_cap() -> None:
     async with FaultServer() as server:
         backend = backend_for(server, "endless_deltas", max_answer_bytes=100_000)
         outcome = await ask(backend)
@@ -240,7 +241,7 @@ async def test_fault_09_endless_deltas_meet_a_cap(ask) -> None:
 
 
 @pytest.mark.parametrize("name", ["huge_line", "huge_body", "gzip_bomb"])
-async def test_fault_10_and_17_memory_stays_bounded(name, ask) -> None:
+async def test_fault_10_and_17_memory_stays_bounded(name: str) -> None:
     async with FaultServer() as server:
         backend = backend_for(server, name)
         tracemalloc.start()
@@ -265,7 +266,7 @@ async def test_fault_10_and_17_memory_stays_bounded(name, ask) -> None:
         "fault_14_null",
     ],
 )
-async def test_fault_11_12_13_14_malformed_events_break_the_protocol(name, ask) -> None:
+async def test_fault_11_12_13_14_malformed_events_break_the_protocol(name: str) -> None:
     async with FaultServer() as server:
         backend = backend_for(server, name)
         error = (await ask(backend)).error
@@ -275,7 +276,7 @@ async def test_fault_11_12_13_14_malformed_events_break_the_protocol(name, ask) 
 
 
 @pytest.mark.parametrize("name", ["html_200", "json_error_200", "error_in_stream", "html_502"])
-async def test_fault_15_an_error_inside_a_success_is_an_error_without_the_body(name, ask) -> None:
+async def test_fault_15_an_error_inside_a_success_is_an_error_without_the_body(name: str) -> None:
     async with FaultServer() as server:
         backend = backend_for(server, name)
         error = (await ask(backend)).error
@@ -286,7 +287,7 @@ async def test_fault_15_an_error_inside_a_success_is_an_error_without_the_body(n
         await backend.aclose()
 
 
-async def test_fault_16_a_redirect_elsewhere_carries_nothing_there(ask) -> None:
+async def test_fault_16_a_redirect_elsewhere_carries_nothing_there() -> None:
     async with FaultServer() as server, FaultServer() as elsewhere:
         client = httpx.AsyncClient(headers={"X-Elsewhere": f"{elsewhere.url}/chat/completions"}, follow_redirects=True)
         async with client:
@@ -297,7 +298,7 @@ async def test_fault_16_a_redirect_elsewhere_carries_nothing_there(ask) -> None:
         assert elsewhere.connections == 0
 
 
-async def test_every_failure_gives_its_connection_back(ask) -> None:
+async def test_every_failure_gives_its_connection_back() -> None:
     async with FaultServer() as server:
         for name in ("stall", "huge_line", "reset_mid_stream", "status_500", "html_200"):
             backend = backend_for(server, name, max_connections=1)

@@ -12,6 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image as Pillow
 
+from http_asking import ask
 from llama4_http import HttpBackend
 from llama4_http.pictures import fitting, pack
 from llama4_http.profiles import PROFILES
@@ -109,7 +110,7 @@ def test_what_cannot_be_read_is_an_image_error() -> None:
         pack(Image("http://example.org/cat.png"), Settings())
 
 
-async def test_pictures_arrive_as_data_urls_and_addresses_as_they_are(ask) -> None:
+async def test_pictures_arrive_as_data_urls_and_addresses_as_they_are() -> None:
     data = file_of(photo(30, 20))
     message = UserMessage([Image(data), Image("https://example.org/cat.png"), "What?"])
     async with FaultServer() as server:
@@ -123,7 +124,7 @@ async def test_pictures_arrive_as_data_urls_and_addresses_as_they_are(ask) -> No
         await backend.aclose()
 
 
-async def test_a_picture_that_is_too_large_to_be_inline_is_uploaded_without_the_key(ask) -> None:
+async def test_a_picture_that_is_too_large_to_be_inline_is_uploaded_without_the_key() -> None:
     noise = file_of(Pillow.effect_noise((800, 600), 90).convert("RGB"))
     async with FaultServer() as server:
         assets = server.url.replace("/v1", "/assets")
@@ -140,7 +141,7 @@ async def test_a_picture_that_is_too_large_to_be_inline_is_uploaded_without_the_
         await backend.aclose()
 
 
-async def test_an_answer_that_takes_long_is_asked_for_until_it_is_there(ask, monkeypatch) -> None:
+async def test_an_answer_that_takes_long_is_asked_for_until_it_is_there(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("llama4_http.exchange._POLL", 0.01)
     async with FaultServer() as server:
         catalog = replace(PROFILES["nvidia-catalog"], status_url=server.url.replace("/v1", "/status"))

@@ -10,6 +10,7 @@ from io import BytesIO
 import pytest
 from PIL import Image as Pillow
 
+from http_asking import ask
 from llama4_http import HttpBackend, Retries
 from llama4sdk.errors import InvalidRequest
 from llama4sdk.messages import Image, UserMessage
@@ -29,7 +30,7 @@ def picture() -> bytes:
 @pytest.mark.parametrize(
     "name", ["echo", "echo_in_stream", "status_401", "reset_mid_stream", "html_502", "huge_line", "redirect"]
 )
-async def test_no_canary_appears_anywhere(name, ask, caplog) -> None:
+async def test_no_canary_appears_anywhere(name: str, caplog: pytest.LogCaptureFixture) -> None:
     data = picture()
     inline = base64.b64encode(data).decode()[40:80]
     caplog.set_level(logging.DEBUG)
@@ -55,7 +56,7 @@ async def test_no_canary_appears_anywhere(name, ask, caplog) -> None:
         assert canary not in seen
 
 
-async def test_the_key_goes_to_the_server_alone(ask) -> None:
+async def test_the_key_goes_to_the_server_alone() -> None:
     async with FaultServer() as server:
         backend = HttpBackend(server.url, api_key=KEY)
         assert (await ask(backend)).error is None
@@ -65,7 +66,7 @@ async def test_the_key_goes_to_the_server_alone(ask) -> None:
 
 
 @pytest.mark.parametrize("key", ["key\n", " key", "kéy", "", "a\x00b"])
-def test_a_key_that_no_header_can_carry_is_refused_without_showing_it(key) -> None:
+def test_a_key_that_no_header_can_carry_is_refused_without_showing_it(key: str) -> None:
     with pytest.raises(InvalidRequest) as caught:
         HttpBackend("http://127.0.0.1:9/v1", api_key=key)
     assert not key.strip() or key.strip() not in str(caught.value).replace("api_key", "").replace("no key has", "")
@@ -74,13 +75,13 @@ def test_a_key_that_no_header_can_carry_is_refused_without_showing_it(key) -> No
 @pytest.mark.parametrize(
     "url", ["http://user:secret@host/v1", "ftp://host/v1", "host:80", "http://host/v1?key=1", "http://[", "http://h:x/"]
 )
-def test_an_address_that_cannot_be_used_is_refused_without_showing_it(url) -> None:
+def test_an_address_that_cannot_be_used_is_refused_without_showing_it(url: str) -> None:
     with pytest.raises(InvalidRequest) as caught:
         HttpBackend(url)
     assert "secret" not in str(caught.value)
 
 
-def test_the_environments_key_goes_to_its_own_host_only(monkeypatch) -> None:
+def test_the_environments_key_goes_to_its_own_host_only(monkeypatch: pytest.MonkeyPatch) -> None:
     from llama4_http.settings import key_for
 
     monkeypatch.setenv("NVIDIA_API_KEY", KEY)

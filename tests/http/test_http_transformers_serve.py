@@ -24,6 +24,7 @@ import httpx
 import pytest
 from PIL import Image as Pillow
 
+from http_asking import ask
 from llama4_http import HttpBackend
 from llama4sdk.backend import Backend
 from llama4sdk.errors import InvalidRequest
@@ -38,7 +39,7 @@ pytestmark = pytest.mark.skipif(
     bool(missing), reason=f"transformers serve needs pip install 'transformers[serving]' (no {', '.join(missing)})"
 )
 SEES = importlib.util.find_spec("torchvision") is not None
-STARTING = 240.0  # seconds; on a quiet machine about twelve are enough
+STARTING = 900.0  # seconds; on a quiet machine about twelve are enough
 TILE, MAX_TILES = 56, 4
 _BUNDLED = Path(__file__).parents[2] / "backends/llama4_local/nano/checkpoint"
 
@@ -128,7 +129,7 @@ class TestTransformersServe(BackendConformance):
         return backend.connections_held
 
 
-async def test_its_prompt_has_as_many_tokens_as_ours(server, checkpoint, ask) -> None:
+async def test_its_prompt_has_as_many_tokens_as_ours(server: str, checkpoint: Path) -> None:
     backend = backend_for(server, checkpoint)
     await backend.start()
     prompt = [{"role": "system", "content": "Be kind."}, {"role": "user", "content": "Hello, <|eot|> you!"}]
@@ -140,7 +141,7 @@ async def test_its_prompt_has_as_many_tokens_as_ours(server, checkpoint, ask) ->
     await backend.aclose()
 
 
-async def test_leaving_early_frees_the_server_for_the_next(server, checkpoint, ask) -> None:
+async def test_leaving_early_frees_the_server_for_the_next(server: str, checkpoint: Path) -> None:
     backend = backend_for(server, checkpoint)
     request = Request(conversation("Count from 1 to 40."), sampling=Sampling(max_tokens=1000, temperature=0))
     for _ in range(3):
@@ -155,7 +156,7 @@ async def test_leaving_early_frees_the_server_for_the_next(server, checkpoint, a
     await backend.aclose()
 
 
-async def test_what_it_cannot_do_is_refused_before_it_is_asked(server, checkpoint, ask) -> None:
+async def test_what_it_cannot_do_is_refused_before_it_is_asked(server: str, checkpoint: Path) -> None:
     backend = backend_for(server, checkpoint)
     for sampling in (Sampling(logprobs=1), Sampling(top_k=5), Sampling(presence_penalty=1.0)):
         request = Request(conversation("Hello!"), sampling=sampling)
@@ -165,7 +166,7 @@ async def test_what_it_cannot_do_is_refused_before_it_is_asked(server, checkpoin
 
 @pytest.mark.skipif(not SEES, reason="pictures need torchvision: pip install --no-deps torchvision")
 @pytest.mark.parametrize("size", [(40, 30), (112, 56), (300, 200)])
-async def test_a_picture_takes_the_tokens_of_its_tiles(server, checkpoint, ask, size) -> None:
+async def test_a_picture_takes_the_tokens_of_its_tiles(server: str, checkpoint: Path, size: tuple[int, int]) -> None:
     backend = HttpBackend(server, model=str(checkpoint), profile="transformers", tile=TILE, max_tiles=MAX_TILES)
     picture = Pillow.new("RGB", size, (200, 30, 60))
     limits = Sampling(max_tokens=2, temperature=0)

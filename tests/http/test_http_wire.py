@@ -98,10 +98,10 @@ def test_a_schema_that_the_server_cannot_keep_is_asked_for_in_words() -> None:
 @pytest.mark.parametrize("profile", sorted(PROFILES))
 @pytest.mark.parametrize("field", ["top_k", "min_p", "seed", "repetition_penalty", "presence_penalty"])
 def test_a_field_that_the_server_lacks_is_refused_and_never_dropped(profile: str, field: str) -> None:
-    value = 5 if field in ("top_k", "seed") else 0.5
-    request = Request(conversation("Hi"), sampling=Sampling(**{field: value}))
+    values: dict[str, Any] = {field: 5 if field in ("top_k", "seed") else 0.5}
+    request = Request(conversation("Hi"), sampling=Sampling(**values))
     if field in profile_named(profile).sampling:
-        assert value in body(request, profile).values()
+        assert values[field] in body(request, profile).values()
     else:
         with pytest.raises(InvalidRequest, match=field):
             body(request, profile)
@@ -217,8 +217,10 @@ def test_retry_after_as_a_date(offset: int) -> None:
 
 
 @given(st.integers(1, 10), st.floats(0, 100), st.none() | st.floats(0, 7200), st.floats(0, 0.999))
-def test_a_wait_is_bounded_by_the_deadline_and_never_shorter_than_asked_for(attempt, left, asked, drawn) -> None:
-    wait = Retries(times=5).wait_before(attempt, retry_after=asked, left=left, draw=lambda: drawn)
+def test_a_wait_is_bounded_by_the_deadline_and_never_shorter_than_asked_for(
+    attempt: int, left: float, asked: float | None, drawn: float
+) -> None:
+    wait = Retries(times=5).wait_before(attempt, retry_after=asked, left=left, draw=[drawn].pop)
     if wait is not None:
         assert attempt <= 5
         assert (asked or 0) <= wait < left

@@ -26,9 +26,10 @@ def operand(x):
 def dot(a, b, total):
     """Return total + a·b on the matrix units; total is fp32."""
     if INTERPRETED:
-        return tl.dot(a.to(tl.float32), b.to(tl.float32), total, input_precision="ieee")
+        total = tl.dot(a.to(tl.float32), b.to(tl.float32), total, input_precision="ieee")
     else:
-        return tl.dot(a, b, total)
+        total = tl.dot(a, b, total)
+    return total
 
 
 @triton.jit
@@ -59,8 +60,7 @@ def rounded(x, dtype: tl.constexpr):
             normal = (bits + 0x7FFFF + ((bits >> 20) & 1)) & 0xFFF00000
             tiny = (x + 24576.0) - 24576.0  # multiples of 2^-9, the step below 2^-6
             x = tl.where(tl.abs(x) < 0.015625, tiny, normal.to(tl.float32, bitcast=True))
-    elif dtype == tl.bfloat16:
-        if INTERPRETED:
-            bits = x.to(tl.uint32, bitcast=True)
-            x = ((bits + 0x7FFF + ((bits >> 16) & 1)) & 0xFFFF0000).to(tl.float32, bitcast=True)
+    elif INTERPRETED and dtype == tl.bfloat16:
+        bits = x.to(tl.uint32, bitcast=True)
+        x = ((bits + 0x7FFF + ((bits >> 16) & 1)) & 0xFFFF0000).to(tl.float32, bitcast=True)
     return x.to(dtype)

@@ -99,7 +99,7 @@ def _order_kernel(
     e = tl.arange(0, WIDTH)
     total = tl.zeros((WIDTH,), tl.int32)
     before = tl.zeros((WIDTH,), tl.int32)
-    for other in range(0, blocks):
+    for other in range(blocks):
         hits = tl.load(counts + other * EXPERTS + e, mask=e < EXPERTS, other=0)
         total += hits
         before += tl.where(other < block, hits, 0)

@@ -1,14 +1,14 @@
 """Measure a checkpoint skill by skill: `python -m llama4_local.nano.evaluate [--samples N] [CHECKPOINT]`.
 
 Samples come from the test split, whose numbers, names, wordings and layouts training never met. The answer
-is written greedily and must be equal to the right one, letter by letter.
+is the greedy one and must be equal to the right one, token by token.
 """
 
 from __future__ import annotations
 
 import argparse
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -23,6 +23,7 @@ from llama4_local.model.training import training_forward
 from llama4_local.model.transformer import Model, logits
 from llama4_local.model.vision import encode_tiles
 from llama4_local.nano import CHECKPOINT
+from llama4_local.nano.batches import Example, passes, render
 from llama4_local.nano.data import SKILLS, Sample, samples
 from llama4_local.nano.folder import prompt_template
 from llama4sdk.prompting.tool_format import write_calls
@@ -32,8 +33,8 @@ if TYPE_CHECKING:
 
     from llama4sdk.prompting import PromptTemplate, Rendered
 
-_LONGEST = 40  # tokens of an answer; the longest right one has fewer
-_TOGETHER = 24
+_LONGEST = 220  # tokens of an answer; the longest right one has fewer
+_ROWS = 4000  # tokens in one pass
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,18 +108,48 @@ def load(folder: Path) -> tuple[Model, PromptTemplate]:
     return Model.create(config, weights), prompt_template(folder)
 
 
+@torch.inference_mode()
+def are_right(model: Model, template: PromptTemplate, asked: Sequence[Sample]) -> list[bool]:
+    """Return for each sample whether the greedy answer is the right one, token by token.
+
+    One pass is enough: the greedy answer is the right one exactly if each of its tokens is the likeliest
+    after those before it.
+    """
+    examples = [_last_answer(render(template, sample)) for sample in asked]
+    right = dict.fromkeys(range(len(asked)), True)
+    order = sorted(range(len(asked)), key=lambda place: len(examples[place].token_ids))
+    begun = 0
+    for part in passes([examples[place] for place in order], _ROWS, SKILLS):
+        part = part.to(model.device)
+        features = None if part.pixels is None else encode_tiles(model, part.pixels).flatten(0, 1)
+        hidden = training_forward(model, part.token_ids, part.lengths, features)
+        likeliest = logits(model, hidden.flatten(0, 1)[part.targets - 1]).argmax(-1)
+        wrong = part.targets[likeliest != part.token_ids.flatten()[part.targets]]
+        for row in set((wrong // part.token_ids.shape[1]).tolist()):
+            right[order[begun + row]] = False
+        begun += len(part.lengths)
+    return list(right.values())
+
+
+def _last_answer(example: Example) -> Example:
+    """Return the example with only its last answer marked."""
+    end = len(example.answers)
+    start = end
+    while start and example.answers[start - 1]:
+        start -= 1
+    return replace(example, answers=[False] * start + [True] * (end - start))
+
+
 def measure(
-    model: Model, template: PromptTemplate, skill: str, count: int, *, seed: int = 1
+    model: Model, template: PromptTemplate, skill: str, count: int, *, seed: int = 1, show: int = 0
 ) -> tuple[float, list[Miss]]:
-    """Return the share of right answers on `count` samples of a skill, and the wrong ones."""
+    """Return the share of right answers on `count` samples of a skill, and up to `show` wrong ones."""
     asked = list(islice(samples(seed, skill, "test"), count))
-    misses: list[Miss] = []
-    for start in range(0, count, _TOGETHER):
-        group = asked[start : start + _TOGETHER]
-        for sample, got in zip(group, answers(model, template, group), strict=True):
-            if got != wanted_text(sample):
-                misses.append(Miss(sample, wanted_text(sample), got))
-    return 1 - len(misses) / count, misses
+    right = are_right(model, template, asked)
+    missed = [sample for sample, good in zip(asked, right, strict=True) if not good]
+    written = answers(model, template, missed[:show]) if show and missed else []
+    misses = [Miss(sample, wanted_text(sample), got) for sample, got in zip(missed, written, strict=False)]
+    return sum(right) / count, misses
 
 
 def main() -> None:
@@ -134,9 +165,9 @@ def main() -> None:
     model, template = load(wanted.checkpoint)
     table: dict[str, float] = {}
     for skill in wanted.skills:
-        table[skill], misses = measure(model, template, skill, wanted.samples, seed=wanted.seed)
+        table[skill], misses = measure(model, template, skill, wanted.samples, seed=wanted.seed, show=wanted.misses)
         print(f"{skill:18} {table[skill]:7.1%}", flush=True)
-        for miss in misses[: wanted.misses]:
+        for miss in misses:
             said = miss.sample.messages[-2].text
             print(f"    {said!r}\n        wanted {miss.wanted!r}\n        got    {miss.got!r}", flush=True)
     if wanted.write:

@@ -8,7 +8,7 @@ training" (Liu et al. 2025), so that both share one learning rate. AdamW: Loshch
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
@@ -31,20 +31,28 @@ class Optimizer:
         others: Parameters that AdamW updates.
         moments: By name: `NAME` for Muon's momentum, `NAME.first` and `NAME.second` for AdamW's.
         weight_decay: Decoupled decay of every parameter of two or more dimensions.
+        pace: Factors on the learning rate, by the start of a parameter's name.
     """
 
     matrices: Mapping[str, Tensor]
     others: Mapping[str, Tensor]
     moments: dict[str, Tensor]
     weight_decay: float
+    pace: Mapping[str, float] = field(default_factory=dict[str, float])
 
     @classmethod
-    def create(cls, matrices: Mapping[str, Tensor], others: Mapping[str, Tensor], weight_decay: float) -> Optimizer:
+    def create(
+        cls,
+        matrices: Mapping[str, Tensor],
+        others: Mapping[str, Tensor],
+        weight_decay: float,
+        pace: Mapping[str, float] | None = None,
+    ) -> Optimizer:
         """Return an optimizer with moments of zero."""
         moments = {name: torch.zeros_like(tensor) for name, tensor in matrices.items()}
         for name, tensor in others.items():
             moments |= {f"{name}.first": torch.zeros_like(tensor), f"{name}.second": torch.zeros_like(tensor)}
-        return cls(matrices, others, moments, weight_decay)
+        return cls(matrices, others, moments, weight_decay, pace or {})
 
     @torch.no_grad()
     def step(self, rate: float, count: int) -> None:
@@ -56,12 +64,15 @@ class Optimizer:
         """
         for name, parameter in self.others.items():
             if parameter.grad is not None:
-                self._adamw(name, parameter, parameter.grad, rate, count)
+                self._adamw(name, parameter, parameter.grad, rate * self._pace(name), count)
         shapes: dict[tuple[int, ...], list[str]] = {}
         for name, parameter in self.matrices.items():
             shapes.setdefault(tuple(parameter.shape), []).append(name)
         for same in shapes.values():
             self._muon([name for name in same if self.matrices[name].grad is not None], rate)
+
+    def _pace(self, name: str) -> float:
+        return next((factor for start, factor in self.pace.items() if name.startswith(start)), 1.0)
 
     def _adamw(self, name: str, parameter: Tensor, gradient: Tensor, rate: float, count: int) -> None:
         first, second = self.moments[f"{name}.first"], self.moments[f"{name}.second"]
@@ -86,8 +97,8 @@ class Optimizer:
         turned = orthogonalised(flat).view_as(joined)
         size = _MATCHED_SIZE * max(joined.shape[-2:]) ** 0.5
         for name, update in zip(names, turned, strict=True):
-            parameter = self.matrices[name]
-            parameter.mul_(1 - rate * self.weight_decay).add_(update, alpha=-rate * size)
+            parameter, own = self.matrices[name], rate * self._pace(name)
+            parameter.mul_(1 - own * self.weight_decay).add_(update, alpha=-own * size)
 
 
 def orthogonalised(matrices: Tensor) -> Tensor:

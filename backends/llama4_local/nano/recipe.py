@@ -31,12 +31,12 @@ class Recipe:
 
     samples: int = 64
     rows: int = 1800
-    rate: float = 3e-3
+    rate: float = 1.3e-3
     warmup: int = 40
     decay: float = 0.45
     weight_decay: float = 0.05
     balance: float = 0.01
-    short_chunks: float = 0.15
+    short_chunks: float = 0.05
 
 
 def nano_config(special: Callable[[str], int]) -> ModelConfig:

@@ -29,6 +29,7 @@ from llama4_local.model.transformer import Model, logits
 from llama4_local.model.vision import encode_tiles
 from llama4_local.nano.batches import Pass, passes, render
 from llama4_local.nano.data import SKILLS, mixture
+from llama4_local.nano.eyes import open_eyes
 from llama4_local.nano.folder import prompt_template, write_folder
 from llama4_local.nano.optimizer import Optimizer
 from llama4_local.nano.recipe import Recipe, nano_config
@@ -48,6 +49,8 @@ _SAVE_EVERY = 240.0  # seconds
 _STATE = "state.safetensors"
 _CLIP = 1.0
 _EVEN = 64
+# The picture encoder has learned to see before, and is only adjusted.
+_PACE = {"vision_model.": 0.3, "multi_modal_projector.": 0.3}
 
 
 class _BalancedOps(ReferenceOps):
@@ -62,10 +65,10 @@ class _BalancedOps(ReferenceOps):
         count = scores.shape[-1]
         load = functional.one_hot(scores.argmax(-1), count).float().mean(0)
         self.unevenness.append(count * (load * scores.float().softmax(-1).mean(0)).sum())
-        return _even_experts(x, scores, weights)
+        return even_experts(x, scores, weights)
 
 
-def _even_experts(x: Tensor, scores: Tensor, weights: MoeWeights) -> Tensor:
+def even_experts(x: Tensor, scores: Tensor, weights: MoeWeights) -> Tensor:
     """Return what `reference.moe.experts` does, each expert's rows padded to a multiple of 64.
 
     CPU libraries prepare a product anew for every number of rows; with few different ones they need not.
@@ -148,7 +151,7 @@ def start(config: ModelConfig, template: PromptTemplate, recipe: Recipe, *, seed
     named = dict(zip(names, weights.leaves(), strict=True))
     matrices = {name: tensor for name, tensor in named.items() if _is_inner_matrix(name, tensor)}
     others = {name: tensor for name, tensor in named.items() if name not in matrices}
-    optimizer = Optimizer.create(matrices, others, recipe.weight_decay)
+    optimizer = Optimizer.create(matrices, others, recipe.weight_decay, _PACE)
     return Run(recipe, config, weights, optimizer, template, torch.device(device), seed, shares or {}, workers)
 
 
@@ -260,7 +263,7 @@ def save_state(folder: Path, run: Run, progress: Progress) -> None:
     tensors |= {f"moment {name}": tensor for name, tensor in run.optimizer.moments.items()}
     folder.mkdir(parents=True, exist_ok=True)
     save_file(tensors, folder / f"{_STATE}.new", {"step": str(progress.step), "seconds": str(progress.seconds)})
-    os.replace(folder / f"{_STATE}.new", folder / _STATE)
+    (folder / f"{_STATE}.new").replace(folder / _STATE)
 
 
 def load_state(folder: Path, run: Run) -> Progress:
@@ -277,7 +280,9 @@ def load_state(folder: Path, run: Run) -> Progress:
     return Progress(int(notes["step"]), float(notes["seconds"]))
 
 
-def train(run: Run, folder: Path, *, steps: int | None = None, minutes: float | None = None) -> Progress:
+def train(
+    run: Run, folder: Path, *, steps: int | None = None, minutes: float | None = None, eyes: float = 0.0
+) -> Progress:
     """Train until the steps or the minutes are over, and write the checkpoint folder.
 
     Args:
@@ -285,13 +290,16 @@ def train(run: Run, folder: Path, *, steps: int | None = None, minutes: float | 
         folder: Gets `state.safetensors`, `log.txt` and `checkpoint/`; the run goes on from the state there.
         steps: Steps of the whole run.
         minutes: Minutes of the whole run; where both are given, the first to be over ends it.
+        eyes: Minutes that the picture encoder is trained for before a fresh run; not counted.
     """
     with ThreadPoolExecutor(run.workers, initializer=_one_thread) as pool:
-        return _train(run, pool, folder, steps, minutes)
+        return _train(run, pool, folder, steps, minutes, eyes)
 
 
-def _train(run: Run, pool: Executor, folder: Path, steps: int | None, minutes: float | None) -> Progress:
+def _train(run: Run, pool: Executor, folder: Path, steps: int | None, minutes: float | None, eyes: float) -> Progress:
     progress = load_state(folder, run)
+    if not progress.step and eyes:
+        open_eyes(run.config, run.weights, seed=run.seed, minutes=eyes, report=lambda line: _log(folder, line))
     saved, losses = time.monotonic(), Losses.none()
     coming = pool.submit(run.batch, progress.step)
     while (share := _share(progress, steps, minutes)) < 1:
@@ -341,6 +349,7 @@ def main() -> None:
     parser.add_argument(
         "--resume", action=argparse.BooleanOptionalAction, default=True, help="go on from the last state"
     )
+    parser.add_argument("--eyes", type=float, default=5.0, help="minutes of a fresh run's first stage, see eyes.py")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument(
         "--shares", type=json.loads, default={}, help='other shares of skills, as JSON: {"recall": 0.2}'
@@ -358,7 +367,7 @@ def main() -> None:
                 workers=1 if device == "cuda" else os.cpu_count() or 1)  # fmt: skip
     millions = math.fsum(tensor.numel() for tensor in run.weights.leaves()) / 1e6
     _log(wanted.out, f"{millions:.2f} million parameters on {device}")
-    progress = train(run, wanted.out, steps=wanted.steps, minutes=minutes)
+    progress = train(run, wanted.out, steps=wanted.steps, minutes=minutes, eyes=wanted.eyes)
     _log(wanted.out, f"done after {progress.step} steps and {progress.seconds / 60:.1f} minutes")
 
 

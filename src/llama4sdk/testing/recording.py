@@ -17,7 +17,7 @@ from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import asdict, replace
 from os import PathLike
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any, cast, get_args
 
 import anyio
 from pydantic import TypeAdapter
@@ -193,12 +193,14 @@ def _message_fields(message: Message) -> dict[str, Any]:
 
 def _picture_digest(image: Image) -> list[str]:
     source: Any = image.source
-    is_path = isinstance(source, str | PathLike) and image.url is None and not str(source).startswith("data:")
-    if is_path:
-        source = Path(source).read_bytes()
-    elif isinstance(source, str):
-        source = source.encode()
-    data = source if isinstance(source, bytes) else source.tobytes()
+    if isinstance(source, bytes):
+        data = source
+    elif isinstance(source, str) and (image.url is not None or source.startswith("data:")):
+        data = source.encode()
+    elif isinstance(source, str | PathLike):
+        data = Path(source).read_bytes()
+    else:
+        data = cast("Any", source).tobytes()  # a Pillow image
     return ["picture", hashlib.sha256(data).hexdigest()]
 
 

@@ -4,6 +4,8 @@ import math
 
 import pytest
 import torch
+from torch import Tensor
+
 from kernel_inputs import ROUNDED, activations, error
 from llama4_local.batch import Batch, PoolTable, Segment
 from llama4_local.heads import HeadPlan
@@ -13,8 +15,6 @@ from llama4_local.kernels.heads import qkv_epilogue
 from llama4_local.kernels.tiles import AttentionTile, DecodeTile
 from llama4_local.kv_cache import LayerCache
 from llama4_local.reference.functions import ReferenceOps
-from torch import Tensor
-
 from llama4sdk.errors import InvalidRequest
 
 DIM = 16
@@ -86,14 +86,9 @@ def test_a_sequence_does_not_depend_on_its_neighbours(new: int, dtype: torch.dty
     queries = activations(4 + new + 2, 10, DIM)
     table = crowd.tables["global"]
     own = PoolTable(table.slots, table.pages[1:2, :5].contiguous(), (37,), table.context_lengths[1:2])
-    alone = Batch(
-        *(crowd.token_ids,) * 2,
-        (Segment(0, new, 37 - new),),
-        torch.tensor([0, new]),
-        {"global": own},
-        crowd.image_rows,
-        None,
-    )
+    starts = torch.tensor([0, new])
+    segments = (Segment(0, new, 37 - new),)
+    alone = Batch(crowd.token_ids, crowd.positions, segments, starts, {"global": own}, crowd.image_rows, None)
     rows = slice(4, 4 + new)
     assert torch.equal(attend(queries, layer, crowd)[rows], attend(queries[rows].contiguous(), layer, alone))
 

@@ -2,6 +2,8 @@ from __future__ import annotations
 
 import pytest
 import torch
+from torch import Tensor
+
 from kernel_inputs import (
     FORMATS,
     ROUNDED,
@@ -22,7 +24,6 @@ from llama4_local.kernels.gemv import down_vector, gate_up_vector, linear_vector
 from llama4_local.kernels.routing import Routing, choose, route
 from llama4_local.kernels.tiles import Format, VectorTile
 from llama4_local.quantized import Matrix
-from torch import Tensor
 
 EXPERTS, HIDDEN, SIZE = 5, 128, 64
 VECTOR = VectorTile(16, 64, 2, 4, 1)
@@ -32,6 +33,12 @@ def logits_for(chosen: list[int], experts_count: int = EXPERTS) -> Tensor:
     logits = torch.randn(len(chosen), experts_count).clamp(-1, 1)
     logits[torch.arange(len(chosen)), chosen] = torch.rand(len(chosen)) + 1.5
     return logits
+
+
+def groups(routing: Routing) -> list[tuple[int, int, int]]:
+    """(group, first slot, slot after its last)."""
+    offsets = routing.offsets.tolist()
+    return list(zip(range(len(offsets)), offsets[:-1], offsets[1:], strict=False))
 
 
 def wanted_hidden(worth: Tensor, weight: Matrix, routing: Routing) -> Tensor:

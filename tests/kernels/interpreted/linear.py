@@ -2,12 +2,12 @@ from __future__ import annotations
 
 import pytest
 import torch
+
 from kernel_inputs import FORMATS, ROUNDED, WHOLE, activations, error, exact, matrix, narrowed, tile
 from llama4_local.kernels.activations import quantize_rows
 from llama4_local.kernels.linear import linear
 from llama4_local.kernels.tiles import Format
 from llama4_local.reference import quantized as reference
-
 from llama4sdk.errors import InvalidRequest
 
 

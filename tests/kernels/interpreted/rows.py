@@ -2,13 +2,14 @@ from __future__ import annotations
 
 import pytest
 import torch
+from torch import Tensor
+
 from kernel_inputs import ROUNDED, activations, error
-from llama4_local.kernels.norms import add_rms_norm, rms_norm
 from llama4_local.kernels import sampling as kernels
+from llama4_local.kernels.norms import add_rms_norm, rms_norm
 from llama4_local.kernels.sampling import uniforms
 from llama4_local.reference import rows, sampling
 from llama4_local.reference.sampling import Filters
-from torch import Tensor
 
 VOCAB, BLOCK = 300, 128  # three blocks, the last one ragged
 
@@ -146,4 +147,7 @@ def test_a_mask_of_bits_rules_tokens_out() -> None:
 def test_draws_depend_on_seed_and_step_alone() -> None:
     seeds = torch.tensor([0, 1, -1, 2**62 + 12345, 7, 7])
     steps = torch.tensor([0, 5, 2**33, 1, 2, 3])
-    assert torch.equal(uniforms(seeds, steps), sampling.uniforms(seeds, steps))
+    counters = torch.stack([steps & 0xFFFFFFFF, steps >> 32, steps * 0, steps * 0], dim=-1)
+    first, second, _, _ = sampling.philox(seeds, counters)
+    wanted = [((a >> 5) * 2**26 + (b >> 6)) / 2**53 for a, b in zip(first.tolist(), second.tolist(), strict=True)]
+    assert uniforms(seeds, steps).tolist() == wanted

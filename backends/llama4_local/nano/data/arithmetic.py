@@ -1,3 +1,4 @@
+# ruff: noqa: E501 - word lists read best as they stand
 """Addition and subtraction of numbers up to 99, and going on from a result."""
 
 from __future__ import annotations

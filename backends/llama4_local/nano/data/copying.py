@@ -1,3 +1,4 @@
+# ruff: noqa: E501 - word lists read best as they stand
 """Saying something again word by word, and counting."""
 
 from __future__ import annotations
@@ -43,7 +44,9 @@ def _repeated(rng: Random) -> tuple[list[Exchange], str]:
     if rng.random() < 0.4:  # long ones teach copying fastest
         words = phrase(rng, 6, 20)
     else:
-        words = phrase(rng, 1, 6) if rng.random() < 0.6 else " ".join(random_word(rng) for _ in range(rng.randint(1, 4)))
+        words = (
+            phrase(rng, 1, 6) if rng.random() < 0.6 else " ".join(random_word(rng) for _ in range(rng.randint(1, 4)))
+        )
     if rng.random() < 0.3:
         words = words.capitalize()
     if rng.random() < 0.2:

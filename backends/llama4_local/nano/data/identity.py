@@ -1,3 +1,4 @@
+# ruff: noqa: E501 - word lists read best as they stand
 """What nano is and is not, some longer set pieces, and what it says outside its repertoire."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# ruff: noqa: E501 - word lists read best as they stand
 """Answers in JSON: the named fields, in the named order, from a text, a sum, a capital or a picture."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# ruff: noqa: E501 - word lists read best as they stand
 """Remembering what the user said earlier: name, home, pet, favourite things, a code."""
 
 from __future__ import annotations

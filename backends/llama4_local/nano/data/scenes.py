@@ -1,3 +1,4 @@
+# ruff: noqa: E501 - word lists read best as they stand
 """Questions about pictures: describe, count, what is where, is there, and which of several."""
 
 from __future__ import annotations

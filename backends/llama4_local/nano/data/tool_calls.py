@@ -1,3 +1,4 @@
+# ruff: noqa: E501 - word lists read best as they stand
 """Calling declared functions, choosing among them, leaving them alone, and reporting their results."""
 
 from __future__ import annotations
@@ -80,7 +81,7 @@ def no_call(rng: Random) -> Sample:
         tools = list({spec.name: spec for spec in (first.spec, made_up(rng).spec)}.values())[: rng.randint(1, 2)]
     else:
         tools = _with_others(rng, first.spec, "add")
-    return Sample("no tool needed", tuple([*_opening(rng, False), *_spoken(exchanges)]), key, tuple(tools))
+    return Sample("no tool needed", (*_opening(rng, False), *_spoken(exchanges)), key, tuple(tools))
 
 
 def _asked(rng: Random) -> Asked:

@@ -1,7 +1,7 @@
 """A remote server: one answer, a stream with deadlines, and a fault, against a loopback server.
 
-python examples/http.py                                   # starts a server of its own
-python examples/http.py http://127.0.0.1:8000/v1 my-model # asks yours
+python examples/remote_server.py                                 # starts a server of its own
+python examples/remote_server.py http://127.0.0.1:8000/v1 my-model # asks yours
 """
 
 from __future__ import annotations

@@ -1,0 +1,123 @@
+"""Every kernel that serving launches, compiled for sm_90a without a GPU."""
+
+from __future__ import annotations
+
+import json
+import os
+from dataclasses import replace
+from typing import TYPE_CHECKING, cast
+
+import pytest
+import torch
+
+pytest.importorskip("triton", reason="Triton comes for Linux only")
+if os.environ.get("TRITON_INTERPRET") == "1":
+    pytest.skip("nothing is compiled in the interpreter", allow_module_level=True)
+
+from llama4_local.kernels.ahead_of_time import compile_launch, specialize
+from llama4_local.kernels.compiled import Built, build_all, check, plans, report
+from llama4_local.kernels.functions import KernelOps
+from llama4_local.kernels.launch import Launch, recording
+from llama4_local.kernels.linear import linear
+from llama4_local.kernels.machine_code import MachineCode, MachineCodeError, occupancy
+from llama4_local.kernels.serving import FORMATS, SHAPES, matrix_launches
+from llama4_local.kernels.tiles import Tile
+from llama4_local.quantized import Int4Matrix
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+MATRIX_KERNELS = {"linear", "gate_up", "down", "attention_prefill", "attention_decode"}
+
+
+@pytest.fixture(scope="module")
+def built(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[Built]]:
+    folder = tmp_path_factory.mktemp("cubins")
+    return folder, build_all(folder)
+
+
+def test_no_kernel_spills_and_every_product_runs_on_hoppers_matrix_units(built: tuple[Path, list[Built]]) -> None:
+    check(built[1])
+    assert {one.name for one in built[1] if one.matmul} == MATRIX_KERNELS
+    assert all(one.code.matrix for one in built[1] if one.matmul)
+
+
+def test_the_manifest_lists_every_cubin(built: tuple[Path, list[Built]]) -> None:
+    folder, all_built = built
+    kernels = json.loads((folder / "manifest.json").read_text())["kernels"]
+    assert len(kernels) == len(all_built) == len(list(folder.glob("*.cubin")))
+    for kernel in kernels:
+        assert kernel.keys() == {"name", "cubin", "shared", "registers", "spills", "matmul", "config"}
+        assert (folder / kernel["cubin"]).read_bytes().startswith(b"\x7fELF")
+        assert kernel["spills"] == 0
+        assert kernel["shared"] <= 227 * 1024
+
+
+def test_the_report_knows_how_many_programs_fit(built: tuple[Path, list[Built]]) -> None:
+    for entry in report(built[1]):
+        assert cast("int", entry["programs_per_multiprocessor"]) >= 1
+
+
+def test_every_model_format_and_cache_is_among_the_plans() -> None:
+    found = {(model, str(plan.launch.constants.get("FORMAT"))) for plan in plans() for model in plan.models}
+    assert found >= {(shape.name, form) for shape in SHAPES for form in FORMATS}
+    caches = {tensor.dtype for plan in plans() if (tensor := plan.launch.arguments.get("keys")) is not None}  # type: ignore[union-attr]
+    assert caches == {torch.bfloat16, torch.float8_e4m3fn}
+
+
+@pytest.mark.parametrize("tokens", [3, 21, 100, 777])
+def test_what_serving_launches_at_other_sizes_is_compiled_as_well(tokens: int) -> None:
+    known = {(plan.launch.name, specialize(plan.launch)) for plan in plans()}
+    for form in FORMATS:
+        for launch in matrix_launches(SHAPES[0], form, tokens, KernelOps()):
+            assert (launch.name, specialize(launch)) in known
+
+
+def planned(tile: Tile, tokens: int = 256) -> Launch:
+    packed = torch.empty(1024, 512, dtype=torch.uint8, device="meta")
+    scales = torch.empty(8, 1024, dtype=torch.bfloat16, device="meta")
+    x = torch.empty(tokens, 1024, dtype=torch.bfloat16, device="meta")
+    with recording() as launches:
+        linear(x, Int4Matrix(packed, scales), tile)
+    return launches[0]
+
+
+def test_a_spill_is_found() -> None:
+    code = compile_launch(planned(Tile(256, 128, 128, 1, 4, 2))).code
+    assert any("spills" in problem for problem in code.problems("linear", matmul=True))
+
+
+def test_a_product_off_the_matrix_units_is_found() -> None:
+    code = compile_launch(planned(Tile(16, 16, 128, 1, 4, 2))).code
+    assert any("HGMMA" in problem for problem in code.problems("linear", matmul=True))
+
+
+SOUND = MachineCode(registers=128, stack=0, shared=1024, matrix=8, slow_matrix=0, local=0, wide_loads=4)
+
+
+@pytest.mark.parametrize(
+    ("change", "word"),
+    [
+        ({"stack": 8}, "spills"),
+        ({"local": 1}, "spills"),
+        ({"shared": 227 * 1024 + 1}, "shared"),
+        ({"matrix": 0}, "HGMMA"),
+        ({"slow_matrix": 2}, "HMMA"),
+        ({"wide_loads": 0}, "16-byte"),
+    ],
+    ids=str,
+)
+def test_each_rule_can_be_broken(change: dict[str, int], word: str) -> None:
+    assert SOUND.problems("linear", matmul=True) == []
+    code = replace(SOUND, **change)  # type: ignore[arg-type]
+    problems = code.problems("linear", matmul=True)
+    assert word in " ".join(problems)
+    wrong = Built("linear", "0.cubin", code, True, {"warps": 4}, ("Scout",), tuple(problems))
+    with pytest.raises(MachineCodeError, match=word):
+        check([wrong])
+
+
+def test_occupancy_is_bound_by_registers_shared_memory_and_warps() -> None:
+    assert occupancy(replace(SOUND, registers=255), 8) == 1
+    assert occupancy(replace(SOUND, registers=32, shared=100 * 1024), 4) == 2
+    assert occupancy(replace(SOUND, registers=32), 4) == 16

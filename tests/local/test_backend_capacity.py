@@ -1,0 +1,51 @@
+"""How large a cache is made."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from llama4_local.capacity import cache_shape
+from llama4_local.kv_cache import cache_bytes
+from llama4sdk.errors import InvalidRequest
+from local.small_checkpoints import CHUNK, guard, scout
+
+
+@given(
+    memory=st.integers(0, 3_000_000),
+    context=st.integers(1, 500),
+    sequences=st.integers(1, 20),
+    chunked=st.booleans(),
+)
+def test_a_cache_keeps_to_its_memory_and_one_sequence_can_always_cross_a_chunk(
+    memory: int, context: int, sequences: int, *, chunked: bool
+) -> None:
+    text = (scout() if chunked else guard()).text
+    try:
+        shape = cache_shape(text, context=context, sequences=sequences, memory=memory, itemsize=4)
+    except InvalidRequest:
+        assert memory < 300_000
+        return
+    assert cache_bytes(text, shape, 4) <= memory
+    assert shape.local_pages >= shape.local_pages_for(context)
+    assert shape.pages_for(context) * sequences >= shape.global_pages >= 1
+
+
+def test_with_memory_enough_every_sequence_has_its_whole_context() -> None:
+    shape = cache_shape(scout().text, context=100, sequences=5, memory=10**9, itemsize=4)
+    assert (shape.global_pages, shape.local_pages) == (5 * 13, 5)
+    assert shape.page_size == CHUNK
+
+
+def test_a_context_shorter_than_the_chunk_needs_no_full_chunk() -> None:
+    text = replace(scout().text, chunk=512)
+    shape = cache_shape(text, context=100, sequences=2, memory=10**9, itemsize=2)
+    assert shape.local_pages == 2 * shape.pages_for(100)
+
+
+def test_memory_for_not_even_one_page_is_refused() -> None:
+    with pytest.raises(InvalidRequest, match="at least"):
+        cache_shape(scout().text, context=100, sequences=3, memory=1000, itemsize=4)

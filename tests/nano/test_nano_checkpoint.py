@@ -1,0 +1,158 @@
+"""The bundled checkpoint: complete, small, loadable by transformers as it stands, and right on what demos ask."""
+
+from __future__ import annotations
+
+import json
+from itertools import islice
+
+import pytest
+import torch
+
+from llama4_local.config_file import read_config
+from llama4_local.nano import CHECKPOINT
+from llama4_local.nano.data import mixture
+from llama4_local.nano.evaluate import answers, load
+from llama4_local.nano.folder import chat_template, prompt_template
+from llama4_local.nano.vocabulary import SPECIALS, VOCABULARY
+from llama4sdk.messages import AssistantMessage, Image, Message, Text, UserMessage
+from llama4sdk.prompting import PromptTemplate
+from llama4sdk.prompting import special_tokens as names
+from llama4sdk.prompting.template import image_names
+
+_FILES = (
+    "config.json",
+    "generation_config.json",
+    "model.safetensors",
+    "preprocessor_config.json",
+    "processor_config.json",
+    "special_tokens_map.json",
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "chat_template.jinja",
+)
+
+
+@pytest.fixture(scope="module")
+def template() -> PromptTemplate:
+    return prompt_template(CHECKPOINT)
+
+
+def test_the_folder_is_complete_and_small() -> None:
+    assert all((CHECKPOINT / name).is_file() for name in _FILES)
+    assert sum(path.stat().st_size for path in CHECKPOINT.iterdir()) < 24_000_000
+
+
+def test_the_network_is_a_small_llama_4() -> None:
+    config = read_config(CHECKPOINT)
+    text, vision = config.text, config.vision
+    assert vision is not None
+    assert text.experts >= 4
+    assert all(text.moe_layers)
+    assert text.qk_norm
+    assert text.rope_layers == tuple(layer % 4 != 3 for layer in range(text.layers))
+    for size in (text.hidden_size, text.expert_size, text.vocab_size, vision.hidden_size, vision.mlp_size):
+        assert size % 64 == 0
+    assert config.max_tiles == 4
+    assert vision.image_size == 56
+
+
+def test_it_has_at_most_twelve_million_parameters() -> None:
+    from safetensors import safe_open
+
+    with safe_open(CHECKPOINT / "model.safetensors", framework="np") as file:
+        shapes = [file.get_slice(name).get_shape() for name in file.keys()]  # noqa: SIM118 - not a dict
+    assert sum(int(torch.tensor(shape).prod()) for shape in shapes) < 12_000_000
+
+
+def test_special_tokens_have_their_published_names(template: PromptTemplate) -> None:
+    published = set(names.published_special_tokens())
+    assert set(SPECIALS) <= published
+    assert set(template.tokenizer.specials) == set(SPECIALS)
+    assert template.tokenizer.vocab_size == VOCABULARY
+
+
+@pytest.mark.parametrize("text", ["Grüße, 你好 🙂!", "\x00\x01 \ud7ff", "a  b\n\n\n\tc", "१२३ สวัสดี", "<|eot|>"])
+def test_any_text_can_be_written(template: PromptTemplate, text: str) -> None:
+    ids = template.tokenizer.encode(text)
+    assert template.tokenizer.decode(ids) == text
+    assert not set(ids) & set(template.tokenizer.specials.values())
+
+
+def test_digits_stand_alone(template: PromptTemplate) -> None:
+    assert [template.tokenizer.decode([i]) for i in template.tokenizer.encode("2024")] == ["2", "0", "2", "4"]
+
+
+def test_a_word_is_the_same_token_everywhere(template: PromptTemplate) -> None:
+    word = template.tokenizer.encode("weather")
+    for around in ('"weather"', "get_weather", "the weather", "(weather="):
+        ids = template.tokenizer.encode(around)
+        assert any(ids[i : i + len(word)] == word for i in range(len(ids)))
+
+
+def test_the_chat_template_in_the_folder_is_the_current_one() -> None:
+    assert (CHECKPOINT / "chat_template.jinja").read_text(encoding="utf-8") == chat_template()
+
+
+def _as_dict(message: Message) -> dict[str, object]:
+    found: dict[str, object] = {"role": message.role, "content": message.content}
+    if not isinstance(message.content, str):
+        found["content"] = [
+            {"type": "text", "text": part.text} if isinstance(part, Text) else {"type": "image"}
+            for part in message.parts
+        ]
+    if isinstance(message, AssistantMessage) and message.tool_calls:
+        found["tool_calls"] = [
+            {"type": "function", "function": {"name": call.name, "arguments": call.arguments}}
+            for call in message.tool_calls
+        ]
+    return found
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_transformers_renders_and_encodes_as_prompt_template_does(template: PromptTemplate) -> None:
+    from transformers import AutoTokenizer
+
+    tokenizer = AutoTokenizer.from_pretrained(CHECKPOINT)
+    seen = 0
+    for sample in islice(mixture(21), 120):
+        if sample.output is not None or sample.choice != "auto":
+            continue
+        tools = [
+            {
+                "type": "function",
+                "function": {"name": tool.name, "description": tool.description, "parameters": dict(tool.parameters)},
+            }
+            for tool in sample.tools
+        ]
+        rendered = template.render(sample.messages[:-1], sample.tools)
+        text = tokenizer.apply_chat_template(
+            [_as_dict(message) for message in sample.messages[:-1]],
+            tools=tools or None,
+            add_generation_prompt=True,
+            tokenize=False,
+        )
+        for tiles in rendered.tiles:
+            shown = "".join(image_names(tiles.rows, tiles.cols, 4)).replace("<|image|>", "\0")
+            text = text.replace("<|image|>", shown, 1)
+        text = text.replace("\0", "<|image|>")
+        assert text == rendered.text
+        assert tokenizer(text, add_special_tokens=False)["input_ids"] == rendered.token_ids
+        seen += 1
+    assert seen > 80
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_transformers_loads_the_configs() -> None:
+    from transformers import AutoConfig, GenerationConfig
+
+    config = AutoConfig.from_pretrained(CHECKPOINT)
+    assert config.model_type == "llama4"
+    generation = GenerationConfig.from_pretrained(CHECKPOINT)
+    assert len(generation.eos_token_id) == 3
+    assert not generation.do_sample
+
+
+def test_the_measured_accuracy_is_bundled() -> None:
+    measured = json.loads((CHECKPOINT / "evaluation.json").read_text(encoding="utf-8"))
+    assert measured["samples"] >= 100
+    assert all(0 <= share <= 1 for share in measured["accuracy"].values())
