@@ -7,7 +7,7 @@ import tempfile
 from pathlib import Path
 
 from llama4sdk import Llama4, Sampling
-from llama4sdk.bulk import Tally, map_prompts
+from llama4sdk.bulk import Tally
 
 PROMPTS = [f"What is {number} + {number + 3}?" for number in range(12)]
 
@@ -15,7 +15,7 @@ PROMPTS = [f"What is {number} + {number + 3}?" for number in range(12)]
 async def ask(llama: Llama4, prompts: list[str], journal: Path) -> Tally:
     """Ask all prompts, four at a time, and print each answer as it comes."""
     sampling = Sampling(temperature=0, max_tokens=24)
-    async with map_prompts(llama, prompts, concurrency=4, journal=journal, sampling=sampling) as outcomes:
+    async with llama.map(prompts, concurrency=4, journal=journal, sampling=sampling) as outcomes:
         async for outcome in outcomes:
             known = " (from the journal)" if outcome.resumed else ""
             print(f"  {outcome.prompt} {outcome.reply or outcome.error}{known}")

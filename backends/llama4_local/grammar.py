@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from llama4sdk.request import Request
 
 _KEPT: Final = 64  # compiled grammars
-_MAX_GRAMMAR: Final = 2_000_000  # characters
+_MAX_GRAMMAR: Final = 500_000  # characters
 _PLAIN_LENGTH: Final = 20_000  # characters
 _PLAIN_RULES: Final = 300
 _PLAIN_ALTERNATIVES: Final = 8

@@ -134,7 +134,7 @@ def quantize_fp8(weight: Tensor) -> Fp8Matrix:
         wide = sources[own].float()
         scale = (wide.abs().amax(dim=-1) / E4M3_LARGEST).clamp(min=LEAST_SCALE)
         steps[own] = scale
-        targets[own] = wide.div_(scale[:, None]).clamp_(-E4M3_LARGEST, E4M3_LARGEST)
+        targets[own] = (wide / scale[:, None]).clamp_(-E4M3_LARGEST, E4M3_LARGEST)
     return Fp8Matrix(values, scales)
 
 

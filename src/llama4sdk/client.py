@@ -24,6 +24,9 @@ from llama4sdk.stream import Stream
 from llama4sdk.tools import ToolLike, specs_of
 
 if TYPE_CHECKING:
+    from collections.abc import AsyncIterable, Iterable
+
+    from llama4sdk.bulk import Bulk
     from llama4sdk.prompting import PromptTemplate, Rendered, TokenCount
 
 ImageLike: TypeAlias = "Image | str | bytes | os.PathLike[str] | object"
@@ -324,6 +327,64 @@ class Llama4:
             approve=approve,
             form=form,
             on_tool_error=on_tool_error,
+        )
+
+    def map(
+        self,
+        prompts: Iterable[Prompt] | AsyncIterable[Prompt],
+        *,
+        concurrency: int = 8,
+        ordered: bool = False,
+        journal: str | os.PathLike[str] | None = None,
+        output: object = None,
+        repair: int = 0,
+        sampling: Sampling | None = None,
+        deadlines: Deadlines | None = None,
+        retries: int = 2,
+        progress: bool | None = None,
+    ) -> Bulk:
+        """Ask many prompts, a bounded number at a time; return the work, to be entered with `async with`.
+
+            async with llama.map(prompts, journal="answers.jsonl") as outcomes:
+                async for outcome in outcomes:
+                    print(outcome.index, outcome.reply or outcome.error)
+
+        One failure never ends the rest: it is that prompt's outcome. A slow reader holds the work up, leaving
+        the block cancels what runs.
+
+        Args:
+            prompts: An iterable of prompts, endless too, or an async one; read only as far as there is room. A
+                plain one is read on the event loop, so one that has to wait should be async. An async generator
+                is closed when the block is left.
+            concurrency: How many are asked at the same time, 1 to 10,000.
+            ordered: Whether outcomes come in the order of the prompts rather than as they finish.
+            journal: A file that remembers finished prompts, so that the same call goes on after a crash.
+            output: The form of a typed answer, as in `stream`.
+            repair: How often an answer that does not fit may be tried again, 0 to 5.
+            sampling: How tokens are chosen.
+            deadlines: How long each phase may take; `total` spans all tries of one prompt.
+            retries: How often a prompt is asked again after an error that may pass, 0 to 10.
+            progress: Whether a progress bar is shown on the terminal; None for one where rich is installed.
+
+        Raises:
+            InvalidRequest: For arguments out of range; when the block is entered, for a journal that cannot
+                be used.
+        """
+        from llama4sdk.bulk import map_prompts
+
+        self._check_open()
+        return map_prompts(
+            self,
+            prompts,
+            concurrency=concurrency,
+            ordered=ordered,
+            journal=journal,
+            output=output,
+            repair=repair,
+            sampling=sampling,
+            deadlines=deadlines,
+            retries=retries,
+            progress=progress,
         )
 
     def render(

@@ -16,7 +16,7 @@ import torch
 
 from llama4_local.grammar import Grammars, grammar_of
 from llama4_local.sampler import Chooser, Rules, sample
-from llama4sdk import InvalidRequest, Llama4, OutputSpec, Request, Sampling, ToolSpec
+from llama4sdk import InvalidRequest, OutputSpec, Request, Sampling, Stream, ToolSpec
 from llama4sdk.messages import conversation
 from llama4sdk.output import JsonSchema, answer_form
 from llama4sdk.prompting import Tokenizer
@@ -281,26 +281,21 @@ def test_what_cannot_be_kept_together_is_refused(grammars: Grammars, tokenizer: 
 
 
 async def test_a_random_checkpoint_keeps_to_the_form(tmp_path: Path) -> None:
-    hot = Sampling(temperature=1.5, max_tokens=60)
+    def paint(colour: Literal["red", "blue"], coats: Literal[1, 2] = 1) -> None: ...
+
+    form = answer_form(Literal["red", "blue"])
+    assert form is not None
+    tools = specs_of([paint])
     async with serving(saved_chat(tmp_path), max_sequences=8) as backend:
         assert backend.capabilities.structured_output
-
-        class Given(Llama4):
-            async def aclose(self) -> None:
-                """Leave the backend to the test."""
-
-        llama = Given(backend)
-        llama._started = True  # pyright: ignore[reportPrivateUsage]
-        reply = await llama.chat("?", output=Literal["red", "blue"], sampling=hot)
-        assert reply.output in ("red", "blue")
-        assert reply.finish_reason == "stop"
-
-        def paint(colour: Literal["red", "blue"], coats: Literal[1, 2] = 1) -> None: ...
-
-        for seed in range(4):
-            reply = await llama.chat(
-                "?", tools=[paint], tool_choice="paint", sampling=Sampling(temperature=1.5, max_tokens=60, seed=seed)
-            )
+        for seed in range(3):
+            hot = Sampling(temperature=1.5, max_tokens=60, seed=seed)
+            async with Stream(backend, asked(output=form.spec, sampling=hot), form=form) as stream:
+                reply = await stream.result()
+            assert reply.output in ("red", "blue")
+            assert reply.finish_reason == "stop"
+            async with Stream(backend, asked(tools=tools, tool_choice="paint", sampling=hot)) as stream:
+                reply = await stream.result()
             assert reply.tool_calls or reply.finish_reason == "length"
             for call in reply.tool_calls:
                 Tool(paint).validated(call.arguments)

@@ -69,17 +69,33 @@ def random_scene(rng: Random, most: int = 4) -> Scene:
     return Scene(tuple(Shape(rng.choice(list(COLOURS)), rng.choice(SHAPES), place) for place in places))
 
 
+@dataclass(frozen=True, slots=True)
+class Placed:
+    """A shape where it was drawn: its middle, and half the side of the square around it, in pixels."""
+
+    shape: Shape
+    x: float
+    y: float
+    radius: float
+
+
 def draw(rng: Random, scene: Scene) -> Image.Image:
     """Return a picture of the scene, RGB, with sides of 40 to 480 pixels."""
+    return draw_placed(rng, scene)[0]
+
+
+def draw_placed(rng: Random, scene: Scene) -> tuple[Image.Image, list[Placed]]:
+    """Return a picture of the scene, as `draw` does, and where its shapes lie."""
     width, height = _size(rng)
     ground = _ground_colour(rng)
     image = Image.new("RGB", (width * _SCALE, height * _SCALE), ground)
     pen = ImageDraw.Draw(image)
     if not scene.shapes:
         _draw_something_else(rng, pen, image.width, image.height)
-    for shape, middle, radius in _placed(rng, scene, width, height):
-        _draw_shape(rng, pen, shape, (middle[0] * _SCALE, middle[1] * _SCALE), radius * _SCALE)
-    return _photographed(rng, image.resize((width, height), Image.Resampling.BOX))
+    placed = _placed(rng, scene, width, height)
+    for each in placed:
+        _draw_shape(rng, pen, each)
+    return _photographed(rng, image.resize((width, height), Image.Resampling.BOX)), placed
 
 
 def _size(rng: Random) -> tuple[int, int]:
@@ -103,17 +119,17 @@ def _largest(rng: Random, count: int, place: int, width: int, height: int) -> fl
     return min(side * rng.uniform(0.11, 0.165), max(width, height) * 0.165)
 
 
-def _placed(rng: Random, scene: Scene, width: int, height: int) -> list[tuple[Shape, tuple[float, float], float]]:
-    """Return each shape with its middle and radius in pixels; shapes do not touch one another."""
+def _placed(rng: Random, scene: Scene, width: int, height: int) -> list[Placed]:
+    """Return places for the shapes so that they do not touch one another."""
     first = scene.shapes[0].place if scene.shapes else 0
     largest = _largest(rng, len(scene.shapes), first, width, height)
     while True:
-        placed: list[tuple[Shape, tuple[float, float], float]] = []
+        placed: list[Placed] = []
         for shape in scene.shapes:
             radius = largest * rng.uniform(0.75, 1.0)
-            placed.append((shape, _middle(rng, shape.place, width, height, radius * 1.2 + 1), radius))
+            placed.append(Placed(shape, *_middle(rng, shape.place, width, height, radius * 1.2 + 1), radius))
         pairs = [(one, other) for index, one in enumerate(placed) for other in placed[:index]]
-        if all(math.dist(one[1], other[1]) > 1.15 * (one[2] + other[2]) for one, other in pairs):
+        if all(math.dist((a.x, a.y), (b.x, b.y)) > 1.15 * (a.radius + b.radius) for a, b in pairs):
             return placed
         largest *= 0.97
 
@@ -124,14 +140,12 @@ def _middle(rng: Random, place: int, width: int, height: int, reach: float) -> t
     return min(max(x, reach), width - reach), min(max(y, reach), height - reach)
 
 
-def _draw_shape(
-    rng: Random, pen: ImageDraw.ImageDraw, shape: Shape, middle: tuple[float, float], radius: float
-) -> None:
+def _draw_shape(rng: Random, pen: ImageDraw.ImageDraw, placed: Placed) -> None:
+    shape, x, y, radius = placed.shape, placed.x * _SCALE, placed.y * _SCALE, placed.radius * _SCALE
     base = (_PURE if rng.random() < 0.3 else COLOURS)[shape.colour]
     jitter = 0 if rng.random() < 0.3 else 18
     red, green, blue = (min(255, max(0, part + rng.randint(-jitter, jitter))) for part in base)
     ink = (red, green, blue)
-    x, y = middle
     if shape.form == "circle":
         pen.ellipse((x - radius, y - radius, x + radius, y + radius), fill=ink)
         return

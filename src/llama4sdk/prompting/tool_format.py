@@ -54,9 +54,7 @@ def with_declarations(
         place: `system` appends to the system message (or makes one), `user` puts the declarations
             before the first user message's content.
     """
-    declared = [
-        text for text in (declare_tools(tools, choice), declare_output(output) if output else "") if text
-    ]
+    declared = [text for text in (declare_tools(tools, choice), declare_output(output) if output else "") if text]
     if not declared:
         return tuple(messages)
     text = "\n\n".join(declared)

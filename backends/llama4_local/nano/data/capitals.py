@@ -1,4 +1,4 @@
-# ruff: noqa: E501, SIM905 - word lists read best as they stand
+# ruff: noqa: E501 - word lists read best as they stand
 """Capitals of forty countries, both ways round, and an honest answer for all the others."""
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-# ruff: noqa: E501, SIM905 - word lists read best as they stand
+# ruff: noqa: E501 - word lists read best as they stand
 """Greetings, thanks and farewells in the twelve languages of Llama 4, answered in the same language."""
 
 from __future__ import annotations

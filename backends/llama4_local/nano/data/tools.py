@@ -1,4 +1,4 @@
-# ruff: noqa: E501, SIM905 - word lists read best as they stand
+# ruff: noqa: E501 - word lists read best as they stand
 """Made-up tools with questions that call for them: some that many applications have, most at random."""
 
 from __future__ import annotations

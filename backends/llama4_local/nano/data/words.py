@@ -1,4 +1,4 @@
-# ruff: noqa: E501, SIM905 - word lists read best as they stand
+# ruff: noqa: E501 - word lists read best as they stand
 """Words to talk about: names, places, things, and made-up words that nobody has seen before."""
 
 from __future__ import annotations

@@ -1,0 +1,35 @@
+"""Every example runs as a newcomer would run it."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+EXAMPLES = Path(__file__).resolve().parents[2] / "examples"
+# What an example prints, whatever the model's answers are.
+SHOWS = {
+    "quickstart": ("Two streams at once:", "17 + 25 = 42", "Paris"),
+    "vision": ("1. ", "Which picture"),
+    "streaming": ("started", "done", "cancelled: ", "deadline"),
+    "own_backend": ("THE SAME MESSAGES",),
+    "bulk": ("the first half", "(from the journal)", "12 done, 6 of them from the journal"),
+}
+
+
+@pytest.mark.parametrize("name", SHOWS)
+def test_the_example_runs(name: str) -> None:
+    done = subprocess.run(
+        [sys.executable, str(EXAMPLES / f"{name}.py")],
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=False,
+        env={key: value for key, value in os.environ.items() if key != "LLAMA4_BACKEND"},
+    )
+    assert done.returncode == 0, done.stderr
+    for shown in SHOWS[name]:
+        assert shown in done.stdout
