@@ -47,6 +47,7 @@ class AnswerReader:
         max_event: Most bytes of one event.
         max_answer: Most bytes of the whole answer.
         image_tokens: Tokens that stand for the request's pictures, as far as known here.
+        details: What `Done` shall tell beside the finish reason.
         check_prompt: Called with the token ids that the server made of the prompt, when it tells them.
     """
 
@@ -58,6 +59,7 @@ class AnswerReader:
         max_event: int = MAX_EVENT,
         max_answer: int = MAX_ANSWER,
         image_tokens: int = 0,
+        details: Mapping[str, Any] | None = None,
         check_prompt: Callable[[Sequence[int]], None] | None = None,
     ) -> None:
         self._sent = sent
@@ -76,7 +78,7 @@ class AnswerReader:
         self._calls = ToolCallReader()
         self._usage: Usage | None = None
         self._reason: FinishReason | None = None
-        self._details: dict[str, Any] = {}
+        self._details: dict[str, Any] = dict(details or {})
         self.done = False
         """Whether the last event, `Done`, has been handed out."""
 
@@ -222,7 +224,7 @@ class AnswerReader:
         if progress is not None:
             self._out.append(_progress(progress))
         if isinstance(timings, dict):
-            self._details = {"timings": timings}
+            self._details["timings"] = timings
         ids = value.get("prompt_token_ids")
         if isinstance(ids, list) and self._check_prompt is not None:
             check, self._check_prompt = self._check_prompt, None

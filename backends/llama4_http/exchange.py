@@ -203,6 +203,7 @@ class Exchange(AsyncIterator[Event]):
             max_event=settings.max_event_bytes,
             max_answer=settings.max_answer_bytes,
             image_tokens=posted.image_tokens,
+            details={"picture_bytes_saved": posted.saved_bytes} if posted.saved_bytes else None,
             check_prompt=None
             if ours is None or not settings.verify_prompt
             else (lambda theirs: prompt.compare(ours, theirs)),

@@ -27,6 +27,7 @@ class Outgoing:
         headers: Further headers.
         image_tokens: Tokens of the pictures that were prepared here.
         prompt_ids: The prompt as token ids, when it was made here.
+        saved_bytes: What scaling saved of the pictures' files.
     """
 
     path: str
@@ -34,6 +35,7 @@ class Outgoing:
     headers: Mapping[str, str] = field(default_factory=dict[str, str])
     image_tokens: int = 0
     prompt_ids: Sequence[int] | None = field(default=None, repr=False)
+    saved_bytes: int = 0
 
 
 def pictures_of(request: Request) -> list[Image]:
@@ -116,6 +118,7 @@ def compose(
         {"NVCF-INPUT-ASSET-REFERENCES": ",".join(assets.values())} if assets else {},
         sum(pack.prompt_tokens for pack in packed if pack is not None),
         prompt_ids,
+        sum(pack.saved_bytes for pack in packed if pack is not None),
     )
 
 

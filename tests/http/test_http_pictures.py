@@ -18,6 +18,7 @@ from llama4_http.pictures import fitting, pack
 from llama4_http.profiles import PROFILES
 from llama4_http.settings import Settings
 from llama4sdk.errors import ImageError, UrlBlocked
+from llama4sdk.events import Done
 from llama4sdk.images import cut, fitted_size, grid_for, load
 from llama4sdk.messages import Image, UserMessage
 from llama4sdk.request import Request
@@ -121,6 +122,17 @@ async def test_pictures_arrive_as_data_urls_and_addresses_as_they_are() -> None:
         assert second["image_url"]["url"] == "https://example.org/cat.png"
         assert text == {"type": "text", "text": "What?"}
         assert reply.usage.image_tokens == 147
+        await backend.aclose()
+
+
+async def test_what_scaling_saved_is_reported() -> None:
+    data = file_of(Pillow.effect_noise((1500, 1500), 90).convert("RGB"))
+    async with FaultServer() as server:
+        backend = HttpBackend(server.url, model="faults", profile="vllm")
+        done = (await ask(backend, Request((UserMessage([Image(data), "What?"]),)))).events[-1]
+        assert isinstance(done, Done)
+        sent = server.received[-1].json["messages"][0]["content"][0]["image_url"]["url"].partition(",")[2]
+        assert done.details["picture_bytes_saved"] == len(data) - len(base64.b64decode(sent)) > 0
         await backend.aclose()
 
 

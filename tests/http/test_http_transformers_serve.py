@@ -31,7 +31,7 @@ from llama4sdk.errors import InvalidRequest
 from llama4sdk.events import TextDelta
 from llama4sdk.images import grid_for
 from llama4sdk.messages import Image, UserMessage, conversation
-from llama4sdk.request import Request, Sampling
+from llama4sdk.request import Deadlines, Request, Sampling
 from llama4sdk.testing.conformance import BackendConformance
 
 missing = [name for name in ("fastapi", "uvicorn", "openai", "transformers") if importlib.util.find_spec(name) is None]
@@ -120,6 +120,9 @@ class TestTransformersServe(BackendConformance):
     @pytest.fixture(autouse=True)
     def _served(self, server: str, checkpoint: Path) -> None:
         self.server, self.checkpoint = server, checkpoint
+
+    def request(self, prompt: str, *, max_tokens: int = 8, deadlines: Deadlines | None = None) -> Request:
+        return super().request(prompt, max_tokens=max_tokens, deadlines=deadlines)
 
     def make(self) -> Backend:
         return backend_for(self.server, self.checkpoint)

@@ -55,7 +55,7 @@ class Journal:
         self._places: dict[bytes, list[_Place]] = {}
         self._guard = threading.Lock()
         self._synced = time.monotonic()
-        self._broken = False
+        self._broken: str | None = None  # why nothing more can be written
         self._size = 0
         # Replies may be private, so nobody else may read them.
         self._file = FileIO(path, "a+", opener=lambda name, flags: os.open(name, flags, 0o600))
@@ -198,17 +198,17 @@ class Journal:
 
     def _add(self, line: bytes) -> None:
         if self._broken:
-            raise LlamaError(f"The journal {str(self._path)!r} could not be written before.")
+            raise LlamaError(self._broken)
         try:
             self._append(line)
         except OSError as error:
-            self._broken = True
-            with suppress(OSError):
-                self._file.truncate(self._size)
-            raise LlamaError(
+            self._broken = (
                 f"The journal {str(self._path)!r} cannot be written: {_reason(error)}. Mend that and run the work "
                 "again: what it holds is not asked again."
-            ) from error
+            )
+            with suppress(OSError):
+                self._file.truncate(self._size)
+            raise LlamaError(self._broken) from error
         self._size += len(line)
 
     def _append(self, line: bytes) -> None:
