@@ -41,7 +41,7 @@ def file_of(picture: Pillow.Image, form: str = "PNG", **options: object) -> byte
 
 
 @given(SIDES, SIDES)
-@settings(max_examples=300)
+@settings(max_examples=100)
 def test_the_size_sent_gets_the_same_grid_and_is_never_larger(width: int, height: int) -> None:
     sent = fitting(width, height)
     grid, again = grid_for(width, height), grid_for(*sent)
@@ -52,7 +52,7 @@ def test_the_size_sent_gets_the_same_grid_and_is_never_larger(width: int, height
         assert fitted_size(*sent, again.rows, again.cols) == sent
 
 
-@pytest.mark.parametrize("size", [(4000, 3000), (3000, 4000), (5000, 1000), (1400, 1400)])
+@pytest.mark.parametrize("size", [(2000, 1500), (1200, 2200), (3000, 600), (1400, 1400)])
 def test_the_tiles_of_the_grid_are_equal_after_scaling(size: tuple[int, int]) -> None:
     picture = photo(*size)
     packed = pack(Image(file_of(picture)), Settings())
@@ -63,7 +63,7 @@ def test_the_tiles_of_the_grid_are_equal_after_scaling(size: tuple[int, int]) ->
     if packed.mime == "image/png":
         assert np.array_equal(before.levels[:-1], after.levels[:-1])
     difference = np.abs(before.levels[-1].astype(int) - after.levels[-1].astype(int))
-    assert difference.mean() < 6  # of 255: the global tile alone is made from the scaled picture
+    assert difference.mean() < 1.5  # of 255: the global tile alone is made from the scaled picture
     assert packed.saved_bytes == max(0, packed.file_bytes - len(packed.data))
 
 

@@ -140,9 +140,13 @@ def test_a_folder_that_cannot_be_written_to_is_packed_every_time(folder: Path, m
 
 def test_progress_counts_every_byte_once_each_time(folder: Path) -> None:
     total = sum(tensor.numel() * 2 for tensor in named_tensors(config(), load_checkpoint(folder, config())).values())
-    for _ in range(2):
+
+    def counted() -> list[tuple[int, int]]:
         seen: list[tuple[int, int]] = []
         load_packed(folder, config(), "int4", progress=lambda done, all_: seen.append((done, all_)))
+        return seen
+
+    for seen in (counted(), counted()):
         assert seen[-1] == (total, total)
         assert seen == sorted(seen)
 

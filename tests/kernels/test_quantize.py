@@ -44,7 +44,7 @@ def test_a_low_nibble_holds_an_input_of_the_first_half_of_its_group() -> None:
     scale=st.floats(1e-6, 1e4),
     seed=st.integers(0, 2**31),
 )
-def test_int4_is_never_further_off_than_half_a_step(
+def test_int4_is_never_much_worse_than_absmax_over_8(
     group: int, rows: int, groups: int, scale: float, seed: int
 ) -> None:
     torch.manual_seed(seed)
@@ -63,9 +63,11 @@ def test_zeros_stay_zeros(group: int) -> None:
 
 def test_fp8_keeps_each_rows_largest() -> None:
     weight = torch.randn(6, 64) * torch.logspace(-4, 4, 6)[:, None]
+    before = weight.clone()
     matrix = quantize_fp8(weight)
+    assert torch.equal(weight, before)
     assert torch.allclose(matrix.dequantize().abs().amax(-1), weight.abs().amax(-1), rtol=1e-6)
-    assert rmse(matrix.dequantize() / weight, torch.ones(6, 64)) < 0.04
+    assert float((matrix.dequantize() - weight).norm() / weight.norm()) < 0.04
 
 
 @pytest.mark.parametrize("kind", ["int4", "fp8"])

@@ -9,15 +9,17 @@ import pytest
 import torch
 
 from llama4_local.config_file import read_config
+from llama4_local.model.transformer import Model
 from llama4_local.nano import CHECKPOINT
-from llama4_local.nano.data import mixture
-from llama4_local.nano.evaluate import answers, load
+from llama4_local.nano.data import Sample, mixture, samples
+from llama4_local.nano.evaluate import answers, are_right, load, wanted_text
 from llama4_local.nano.folder import chat_template, prompt_template
 from llama4_local.nano.vocabulary import SPECIALS, VOCABULARY
-from llama4sdk.messages import AssistantMessage, Image, Message, Text, UserMessage
+from llama4sdk.messages import AssistantMessage, Message, Text, UserMessage
 from llama4sdk.prompting import PromptTemplate
 from llama4sdk.prompting import special_tokens as names
 from llama4sdk.prompting.template import image_names
+from llama4sdk.request import ToolSpec
 
 _FILES = (
     "config.json",
@@ -156,3 +158,56 @@ def test_the_measured_accuracy_is_bundled() -> None:
     measured = json.loads((CHECKPOINT / "evaluation.json").read_text(encoding="utf-8"))
     assert measured["samples"] >= 100
     assert all(0 <= share <= 1 for share in measured["accuracy"].values())
+
+
+@pytest.fixture(scope="module")
+def loaded() -> tuple[Model, PromptTemplate]:
+    return load(CHECKPOINT)
+
+
+def _dialog(*turns: str, tools: tuple[ToolSpec, ...] = ()) -> Sample:
+    said = [UserMessage(turn) if place % 2 == 0 else AssistantMessage(turn) for place, turn in enumerate(turns)]
+    return Sample("", (*said, AssistantMessage("")), "", tools)
+
+
+_WEATHER = ToolSpec(
+    "get_weather",
+    "Get the weather of a city.",
+    {"type": "object", "properties": {"city": {"type": "string"}}, "required": ["city"]},
+)
+_ASKED = {
+    "Hello! How can I help you?": _dialog("Hello!"),
+    "17 + 25 = 42.": _dialog("What is 17 + 25?"),
+    "The capital of France is Paris.": _dialog("What is the capital of France?"),
+    "Your name is Ada.": _dialog("My name is Ada.", "Nice to meet you, Ada!", "What is my name?"),
+    "I am nano, the small model that is built into llama4sdk.": _dialog("Who are you?"),
+    "De rien !": _dialog("Merci !"),
+    "3, 4, 5, 6, 7, 8, 9, 10, 11, 12.": _dialog("Count from 3 to 12."),
+    '[get_weather(city="Paris")]': _dialog("What is the weather in Paris?", tools=(_WEATHER,)),
+}
+
+
+def test_what_demos_ask_is_answered_right(loaded: tuple[Model, PromptTemplate]) -> None:
+    assert answers(*loaded, list(_ASKED.values())) == list(_ASKED)
+
+
+def test_one_pass_judges_as_writing_the_answer_does(loaded: tuple[Model, PromptTemplate]) -> None:
+    asked = [*islice(samples(31, "arithmetic", "test"), 10), *islice(samples(31, "pictures", "test"), 5)]
+    written = answers(*loaded, asked)
+    expected = [text == wanted_text(sample) for text, sample in zip(written, asked, strict=True)]
+    assert are_right(*loaded, asked) == expected
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_transformers_computes_the_same(loaded: tuple[Model, PromptTemplate]) -> None:
+    from transformers import Llama4ForConditionalGeneration
+
+    from llama4_local.model.training import training_forward
+    from llama4_local.model.transformer import logits
+
+    model, template = loaded
+    theirs = Llama4ForConditionalGeneration.from_pretrained(CHECKPOINT, dtype=torch.float32).eval()
+    ids = torch.tensor([template.render("What is 17 + 25?").token_ids])
+    with torch.no_grad():
+        ours = logits(model, training_forward(model, ids, torch.tensor([ids.shape[1]]))[0])
+        torch.testing.assert_close(theirs(input_ids=ids).logits[0], ours, atol=1e-4, rtol=1e-4)

@@ -1,12 +1,15 @@
-"""Which cut serves which shape: the table that tuning writes, with an entry for every number of tokens.
+"""Which cut serves which shape: read from the table that `benchmarks/tune.py` writes.
 
-Nothing is tuned when a model is loaded or a request arrives. Entries not yet measured on a GPU are chosen by
-what their machine code says: registers, shared memory, loads in flight.
+Nothing is tuned when a model is loaded or a request arrives. Entries that no GPU has measured yet are chosen
+by what their machine code says: registers, shared memory, loads in flight.
 """
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass, replace
+from functools import cache
+from importlib.resources import files
 from typing import TYPE_CHECKING, TypeVar
 
 from llama4_local.kernels.tiles import AttentionTile, DecodeTile, Tile, VectorTile
@@ -21,66 +24,24 @@ FEW = 4  # tokens that the vector kernel serves
 _EVER = 1 << 30
 _WIDE = 4  # times as many outputs as inputs: enough programs without splitting, and logits come whole
 
+DEFAULT = Tile(64, 64, 64, 1, 4, 4)  # right for every shape, where the table has none
+
 Steps = tuple[tuple[int, Tile], ...]
 
-# (most tokens for each group of rows, cut), from few to many.
-TILES: Mapping[tuple[Kernel, Format], Steps] = {
-    ("linear", "int4"): (
-        (16, Tile(64, 16, 128, 4, 4, 4)),
-        (32, Tile(64, 32, 128, 4, 4, 4)),
-        (64, Tile(64, 64, 128, 4, 4, 4)),
-        (256, Tile(128, 64, 128, 2, 8, 4)),
-        (_EVER, Tile(128, 128, 128, 1, 8, 3)),
-    ),
-    ("linear", "fp8"): (
-        (16, Tile(64, 16, 128, 4, 4, 4)),
-        (64, Tile(64, 64, 128, 4, 4, 4)),
-        (256, Tile(128, 64, 128, 2, 8, 4)),
-        (_EVER, Tile(128, 128, 128, 1, 8, 3)),
-    ),
-    ("linear", "bf16"): (
-        (16, Tile(64, 16, 128, 4, 4, 4)),
-        (64, Tile(64, 64, 64, 4, 4, 4)),
-        (256, Tile(128, 64, 64, 2, 8, 4)),
-        (_EVER, Tile(128, 128, 64, 1, 8, 4)),
-    ),
-    ("gate_up", "int4"): (
-        (8, Tile(64, 16, 128, 1, 4, 4)),
-        (24, Tile(64, 32, 128, 1, 4, 4)),
-        (64, Tile(128, 64, 128, 1, 8, 4)),
-        (_EVER, Tile(128, 128, 128, 1, 8, 3)),
-    ),
-    ("gate_up", "fp8"): (
-        (8, Tile(64, 16, 128, 1, 4, 4)),
-        (24, Tile(128, 32, 128, 1, 4, 4)),
-        (64, Tile(128, 64, 128, 1, 8, 4)),
-        (_EVER, Tile(128, 128, 128, 1, 8, 3)),
-    ),
-    ("gate_up", "bf16"): (
-        (8, Tile(64, 16, 128, 1, 4, 4)),
-        (24, Tile(128, 32, 64, 1, 4, 4)),
-        (64, Tile(128, 64, 64, 1, 8, 4)),
-        (_EVER, Tile(128, 128, 64, 1, 8, 4)),
-    ),
-    ("down", "int4"): (
-        (8, Tile(64, 16, 128, 4, 4, 4)),
-        (24, Tile(64, 32, 128, 2, 4, 4)),
-        (64, Tile(128, 64, 128, 1, 8, 4)),
-        (_EVER, Tile(128, 128, 128, 1, 8, 3)),
-    ),
-    ("down", "fp8"): (
-        (8, Tile(64, 16, 128, 4, 4, 4)),
-        (24, Tile(64, 32, 128, 2, 4, 4)),
-        (64, Tile(128, 64, 128, 1, 8, 4)),
-        (_EVER, Tile(128, 128, 128, 1, 8, 3)),
-    ),
-    ("down", "bf16"): (
-        (8, Tile(64, 16, 128, 4, 4, 4)),
-        (24, Tile(64, 32, 64, 2, 4, 4)),
-        (64, Tile(128, 64, 64, 1, 8, 4)),
-        (_EVER, Tile(128, 128, 64, 1, 8, 4)),
-    ),
-}
+
+@cache
+def table() -> Mapping[tuple[str, str], Steps]:
+    """Return `table.json`: for each kernel and format (most tokens of a group, cut), from few to many."""
+    text = files("llama4_local.kernels").joinpath("table.json").read_text(encoding="utf-8")
+    return {(kernel, form): _steps(rows) for kernel, forms in json.loads(text).items() for form, rows in forms.items()}
+
+
+def _steps(rows: list[dict[str, int | None]]) -> Steps:
+    def cut(row: dict[str, int | None]) -> Tile:
+        return Tile(**{name: value for name, value in row.items() if name != "most" and value is not None})
+
+    return tuple((row["most"] or _EVER, cut(row)) for row in rows)
+
 
 VECTOR_TILES: Mapping[Format, VectorTile] = {
     "int4": VectorTile(32, 128, 4, 4, 1),
@@ -127,7 +88,7 @@ class Choices:
         """Return the cut of a matrix kernel whose groups share `tokens` tokens."""
         if self.deterministic:
             return FIXED_TILES[kernel, form]
-        return _first(TILES[kernel, form], -(-tokens // groups))
+        return _first(table().get((kernel, form), ((_EVER, DEFAULT),)), -(-tokens // groups))
 
     def linear(self, form: Format, tokens: int, outputs: int, inputs: int) -> Tile:
         """Return the cut of a dense product; much wider than deep ones are never split."""
