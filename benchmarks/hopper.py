@@ -94,17 +94,15 @@ def save(folder: Path, results: dict[str, object]) -> None:
 
 def show(results: dict[str, object], ceilings: Ceilings) -> None:
     """Print the table."""
-    print(
-        f"\ncopy {ceilings.copy / 1e12:.2f} TB/s, bf16 {ceilings.bf16 / 1e12:.0f}, FP8 {ceilings.fp8 / 1e12:.0f} TFLOP/s"
-    )
+    rates = f"bf16 {ceilings.bf16 / 1e12:.0f}, FP8 {ceilings.fp8 / 1e12:.0f} TFLOP/s"
+    print(f"\ncopy {ceilings.copy / 1e12:.2f} TB/s, {rates}")
     for check in rows(results, "checks"):
         if not check["right"]:
             print(f"WRONG {check['kernel']} {check['case']}: error {check['error']:.2e} above {check['limit']:.0e}")
     for row in rows(results, "kernels"):
         beside = f", torch {row['torch_us']:.0f} us" if row["torch_us"] else ""
-        print(
-            f"{row['kernel']:<18}{row['case']:<28}{row['us']:>9.1f} us {row['fraction']:>6.0%} of {row['bound']}{beside}"
-        )
+        reached = f"{row['us']:>9.1f} us {row['fraction']:>6.0%} of {row['bound']}"
+        print(f"{row['kernel']:<18}{row['case']:<28}{reached}{beside}")
     for row in rows(results, "model"):
         print(
             f"Scout {row['format']:<5}{row['case']:<26}{row['ms']:>9.2f} ms {row['tokens_per_second']:>9.0f} tok/s "

@@ -17,7 +17,7 @@ from torch import Tensor
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-T = TypeVar("T")
+T = TypeVar("T", covariant=True)  # trees are never changed, so one of tensors is one of matrices
 U = TypeVar("U")
 
 

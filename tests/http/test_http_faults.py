@@ -83,8 +83,9 @@ def test_every_fault_of_the_server_is_tested() -> None:
 async def test_a_fault_ends_in_one_error_of_the_right_class(name: str, kind: type[LlamaError]) -> None:
     async with FaultServer() as server:
         backend = backend_for(server, name)
-        with anyio.fail_after(30):
-            outcome = await ask(backend, total=20, **(SHORT if kind is DeadlineExceeded else {}))
+        with anyio.fail_after(120):
+            outcome = await ask(backend, "Hello!", **(SHORT if kind is DeadlineExceeded else {}))
+        assert outcome.error is not None
         assert type(outcome.error) is kind
         assert outcome.error.backend == "http"
         assert outcome.error.request_id
@@ -101,7 +102,7 @@ async def test_a_fault_ends_in_one_error_of_the_right_class(name: str, kind: typ
 async def test_a_quirk_makes_no_difference(name: str) -> None:
     async with FaultServer() as server:
         backend = backend_for(server, name)
-        outcome = await ask(backend, total=20)
+        outcome = await ask(backend)
         assert outcome.error is None
         assert outcome.reply.text == GREETING
         assert outcome.reply.finish_reason == "stop"

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from llama4_local.config import ModelConfig, TextConfig
+from llama4_local.config import ModelConfig
 from llama4_local.nano import CHECKPOINT
 from llama4_local.nano.batches import mark_answers, passes, render
 from llama4_local.nano.data import SKILLS, mixture, samples
@@ -34,17 +34,15 @@ def template() -> PromptTemplate:
 @pytest.fixture(scope="module")
 def small(template: PromptTemplate) -> ModelConfig:
     config = nano_config(template.tokenizer.special)
-    text = TextConfig(
-        **{
-            **{name: getattr(config.text, name) for name in TextConfig.__dataclass_fields__},
-            "hidden_size": 32,
-            "heads": 2,
-            "kv_heads": 1,
-            "head_dim": 16,
-            "expert_size": 16,
-            "rope_layers": (True, False),
-            "moe_layers": (True, True),
-        }
+    text = replace(
+        config.text,
+        hidden_size=32,
+        heads=2,
+        kv_heads=1,
+        head_dim=16,
+        expert_size=16,
+        rope_layers=(True, False),
+        moe_layers=(True, True),
     )
     vision = config.vision
     assert vision is not None

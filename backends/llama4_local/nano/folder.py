@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
 
 from llama4_local.checkpoint_writer import save_checkpoint, write_bytes, write_json
+from llama4_local.config_writer import generation_to_json
 from llama4_local.nano.recipe import MAX_TILES, TILE
 from llama4_local.nano.vocabulary import train_tokenizer
 from llama4_local.weight_names import to_tensors
@@ -41,7 +43,11 @@ def write_folder(folder: Path, config: ModelConfig, weights: Weights) -> None:
 
 
 def write_settings(folder: Path, config: ModelConfig) -> None:
-    """Write the configs of tokenizer and processor, and the chat template."""
+    """Write the configs of generation, tokenizer and processor, and the chat template."""
+    # Greedy; transformers complains about a temperature where nothing is sampled, so none is written.
+    greedy = replace(config.generation, temperature=None)
+    generation = generation_to_json(replace(config, generation=greedy))
+    write_json(folder / "generation_config.json", {**generation, "do_sample": False})
     tokens: Json = {"bos_token": names.BEGIN_OF_TEXT, "eos_token": names.EOT, "pad_token": names.PAD}
     write_json(folder / "special_tokens_map.json", tokens)
     write_json(

@@ -70,7 +70,6 @@ def nano_config(special: Callable[[str], int]) -> ModelConfig:
         GenerationConfig(
             bos_token_id=special(names.BEGIN_OF_TEXT),
             eos_token_ids=tuple(special(name) for name in names.STOP_TOKENS),
-            temperature=0.0,
         ),
         image_token_id=special(names.PATCH),
         image_begin_id=special(names.IMAGE_START),
