@@ -53,17 +53,15 @@ def run_checks(*, quick: bool) -> list[dict[str, object]]:
     seed = secrets.randbits(32)
     torch.manual_seed(seed)
     torch.use_deterministic_algorithms(True, warn_only=True)  # fills fresh memory with NaN
-    torch.utils.deterministic.fill_uninitialized_memory = True
+    torch.utils.deterministic.fill_uninitialized_memory = True  # pyright: ignore[reportAttributeAccessIssue]
     found: list[dict[str, object]] = []
     for one in everything(TOKENS[::2] if quick else TOKENS):
         off = error(one.got, one.wanted)
-        found.append(
-            {"kernel": one.kernel, "case": one.case, "error": off, "limit": one.limit, "right": off <= one.limit}
-            | {"seed": seed}
-        )
+        row: dict[str, object] = {"kernel": one.kernel, "case": one.case, "error": off, "limit": one.limit}
+        found.append(row | {"right": off <= one.limit, "seed": seed})
         print(f"{'ok   ' if off <= one.limit else 'WRONG'} {one.kernel:<18}{one.case:<32}{off:.2e}", flush=True)
     torch.use_deterministic_algorithms(False)
-    torch.utils.deterministic.fill_uninitialized_memory = False
+    torch.utils.deterministic.fill_uninitialized_memory = False  # pyright: ignore[reportAttributeAccessIssue]
     return found
 
 

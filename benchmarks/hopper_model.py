@@ -100,9 +100,8 @@ def _measured(form: Format, ceilings: Ceilings, *, quick: bool) -> Iterator[dict
 
 
 def _row(form: str, case: str, took: float, tokens: int, floor: float, *, graph: bool) -> dict[str, object]:
-    return {"format": form, "case": case, "graph": graph, "ms": took * 1e3, "tokens_per_second": tokens / took} | {
-        "fraction": floor / took
-    }
+    row: dict[str, object] = {"format": form, "case": case, "graph": graph, "ms": took * 1e3}
+    return row | {"tokens_per_second": tokens / took, "fraction": floor / took}
 
 
 def _floor(form: Format, size: int) -> float:
@@ -174,9 +173,8 @@ def _prefill(model: Model, cache: KvCache, tokens: int) -> float:
     batches = [_batch(cache, [n], [sum(steps[: i + 1])]) for i, n in enumerate(steps)]
 
     def run() -> None:
-        for batch in batches:
-            hidden = forward(model, batch, cache)
-        logits(model, hidden[-1:])
+        hidden = [forward(model, batch, cache) for batch in batches]
+        logits(model, hidden[-1][-1:])
 
     return _seconds(run, graph=False, repeats=5)
 

@@ -1,4 +1,4 @@
-# pyright: basic
+# pyright: basic, reportGeneralTypeIssues=false, reportOperatorIssue=false, reportArgumentType=false
 # Triton is untyped: its compiler takes and returns plain dictionaries.
 """Compiles a planned launch for Hopper as Triton would at its first start, without a GPU."""
 
@@ -71,11 +71,11 @@ def specialize(launch: Launch) -> Specialization:
         value = launch.arguments[name]
         kind = _kind(value, parameter.do_not_specialize)
         types[name] = kind
-        if kind == "constexpr":
+        if isinstance(value, Tensor):
+            aligned.append(name)
+        elif kind == "constexpr":
             constants[name] = value
-        elif isinstance(value, Tensor) or (
-            isinstance(value, int) and value % 16 == 0 and not parameter.do_not_specialize
-        ):
+        elif isinstance(value, int) and value % 16 == 0 and not parameter.do_not_specialize:
             aligned.append(name)
     return Specialization(tuple(types.items()), tuple(constants.items()), tuple(aligned), launch.warps, launch.stages)
 

@@ -1,4 +1,4 @@
-# pyright: basic
+# pyright: basic, reportGeneralTypeIssues=false, reportOperatorIssue=false, reportArgumentType=false
 # Triton is untyped: what a jitted function takes are its own blocks, not Python values.
 """Attention of one new token of each sequence, its keys cut into splits that run side by side.
 

@@ -1,4 +1,4 @@
-# pyright: basic
+# pyright: basic, reportGeneralTypeIssues=false, reportOperatorIssue=false, reportArgumentType=false
 # Triton is untyped: what a jitted function takes are its own blocks, not Python values.
 """Attention of several new tokens of a sequence over its pages (Dao et al., FlashAttention-2, 2023)."""
 

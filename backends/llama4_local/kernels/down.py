@@ -1,4 +1,4 @@
-# pyright: basic
+# pyright: basic, reportGeneralTypeIssues=false, reportOperatorIssue=false, reportArgumentType=false
 # Triton is untyped: what a jitted function takes are its own blocks, not Python values.
 """Down projections of all experts at once, back from the experts' order to the tokens'."""
 

@@ -1,4 +1,4 @@
-# pyright: basic
+# pyright: basic, reportGeneralTypeIssues=false, reportOperatorIssue=false, reportArgumentType=false
 # Triton is untyped: what a jitted function takes are its own blocks, not Python values.
 """Matrix times vector for a handful of tokens: no sorting, no padding to the matrix units' width.
 

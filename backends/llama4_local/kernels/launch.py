@@ -16,7 +16,7 @@ from torch import Tensor
 from llama4sdk.errors import InvalidRequest
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Generator, Mapping
 
 Argument = Tensor | int | float | None
 Constant = int | float | bool | str | None
@@ -54,7 +54,7 @@ _recorder: ContextVar[list[Launch] | None] = ContextVar("recorder", default=None
 
 
 @contextmanager
-def recording() -> Iterator[list[Launch]]:
+def recording() -> Generator[list[Launch]]:
     """Collect launches in the block instead of running them; yields the growing list."""
     launches: list[Launch] = []
     token = _recorder.set(launches)

@@ -1,4 +1,4 @@
-# pyright: basic
+# pyright: basic, reportGeneralTypeIssues=false, reportOperatorIssue=false, reportArgumentType=false
 # Triton is untyped: what a jitted function takes are its own blocks, not Python values.
 """One token for each row of logits, chosen on the device so that it can feed the next step.
 

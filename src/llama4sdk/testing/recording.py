@@ -17,7 +17,7 @@ from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import asdict, replace
 from os import PathLike
 from pathlib import Path
-from typing import Any, cast, get_args
+from typing import Any, get_args
 
 import anyio
 from pydantic import TypeAdapter
@@ -200,7 +200,7 @@ def _picture_digest(image: Image) -> list[str]:
     elif isinstance(source, str | PathLike):
         data = Path(source).read_bytes()
     else:
-        data = cast("Any", source).tobytes()  # a Pillow image
+        data = source.tobytes()  # a Pillow image
     return ["picture", hashlib.sha256(data).hexdigest()]
 
 

@@ -86,7 +86,8 @@ def work(pages: SequencePages, count: int, source: torch.Generator) -> Work:
 @pytest.mark.parametrize("form", FORMATS)
 def test_a_mixture_of_experts_runs_as_its_reference(form: Format, deterministic: bool) -> None:
     weights = network(config(), form)
-    compare(config(), weights, KernelOps(FewSplits(deterministic)), 0.05 if form == "fp8" else 0.03)
+    # e4m3 keeps three bits: where bf16 and fp32 activations round apart, they are up to 2⁻⁴ of their size apart.
+    compare(config(), weights, KernelOps(FewSplits(deterministic)), 2**-4 if form == "fp8" else 0.03)
 
 
 def test_a_dense_network_runs_as_its_reference() -> None:

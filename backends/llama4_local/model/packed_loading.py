@@ -1,0 +1,75 @@
+"""From a checkpoint folder to a `Model` whose matrices may be packed, on the CPU or on a Hopper GPU."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, cast
+
+import torch
+
+from llama4_local.checkpoint import load_checkpoint
+from llama4_local.config_file import read_config
+from llama4_local.fp8_checkpoint import is_fp8, load_fp8
+from llama4_local.model.transformer import Model
+from llama4_local.packing import load_packed
+from llama4_local.reference.quantized import PackedReferenceOps
+from llama4_local.tensor_files import find_tensors
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from llama4_local.config import ModelConfig
+    from llama4_local.ops import Ops
+    from llama4_local.quantize import Kind
+    from llama4_local.quantized import Matrix
+    from llama4_local.weights import Weights, WeightTree
+
+
+def load_packed_model(
+    folder: str | Path,
+    *,
+    quantize: Kind | None = None,
+    device: str = "cpu",
+    dtype: torch.dtype = torch.bfloat16,
+    deterministic: bool = False,
+    keep: bool = True,
+    progress: Callable[[int, int], None] | None = None,
+) -> Model:
+    """Read, check, pack and load a checkpoint.
+
+    Args:
+        folder: In Hugging Face form; checkpoints published in FP8 are loaded as they are.
+        quantize: How the layers' matrices of a plain checkpoint are packed; None for not at all.
+        device: Torch device; `cuda` takes the Triton kernels, which want bf16.
+        dtype: Of what is not packed.
+        deterministic: On `cuda`, one cut of each kernel for any number of tokens.
+        keep: Whether to keep the packed form beside the checkpoint.
+        progress: Called with the bytes of the checkpoint done so far and in all.
+
+    Raises:
+        CheckpointError: A folder that cannot be served; all problems are listed.
+        InvalidRequest: A matrix that int4 groups do not divide.
+    """
+    folder = Path(folder)
+    config = read_config(folder)
+    weights: WeightTree[Matrix]
+    if is_fp8(find_tensors(folder)):
+        weights = load_fp8(folder, config, dtype=dtype, device=device, progress=progress)
+    elif quantize is not None:
+        weights = load_packed(folder, config, quantize, dtype=dtype, device=device, keep=keep, progress=progress)
+    else:
+        weights = load_checkpoint(folder, config, dtype=dtype, device=device, progress=progress)
+    return packed_model(config, weights, deterministic=deterministic)
+
+
+def packed_model(config: ModelConfig, weights: WeightTree[Matrix], *, deterministic: bool = False) -> Model:
+    """Return the model that runs these weights where they are."""
+    ops: Ops = PackedReferenceOps()
+    if cast("Weights", weights).embedding.device.type == "cuda":
+        from llama4_local.kernels.choices import Choices
+        from llama4_local.kernels.functions import KernelOps
+        from llama4_local.kernels.layout import prepare
+
+        weights, ops = prepare(weights), KernelOps(Choices(deterministic))
+    # The model hands matrices to its ops as they are; whether they are tensors concerns nobody in between.
+    return Model.create(config, cast("Weights", weights), ops)
