@@ -47,6 +47,8 @@ class LlamaError(Exception):
     """
 
     retryable: bool = False
+    partial: Reply | None = None
+    """What had been answered by then, on errors that end an answer midway; never a complete answer."""
 
     def __init__(
         self,

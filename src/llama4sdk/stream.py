@@ -137,8 +137,8 @@ class Stream(Pumped[Event]):
         reply = stream.snapshot
 
     Whoever reads a stream that is cancelled gets what had come by then, and `Done` with the finish reason
-    `cancelled`. Tool calls are read out of the text of backends that do not parse them, and the typed answer
-    out of the text of all.
+    `cancelled`. Tool calls and the typed answer are read out of the text, whatever the backend; calls that it
+    sends as events pass, and are numbered together with the others.
 
     Args:
         backend: What runs it; started already.
@@ -151,7 +151,7 @@ class Stream(Pumped[Event]):
         self._backend = backend
         self._request = request
         self._builder = ReplyBuilder()
-        self._calls = CallEvents(request.tools, _call_ids(request)) if _reads_calls(backend, request) else None
+        self._calls = CallEvents(request.tools, _call_ids(request)) if _may_call(request) else None
         self._output = OutputReader(form) if form is not None else None
         self._over = False
 
@@ -222,8 +222,9 @@ class Stream(Pumped[Event]):
         return error
 
 
-def _reads_calls(backend: Backend, request: Request) -> bool:
-    return bool(request.tools) and request.tool_choice != "none" and not backend.capabilities.parses_tool_calls
+def _may_call(request: Request) -> bool:
+    # Whatever the backend says of itself: servers that parse calls leave some of them in the text.
+    return bool(request.tools) and request.tool_choice != "none"
 
 
 def _call_ids(request: Request) -> str:

@@ -62,10 +62,18 @@ async def test_a_cut_answer_says_length_and_loses_no_text() -> None:
     assert (reply.text, reply.finish_reason, reply.tool_calls) == ("Well, [f(a=1", "length", ())
 
 
-async def test_a_backend_that_parses_calls_is_left_alone() -> None:
-    calls = [ToolCallStarted(0, "f"), ToolCallDelta(0, "{}"), ToolCallReady(0, ToolCall("f")), "[f(a=1)]"]
-    reply = await ask(Parses(calls))
-    assert (reply.text, reply.tool_calls) == ("[f(a=1)]", (ToolCall("f"),))
+async def test_calls_that_a_backend_parsed_pass_as_they_are() -> None:
+    calls = [ToolCallStarted(0, "f"), ToolCallDelta(0, "{}"), ToolCallReady(0, ToolCall("f", {"a": "1"}, "s"))]
+    async with Llama4(Parses(["Words."], [*calls])) as llama:
+        assert (await llama.chat("?", tools=[TOOL])).text == "Words."
+        async with llama.stream("?", tools=[TOOL]) as stream:
+            events = [event async for event in stream]
+    assert events[1:-1] == calls
+
+
+async def test_a_backend_that_parses_calls_may_leave_some_in_the_text() -> None:
+    reply = await ask(Parses("Let me see. [f(a=-1)]"))
+    assert (reply.text, reply.tool_calls[0].arguments, reply.finish_reason) == ("Let me see.", {"a": -1}, "tool_calls")
 
 
 async def test_calls_that_a_server_missed_are_added_to_those_that_it_parsed() -> None:
