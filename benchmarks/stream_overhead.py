@@ -1,6 +1,6 @@
 """What streaming through the remote backend costs, beside other clients of the same loopback server.
 
-    python benchmarks/http_stream.py [--chunks 4000] [--rounds 5] [--out benchmarks/results/http_stream.json]
+    python benchmarks/stream_overhead.py [--chunks 4000] [--rounds 5] [--out benchmarks/results/stream_overhead.json]
 
 Measured is CPU time of this process per streamed chunk (`time.process_time`, user and system), so that a
 busy machine changes little; the server runs in a process of its own. Compared, in turns within each round:

@@ -1,4 +1,4 @@
-"""A real server: `transformers serve` on the CPU, with a small Llama 4 checkpoint.
+"""A real server: `transformers serve` on the CPU, with the bundled nano checkpoint.
 
 It needs the serving extra (`pip install 'transformers[serving]'`). Pictures need torchvision as well, which
 has no CPU build: see `serve_llama4.py` for how it is used without its compiled operators. That server takes
@@ -45,20 +45,18 @@ _BUNDLED = Path(__file__).parents[2] / "backends/llama4_local/nano/checkpoint"
 
 
 def make_checkpoint(folder: Path) -> None:
-    """Write a checkpoint of random weights in nano's form; without torchvision, its text part alone."""
-    from llama4_local.nano.folder import prompt_template, write_folder
-    from llama4_local.nano.recipe import nano_config
-    from llama4_local.weight_names import random_weights
+    """Write the bundled nano model; without torchvision, its text part alone."""
+    from llama4_local.checkpoint import load_checkpoint
+    from llama4_local.config_file import read_config
+    from llama4_local.nano.folder import write_folder
 
     folder.mkdir()
     shutil.copy(_BUNDLED / "tokenizer.json", folder)
-    config = nano_config(prompt_template(folder).tokenizer.special)
-    assert config.vision
-    heads = {"hidden_size": 64, "heads": 4, "kv_heads": 2, "head_dim": 16, "expert_size": 32, "dense_size": 64}
-    layers = {"rope_layers": (True, True, True, False), "moe_layers": (True,) * 4}
-    vision = replace(config.vision, hidden_size=32, layers=1, mlp_size=128, adapter_size=32)
-    config = replace(config, text=replace(config.text, **heads, **layers), vision=vision if SEES else None)
-    write_folder(folder, config, random_weights(config, 0, std=0.1))
+    config = read_config(_BUNDLED)
+    weights = load_checkpoint(_BUNDLED, config)
+    if not SEES:
+        config, weights = replace(config, vision=None), replace(weights, vision=None)
+    write_folder(folder, config, weights)
 
 
 @pytest.fixture(scope="module")

@@ -60,20 +60,16 @@ async def test_the_typed_answers_example_draws_the_object(monkeypatch: pytest.Mo
 
 
 @pytest.mark.skipif(not NANO.exists(), reason="the bundled nano checkpoint is not in this checkout")
-@pytest.mark.parametrize(
-    ("name", "shows"), [("tools.py", "get_weather {'city': 'Paris'}"), ("typed_answers.py", "London")]
-)
+@pytest.mark.parametrize(("name", "shows"), [("tools", "get_weather {'city': 'Paris'}"), ("typed_answers", "London")])
 def test_the_example_runs_on_nano(name: str, shows: str) -> None:
-    environment = {key: value for key, value in os.environ.items() if key != "LLAMA4_BACKEND"} | {
-        "OMP_NUM_THREADS": "1"
-    }
+    environment = {key: value for key, value in os.environ.items() if key != "LLAMA4_BACKEND"}
     ended = subprocess.run(
-        [sys.executable, str(EXAMPLES / name)],
+        [sys.executable, str(EXAMPLES / f"{name}.py")],
         capture_output=True,
         text=True,
         timeout=300,
         check=False,
-        env=environment,
+        env=environment | {"OMP_NUM_THREADS": "1"},
     )
     assert ended.returncode == 0, ended.stderr
     assert shows in ended.stdout
