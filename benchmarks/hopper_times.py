@@ -18,7 +18,7 @@ from torch.nn.functional import scaled_dot_product_attention
 
 from llama4_local.batch import Batch, PoolTable, Segment
 from llama4_local.kernels import gemv, sampling
-from llama4_local.kernels.choices import VECTOR_TILES, Choices, unsplit_vector
+from llama4_local.kernels.choices import VECTOR_TILES, Choices
 from llama4_local.kernels.down import down
 from llama4_local.kernels.functions import KernelOps
 from llama4_local.kernels.gate_up import gate_up
@@ -142,7 +142,7 @@ def dense(ceilings: Ceilings, form: Format, name: str, tokens: int) -> dict[str,
     narrow, scales, _ = activations_for(x, form)
     choices = Choices()
     if choices.vector(tokens):
-        vector = unsplit_vector(VECTOR_TILES[form], outputs, inputs)
+        vector = choices.linear_vector(form, outputs, inputs)
         calls = [lambda w=w: gemv.linear_vector(x, w, vector) for w in weights]
     else:
         tile = choices.linear(form, tokens, outputs, inputs)

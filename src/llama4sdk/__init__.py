@@ -62,6 +62,7 @@ if TYPE_CHECKING:
     )
     from llama4sdk.reply import Reply
     from llama4sdk.request import Deadlines, OutputSpec, Request, Sampling, ToolSpec
+    from llama4sdk.run import Run, RunStream, ToolBegun, ToolEnded
     from llama4sdk.stream import Stream
 
 _HOMES = {
@@ -79,6 +80,7 @@ _HOMES = {
     "messages": "AssistantMessage Image Message SystemMessage Text ToolCall ToolMessage UserMessage",
     "reply": "Reply",
     "request": "Deadlines OutputSpec Request Sampling ToolSpec",
+    "run": "Run RunStream ToolBegun ToolEnded",
     "stream": "Stream",
 }
 _HOME_OF = {name: home for home, names in _HOMES.items() for name in names.split()}
@@ -124,6 +126,8 @@ __all__ = [
     "Rejected",
     "Reply",
     "Request",
+    "Run",
+    "RunStream",
     "Sampling",
     "ServerFault",
     "Started",
@@ -135,10 +139,12 @@ __all__ = [
     "TextDelta",
     "TokenLogprob",
     "TooManyImages",
+    "ToolBegun",
     "ToolCall",
     "ToolCallDelta",
     "ToolCallReady",
     "ToolCallStarted",
+    "ToolEnded",
     "ToolFailed",
     "ToolMessage",
     "ToolSpec",

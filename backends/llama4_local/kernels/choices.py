@@ -67,7 +67,8 @@ PREFILL_TILE = AttentionTile(128, 64, 8, 2)
 DECODE_TILES: tuple[tuple[int, DecodeTile], ...] = ((8, DecodeTile(64, 64, 4, 2)), (_EVER, DecodeTile(16, 64, 4, 2)))
 FIXED_DECODE_TILE = DecodeTile(32, 64, 4, 2)
 
-Cut = TypeVar("Cut")
+Cut = TypeVar("Cut", Tile, VectorTile)
+Entry = TypeVar("Entry")
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,21 +95,24 @@ class Choices:
         """Return the cut of a dense product; much wider than deep ones are never split."""
         return unsplit(self.tile("linear", form, tokens), outputs, inputs)
 
+    def vector_tile(self, form: Format) -> VectorTile:
+        """Return the cut of the vector kernel."""
+        return VECTOR_TILES[form]
+
+    def linear_vector(self, form: Format, outputs: int, inputs: int) -> VectorTile:
+        """Return the cut of a dense product with few tokens; much wider than deep ones are never split."""
+        return unsplit(self.vector_tile(form), outputs, inputs)
+
     def decode(self, sequences: int, *, narrow: bool) -> DecodeTile:
         """Return the cut of attention for single tokens; `narrow` says that the cache holds e4m3."""
         tile = FIXED_DECODE_TILE if self.deterministic else _first(DECODE_TILES, sequences)
         return replace(tile, stages=1) if narrow else tile
 
 
-def unsplit(tile: Tile, outputs: int, inputs: int) -> Tile:
+def unsplit(tile: Cut, outputs: int, inputs: int) -> Cut:
     """Return the tile, without splits where there are many more outputs than inputs."""
     return replace(tile, splits=1) if outputs >= _WIDE * inputs else tile
 
 
-def unsplit_vector(tile: VectorTile, outputs: int, inputs: int) -> VectorTile:
-    """Return the tile, without splits where there are many more outputs than inputs."""
-    return replace(tile, splits=1) if outputs >= _WIDE * inputs else tile
-
-
-def _first(steps: tuple[tuple[int, Cut], ...], count: int) -> Cut:
+def _first(steps: tuple[tuple[int, Entry], ...], count: int) -> Entry:
     return next(cut for most, cut in steps if count <= most)

@@ -12,7 +12,7 @@ from llama4_local.kernels import gemv, heads, norms
 from llama4_local.kernels.activations import quantize_rows
 from llama4_local.kernels.attention_decode import attention_decode
 from llama4_local.kernels.attention_prefill import attention_prefill
-from llama4_local.kernels.choices import PREFILL_TILE, VECTOR_TILES, Choices, unsplit_vector
+from llama4_local.kernels.choices import PREFILL_TILE, Choices
 from llama4_local.kernels.down import down
 from llama4_local.kernels.gate_up import gate_up
 from llama4_local.kernels.launch import require
@@ -69,7 +69,7 @@ class KernelOps:
         outputs, inputs = weight.shape[-2:]
         form = format_of(weight)
         if self.choices.vector(len(x)):
-            return gemv.linear_vector(x, weight, unsplit_vector(VECTOR_TILES[form], outputs, inputs))
+            return gemv.linear_vector(x, weight, self.choices.linear_vector(form, outputs, inputs))
         narrow, scales = _narrow(x, weight)
         tile = self.choices.linear(form, len(x), outputs, inputs)
         return linear(narrow, weight, tile, x_scales=scales)
@@ -90,7 +90,7 @@ class KernelOps:
         """See `Ops.mlp`; the result may come in parts."""
         form = format_of(weights.gate_up)
         if self.choices.vector(len(x)):
-            hidden = gemv.gate_up_vector(x, weights.gate_up, VECTOR_TILES[form])
+            hidden = gemv.gate_up_vector(x, weights.gate_up, self.choices.vector_tile(form))
         else:
             narrow, scales = _narrow(x, weights.gate_up)
             tile = self.choices.tile("gate_up", form, len(x))
@@ -103,7 +103,7 @@ class KernelOps:
         require(len(_values(weights.gate_up)) == experts + 1, "the shared expert must lie behind the others: `prepare`")
         choice = choose(self._router_logits(x, weights.router))
         if self.choices.vector(len(x)):
-            tile = VECTOR_TILES[format_of(weights.gate_up)]
+            tile = self.choices.vector_tile(format_of(weights.gate_up))
             hidden = gemv.gate_up_vector(x, weights.gate_up, tile, choice)
             return gemv.down_vector(hidden, weights.down, tile, choice)
         return self._grouped(x, weights, choice)

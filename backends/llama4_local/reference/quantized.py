@@ -17,48 +17,57 @@ if TYPE_CHECKING:
 
 
 class PackedReferenceOps(ReferenceOps):
-    """The reference functions for networks whose matrices may be packed: the CPU path of a quantized model."""
+    """The reference functions for networks whose matrices may be packed: the CPU path of a quantized model.
+
+    Args:
+        exact_rows: For so many rows or fewer, FP8 weights meet activations as they are, as in the kernels for a
+            handful of tokens; with more rows they meet them in FP8.
+    """
+
+    def __init__(self, exact_rows: int = 0) -> None:
+        self._exact_rows = exact_rows
 
     def linear(self, x: Tensor, weight: Matrix) -> Tensor:
         """See `Ops.linear`; the weight may be packed."""
-        return linear(x, weight)
+        return linear(x, weight, exact=len(x) <= self._exact_rows)
 
     def mlp(self, x: Tensor, weights: MlpTree[Matrix]) -> Tensor:
         """See `Ops.mlp`; the weights may be packed."""
-        return linear(rows.swiglu(linear(x, weights.gate_up)), weights.down)
+        return self.linear(rows.swiglu(self.linear(x, weights.gate_up)), weights.down)
 
     def moe(self, x: Tensor, weights: MoeTree[Matrix]) -> Tensor:
         """See `Ops.moe`; experts may be packed, the router never is."""
+        exact = len(x) <= self._exact_rows
         logits, chosen = linear(x, weights.router).float().max(dim=-1)
         scaled = x * torch.sigmoid(logits).to(x.dtype)[:, None]
         routed = torch.empty_like(x)
         for expert in chosen.unique().tolist():
             own = chosen == expert
-            hidden = rows.swiglu(expert_linear(scaled[own], weights.gate_up, expert))
-            routed[own] = expert_linear(hidden, weights.down, expert).to(x.dtype)
+            hidden = rows.swiglu(expert_linear(scaled[own], weights.gate_up, expert, exact=exact))
+            routed[own] = expert_linear(hidden, weights.down, expert, exact=exact).to(x.dtype)
         return routed + self.mlp(x, weights.shared)
 
 
-def linear(x: Tensor, weight: Matrix) -> Tensor:
+def linear(x: Tensor, weight: Matrix, *, exact: bool = False) -> Tensor:
     """Return x [rows, in] times the transpose of a matrix [out, in], in x's type.
 
     Packed weights are unpacked to fp32 and summed in it. FP8 weights see activations in FP8 as well, each row
-    with its own scale.
+    with its own scale, unless they are to stay `exact`.
     """
     if isinstance(weight, Tensor):
         return rows.linear(x, weight)
     values = x.float()
-    if isinstance(weight, Fp8Matrix):
+    if isinstance(weight, Fp8Matrix) and not exact:
         narrow, scales = quantize_rows(x, weight.bound)
         values = narrow.float() * scales[:, None]
     return rows.linear(values, weight.dequantize()).to(x.dtype)
 
 
-def expert_linear(x: Tensor, experts: Matrix, expert: int) -> Tensor:
+def expert_linear(x: Tensor, experts: Matrix, expert: int, *, exact: bool = False) -> Tensor:
     """Return `linear` with one of a stack of experts; plain ones are [experts, in, out]."""
     if isinstance(experts, Tensor):
         return x @ experts[expert]
-    return linear(x, experts[expert])
+    return linear(x, experts[expert], exact=exact)
 
 
 def quantize_rows(x: Tensor, bound: float | None = None) -> tuple[Tensor, Tensor]:
