@@ -14,7 +14,7 @@ import torch
 from llama4_local.checkpoint import check_checkpoint
 from llama4_local.fingerprint import fingerprint
 from llama4_local.packed_files import PackedFiles
-from llama4_local.quantize import group_for, packer, stack
+from llama4_local.quantize import packer, stack
 from llama4_local.tensor_source import TensorSource
 from llama4_local.weight_names import weight_schema
 from llama4_local.weights import AttentionTree, LayerTree, MlpTree, MoeTree, WeightTree
@@ -138,7 +138,7 @@ class _Packing:
         return matrices
 
     def _pack(self, recipe: Recipe) -> Packed:
-        pack = packer(self._kind, group_for(recipe.shape[-1]) if self._kind == "int4" else 0)
+        pack = packer(self._kind)
         if recipe.experts is None:
             return pack(self._rows(recipe.pieces))
         return stack((pack(matrix) for matrix in self._experts(recipe, recipe.experts)), recipe.shape[0])

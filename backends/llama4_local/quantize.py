@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from dataclasses import replace
-from functools import partial
 from typing import Literal
 
 import torch
@@ -28,26 +27,23 @@ _CHUNK = 1 << 18  # weights worked on together: small enough for a processor's c
 _TINY = 1e-30
 
 
-def pack_network(weights: WeightTree[Tensor], kind: Kind, *, group: int = 128) -> WeightTree[Matrix]:
+def pack_network(weights: WeightTree[Tensor], kind: Kind) -> WeightTree[Matrix]:
     """Pack the matrices of a decoder's layers; router, norms, embeddings, head and vision stay as they are.
 
     Args:
         weights: The network in bf16 or fp32.
-        kind: `int4` or `fp8`.
-        group: Inputs that share an int4 scale.
+        kind: `int4`, in the largest groups that divide a matrix, or `fp8`.
 
     Raises:
-        InvalidRequest: A matrix cannot be cut into groups of that size.
+        InvalidRequest: A matrix cannot be cut into int4 groups.
     """
-    pack = packer(kind, group)
+    pack = packer(kind)
     return replace(weights, layers=tuple(_pack_layer(layer, pack) for layer in weights.layers))
 
 
-def packer(kind: Kind, group: int = 128) -> Pack:
+def packer(kind: Kind) -> Pack:
     """Return the function that packs a matrix [..., out, in]."""
-    if kind == "int4":
-        return partial(quantize_int4, group=group)
-    return quantize_fp8
+    return quantize_int4 if kind == "int4" else quantize_fp8
 
 
 def group_for(inputs: int) -> int:
@@ -99,17 +95,18 @@ def _pack_moe(moe: MoeTree[Tensor], pack: Pack) -> MoeTree[Matrix]:
     return MoeTree(moe.router, gate_up, down, _pack_mlp(moe.shared, pack))
 
 
-def quantize_int4(weight: Tensor, group: int = 128) -> Int4Matrix:
+def quantize_int4(weight: Tensor, group: int | None = None) -> Int4Matrix:
     """Pack a matrix into int4.
 
     Args:
-        weight: [..., out, in], any floating type; `in` is a multiple of `group`.
-        group: Inputs that share a scale: 32, 64 or 128.
+        weight: [..., out, in], any floating type.
+        group: Inputs that share a scale: 32, 64 or 128; None for the largest that divides `in`.
 
     Raises:
-        InvalidRequest: `in` is not a multiple of the group.
+        InvalidRequest: `in` is not a multiple of the group, or of any.
     """
     *leading, size = weight.shape
+    group = group or group_for(size)
     if size % group:
         raise InvalidRequest(f"{size} inputs cannot be cut into int4 groups of {group}")
     packed = torch.empty((*leading, size // 2), dtype=torch.uint8, device=weight.device)

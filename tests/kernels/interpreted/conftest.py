@@ -3,13 +3,31 @@
 from __future__ import annotations
 
 import os
-from typing import TYPE_CHECKING
+from importlib import metadata
+from typing import TYPE_CHECKING, Any
 
 import pytest
 import torch
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
+
+
+def _mend_old_interpreter() -> None:
+    """Give loops their bounds: Triton 3.6 asks NumPy for the number in an array, which NumPy no longer gives."""
+    from triton.runtime import interpreter
+
+    patch: Callable[..., None] = interpreter._patch_lang_tensor  # pyright: ignore[reportPrivateUsage]
+
+    def mended(tensor: object, scope: Any) -> None:
+        patch(tensor, scope)
+        scope.set_attr(tensor, "__index__", lambda self: int(self.handle.data.squeeze()))  # pyright: ignore
+
+    interpreter._patch_lang_tensor = mended  # pyright: ignore
+
+
+if metadata.version("triton").startswith("3.6."):
+    _mend_old_interpreter()
 
 
 @pytest.fixture(autouse=True)

@@ -6,17 +6,16 @@ import pytest
 import torch
 from torch import Tensor
 
-from kernel_inputs import FORMATS
+from kernel_inputs import error
 from llama4_local.batch import Work, build_batch
 from llama4_local.config import ModelConfig, TextConfig
-from llama4_local.kernels.choices import Choices
+from llama4_local.kernels.choices import FEW, Choices
 from llama4_local.kernels.functions import KernelOps
 from llama4_local.kernels.launch import recording
 from llama4_local.kernels.layout import prepare
-from llama4_local.kernels.tiles import DecodeTile, Format
+from llama4_local.kernels.tiles import DecodeTile, Format, VectorTile
 from llama4_local.kv_cache import KvCache
 from llama4_local.model.transformer import Model, forward, logits
-from llama4_local.ops import Ops
 from llama4_local.pages import CacheShape, Pages, SequencePages
 from llama4_local.quantize import pack_network
 from llama4_local.reference.quantized import PackedReferenceOps
@@ -25,6 +24,7 @@ from llama4_local.weights import WeightTree
 from llama4sdk.errors import InvalidRequest
 
 CHUNK = 8
+LIMIT = 0.03  # bf16 activations through two layers
 STEPS = ([5, 3], [1, 1], [2, 1], [1, 3], [1, 1])  # tokens that each of two sequences adds: both step over a chunk edge
 
 
@@ -33,6 +33,9 @@ class FewSplits(Choices):
 
     def decode(self, sequences: int, *, narrow: bool) -> DecodeTile:
         return replace(super().decode(sequences, narrow=narrow), splits=2)
+
+    def vector_tile(self, form: Format) -> VectorTile:
+        return replace(super().vector_tile(form), rows=64, depth=64, splits=2)
 
 
 def config(*, dense: bool = False) -> ModelConfig:
@@ -57,11 +60,11 @@ def config(*, dense: bool = False) -> ModelConfig:
 
 def network(wanted: ModelConfig, form: Format) -> WeightTree[Tensor]:
     weights = random_weights(wanted, 3, dtype=torch.bfloat16, std=0.12)
-    packed = weights if form == "bf16" else pack_network(weights, form, group=32)
+    packed = weights if form == "bf16" else pack_network(weights, form)
     return prepare(packed)  # type: ignore[return-value]
 
 
-def run(model: Model, dtype: torch.dtype) -> list[Tensor]:
+def run(model: Model, dtype: torch.dtype) -> Tensor:
     """The next token's logits of both sequences after every step."""
     shape = CacheShape(global_pages=12, local_pages=8, page_size=4, chunk=CHUNK)
     cache = KvCache.allocate(model.config.text, shape, dtype=dtype)
@@ -74,7 +77,7 @@ def run(model: Model, dtype: torch.dtype) -> list[Tensor]:
         batch = build_batch(works)
         hidden = forward(model, batch, cache)
         found.append(logits(model, hidden[batch.last_rows]))
-    return found
+    return torch.cat(found)
 
 
 def work(pages: SequencePages, count: int, source: torch.Generator) -> Work:
@@ -82,31 +85,37 @@ def work(pages: SequencePages, count: int, source: torch.Generator) -> Work:
     return Work(pages, torch.randint(0, 300, (count,), generator=source).tolist())
 
 
-# Each fp8 kernel agrees with its twin; over a whole network 9% were seen, more than one rounding of e4m3 (2⁻⁴).
-_UNEXPLAINED = pytest.mark.xfail(reason="fp8 over a whole network is further from its reference than explained")
-
-
 @pytest.mark.parametrize("deterministic", [False, True])
-@pytest.mark.parametrize(
-    "form", [pytest.param(form, marks=_UNEXPLAINED) if form == "fp8" else form for form in FORMATS]
-)
+@pytest.mark.parametrize("form", ["bf16", "int4"])
 def test_a_mixture_of_experts_runs_as_its_reference(form: Format, deterministic: bool) -> None:
     weights = network(config(), form)
-    # e4m3 keeps three bits: where bf16 and fp32 activations round apart, they are up to 2⁻⁴ of their size apart.
-    compare(config(), weights, KernelOps(FewSplits(deterministic)), 2**-4 if form == "fp8" else 0.03)
+    assert error(served(config(), weights, deterministic), expected(config(), weights)) < LIMIT
 
 
 def test_a_dense_network_runs_as_its_reference() -> None:
-    compare(config(dense=True), network(config(dense=True), "bf16"), KernelOps(FewSplits()), 0.03)
+    weights = network(config(dense=True), "bf16")
+    assert error(served(config(dense=True), weights, False), expected(config(dense=True), weights)) < LIMIT
 
 
-def compare(wanted: ModelConfig, weights: WeightTree[Tensor], ops: Ops, limit: float) -> None:
+@pytest.mark.parametrize("deterministic", [False, True])
+def test_fp8_is_as_near_to_exact_activations_as_its_reference(deterministic: bool) -> None:
+    # Rounding to three bits turns a deviation d into one of about √(d·2⁻⁴), so over a network the two part by
+    # as much as e4m3 costs at all: what can be asked is that the kernels lose no more than their twins.
+    weights = network(config(), "fp8")
+    exact = expected(config(), weights, exact_rows=1000)
+    lost = error(expected(config(), weights, exact_rows=0 if deterministic else FEW), exact)
+    assert error(served(config(), weights, deterministic), exact) < 1.5 * lost + LIMIT / 2
+
+
+def served(wanted: ModelConfig, weights: WeightTree[Tensor], deterministic: bool) -> Tensor:
     with torch.inference_mode():
-        wide = weights.map(lambda tensor: tensor.float() if isinstance(tensor, Tensor) else tensor)
-        expected = run(Model.create(wanted, wide, PackedReferenceOps()), torch.float32)
-        got = run(Model.create(wanted, weights, ops), torch.bfloat16)
-    for mine, theirs in zip(got, expected, strict=True):
-        assert float((mine - theirs).norm() / theirs.norm()) < limit
+        return run(Model.create(wanted, weights, KernelOps(FewSplits(deterministic))), torch.bfloat16)
+
+
+def expected(wanted: ModelConfig, weights: WeightTree[Tensor], exact_rows: int = 0) -> Tensor:
+    wide = weights.map(lambda tensor: tensor.float() if isinstance(tensor, Tensor) else tensor)
+    with torch.inference_mode():
+        return run(Model.create(wanted, wide, PackedReferenceOps(exact_rows)), torch.float32)
 
 
 def test_one_cut_for_all_makes_a_reply_independent_of_its_neighbours() -> None:
