@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from itertools import islice
@@ -12,13 +13,14 @@ import torch
 
 from llama4_local.config import ModelConfig
 from llama4_local.nano import CHECKPOINT
+from llama4_local.nano.balance import even_experts, masked_experts
 from llama4_local.nano.batches import mark_answers, passes, render
 from llama4_local.nano.data import SKILLS, mixture, samples
 from llama4_local.nano.eyes import open_eyes
 from llama4_local.nano.folder import prompt_template
 from llama4_local.nano.optimizer import Optimizer, orthogonalised
 from llama4_local.nano.recipe import Recipe, nano_config
-from llama4_local.nano.train import Progress, Run, even_experts, load_state, rate_at, save_state, start, train
+from llama4_local.nano.train import Progress, Run, load_state, rate_at, save_state, start, train
 from llama4_local.reference.moe import experts
 from llama4_local.weights import MlpTree, MoeTree
 from llama4sdk.prompting import PromptTemplate
@@ -123,7 +125,8 @@ def test_passes_hold_every_sample_once(template: PromptTemplate) -> None:
     assert sum(len(part.targets) for part in made) == sum(sum(example.answers) for example in examples)
 
 
-def test_padded_experts_compute_what_the_reference_does() -> None:
+@pytest.mark.parametrize("form", [even_experts, masked_experts])
+def test_experts_compute_in_training_what_the_reference_does(form: Callable[..., torch.Tensor]) -> None:
     source = torch.Generator().manual_seed(0)
     shared = MlpTree(torch.randn(32, 16, generator=source), torch.randn(16, 16, generator=source))
     weights = MoeTree(
@@ -135,7 +138,7 @@ def test_padded_experts_compute_what_the_reference_does() -> None:
     for rows in (1, 3, 70):
         x = torch.randn(rows, 16, generator=source)
         scores = x @ weights.router.t()
-        torch.testing.assert_close(even_experts(x, scores, weights), experts(x, scores, weights))
+        torch.testing.assert_close(form(x, scores, weights), experts(x, scores, weights))
 
 
 def test_the_rate_rises_stays_and_falls_to_zero() -> None:
@@ -176,7 +179,8 @@ def test_opening_the_eyes_changes_only_the_picture_encoder(small: ModelConfig, t
         name: tensor.detach().clone()
         for name, tensor in [*run.optimizer.matrices.items(), *run.optimizer.others.items()]
     }
-    open_eyes(small, run.weights, seed=1, minutes=0.005, report=lambda line: None)
+    with ThreadPoolExecutor(1) as pool:
+        open_eyes(small, run.weights, seed=1, minutes=0.005, pictures=8, pool=pool, makers=0, report=lambda line: None)
     after = {**run.optimizer.matrices, **run.optimizer.others}
     changed = {name for name, tensor in before.items() if not torch.equal(tensor, after[name].detach())}
     assert changed

@@ -26,8 +26,8 @@ def training_forward(model: Model, token_ids: Tensor, lengths: Tensor, image_fea
 
     Args:
         model: Its weights may need gradients, and be wrapped in autocast.
-        token_ids: [sequences, longest], int64; what stands past a sequence's length is ignored.
-        lengths: [sequences], int64, each at least 1.
+        token_ids: [sequences, longest], int64, best on the CPU; what stands past a sequence's length is ignored.
+        lengths: [sequences], int64, each at least 1, on the same device.
         image_features: [placeholders, hidden], what replaces the placeholder tokens in row-major order;
             None treats them as ordinary tokens.
 
@@ -41,7 +41,9 @@ def training_forward(model: Model, token_ids: Tensor, lengths: Tensor, image_fea
     valid = torch.arange(longest, device=token_ids.device) < lengths[:, None]
     rows = valid.flatten().nonzero().flatten()
     flat = token_ids.flatten()[rows]
-    hidden = embed(model, flat, _placeholders(model, flat, image_features), image_features)
+    places = moved(_placeholders(model, flat, image_features), model.device)
+    rows, flat = moved(rows, model.device), moved(flat, model.device)
+    hidden = embed(model, flat, places, image_features)
     plans = StepPlans.create(model, rows % longest)
     hidden = run_layers(model, hidden, padded_attention(model, plans, rows, (count, longest)))
     return _scatter(hidden, rows, (count, longest))
@@ -60,9 +62,16 @@ def padded_attention(model: Model, plans: StepPlans, rows: Tensor, shape: tuple[
         q, k, v = (_fold(_scatter(part, rows, shape), chunk).transpose(1, 2) for part in heads)
         seen = causal_attention(q, k, v).transpose(1, 2)
         whole = seen.reshape(shape[0], -1, seen.shape[2] * seen.shape[3])[:, : shape[1]]
-        return whole.flatten(0, 1)[rows]
+        return whole.flatten(0, 1).index_select(0, rows)
 
     return attend
+
+
+def moved(tensor: Tensor, device: torch.device) -> Tensor:
+    """Return a tensor on a device, without waiting for what the device has still to do."""
+    if device.type != "cuda" or tensor.device.type == "cuda":
+        return tensor.to(device)
+    return tensor.pin_memory().to(device, non_blocking=True)
 
 
 def causal_attention(q: Tensor, k: Tensor, v: Tensor) -> Tensor:

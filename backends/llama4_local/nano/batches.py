@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import islice
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from llama4_local.nano.data import Sample
+from llama4_local.model.training import moved
+from llama4_local.nano.data import SKILLS, Sample, mixture
 from llama4sdk.prompting import PromptTemplate
 from llama4sdk.prompting import special_tokens as names
 
@@ -39,28 +41,63 @@ class Pass:
         token_ids: [sequences, longest], int64.
         lengths: [sequences], int64.
         targets: [targets], int64: places, in the flattened token ids, of the tokens to be predicted.
+        labels: [targets], int64: these tokens.
         weights: [targets], fp32: how much each counts.
         skills: The skill of each target, as an index.
-        pixels: [tiles, 3, side, side], fp32, or None.
+        levels: [tiles, 3, side, side], uint8, or None.
     """
 
     token_ids: Tensor
     lengths: Tensor
     targets: Tensor
+    labels: Tensor
     weights: Tensor
     skills: Tensor
-    pixels: Tensor | None
+    levels: Tensor | None
+
+    @property
+    def pixels(self) -> Tensor | None:
+        """The pictures as the network takes them: fp32, -1 to 1."""
+        return None if self.levels is None else (self.levels.float() / 255 - 0.5) / 0.5
 
     def to(self, device: torch.device) -> Pass:
-        """Return the same on another device."""
+        """Return the same with all that the loss needs on another device.
+
+        Token ids and lengths stay: what goes where is worked out from them here, so that a GPU need not be
+        waited for.
+        """
         return Pass(
-            self.token_ids.to(device),
-            self.lengths.to(device),
-            self.targets.to(device),
-            self.weights.to(device),
-            self.skills.to(device),
-            None if self.pixels is None else self.pixels.to(device),
+            self.token_ids,
+            self.lengths,
+            moved(self.targets, device),
+            moved(self.labels, device),
+            moved(self.weights, device),
+            moved(self.skills, device),
+            None if self.levels is None else moved(self.levels, device),
         )
+
+
+@dataclass(frozen=True, slots=True)
+class Mix:
+    """Which samples a run learns from.
+
+    Args:
+        seed: Any whole number; another one gives other samples.
+        samples: Conversations per step.
+        rows: Most tokens in a pass.
+        shares: Shares of skills to use in place of the usual ones.
+    """
+
+    seed: int
+    samples: int
+    rows: int
+    shares: Mapping[str, float]
+
+    def batch(self, template: PromptTemplate, step: int) -> list[Pass]:
+        """Return the passes of a step; the same for the same seed and step."""
+        source = mixture(self.seed * 1_000_003 + step, self.shares)
+        examples = [render(template, sample) for sample in islice(source, self.samples)]
+        return list(passes(examples, self.rows, SKILLS))
 
 
 def render(template: PromptTemplate, sample: Sample) -> Example:
@@ -114,18 +151,19 @@ def _joined(examples: Sequence[Example], skills: Sequence[str]) -> Pass:
     kinds: list[int] = []
     for row, example in enumerate(examples):
         token_ids[row, : len(example.token_ids)] = torch.tensor(example.token_ids)
-        places = [row * longest + place for place, marked in enumerate(example.answers) if marked]
-        targets += places
+        own = [row * longest + place for place, marked in enumerate(example.answers) if marked]
+        targets += own
         # A long set answer counts for more than a short one, but not in proportion to its length.
-        weights += [len(places) ** -0.5] * len(places)
-        kinds += [skills.index(example.skill)] * len(places)
+        weights += [len(own) ** -0.5] * len(own)
+        kinds += [skills.index(example.skill)] * len(own)
     tiles = [tile for example in examples for tile in example.tiles]
-    pixels = (torch.from_numpy(np.concatenate(tiles)).float() / 255 - 0.5) / 0.5 if tiles else None
+    places = torch.tensor(targets)
     return Pass(
         token_ids,
         torch.tensor([len(example.token_ids) for example in examples]),
-        torch.tensor(targets),
+        places,
+        token_ids.flatten()[places],
         torch.tensor(weights),
         torch.tensor(kinds),
-        pixels,
+        torch.from_numpy(np.concatenate(tiles)) if tiles else None,
     )

@@ -94,8 +94,7 @@ def _next(
     for place, row in enumerate(rows):
         token_ids[place, : len(sequences[row])] = torch.tensor(sequences[row])
     shown = [features for row in rows if (features := pictures[row]) is not None]
-    device = model.device
-    hidden = training_forward(model, token_ids.to(device), lengths.to(device), torch.cat(shown) if shown else None)
+    hidden = training_forward(model, token_ids, lengths, torch.cat(shown) if shown else None)
     last = hidden[torch.arange(len(rows)), lengths - 1]
     return logits(model, last).argmax(-1).tolist()
 
@@ -124,7 +123,7 @@ def are_right(model: Model, template: PromptTemplate, asked: Sequence[Sample]) -
         features = None if part.pixels is None else encode_tiles(model, part.pixels).flatten(0, 1)
         hidden = training_forward(model, part.token_ids, part.lengths, features)
         likeliest = logits(model, hidden.flatten(0, 1)[part.targets - 1]).argmax(-1)
-        wrong = part.targets[likeliest != part.token_ids.flatten()[part.targets]]
+        wrong = part.targets[likeliest != part.labels]
         for row in set((wrong // part.token_ids.shape[1]).tolist()):
             right[order[begun + row]] = False
         begun += len(part.lengths)

@@ -10,8 +10,9 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
-from concurrent.futures import Executor, ThreadPoolExecutor
+from concurrent.futures import Executor
 from dataclasses import dataclass
+from functools import partial
 from random import Random
 from typing import TYPE_CHECKING
 
@@ -19,9 +20,11 @@ import numpy as np
 import torch
 from torch.nn import functional
 
+from llama4_local.model.training import moved
 from llama4_local.model.transformer import Model
 from llama4_local.model.vision import encode_tiles
 from llama4_local.nano.data.sample import split_of
+from llama4_local.nano.feeding import Feed
 from llama4_local.nano.optimizer import Optimizer
 from llama4_local.nano.pictures import COLOURS, PLACES, SHAPES, Placed, Scene, Shape, draw_placed, random_scene
 from llama4sdk.images import fitted_size, tile
@@ -32,10 +35,8 @@ if TYPE_CHECKING:
     from llama4_local.config import ModelConfig
     from llama4_local.weights import Weights
 
-_PICTURES = 64
 _RATE = 2e-3
 _WARMUP = 50
-_WAYS = 2  # pictures are drawn in this many tasks
 _TOKEN = 28  # pixels along the side of what one token stands for
 _UNCLEAR = -100  # a label that counts for nothing, as PyTorch's cross-entropy has it
 _CLASSES = (len(COLOURS) + 1, len(SHAPES) + 1)  # 0 for nothing
@@ -48,10 +49,19 @@ _Box = tuple[float, float, float, float]
 class Seen:
     """Tiles with what is in them; labels are (colour, form), 0 for nothing, else one more than the index."""
 
-    pixels: Tensor  # [tiles, 3, side, side], fp32
+    levels: Tensor  # [tiles, 3, side, side], uint8
     tokens: Tensor  # [tiles, tokens, 2]
     overviews: Tensor  # [pictures]: the overview tile of each picture
     ninths: Tensor  # [pictures, 9, 2]
+
+    @property
+    def pixels(self) -> Tensor:
+        """The tiles as the network takes them: fp32, -1 to 1."""
+        return (self.levels.float() / 255 - 0.5) / 0.5
+
+    def to(self, device: torch.device) -> Seen:
+        """Return the same on another device."""
+        return Seen(*(moved(part, device) for part in (self.levels, self.tokens, self.overviews, self.ninths)))
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,8 +71,9 @@ class _Heads:
 
 
 def open_eyes(
-    config: ModelConfig, weights: Weights, *, seed: int, minutes: float, report: Callable[[str], None]
-) -> None:
+    config: ModelConfig, weights: Weights, *, seed: int, minutes: float, pictures: int, pool: Executor,
+    makers: int, report: Callable[[str], None],
+) -> None:  # fmt: skip
     """Train the picture encoder in place, for so many minutes.
 
     Args:
@@ -70,6 +81,9 @@ def open_eyes(
         weights: Leaves that need gradients; only those of the picture encoder change.
         seed: Decides the pictures.
         minutes: How long.
+        pictures: Pictures in a step.
+        pool: Where they are drawn.
+        makers: How many workers it has.
         report: Gets a line now and then.
     """
     if weights.vision is None or config.vision is None:
@@ -80,20 +94,18 @@ def open_eyes(
     trained = {str(index): tensor for index, tensor in enumerate([*leaves, heads.tokens, heads.ninths])}
     optimizer = Optimizer.create({}, trained, weight_decay=0.01)
     began, step, side = time.monotonic(), 0, config.vision.image_size
-    with ThreadPoolExecutor(_WAYS) as pool:
-        coming = _draw(pool, f"{seed} eyes {step}", side, config.max_tiles)
-        while (share := (time.monotonic() - began) / (60 * minutes)) < 1:
-            seen = coming()
-            coming = _draw(pool, f"{seed} eyes {step + 1}", side, config.max_tiles)
-            loss, right = _loss(Model.create(config, weights), heads, seen)
-            loss.backward()
-            torch.nn.utils.clip_grad_norm_(list(trained.values()), 1.0)
-            optimizer.step(_RATE * min(1.0, (step + 1) / _WARMUP) * min(1.0, 1.5 * (1 - share)), step + 1)
-            for tensor in trained.values():
-                tensor.grad = None
-            step += 1
-            if step % 50 == 0:
-                report(f"eyes step {step} loss {float(loss.detach()):.4f} shapes right {right:.3f}")
+    feed = Feed(pool, makers, partial(drawn, seed, pictures, side, config.max_tiles))
+    while (share := (time.monotonic() - began) / (60 * minutes)) < 1:
+        loss, right = _loss(Model.create(config, weights), heads, feed.take().to(weights.embedding.device))
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(list(trained.values()), 1.0)
+        optimizer.step(_RATE * min(1.0, (step + 1) / _WARMUP) * min(1.0, 1.5 * (1 - share)), step + 1)
+        for tensor in trained.values():
+            tensor.grad = None
+        step += 1
+        if step % 50 == 0:
+            report(f"eyes step {step} loss {float(loss.detach()):.4f} shapes right {float(right):.3f}")
+    feed.close()
 
 
 def _heads(config: ModelConfig, seed: int, device: torch.device) -> _Heads:
@@ -105,7 +117,7 @@ def _heads(config: ModelConfig, seed: int, device: torch.device) -> _Heads:
     return _Heads(tokens.to(device).requires_grad_(), ninths.to(device).requires_grad_())
 
 
-def _loss(model: Model, heads: _Heads, seen: Seen) -> tuple[Tensor, float]:
+def _loss(model: Model, heads: _Heads, seen: Seen) -> tuple[Tensor, Tensor]:
     """Return the loss, and the share of shapes that are right in their ninth, in colour and form."""
     features = encode_tiles(model, seen.pixels)
     # The decoder reads features after a norm, so only their direction counts.
@@ -116,30 +128,35 @@ def _loss(model: Model, heads: _Heads, seen: Seen) -> tuple[Tensor, float]:
     return in_tokens + in_ninths, right
 
 
-def _read(scores: Tensor, labels: Tensor) -> tuple[Tensor, float]:
-    labels = labels.to(scores.device)
+def _read(scores: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
     parts = list(zip(scores.split(_CLASSES, dim=-1), labels.unbind(-1), strict=True))
     losses = [
         functional.cross_entropy(part.flatten(0, -2), label.flatten(), ignore_index=_UNCLEAR) for part, label in parts
     ]
     good = torch.stack([part.argmax(-1) == label for part, label in parts]).all(0)
-    return torch.stack(losses).sum(), float(good[labels[..., 0] > 0].float().mean())
+    there = labels[..., 0] > 0
+    return torch.stack(losses).sum(), (good & there).sum() / there.sum()
 
 
-def _draw(pool: Executor, seed: str, side: int, max_tiles: int) -> Callable[[], Seen]:
-    """Start to draw pictures; what is returned waits for them."""
-    share = _PICTURES // _WAYS
-    parts = [pool.submit(_drawn, Random(f"{seed} {way}"), share, side, max_tiles) for way in range(_WAYS)]
+def drawn(seed: int, count: int, side: int, max_tiles: int, step: int) -> Seen:
+    """Return a step's pictures; the same for the same seed and step.
 
-    def joined() -> Seen:
-        pictures = [picture for part in parts for picture in part.result()]
-        pixels = (torch.from_numpy(np.concatenate([picture.levels for picture in pictures])).float() / 255 - 0.5) / 0.5
-        overviews = np.cumsum([len(picture.levels) for picture in pictures]) - 1
-        tokens = [labels for picture in pictures for labels in picture.tokens]
-        ninths = torch.tensor([picture.ninths for picture in pictures])
-        return Seen(pixels, torch.tensor(tokens), torch.from_numpy(overviews), ninths)
-
-    return joined
+    Args:
+        seed: Any whole number.
+        count: How many.
+        side: Pixels along the side of a tile.
+        max_tiles: Most tiles of a picture, the overview aside.
+        step: Number of the step.
+    """
+    pictures = _drawn(Random(f"{seed} eyes {step}"), count, side, max_tiles)
+    overviews = np.cumsum([len(picture.levels) for picture in pictures]) - 1
+    tokens = [labels for picture in pictures for labels in picture.tokens]
+    return Seen(
+        torch.from_numpy(np.concatenate([picture.levels for picture in pictures])),
+        torch.tensor(tokens),
+        torch.from_numpy(overviews),
+        torch.tensor([picture.ninths for picture in pictures]),
+    )
 
 
 _Labels = list[tuple[int, int]]

@@ -115,8 +115,8 @@ def _ground_colour(rng: Random) -> tuple[int, int, int]:
 def _largest(rng: Random, count: int, place: int, width: int, height: int) -> float:
     side = min(width, height)
     if count == 1:
-        return side * rng.uniform(0.13, 0.38 if place == 4 else 0.27)
-    return min(side * rng.uniform(0.11, 0.165), max(width, height) * 0.165)
+        return side * rng.uniform(0.15, 0.38 if place == 4 else 0.27)
+    return min(side * rng.uniform(0.13, 0.17), max(width, height) * 0.165)
 
 
 def _placed(rng: Random, scene: Scene, width: int, height: int) -> list[Placed]:
@@ -126,7 +126,7 @@ def _placed(rng: Random, scene: Scene, width: int, height: int) -> list[Placed]:
     while True:
         placed: list[Placed] = []
         for shape in scene.shapes:
-            radius = largest * rng.uniform(0.75, 1.0)
+            radius = largest * rng.uniform(0.85, 1.0)
             placed.append(Placed(shape, *_middle(rng, shape.place, width, height, radius * 1.2 + 1), radius))
         pairs = [(one, other) for index, one in enumerate(placed) for other in placed[:index]]
         if all(math.dist((a.x, a.y), (b.x, b.y)) > 1.15 * (a.radius + b.radius) for a, b in pairs):

@@ -27,6 +27,7 @@ class Recipe:
         weight_decay: Decoupled weight decay of matrices.
         balance: Weight of the loss that spreads tokens over the experts.
         short_chunks: Share of passes with a shorter attention chunk, so that answers learn to reach over an edge.
+        pictures: Pictures per step of the first stage, see `eyes.py`.
     """
 
     samples: int = 64
@@ -37,6 +38,14 @@ class Recipe:
     weight_decay: float = 0.05
     balance: float = 0.01
     short_chunks: float = 0.05
+    pictures: int = 64
+
+    @classmethod
+    def on(cls, device: str) -> Recipe:
+        """Return the settings for a device: a GPU takes many more samples in a step, and a higher rate for them."""
+        if device == "cuda":
+            return cls(samples=512, rows=32_000, rate=2e-3, warmup=100, pictures=256)
+        return cls()
 
 
 def nano_config(special: Callable[[str], int]) -> ModelConfig:
@@ -62,7 +71,7 @@ def nano_config(special: Callable[[str], int]) -> ModelConfig:
         max_positions=8192,
     )
     vision = VisionConfig(
-        hidden_size=128, layers=3, heads=4, mlp_size=512, image_size=TILE, patch_size=14, adapter_size=256
+        hidden_size=192, layers=4, heads=3, mlp_size=768, image_size=TILE, patch_size=14, adapter_size=256
     )
     return ModelConfig(
         text,

@@ -15,7 +15,7 @@ import time
 from collections.abc import Mapping, Sequence
 from concurrent.futures import Executor, ThreadPoolExecutor
 from dataclasses import dataclass, replace
-from itertools import islice
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -24,67 +24,33 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 from torch.nn import functional
 
+from llama4_local.checkpoint import load_checkpoint
 from llama4_local.model.training import training_forward
 from llama4_local.model.transformer import Model, logits
 from llama4_local.model.vision import encode_tiles
-from llama4_local.nano.batches import Pass, passes, render
-from llama4_local.nano.data import SKILLS, mixture
+from llama4_local.nano.balance import BalancedOps
+from llama4_local.nano.batches import Mix, Pass
+from llama4_local.nano.data import SKILLS
 from llama4_local.nano.eyes import open_eyes
+from llama4_local.nano.feeding import Feed, make_batch, maker_pool, one_thread
 from llama4_local.nano.folder import prompt_template, write_folder
 from llama4_local.nano.optimizer import Optimizer
 from llama4_local.nano.recipe import Recipe, nano_config
-from llama4_local.reference import moe, rows
-from llama4_local.reference.functions import ReferenceOps
 from llama4_local.weight_names import Pieces, random_weights, weight_schema
 
 if TYPE_CHECKING:
     from torch import Tensor
 
     from llama4_local.config import ModelConfig
-    from llama4_local.weights import MoeWeights, Weights
+    from llama4_local.weights import Weights
     from llama4sdk.prompting import PromptTemplate
 
 _LOG_EVERY = 20
 _SAVE_EVERY = 240.0  # seconds
 _STATE = "state.safetensors"
 _CLIP = 1.0
-_EVEN = 64
 # The picture encoder has learned to see before, and is only adjusted.
 _PACE = {"vision_model.": 0.3, "multi_modal_projector.": 0.3}
-
-
-class _BalancedOps(ReferenceOps):
-    """The reference's functions, which also note how evenly each router spreads its tokens."""
-
-    def __init__(self) -> None:
-        self.unevenness: list[Tensor] = []
-
-    def moe(self, x: Tensor, weights: MoeWeights) -> Tensor:
-        """See `Ops.moe`; adds the load-balancing term of the Switch Transformer (Fedus et al. 2021)."""
-        scores = rows.linear(x, weights.router)
-        count = scores.shape[-1]
-        load = functional.one_hot(scores.argmax(-1), count).float().mean(0)
-        self.unevenness.append(count * (load * scores.float().softmax(-1).mean(0)).sum())
-        return even_experts(x, scores, weights)
-
-
-def even_experts(x: Tensor, scores: Tensor, weights: MoeWeights) -> Tensor:
-    """Return what `reference.moe.experts` does, each expert's rows padded to a multiple of 64.
-
-    CPU libraries prepare a product anew for every number of rows; with few different ones they need not.
-    """
-    best, chosen = scores.max(dim=-1)
-    order = torch.argsort(chosen, stable=True)
-    counts = torch.bincount(chosen, minlength=scores.shape[-1]).tolist()
-    sorted_rows = (x * torch.sigmoid(best.float()).to(x.dtype)[:, None])[order]
-    parts = [
-        rows.swiglu(functional.pad(own, (0, 0, 0, -len(own) % _EVEN)) @ gate_up) @ down
-        for own, gate_up, down in zip(
-            sorted_rows.split(counts), weights.gate_up.unbind(), weights.down.unbind(), strict=True
-        )
-    ]
-    routed = torch.cat([part[:count] for part, count in zip(parts, counts, strict=True)])
-    return torch.empty_like(x).index_copy(0, order, routed) + moe.mlp(x, weights.shared)
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,15 +76,12 @@ class Run:
     optimizer: Optimizer
     template: PromptTemplate
     device: torch.device
-    seed: int
-    shares: Mapping[str, float]
+    mix: Mix
     workers: int = 1
 
     def batch(self, step: int) -> list[Pass]:
         """Return the passes of a step; the same for the same seed and step."""
-        source = mixture(self.seed * 1_000_003 + step, self.shares)
-        examples = [render(self.template, sample) for sample in islice(source, self.recipe.samples)]
-        return list(passes(examples, self.recipe.rows, SKILLS))
+        return self.mix.batch(self.template, step)
 
 
 @dataclass(slots=True)
@@ -129,14 +92,14 @@ class Losses:
     count: Tensor
 
     @classmethod
-    def none(cls) -> Losses:
+    def none(cls, device: torch.device) -> Losses:
         """Return empty sums."""
-        return cls(torch.zeros(len(SKILLS)), torch.zeros(len(SKILLS)))
+        return cls(torch.zeros(len(SKILLS), device=device), torch.zeros(len(SKILLS), device=device))
 
     def add(self, skills: Tensor, losses: Tensor) -> None:
         """Take in the loss of each target."""
-        self.loss.index_add_(0, skills.cpu(), losses.detach().float().cpu())
-        self.count.index_add_(0, skills.cpu(), torch.ones(len(skills)))
+        self.loss.index_add_(0, skills, losses.float())
+        self.count.index_add_(0, skills, torch.ones_like(losses, dtype=torch.float32))
 
     def __str__(self) -> str:
         means = (self.loss / self.count.clamp(min=1)).tolist()
@@ -144,23 +107,25 @@ class Losses:
 
 
 def start(config: ModelConfig, template: PromptTemplate, recipe: Recipe, *, seed: int = 0, device: str = "cpu",
-          shares: Mapping[str, float] | None = None, workers: int = 1) -> Run:  # fmt: skip
-    """Return a run with fresh weights."""
-    weights = _initial(config, seed).map(lambda tensor: tensor.to(device).requires_grad_())
+          shares: Mapping[str, float] | None = None, workers: int = 1, begin: Path | None = None) -> Run:  # fmt: skip
+    """Return a run with fresh weights, or with those of the checkpoint folder `begin`."""
+    fresh = load_checkpoint(begin, config, dtype=torch.float32) if begin else _initial(config, seed)
+    weights = fresh.map(lambda tensor: tensor.to(device).requires_grad_())
     names = [pieces[0].name for pieces in weight_schema(config).leaves()]
     named = dict(zip(names, weights.leaves(), strict=True))
     matrices = {name: tensor for name, tensor in named.items() if _is_inner_matrix(name, tensor)}
     others = {name: tensor for name, tensor in named.items() if name not in matrices}
     optimizer = Optimizer.create(matrices, others, recipe.weight_decay, _PACE)
-    return Run(recipe, config, weights, optimizer, template, torch.device(device), seed, shares or {}, workers)
+    mix = Mix(seed, recipe.samples, recipe.rows, shares or {})
+    return Run(recipe, config, weights, optimizer, template, torch.device(device), mix, workers)
 
 
 def gradients_of(run: Run, pool: Executor, batch: Sequence[Pass], step: int) -> list[tuple[Tensor, Tensor]]:
     """Compute the gradients of all passes of a step; return the skill and the loss of every target, by pass."""
-    batch = [part.to(run.device) for part in batch]
     total = sum(float(part.weights.sum()) for part in batch)
     tokens = sum(int(part.lengths.sum()) for part in batch)
-    dice = random.Random(f"{run.seed} chunks {step}")
+    batch = [part.to(run.device) for part in batch]
+    dice = random.Random(f"{run.mix.seed} chunks {step}")
     chunks = [_chunk(run.recipe, dice) for _ in batch]
     # The passes compute in bf16; the optimizer keeps the weights in fp32.
     halves = run.weights.map(lambda tensor: tensor.detach().bfloat16().requires_grad_())
@@ -186,10 +151,6 @@ def update(run: Run, step: int, rate: float) -> None:
         tensor.grad = None
 
 
-def _one_thread() -> None:
-    torch.set_num_threads(1)
-
-
 def _chunk(recipe: Recipe, dice: random.Random) -> int | None:
     return dice.choice((32, 64, 96, 128, 192)) if dice.random() < recipe.short_chunks else None
 
@@ -208,13 +169,14 @@ def _loss(run: Run, weights: Weights, part: Pass, chunk: int | None) -> tuple[Te
     config = run.config
     if chunk is not None:
         config = replace(config, text=replace(config.text, chunk=chunk))
-    ops = _BalancedOps()
+    ops = BalancedOps()
     model = Model.create(config, weights, ops)
-    features = None if part.pixels is None else encode_tiles(model, part.pixels).flatten(0, 1)
+    pixels = part.pixels
+    features = None if pixels is None else encode_tiles(model, pixels).flatten(0, 1)
     hidden = training_forward(model, part.token_ids, part.lengths, features)
     # The state before a token is what predicts it.
-    scores = logits(model, hidden.flatten(0, 1)[part.targets - 1])
-    each = functional.cross_entropy(scores, part.token_ids.flatten()[part.targets], reduction="none")
+    scores = logits(model, hidden.flatten(0, 1).index_select(0, part.targets - 1))
+    each = functional.cross_entropy(scores, part.labels, reduction="none")
     return each, torch.stack(ops.unevenness).mean()
 
 
@@ -280,9 +242,8 @@ def load_state(folder: Path, run: Run) -> Progress:
     return Progress(int(notes["step"]), float(notes["seconds"]))
 
 
-def train(
-    run: Run, folder: Path, *, steps: int | None = None, minutes: float | None = None, eyes: float = 0.0
-) -> Progress:
+def train(run: Run, folder: Path, *, steps: int | None = None, minutes: float | None = None,
+          eyes: float = 0.0, makers: int = 0) -> Progress:  # fmt: skip
     """Train until the steps or the minutes are over, and write the checkpoint folder.
 
     Args:
@@ -291,30 +252,35 @@ def train(
         steps: Steps of the whole run.
         minutes: Minutes of the whole run; where both are given, the first to be over ends it.
         eyes: Minutes that the picture encoder is trained for before a fresh run; not counted.
+        makers: Processes that make data, for which `folder/checkpoint` must have the tokenizer; 0 for a thread.
     """
-    with ThreadPoolExecutor(run.workers, initializer=_one_thread) as pool:
-        return _train(run, pool, folder, steps, minutes, eyes)
+    with ThreadPoolExecutor(run.workers, initializer=one_thread) as pool, maker_pool(makers) as hands:
+        progress = load_state(folder, run)
+        if not progress.step and eyes:
+            open_eyes(run.config, run.weights, seed=run.mix.seed, minutes=eyes, pictures=run.recipe.pictures,
+                      pool=hands, makers=makers, report=lambda line: _log(folder, line))  # fmt: skip
+        make = partial(make_batch, folder / "checkpoint", run.mix) if makers else run.batch
+        feed = Feed(hands, makers, make, progress.step)
+        try:
+            return _train(run, pool, feed, folder, progress, steps, minutes)
+        finally:
+            feed.close()
 
 
-def _train(run: Run, pool: Executor, folder: Path, steps: int | None, minutes: float | None, eyes: float) -> Progress:
-    progress = load_state(folder, run)
-    if not progress.step and eyes:
-        open_eyes(run.config, run.weights, seed=run.seed, minutes=eyes, report=lambda line: _log(folder, line))
-    saved, losses = time.monotonic(), Losses.none()
-    coming = pool.submit(run.batch, progress.step)
+def _train(run: Run, pool: Executor, feed: Feed[list[Pass]], folder: Path, progress: Progress,
+           steps: int | None, minutes: float | None) -> Progress:  # fmt: skip
+    saved, losses = time.monotonic(), Losses.none(run.device)
     while (share := _share(progress, steps, minutes)) < 1:
         began = time.monotonic()
         rate = rate_at(run.recipe, progress.step, share)
-        batch = coming.result()
-        gradients = gradients_of(run, pool, batch, progress.step)
-        coming = pool.submit(run.batch, progress.step + 1)  # made while the optimizer works
+        gradients = gradients_of(run, pool, feed.take(), progress.step)
         update(run, progress.step, rate)
         for noted in gradients:
             losses.add(*noted)
         progress = Progress(progress.step + 1, progress.seconds + time.monotonic() - began)
         if progress.step % _LOG_EVERY == 0:
             _log(folder, f"step {progress.step} seconds {progress.seconds:.0f} rate {rate:.5f} {losses}")
-            losses = Losses.none()
+            losses = Losses.none(run.device)
         if time.monotonic() - saved > _SAVE_EVERY:
             _save(folder, run, progress)
             saved = time.monotonic()
@@ -354,7 +320,8 @@ def main() -> None:
     parser.add_argument(
         "--shares", type=json.loads, default={}, help='other shares of skills, as JSON: {"recall": 0.2}'
     )
-    parser.add_argument("--rate", type=float, default=Recipe().rate)
+    parser.add_argument("--rate", type=float, default=None, help="peak learning rate")
+    parser.add_argument("--weights", type=Path, default=None, help="checkpoint folder that a fresh run starts from")
     wanted = parser.parse_args()
     if not wanted.resume:
         (wanted.out / _STATE).unlink(missing_ok=True)
@@ -362,12 +329,15 @@ def main() -> None:
     device = "cuda" if torch.cuda.is_available() else "cpu"
     template = prompt_template(wanted.out / "checkpoint")
     config = nano_config(template.tokenizer.special)
-    recipe = replace(Recipe(), rate=wanted.rate)
+    recipe = Recipe.on(device)
+    recipe = replace(recipe, rate=wanted.rate or recipe.rate)
+    cores = os.cpu_count() or 1
     run = start(config, template, recipe, seed=wanted.seed, device=device, shares=wanted.shares,
-                workers=1 if device == "cuda" else os.cpu_count() or 1)  # fmt: skip
+                workers=1 if device == "cuda" else cores, begin=wanted.weights)  # fmt: skip
     millions = math.fsum(tensor.numel() for tensor in run.weights.leaves()) / 1e6
     _log(wanted.out, f"{millions:.2f} million parameters on {device}")
-    progress = train(run, wanted.out, steps=wanted.steps, minutes=minutes, eyes=wanted.eyes)
+    makers = max(1, cores - 2) if device == "cuda" else 1
+    progress = train(run, wanted.out, steps=wanted.steps, minutes=minutes, eyes=wanted.eyes, makers=makers)
     _log(wanted.out, f"done after {progress.step} steps and {progress.seconds / 60:.1f} minutes")
 
 
