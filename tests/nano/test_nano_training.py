@@ -82,7 +82,7 @@ def _steps(run: Run, folder: Path, until: int) -> None:
     with ThreadPoolExecutor(1) as pool:
         for step in range(until):
             gradients_of(run, pool, run.batch(step), step)
-            update(run, step, rate_at(run.recipe, step, step / 3))
+            update(run, rate_at(run.recipe, step, step / 3))
     save_state(folder, run, Progress(until, 1.0))
 
 
@@ -164,10 +164,10 @@ def test_the_optimizer_goes_downhill() -> None:
     vector = torch.zeros(6, requires_grad=True)
     optimizer = Optimizer.create({"matrix": matrix}, {"vector": vector}, weight_decay=0.0)
     losses: list[float] = []
-    for step in range(60):
+    for _ in range(60):
         loss = ((matrix - goal) ** 2).mean() + ((vector - 1) ** 2).mean()
         loss.backward()
-        optimizer.step(0.1, step + 1)
+        optimizer.step(0.1)
         matrix.grad = vector.grad = None
         losses.append(float(loss.detach()))
     assert losses[-1] < 0.2 * losses[0]

@@ -5,7 +5,7 @@ Only valid tokens go through the layers, side by side; attention alone sees the 
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 import torch
 from torch.nn.functional import pad, scaled_dot_product_attention
@@ -21,7 +21,26 @@ if TYPE_CHECKING:
 _WRITTEN_OUT = 512  # tokens, up to which all scores of a sequence are held at once
 
 
-def training_forward(model: Model, token_ids: Tensor, lengths: Tensor, image_features: Tensor | None = None) -> Tensor:
+class Layers(Protocol):
+    """All layers over the valid tokens of padded sequences: `through_layers`, or what a compiler makes of it."""
+
+    def __call__(self, model: Model, hidden: Tensor, plans: StepPlans, rows: Tensor, shape: tuple[int, int]) -> Tensor:
+        """Return [tokens, hidden], normalised."""
+        ...
+
+
+def through_layers(model: Model, hidden: Tensor, plans: StepPlans, rows: Tensor, shape: tuple[int, int]) -> Tensor:
+    """Run all layers over `hidden` [tokens, hidden], whose places among padded [count, longest] slots are `rows`."""
+    return run_layers(model, hidden, padded_attention(model, plans, rows, shape))
+
+
+def training_forward(
+    model: Model,
+    token_ids: Tensor,
+    lengths: Tensor,
+    image_features: Tensor | None = None,
+    layers: Layers = through_layers,
+) -> Tensor:
     """Return the last hidden states of sequences padded on the right; differentiable throughout.
 
     Args:
@@ -30,6 +49,7 @@ def training_forward(model: Model, token_ids: Tensor, lengths: Tensor, image_fea
         lengths: [sequences], int64, each at least 1, on the same device.
         image_features: [placeholders, hidden], what replaces the placeholder tokens in row-major order;
             None treats them as ordinary tokens.
+        layers: What runs the layers.
 
     Returns:
         [sequences, longest, hidden], normalised, ready for `logits`; zero at padding.
@@ -45,7 +65,7 @@ def training_forward(model: Model, token_ids: Tensor, lengths: Tensor, image_fea
     rows, flat = moved(rows, model.device), moved(flat, model.device)
     hidden = embed(model, flat, places, image_features)
     plans = StepPlans.create(model, rows % longest)
-    hidden = run_layers(model, hidden, padded_attention(model, plans, rows, (count, longest)))
+    hidden = layers(model, hidden, plans, rows, (count, longest))
     return _scatter(hidden, rows, (count, longest))
 
 

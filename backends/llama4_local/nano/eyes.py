@@ -99,7 +99,7 @@ def open_eyes(
         loss, right = _loss(Model.create(config, weights), heads, feed.take().to(weights.embedding.device))
         loss.backward()
         torch.nn.utils.clip_grad_norm_(list(trained.values()), 1.0)
-        optimizer.step(_RATE * min(1.0, (step + 1) / _WARMUP) * min(1.0, 1.5 * (1 - share)), step + 1)
+        optimizer.step(_RATE * min(1.0, (step + 1) / _WARMUP) * min(1.0, 1.5 * (1 - share)))
         for tensor in trained.values():
             tensor.grad = None
         step += 1

@@ -8,10 +8,11 @@ training" (Liu et al. 2025), so that both share one learning rate. AdamW: Loshch
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
+from torch.optim import AdamW
 
 _MOMENTUM = 0.95
 _BETAS = (0.9, 0.97)
@@ -29,16 +30,18 @@ class Optimizer:
     Args:
         matrices: Parameters, by name, that Muon updates: [out, in], or [E, in, out] for experts.
         others: Parameters that AdamW updates.
-        moments: By name: `NAME` for Muon's momentum, `NAME.first` and `NAME.second` for AdamW's.
+        adamw: What does so.
+        momenta: Muon's momentum, by name.
         weight_decay: Decoupled decay of every parameter of two or more dimensions.
         pace: Factors on the learning rate, by the start of a parameter's name.
     """
 
     matrices: Mapping[str, Tensor]
     others: Mapping[str, Tensor]
-    moments: dict[str, Tensor]
+    adamw: AdamW
+    momenta: Mapping[str, Tensor]
     weight_decay: float
-    pace: Mapping[str, float] = field(default_factory=dict[str, float])
+    pace: Mapping[str, float]
 
     @classmethod
     def create(
@@ -49,56 +52,63 @@ class Optimizer:
         pace: Mapping[str, float] | None = None,
     ) -> Optimizer:
         """Return an optimizer with moments of zero."""
-        moments = {name: torch.zeros_like(tensor) for name, tensor in matrices.items()}
+        momenta = {name: torch.zeros_like(tensor) for name, tensor in matrices.items()}
+        groups: dict[tuple[float, float], list[Tensor]] = {}
         for name, tensor in others.items():
-            moments |= {f"{name}.first": torch.zeros_like(tensor), f"{name}.second": torch.zeros_like(tensor)}
-        return cls(matrices, others, moments, weight_decay, pace or {})
+            kind = (_factor(pace or {}, name), weight_decay if tensor.ndim > 1 else 0.0)
+            groups.setdefault(kind, []).append(tensor)
+        adamw = AdamW(
+            [{"params": tensors, "pace": factor, "weight_decay": decay} for (factor, decay), tensors in groups.items()],
+            betas=_BETAS,
+            eps=_EPS,
+            fused=True,
+        )
+        for tensor in others.values():
+            first, second = torch.zeros_like(tensor), torch.zeros_like(tensor)
+            adamw.state[tensor] = {
+                "step": torch.zeros((), device=tensor.device),
+                "exp_avg": first,
+                "exp_avg_sq": second,
+            }
+        return cls(matrices, others, adamw, momenta, weight_decay, pace or {})
+
+    @property
+    def moments(self) -> dict[str, Tensor]:
+        """All moments: `NAME` for Muon's momentum, `NAME.first` and `NAME.second` for AdamW's."""
+        moments = dict(self.momenta)
+        for name, tensor in self.others.items():
+            state = self.adamw.state[tensor]
+            moments |= {f"{name}.first": state["exp_avg"], f"{name}.second": state["exp_avg_sq"]}
+        return moments
+
+    def done(self, count: int) -> None:
+        """Take it that so many steps were done before; the moments are theirs."""
+        for tensor in self.others.values():
+            self.adamw.state[tensor]["step"].fill_(count)
 
     @torch.no_grad()
-    def step(self, rate: float, count: int) -> None:
-        """Change all parameters by their gradients.
-
-        Args:
-            rate: Learning rate.
-            count: Number of this step, from 1.
-        """
-        for name, parameter in self.others.items():
-            if parameter.grad is not None:
-                self._adamw(name, parameter, parameter.grad, rate * self._pace(name), count)
-        shapes: dict[tuple[int, ...], list[str]] = {}
+    def step(self, rate: float) -> None:
+        """Change all parameters by their gradients, at a learning rate."""
+        for group in self.adamw.param_groups:
+            group["lr"] = rate * group["pace"]
+        self.adamw.step()
+        shapes: dict[tuple[float, *tuple[int, ...]], list[str]] = {}
         for name, parameter in self.matrices.items():
-            shapes.setdefault(tuple(parameter.shape), []).append(name)
-        for same in shapes.values():
-            self._muon([name for name in same if self.matrices[name].grad is not None], rate)
-
-    def _pace(self, name: str) -> float:
-        return next((factor for start, factor in self.pace.items() if name.startswith(start)), 1.0)
-
-    def _adamw(self, name: str, parameter: Tensor, gradient: Tensor, rate: float, count: int) -> None:
-        first, second = self.moments[f"{name}.first"], self.moments[f"{name}.second"]
-        first.lerp_(gradient, 1 - _BETAS[0])
-        second.mul_(_BETAS[1]).addcmul_(gradient, gradient, value=1 - _BETAS[1])
-        size = (second / (1 - _BETAS[1] ** count)).sqrt_().add_(_EPS)
-        if parameter.ndim > 1:
-            parameter.mul_(1 - rate * self.weight_decay)
-        parameter.addcdiv_(first, size, value=-rate / (1 - _BETAS[0] ** count))
+            if parameter.grad is not None:
+                shapes.setdefault((_factor(self.pace, name), *parameter.shape), []).append(name)
+        for (factor, *_), same in shapes.items():
+            self._muon(same, rate * factor)
 
     def _muon(self, names: list[str], rate: float) -> None:
-        if not names:
-            return
-        updates: list[Tensor] = []
-        for name in names:
-            gradient = self.matrices[name].grad
-            if gradient is not None:
-                momentum = self.moments[name].lerp_(gradient, 1 - _MOMENTUM)
-                updates.append(gradient.lerp(momentum, _MOMENTUM))
-        joined = torch.stack(updates)
-        flat = joined.flatten(0, -3)
-        turned = orthogonalised(flat).view_as(joined)
-        size = _MATCHED_SIZE * max(joined.shape[-2:]) ** 0.5
-        for name, update in zip(names, turned, strict=True):
-            parameter, own = self.matrices[name], rate * self._pace(name)
-            parameter.mul_(1 - own * self.weight_decay).add_(update, alpha=-own * size)
+        gradients = torch.stack([gradient for name in names if (gradient := self.matrices[name].grad) is not None])
+        momentum = torch.stack([self.momenta[name] for name in names]).lerp_(gradients, 1 - _MOMENTUM)
+        update = orthogonalised(gradients.lerp(momentum, _MOMENTUM).flatten(0, -3)).view_as(gradients)
+        size = _MATCHED_SIZE * max(gradients.shape[-2:]) ** 0.5
+        weights = torch.stack([self.matrices[name] for name in names])
+        weights.mul_(1 - rate * self.weight_decay).add_(update, alpha=-rate * size)
+        for name, weight, kept in zip(names, weights, momentum, strict=True):
+            self.matrices[name].copy_(weight)
+            self.momenta[name].copy_(kept)
 
 
 def orthogonalised(matrices: Tensor) -> Tensor:
@@ -110,5 +120,9 @@ def orthogonalised(matrices: Tensor) -> Tensor:
     a, b, c = _QUINTIC
     for _ in range(_ITERATIONS):
         square = x @ x.transpose(1, 2)
-        x = a * x + (b * square + c * square @ square) @ x
+        x = torch.baddbmm(x, torch.baddbmm(square, square, square, beta=b, alpha=c), x, beta=a)
     return (x if wide else x.transpose(1, 2)).float()
+
+
+def _factor(pace: Mapping[str, float], name: str) -> float:
+    return next((factor for start, factor in pace.items() if name.startswith(start)), 1.0)

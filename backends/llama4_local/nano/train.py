@@ -17,7 +17,7 @@ from concurrent.futures import Executor, ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 import torch
 from safetensors import safe_open
@@ -25,7 +25,7 @@ from safetensors.torch import save_file
 from torch.nn import functional
 
 from llama4_local.checkpoint import load_checkpoint
-from llama4_local.model.training import training_forward
+from llama4_local.model.training import Layers, through_layers, training_forward
 from llama4_local.model.transformer import Model, logits
 from llama4_local.model.vision import encode_tiles
 from llama4_local.nano.balance import BalancedOps
@@ -78,6 +78,7 @@ class Run:
     device: torch.device
     mix: Mix
     workers: int = 1
+    layers: Layers = through_layers
 
     def batch(self, step: int) -> list[Pass]:
         """Return the passes of a step; the same for the same seed and step."""
@@ -107,8 +108,12 @@ class Losses:
 
 
 def start(config: ModelConfig, template: PromptTemplate, recipe: Recipe, *, seed: int = 0, device: str = "cpu",
-          shares: Mapping[str, float] | None = None, workers: int = 1, begin: Path | None = None) -> Run:  # fmt: skip
-    """Return a run with fresh weights, or with those of the checkpoint folder `begin`."""
+          shares: Mapping[str, float] | None = None, workers: int = 1, begin: Path | None = None,
+          compiled: bool = False) -> Run:  # fmt: skip
+    """Return a run with fresh weights, or with those of the checkpoint folder `begin`.
+
+    Compiled, a step takes a GPU a fraction of the time, but the first one takes a minute.
+    """
     fresh = load_checkpoint(begin, config, dtype=torch.float32) if begin else _initial(config, seed)
     weights = fresh.map(lambda tensor: tensor.to(device).requires_grad_())
     names = [pieces[0].name for pieces in weight_schema(config).leaves()]
@@ -117,7 +122,8 @@ def start(config: ModelConfig, template: PromptTemplate, recipe: Recipe, *, seed
     others = {name: tensor for name, tensor in named.items() if name not in matrices}
     optimizer = Optimizer.create(matrices, others, recipe.weight_decay, _PACE)
     mix = Mix(seed, recipe.samples, recipe.rows, shares or {})
-    return Run(recipe, config, weights, optimizer, template, torch.device(device), mix, workers)
+    return Run(recipe, config, weights, optimizer, template, torch.device(device), mix, workers,
+               cast("Layers", torch.compile(through_layers, dynamic=True)) if compiled else through_layers)  # fmt: skip
 
 
 def gradients_of(run: Run, pool: Executor, batch: Sequence[Pass], step: int) -> list[tuple[Tensor, Tensor]]:
@@ -142,11 +148,11 @@ def gradients_of(run: Run, pool: Executor, batch: Sequence[Pass], step: int) -> 
     return noted
 
 
-def update(run: Run, step: int, rate: float) -> None:
+def update(run: Run, rate: float) -> None:
     """Change the weights by their gradients, clipped, and clear these."""
     parameters = [tensor for tensor in run.weights.leaves() if tensor.grad is not None]
     torch.nn.utils.clip_grad_norm_(parameters, _CLIP)
-    run.optimizer.step(rate, step + 1)
+    run.optimizer.step(rate)
     for tensor in run.weights.leaves():
         tensor.grad = None
 
@@ -169,11 +175,13 @@ def _loss(run: Run, weights: Weights, part: Pass, chunk: int | None) -> tuple[Te
     config = run.config
     if chunk is not None:
         config = replace(config, text=replace(config.text, chunk=chunk))
+    # Only the common case is worth a compiler's time: sequences that lie within a chunk.
+    layers = run.layers if part.token_ids.shape[1] <= (config.text.chunk or math.inf) else through_layers
     ops = BalancedOps()
     model = Model.create(config, weights, ops)
     pixels = part.pixels
     features = None if pixels is None else encode_tiles(model, pixels).flatten(0, 1)
-    hidden = training_forward(model, part.token_ids, part.lengths, features)
+    hidden = training_forward(model, part.token_ids, part.lengths, features, layers)
     # The state before a token is what predicts it.
     scores = logits(model, hidden.flatten(0, 1).index_select(0, part.targets - 1))
     each = functional.cross_entropy(scores, part.labels, reduction="none")
@@ -239,6 +247,7 @@ def load_state(folder: Path, run: Run) -> Progress:
         for name, tensor in run.optimizer.moments.items():
             tensor.copy_(file.get_tensor(f"moment {name}"))
         notes = file.metadata() or {}
+    run.optimizer.done(int(notes["step"]))
     return Progress(int(notes["step"]), float(notes["seconds"]))
 
 
@@ -274,7 +283,7 @@ def _train(run: Run, pool: Executor, feed: Feed[list[Pass]], folder: Path, progr
         began = time.monotonic()
         rate = rate_at(run.recipe, progress.step, share)
         gradients = gradients_of(run, pool, feed.take(), progress.step)
-        update(run, progress.step, rate)
+        update(run, rate)
         for noted in gradients:
             losses.add(*noted)
         progress = Progress(progress.step + 1, progress.seconds + time.monotonic() - began)
@@ -322,6 +331,7 @@ def main() -> None:
     )
     parser.add_argument("--rate", type=float, default=None, help="peak learning rate")
     parser.add_argument("--weights", type=Path, default=None, help="checkpoint folder that a fresh run starts from")
+    parser.add_argument("--compile", action="store_true", help="compile the layers first: for long runs on a GPU")
     wanted = parser.parse_args()
     if not wanted.resume:
         (wanted.out / _STATE).unlink(missing_ok=True)
@@ -333,7 +343,7 @@ def main() -> None:
     recipe = replace(recipe, rate=wanted.rate or recipe.rate)
     cores = os.cpu_count() or 1
     run = start(config, template, recipe, seed=wanted.seed, device=device, shares=wanted.shares,
-                workers=1 if device == "cuda" else cores, begin=wanted.weights)  # fmt: skip
+                workers=1 if device == "cuda" else cores, begin=wanted.weights, compiled=wanted.compile)  # fmt: skip
     millions = math.fsum(tensor.numel() for tensor in run.weights.leaves()) / 1e6
     _log(wanted.out, f"{millions:.2f} million parameters on {device}")
     makers = max(1, cores - 2) if device == "cuda" else 1

@@ -41,19 +41,19 @@ def _calls(rng: Random) -> Sample:
 
 # Every skill with its share of the training samples.
 _MAKERS: Mapping[str, tuple[Maker, float]] = {
-    "pictures": (single_picture, 0.17),
-    "several pictures": (several_pictures, 0.08),
-    "arithmetic": (_talk("arithmetic", arithmetic, 0.1), 0.17),
-    "capitals": (_talk("capitals", capitals, 0.1), 0.07),
+    "pictures": (single_picture, 0.16),
+    "several pictures": (several_pictures, 0.12),
+    "arithmetic": (_talk("arithmetic", arithmetic, 0.1), 0.13),
+    "capitals": (_talk("capitals", capitals, 0.1), 0.04),
     "recall": (_talk("recall", recall, 0.0), 0.09),
-    "greetings": (_talk("greetings", greeting, 0.1), 0.05),
-    "identity": (_talk("identity", identity, 0.1), 0.06),
-    "outside": (_talk("outside", outside, 0.1), 0.05),
-    "copying": (_talk("copying", copying, 0.05), 0.04),
-    "tool calls": (_calls, 0.1),
+    "greetings": (_talk("greetings", greeting, 0.1), 0.03),
+    "identity": (_talk("identity", identity, 0.1), 0.04),
+    "outside": (_talk("outside", outside, 0.1), 0.03),
+    "copying": (_talk("copying", copying, 0.05), 0.08),
+    "tool calls": (_calls, 0.12),
     "tool results": (tool_result, 0.04),
     "no tool needed": (no_call, 0.03),
-    "json answers": (json_answer, 0.07),
+    "json answers": (json_answer, 0.09),
 }
 SKILLS = tuple(_MAKERS)
 

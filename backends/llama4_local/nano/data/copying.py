@@ -27,7 +27,7 @@ def copying(rng: Random) -> tuple[list[Exchange], str]:
     if rng.random() < 0.6:
         return _repeated(rng)
     if rng.random() < 0.2:
-        b = rng.randint(2, 20)
+        b = rng.randint(2, 30)
         return [(worded(rng, _COUNT_TO, b=b), _numbers(1, b, 1))], f"1..{b}"
     a = rng.randint(0, 90)
     b = min(99, a + rng.randint(2, 20))
