@@ -40,12 +40,11 @@ def main() -> int:
     parser.add_argument("--quick", action="store_true", help="fewer shapes and batches")
     parser.add_argument("--forms", nargs="+", default=["int4", "fp8"], choices=["int4", "fp8"], help="Scout's formats")
     parser.add_argument("--budget", type=float, default=math.inf, help="seconds after which kernels are left out")
-    parser.add_argument(
-        "--warm", default=None, help=argparse.SUPPRESS
-    )  # I/N: compile this share, time nothing; done: time only
+    parser.add_argument("--warm", default=None, help=argparse.SUPPRESS)
     given = parser.parse_args()
     if not torch.cuda.is_available() or torch.cuda.get_device_capability()[0] != 9:
         sys.exit("A Hopper GPU is needed; without one, tests/kernels proves the kernels.")
+    # I/N compiles a share and times nothing; done times only.
     if given.warm and given.warm != "done":
         return warm_up(given)
     until = time.monotonic() + given.budget
