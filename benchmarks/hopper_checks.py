@@ -15,7 +15,7 @@ from llama4_local.batch import Batch, PoolTable, Segment
 from llama4_local.heads import HeadPlan
 from llama4_local.kernels import gemv, sampling
 from llama4_local.kernels.activations import quantize_rows
-from llama4_local.kernels.choices import VECTOR_TILES, Choices
+from llama4_local.kernels.choices import Choices
 from llama4_local.kernels.down import down
 from llama4_local.kernels.functions import KernelOps
 from llama4_local.kernels.gate_up import gate_up
@@ -97,7 +97,7 @@ def products(form: Format, tokens: int) -> Iterator[Found]:
             case = f"{form} {tokens} tokens{' fixed' if deterministic else ''}"
             yield Found("linear", case, whole, worth @ exact(weight).t(), limit)
     if tokens <= 4:
-        got = gemv.linear_vector(x, weight, VECTOR_TILES[form])
+        got = gemv.linear_vector(x, weight, Choices().vector_tile(form))
         yield Found("gemv", f"{form} {tokens} tokens", got.sum(0), x.double() @ exact(weight).t(), PARTS_LIMITS["bf16"])
 
 

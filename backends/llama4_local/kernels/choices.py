@@ -10,7 +10,7 @@ import json
 from dataclasses import dataclass, replace
 from functools import cache
 from importlib.resources import files
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from llama4_local.kernels.tiles import AttentionTile, DecodeTile, Tile, VectorTile
 
@@ -32,8 +32,21 @@ Steps = tuple[tuple[int, Tile], ...]
 @cache
 def table() -> Mapping[tuple[str, str], Steps]:
     """Return `table.json`: for each kernel and format (most tokens of a group, cut), from few to many."""
-    text = files("llama4_local.kernels").joinpath("table.json").read_text(encoding="utf-8")
-    return {(kernel, form): _steps(rows) for kernel, forms in json.loads(text).items() for form, rows in forms.items()}
+    return {
+        (kernel, form): _steps(rows)
+        for kernel, forms in _table_file()["matrix"].items()
+        for form, rows in forms.items()
+    }
+
+
+@cache
+def vector_table() -> Mapping[str, VectorTile]:
+    """Return the cuts of the vector kernel in `table.json`, by format."""
+    return {form: VectorTile(**cut) for form, cut in _table_file()["vector"].items()}
+
+
+def _table_file() -> dict[str, dict[str, Any]]:
+    return json.loads(files("llama4_local.kernels").joinpath("table.json").read_text(encoding="utf-8"))
 
 
 def _steps(rows: list[dict[str, int | None]]) -> Steps:
@@ -42,12 +55,6 @@ def _steps(rows: list[dict[str, int | None]]) -> Steps:
 
     return tuple((row["most"] or _EVER, cut(row)) for row in rows)
 
-
-VECTOR_TILES: Mapping[Format, VectorTile] = {
-    "int4": VectorTile(32, 128, 4, 4, 1),
-    "fp8": VectorTile(8, 512, 4, 4, 1),
-    "bf16": VectorTile(8, 512, 4, 4, 1),
-}
 
 # One cut for every number of tokens: `deterministic` serving.
 FIXED_TILES: Mapping[tuple[Kernel, Format], Tile] = {
@@ -97,7 +104,7 @@ class Choices:
 
     def vector_tile(self, form: Format) -> VectorTile:
         """Return the cut of the vector kernel."""
-        return VECTOR_TILES[form]
+        return vector_table()[form]
 
     def linear_vector(self, form: Format, outputs: int, inputs: int) -> VectorTile:
         """Return the cut of a dense product with few tokens; much wider than deep ones are never split."""

@@ -13,7 +13,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from llama4_local.kernels.arithmetic import nibbles, rounded
+from llama4_local.kernels.arithmetic import rounded
 from llama4_local.kernels.launch import ceil_div, contiguous, launch, require
 from llama4_local.kernels.products import share
 from llama4_local.kernels.routing import Choice
@@ -22,6 +22,76 @@ from llama4_local.kernels.weights import Operands, operands, per_expert
 from llama4_local.quantized import Matrix
 
 UNROLL = tl.constexpr(4)  # steps whose loads are in flight together
+
+
+OFFSET = tl.constexpr(136.0)  # 128 for the bits that make a nibble a number, 8 for the middle of its range
+
+
+@triton.jit
+def _shifted(words, place: tl.constexpr):
+    """Return nibble `place` of 32-bit words plus 128, in fp32.
+
+    Moved to bits 16 to 19 of the mantissa of 128, the nibble counts in ones: two operations, and the 136 too
+    many are taken off once for a whole sum, which is exact but for the last bits of fp32.
+    """
+    bits: tl.constexpr = 4 * place
+    moved = words << (16 - bits) if bits < 16 else words >> (bits - 16)
+    return ((moved & 0x000F0000) | 0x43000000).to(tl.float32, bitcast=True)
+
+
+@triton.jit
+def _wide(pairs):
+    """Return the two bf16 of 32-bit words in fp32, the first of them in the lower half."""
+    low = (pairs << 16).to(tl.float32, bitcast=True)
+    return low, (pairs & -65536).to(tl.float32, bitcast=True)
+
+
+@triton.jit
+def _four(x):
+    """Return the four bf16 of 64-bit words in fp32."""
+    a, b = _wide(x.to(tl.int32))
+    c, d = _wide((x >> 32).to(tl.int32))
+    return a, b, c, d
+
+
+@triton.jit
+def _int4_sums(
+    words,  # [OUT, IN/8], int32: eight nibbles each
+    scales,  # [IN/GROUP, OUT]
+    x,  # [IN/4], int64: four bf16 each
+    rows,
+    inside,
+    first,
+    last,
+    OUT,
+    IN,
+    ROWS: tl.constexpr,
+    GROUP: tl.constexpr,
+):
+    """Return weights[rows]·x, [ROWS], fp32.
+
+    Byte j of word i holds inputs 4i + j and, in its upper half, half a group later.
+    """
+    WORDS: tl.constexpr = GROUP // 8
+    i = tl.arange(0, WORDS)
+    w_rows = words + rows[:, None] * (IN // 8) + i[None, :]
+    total = tl.zeros((ROWS, WORDS), tl.float32)
+    for step in tl.range(first, last, loop_unroll_factor=UNROLL):
+        w = tl.load(w_rows + step * WORDS, mask=inside[:, None], other=0)
+        a, b, c, d = _four(tl.load(x + step * (GROUP // 4) + i))
+        e, f, g, h = _four(tl.load(x + step * (GROUP // 4) + WORDS + i))
+        scale = tl.load(scales + step * OUT + rows, mask=inside, other=0.0).to(tl.float32)
+        part = (a + b + c + d + e + f + g + h)[None, :] * -OFFSET
+        part += _shifted(w, 0) * a[None, :]
+        part += _shifted(w, 2) * b[None, :]
+        part += _shifted(w, 4) * c[None, :]
+        part += _shifted(w, 6) * d[None, :]
+        part += _shifted(w, 1) * e[None, :]
+        part += _shifted(w, 3) * f[None, :]
+        part += _shifted(w, 5) * g[None, :]
+        part += _shifted(w, 7) * h[None, :]
+        total += part * scale[:, None]
+    return tl.sum(total, 1)
 
 
 @triton.jit
@@ -33,7 +103,6 @@ def _sums(
     inside,
     first,
     last,
-    OUT,
     IN,
     FORMAT: tl.constexpr,
     ROWS: tl.constexpr,
@@ -42,28 +111,17 @@ def _sums(
 ):
     """Return weights[rows]·x, [ROWS], fp32."""
     there = inside[:, None]
-    if FORMAT == "int4":
-        HALF: tl.constexpr = DEPTH // 2
-        k = tl.arange(0, HALF)
-        total = tl.zeros((ROWS, HALF), tl.float32)
-        for step in tl.range(first, last, loop_unroll_factor=UNROLL):
-            low, high = nibbles(tl.load(weights + rows[:, None] * (IN // 2) + step * HALF + k[None, :], there, 0))
-            x_low = tl.load(x + step * DEPTH + k).to(tl.float32)[None, :]
-            x_high = tl.load(x + step * DEPTH + HALF + k).to(tl.float32)[None, :]
-            scale = tl.load(scales + step * OUT + rows, mask=inside, other=0.0).to(tl.float32)
-            total += (low.to(tl.float32) * x_low + high.to(tl.float32) * x_high) * scale[:, None]
-    else:
-        k = tl.arange(0, DEPTH)
-        total = tl.zeros((ROWS, DEPTH), tl.float32)
-        for step in tl.range(first, last, loop_unroll_factor=UNROLL):
-            at = step * DEPTH + k
-            if EVEN:
-                weight = tl.load(weights + rows[:, None] * IN + at[None, :], mask=there, other=0.0)
-                value = tl.load(x + at)
-            else:
-                weight = tl.load(weights + rows[:, None] * IN + at[None, :], there & (at < IN)[None, :], 0.0)
-                value = tl.load(x + at, mask=at < IN, other=0.0)
-            total += weight.to(tl.float32) * value.to(tl.float32)[None, :]
+    k = tl.arange(0, DEPTH)
+    total = tl.zeros((ROWS, DEPTH), tl.float32)
+    for step in tl.range(first, last, loop_unroll_factor=UNROLL):
+        at = step * DEPTH + k
+        if EVEN:
+            weight = tl.load(weights + rows[:, None] * IN + at[None, :], mask=there, other=0.0)
+            value = tl.load(x + at)
+        else:
+            weight = tl.load(weights + rows[:, None] * IN + at[None, :], there & (at < IN)[None, :], 0.0)
+            value = tl.load(x + at, mask=at < IN, other=0.0)
+        total += weight.to(tl.float32) * value.to(tl.float32)[None, :]
     result = tl.sum(total, 1)
     if FORMAT == "fp8":
         result *= tl.load(scales + rows, mask=inside, other=0.0)
@@ -72,8 +130,8 @@ def _sums(
 
 @triton.jit(do_not_specialize=["tokens"])
 def _gemv_kernel(
-    x,  # [slots, IN], or [tokens, IN] with PAIR
-    weights,  # [groups, OUT, IN]
+    x,  # [slots, IN], or [tokens, IN] with PAIR; for int4 four of them as one int64
+    weights,  # [groups, OUT, IN]; for int4 eight of them as one int32
     scales,
     experts,  # [tokens], or None for a single group
     scores,  # [tokens], fp32, or None
@@ -97,18 +155,25 @@ def _gemv_kernel(
     if experts is not None:
         group = tl.load(experts + token)
         group = tl.where(shared == 1, groups - 1, group).to(tl.int64)
-        weights += group * OUT * (IN // 2 if FORMAT == "int4" else IN)
+        weights += group * OUT * (IN // 8 if FORMAT == "int4" else IN)
         if FORMAT == "int4":
             scales += group * OUT * (IN // DEPTH)
         if FORMAT == "fp8":
             scales += group * OUT
-    x += (token if PAIR else slot).to(tl.int64) * IN
-    rows = tl.program_id(1) * ROWS + tl.arange(0, ROWS)
-    inside = rows < SIZE
+    x += (token if PAIR else slot).to(tl.int64) * (IN // 4 if FORMAT == "int4" else IN)
+    # With PAIR the first half of a block is gate, the second half is up, for the same outputs.
+    HALF: tl.constexpr = ROWS // 2 if PAIR else ROWS
+    places = tl.arange(0, ROWS)
+    column = tl.program_id(1) * HALF + places % HALF
+    rows = column + tl.where(places < HALF, 0, SIZE)
+    inside = column < SIZE
     first, last = share(tl.cdiv(IN, DEPTH), split, SPLITS)
-    value = _sums(weights, scales, x, rows, inside, first, last, OUT, IN, FORMAT, ROWS, DEPTH, EVEN)
+    if FORMAT == "int4":
+        value = _int4_sums(weights, scales, x, rows, inside, first, last, OUT, IN, ROWS, DEPTH)
+    else:
+        value = _sums(weights, scales, x, rows, inside, first, last, IN, FORMAT, ROWS, DEPTH, EVEN)
     if PAIR:
-        up = _sums(weights, scales, x, rows + SIZE, inside, first, last, OUT, IN, FORMAT, ROWS, DEPTH, EVEN)
+        value, up = tl.split(tl.permute(tl.reshape(value, (2, HALF)), (1, 0)))
         if scores is not None:
             score = tl.where(shared == 1, 1.0, tl.load(scores + token))
             value *= score
@@ -117,7 +182,8 @@ def _gemv_kernel(
         target = slot
     else:
         target = (shared * SPLITS + split) * tokens + token
-    tl.store(out + target.to(tl.int64) * SIZE + rows, rounded(value, out.dtype.element_ty), mask=inside)
+    column = tl.program_id(1) * HALF + tl.arange(0, HALF)
+    tl.store(out + target.to(tl.int64) * SIZE + column, rounded(value, out.dtype.element_ty), mask=column < SIZE)
 
 
 def linear_vector(x: Tensor, weight: Matrix, tile: VectorTile, *, dtype: torch.dtype = torch.bfloat16) -> Tensor:
@@ -195,10 +261,12 @@ def _launch(
     contiguous(x=x, weight=parts.values, scales=parts.scales)
     depth = parts.group or tile.depth
     splits = 1 if pair else tile.splits
+    narrow = parts.format == "int4"
     launch(
         _gemv_kernel,
-        (tokens * (1 if choice is None else 2), ceil_div(size, tile.rows), splits),
-        {"x": x, "weights": parts.values, "scales": parts.scales, "out": out}
+        (tokens * (1 if choice is None else 2), ceil_div(size, tile.rows // 2 if pair else tile.rows), splits),
+        {"x": x.view(torch.int64) if narrow else x, "scales": parts.scales, "out": out}
+        | {"weights": parts.values.view(torch.int32) if narrow else parts.values}
         | {"experts": choice.experts if choice else None, "scores": choice.scores if choice and pair else None}
         | {"tokens": tokens, "groups": parts.values.shape[0] if choice else 1, "SIZE": size, "IN": parts.inputs},
         {"FORMAT": parts.format, "PAIR": pair, "SPLITS": splits, "ROWS": tile.rows}

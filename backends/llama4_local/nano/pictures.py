@@ -32,7 +32,8 @@ PLACES = (
     "middle left", "centre", "middle right",
     "bottom left", "bottom middle", "bottom right",
 )  # fmt: skip
-_LOW, _MIDDLE, _HIGH = (0.16, 0.36), (0.45, 0.55), (0.64, 0.84)
+# Gaps between them, so that nobody would argue about where a shape is.
+_LOW, _MIDDLE, _HIGH = (0.15, 0.31), (0.45, 0.55), (0.69, 0.85)
 _SCALE = 2  # drawn larger and then shrunk, for smooth edges
 
 
