@@ -254,7 +254,7 @@ async def test_fault_66_a_file_that_lies_is_refused(folder: Path, tmp_path: Path
         await session.save(path)
         good = path.read_bytes()
         tensors = load_file(path)
-        for bad in (b"", b"\xff" * 100, good[:200], good.replace(b"llama4_local session 1", b"llama4_local session 2")):
+        for bad in (b"", b"\xff" * 100, good[:200], good.replace(b"llama4_local session 2", b"llama4_local session 3")):
             path.write_bytes(bad)
             with pytest.raises(CheckpointError):
                 await backend.restore(path)
