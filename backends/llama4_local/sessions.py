@@ -114,7 +114,11 @@ class Session:
         self.check_free()
         worker, _ = self._host.running()
         twin = Session(self._host, self._turns, self._salt)
-        await worker.ask(lambda engine: engine.keeper.fork(self.key, twin.key))
+        try:
+            await worker.ask(lambda engine: engine.keeper.fork(self.key, twin.key))
+        except BaseException:
+            await twin.aclose()
+            raise
         return twin
 
     async def save(self, path: str | os.PathLike[str]) -> None:
@@ -170,8 +174,10 @@ class Session:
         self._busy = True
 
     def vacate(self) -> None:
-        """The request is over."""
+        """The request is over; what it may have kept of a session that was closed meanwhile is let go."""
         self._busy = False
+        if self._closed:
+            self._host.forget(self.key)
 
     def grow(self, order: Order) -> None:
         """Add what a finished request brought, and its answer."""
