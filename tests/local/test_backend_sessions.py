@@ -320,6 +320,17 @@ def _drop(kept: list[Session]) -> None:
     gc.collect()
 
 
+async def test_a_session_closed_while_being_answered_holds_nothing_afterwards(folder: Path) -> None:
+    async with serving(folder) as backend:
+        session = await backend.session(asking(LONG))
+        async with session.open(asking("one")) as events:
+            await _first_text(events)
+            await session.aclose()
+            rest = [event async for event in events]
+        assert isinstance(rest[-1], Done)  # the answer comes to its end all the same
+        assert await held(backend) == 0
+
+
 async def test_a_session_outlives_its_backend_in_peace(folder: Path) -> None:
     async with serving(folder) as backend:
         session = await backend.session(asking(LONG))

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import gc
+import random
 import sys
+from collections import Counter
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -17,10 +19,12 @@ from llama4_local import LocalBackend
 from llama4sdk import (
     AssistantMessage,
     CheckpointError,
+    ContextOverflow,
     DeadlineExceeded,
     Deadlines,
     InvalidRequest,
     Llama4,
+    Overloaded,
     Sampling,
     Session,
     SystemMessage,
@@ -217,6 +221,38 @@ async def test_a_turn_begins_with_the_user_or_a_result(folder: Path, first: Mess
     async with client(folder) as llama, await llama.session("Hello.") as session:
         with pytest.raises(InvalidRequest, match="turn of a session"):
             session.stream([first, UserMessage("?")])
+
+
+@pytest.mark.parametrize("seed", range(3))
+async def test_fault_55_a_cache_full_of_sessions_queues_or_refuses_and_never_hangs(folder: Path, seed: int) -> None:
+    chance = random.Random(seed)
+    ends: Counter[str] = Counter()
+
+    async def ask(source: Llama4 | Session) -> None:
+        try:
+            with anyio.fail_after(30):  # the watchdog
+                reply = await source.chat("x?" * chance.randrange(1, 40), sampling=Sampling(max_tokens=20))
+            ends[str(reply.finish_reason)] += 1
+        except (Overloaded, ContextOverflow) as error:
+            ends[type(error).__name__] += 1
+
+    async with client(folder, context=200, max_sequences=2) as llama:
+        sessions: list[Session] = []
+        with pytest.raises(Overloaded):
+            while True:  # until what sessions hold leaves no room for another
+                sessions.append(await llama.session(f"{len(sessions)}" * chance.randrange(1, 120)))
+        async with anyio.create_task_group() as tasks:
+            for number in range(40):
+                tasks.start_soon(ask, sessions[number] if number < len(sessions) else llama)
+        assert sum(ends.values()) == 40
+        assert ends["Overloaded"]
+        for session in sessions:
+            await session.aclose()
+        assert await held(llama) == 0
+        before = ends["length"]
+        for _ in range(3):
+            await ask(llama)
+        assert ends["length"] == before + 3
 
 
 async def test_deadlines_hold_in_sessions(folder: Path) -> None:
