@@ -39,7 +39,7 @@ class Work:
 
     @property
     def position(self) -> int:
-        """Position of the first of the tokens in its sequence."""
+        """How many tokens of its sequence the cache holds before these."""
         return self.pages.length - len(self.token_ids)
 
 
@@ -50,7 +50,7 @@ class Segment:
     Args:
         start: First row.
         length: Number of rows.
-        position: Position of the first row's token in its sequence.
+        position: Tokens of its sequence in the cache before the first row's.
     """
 
     start: int
@@ -81,7 +81,7 @@ class Batch:
 
     Args:
         token_ids: [tokens], int64.
-        positions: [tokens], int64.
+        positions: [tokens], int64: each token's place in its text, counted from the sequence's origin.
         segments: Host-side layout, in row order.
         starts: [segments + 1], int64: first row of each segment, then the number of rows.
         tables: Global pool always, local pool where the model has chunks.
@@ -130,7 +130,7 @@ def build_batch(
         tables["local"] = _table(local, segments, shape.page_size, shape.chunk, device)
     return Batch(
         token_ids=_tensor([token for work in works for token in work.token_ids], device),
-        positions=_tensor([s.position + i for s in segments for i in range(s.length)], device),
+        positions=_tensor(_positions(works, segments), device),
         segments=segments,
         starts=_tensor([s.start for s in segments] + [segments[-1].start + segments[-1].length], device),
         tables=tables,
@@ -152,6 +152,11 @@ def _segments(works: Sequence[Work]) -> tuple[Segment, ...]:
         found.append(Segment(start, len(work.token_ids), work.position))
         start += len(work.token_ids)
     return tuple(found)
+
+
+def _positions(works: Sequence[Work], segments: Sequence[Segment]) -> list[int]:
+    firsts = [work.pages.origin + segment.position for work, segment in zip(works, segments, strict=True)]
+    return [first + i for first, segment in zip(firsts, segments, strict=True) for i in range(segment.length)]
 
 
 def _image_rows(works: Sequence[Work], segments: Sequence[Segment], image_token_id: int | None) -> list[int]:

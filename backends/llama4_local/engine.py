@@ -173,7 +173,7 @@ class Engine:
             Overloaded: There is no room for it.
         """
         pictures = Pictures(self._model, prefix.token_ids, prefix.tiles) if prefix.tiles else None
-        names = PageNames(self._pages.shape.page_size, prefix.cache_salt, pictures.names if pictures else ())
+        names = self._names(prefix, pictures)
         names.cover(prefix.token_ids, state.keys.shape[1])
         self.keeper.write(prefix.kept_as, names.names, state)
 
@@ -268,9 +268,10 @@ class Engine:
     def _job(self, order: Order) -> Job:
         rules = self._rules(order)
         pictures = Pictures(self._model, order.token_ids, order.tiles) if order.tiles else None
-        names = PageNames(self._pages.shape.page_size, order.cache_salt, pictures.names if pictures else ())
+        names = self._names(order, pictures)
         limit = min(order.limit, max(self._scheduler.capacity, len(order.token_ids) + order.answers))
-        sequence = Sequence(list(order.token_ids), self._pages.sequence(), names, limit, order.priority)
+        pages = self._pages.sequence(order.origin)
+        sequence = Sequence(list(order.token_ids), pages, names, limit, order.priority)
         answer = Answer(
             rules,
             order.sampling.stop_strings,
@@ -280,6 +281,11 @@ class Engine:
             written=order.written,
         )
         return Job(order, sequence, Chooser(rules, order.token_ids, answer.written, order.mask), answer, pictures)
+
+    def _names(self, of: Order | Prefix, pictures: Pictures | None) -> PageNames:
+        # The same tokens at another place in a text are not the same: queries of global layers know their position.
+        salt = f"{of.cache_salt} from {of.origin}" if of.origin else of.cache_salt
+        return PageNames(self._pages.shape.page_size, salt, pictures.names if pictures else ())
 
     def _rules(self, order: Order) -> Rules:
         generation = self._model.config.generation

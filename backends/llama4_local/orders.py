@@ -35,6 +35,7 @@ class Order:
         mailbox: Where its events go.
         answers: Whether anything is to be written; else the prompt is computed and that is all.
         kept_as: The session's key under which prompt and answer stay in the cache afterwards.
+        origin: Position of the first token.
         written: The answer's tokens; the engine appends, and is done with it when it says `Done`.
         mask: What keeps the answer in its form.
     """
@@ -51,6 +52,7 @@ class Order:
     mailbox: Mailbox
     answers: bool = True
     kept_as: object | None = None
+    origin: int = 0
     written: list[int] = field(default_factory=list[int])
     mask: TokenMask | None = None
 
@@ -65,6 +67,7 @@ class Prefix:
         image_tokens: Of the tokens, those that stand for pictures.
         cache_salt: Shared computation is looked for under it.
         kept_as: The session's key.
+        origin: Position of the first token.
     """
 
     token_ids: tuple[int, ...]
@@ -72,6 +75,7 @@ class Prefix:
     image_tokens: int
     cache_salt: str
     kept_as: object
+    origin: int = 0
 
 
 def prepare(
@@ -91,8 +95,14 @@ def prepare(
         TooManyImages: More pictures than the backend takes.
         InvalidRequest: Anything else that cannot be served.
     """
+    turn = request.part == "turn"
     rendered = ready.template.render(
-        request.messages, request.tools, tool_choice=request.tool_choice, output=request.output, answer=answers
+        request.messages,
+        () if turn else request.tools,  # a session was told of its tools when it began
+        tool_choice=request.tool_choice,
+        output=request.output,
+        tools_in="user" if turn else "system",
+        answer=answers,
     )
     token_ids, tiles, image_tokens = rendered.token_ids, rendered.tiles, rendered.count.images
     if prefix is not None and prefix.token_ids:
@@ -115,6 +125,7 @@ def prepare(
         mailbox=mailbox,
         answers=answers,
         kept_as=prefix.kept_as if prefix else None,
+        origin=prefix.origin if prefix else 0,
         mask=ready.grammars.mask_for(request) if answers else None,
     )
 

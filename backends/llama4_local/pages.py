@@ -123,21 +123,32 @@ class Pages:
         self.global_pool = PagePool(shape.global_pages, "global")
         self.local_pool = PagePool(shape.local_pages, "local")
 
-    def sequence(self) -> SequencePages:
-        """Return the page table of a new, empty sequence."""
-        return SequencePages(self)
+    def sequence(self, origin: int = 0) -> SequencePages:
+        """Return the page table of a new, empty sequence.
+
+        Args:
+            origin: Position of its first token.
+
+        Raises:
+            InvalidRequest: The origin is no chunk edge.
+        """
+        return SequencePages(self, origin)
 
 
 class SequencePages:
     """The pages of one sequence.
 
     `global_pages[i]` holds tokens `i·page_size` and on; `local_pages[i]` the same, counted from the start
-    of the chunk that the last token lies in.
+    of the chunk that the last token lies in. Where the sequence goes on from text that is not in the cache,
+    `origin` is the position of its first token; chunks are counted alike, for it is a multiple of the chunk.
     """
 
-    def __init__(self, pages: Pages) -> None:
+    def __init__(self, pages: Pages, origin: int = 0) -> None:
+        if origin < 0 or (pages.shape.chunk is not None and origin % pages.shape.chunk):
+            raise InvalidRequest(f"a sequence begins at a multiple of the chunk of {pages.shape.chunk}, got {origin}")
         self._pages = pages
         self.shape = pages.shape
+        self.origin = origin
         self.length = 0
         self.global_pages: list[int] = []
         self.local_pages: list[int] = []
@@ -185,7 +196,7 @@ class SequencePages:
 
     def fork(self) -> SequencePages:
         """Return a second sequence with the same tokens so far, sharing every page."""
-        twin = SequencePages(self._pages)
+        twin = SequencePages(self._pages, self.origin)
         twin.length = self.length
         twin.global_pages = list(self.global_pages)
         twin.local_pages = list(self.local_pages)

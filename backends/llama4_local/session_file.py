@@ -21,7 +21,8 @@ from llama4sdk.images import Tiles
 if TYPE_CHECKING:
     from torch import Tensor
 
-_FORM = "llama4_local session 1"
+_FORM = "llama4_local session 2"
+_FARTHEST = 2**40  # the farthest position that a session may begin at
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,6 +35,7 @@ class SavedSession:
         image_tokens: Of these, those that stand for pictures.
         tiles: Its pictures; those that need not be seen again have no pixels any more.
         state: Keys and values of the first tokens.
+        origin: Position of the first token in its text, where what comes before is not kept; else 0.
     """
 
     fingerprint: str
@@ -41,6 +43,7 @@ class SavedSession:
     image_tokens: int
     tiles: tuple[Tiles, ...]
     state: KeptState
+    origin: int = 0
 
 
 def write_session(path: Path, session: SavedSession) -> None:
@@ -58,6 +61,7 @@ def write_session(path: Path, session: SavedSession) -> None:
         "form": _FORM,
         "fingerprint": session.fingerprint,
         "image_tokens": str(session.image_tokens),
+        "origin": str(session.origin),
         "pictures": json.dumps(pictures),
     }
     descriptor, name = tempfile.mkstemp(dir=path.parent, prefix=path.name, suffix=".part")
@@ -98,9 +102,11 @@ def _session(metadata: dict[str, str], tensors: dict[str, Tensor]) -> SavedSessi
     token_ids = tuple(int(token) for token in tensors["token_ids"].tolist())
     if keys.shape[1] > len(token_ids):
         raise ValueError("more keys than tokens")
-    return SavedSession(
-        metadata["fingerprint"], token_ids, int(metadata["image_tokens"]), tuple(tiles), KeptState(keys, values)
-    )
+    origin = int(metadata["origin"])
+    if not 0 <= origin <= _FARTHEST:
+        raise ValueError(f"a first position from 0 to {_FARTHEST}")
+    image_tokens, state = int(metadata["image_tokens"]), KeptState(keys, values)
+    return SavedSession(metadata["fingerprint"], token_ids, image_tokens, tuple(tiles), state, origin)
 
 
 def _tiles(count: int, rows: int, cols: int, digest: str, levels: Tensor | None) -> Tiles:

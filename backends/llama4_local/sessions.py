@@ -57,11 +57,13 @@ class Turns:
         token_ids: The tokens, every turn with its end.
         tiles: The pictures among them.
         image_tokens: Of the tokens, those that stand for pictures.
+        origin: Position of the first token, where it goes on from text that is not kept; a multiple of the chunk.
     """
 
     token_ids: tuple[int, ...] = ()
     tiles: tuple[Tiles, ...] = ()
     image_tokens: int = 0
+    origin: int = 0
 
 
 class Session:
@@ -112,7 +114,11 @@ class Session:
         self.check_free()
         worker, _ = self._host.running()
         twin = Session(self._host, self._turns, self._salt)
-        await worker.ask(lambda engine: engine.keeper.fork(self.key, twin.key))
+        try:
+            await worker.ask(lambda engine: engine.keeper.fork(self.key, twin.key))
+        except BaseException:
+            await twin.aclose()
+            raise
         return twin
 
     async def save(self, path: str | os.PathLike[str]) -> None:
@@ -153,7 +159,7 @@ class Session:
     def prefix(self) -> Prefix:
         """What requests go on from."""
         turns = self._turns
-        return Prefix(turns.token_ids, turns.tiles, turns.image_tokens, self._salt, self.key)
+        return Prefix(turns.token_ids, turns.tiles, turns.image_tokens, self._salt, self.key, turns.origin)
 
     def check_free(self) -> None:
         """Raise `InvalidRequest` unless the session can be used now."""
@@ -168,8 +174,10 @@ class Session:
         self._busy = True
 
     def vacate(self) -> None:
-        """The request is over."""
+        """The request is over; what it may have kept of a session that was closed meanwhile is let go."""
         self._busy = False
+        if self._closed:
+            self._host.forget(self.key)
 
     def grow(self, order: Order) -> None:
         """Add what a finished request brought, and its answer."""
@@ -178,7 +186,7 @@ class Session:
             _, ready = self._host.running()
             if order.written[-1] not in ready.config.generation.eos_token_ids:
                 tokens.append(ready.template.tokenizer.special("<|eot|>"))
-        self._turns = Turns(tuple(tokens), order.tiles, order.image_tokens)
+        self._turns = Turns(tuple(tokens), order.tiles, order.image_tokens, order.origin)
 
 
 class _Turn(Run):
@@ -227,7 +235,7 @@ async def restore(host: SessionHost, path: str | os.PathLike[str]) -> Session:
     """
     worker, ready = host.running()
     saved = await to_thread.run_sync(_read, Path(path), host.folder, ready)
-    turns = Turns(saved.token_ids, saved.tiles, saved.image_tokens)
+    turns = Turns(saved.token_ids, saved.tiles, saved.image_tokens, saved.origin)
     # A salt of its own: what a file says was computed must not reach requests that did not ask for it.
     session = Session(host, turns, f"restored {token_hex(16)}")
     try:
@@ -242,7 +250,7 @@ def _write(path: Path, folder: Path, turns: Turns, state: KeptState, ready: Read
     from llama4_local.session_file import SavedSession, write_session
 
     tiles = _still_needed(turns, state.keys.shape[1], ready)
-    saved = SavedSession(fingerprint(folder), turns.token_ids, turns.image_tokens, tiles, state)
+    saved = SavedSession(fingerprint(folder), turns.token_ids, turns.image_tokens, tiles, state, turns.origin)
     try:
         write_session(path, saved)
     except OSError as error:
@@ -258,7 +266,11 @@ def _read(path: Path, folder: Path, ready: Ready) -> SavedSession:
         problems.append(f"it belongs to another checkpoint than {folder.name}")
     if any(not 0 <= token < ready.config.text.vocab_size for token in saved.token_ids):
         problems.append("it has tokens outside the vocabulary")
-    if len(saved.token_ids) >= ready.context:
+    if saved.origin % (ready.config.text.chunk or 1):
+        problems.append(
+            f"it begins at position {saved.origin}, which is no edge of chunks of {ready.config.text.chunk}"
+        )
+    if len(saved.token_ids) >= ready.context:  # what is kept counts, wherever in its text it stands
         problems.append(f"its {len(saved.token_ids)} tokens leave no room in the context of {ready.context}")
     if problems:
         raise CheckpointError(path, problems)

@@ -63,6 +63,7 @@ if TYPE_CHECKING:
     from llama4sdk.reply import Reply
     from llama4sdk.request import Deadlines, OutputSpec, Request, Sampling, ToolSpec
     from llama4sdk.run import Run, RunStream, ToolBegun, ToolEnded
+    from llama4sdk.session import Session
     from llama4sdk.stream import Stream
 
 _HOMES = {
@@ -81,6 +82,7 @@ _HOMES = {
     "reply": "Reply",
     "request": "Deadlines OutputSpec Request Sampling ToolSpec",
     "run": "Run RunStream ToolBegun ToolEnded",
+    "session": "Session",
     "stream": "Stream",
 }
 _HOME_OF = {name: home for home, names in _HOMES.items() for name in names.split()}
@@ -130,6 +132,7 @@ __all__ = [
     "RunStream",
     "Sampling",
     "ServerFault",
+    "Session",
     "Started",
     "Stream",
     "StreamInterrupted",

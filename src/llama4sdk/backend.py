@@ -13,20 +13,27 @@ A backend takes requests made of messages and answers with events. What every ba
 Text is emitted as the model wrote it. Tool calls and typed output are read out of it above the seam, by
 one reader for all backends; a server that already parsed its calls may emit them as events instead.
 Guards, fallback, limits and recording are wrappers: a backend that holds a backend.
+
+Two more protocols are optional, and asked for where they are needed: `Renders` for prompts to be shown and counted,
+`KeepsSessions` for `Llama4.session`.
 """
 
 from __future__ import annotations
 
+import os
 from collections.abc import AsyncIterator
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
-from typing import Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Protocol, Self, runtime_checkable
 
 import anyio
 
 from llama4sdk.errors import DeadlineExceeded, Phase
 from llama4sdk.events import Done, Event, Progress, Started, Switched, UsageUpdate
 from llama4sdk.request import Deadlines, Request
+
+if TYPE_CHECKING:
+    from llama4sdk.prompting import PromptTemplate
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,21 +67,12 @@ class Capabilities:
     sessions: bool = False
 
 
-@runtime_checkable
-class Backend(Protocol):
-    """Whatever runs the model: in this process, behind a server, or around another backend."""
+class Answers(Protocol):
+    """Whatever answers requests: a backend, or a session of one."""
 
     @property
     def capabilities(self) -> Capabilities:
         """What it can do, as far as known now; more may be known after `start()`."""
-        ...
-
-    async def start(self) -> None:
-        """Check what can be checked at once, and begin to load; called once, before `open`.
-
-        Raises:
-            LlamaError: When the backend can never serve.
-        """
         ...
 
     def open(self, request: Request) -> AbstractAsyncContextManager[AsyncIterator[Event]]:
@@ -86,6 +84,76 @@ class Backend(Protocol):
 
     async def aclose(self) -> None:
         """Stop everything and free everything; may be called twice."""
+        ...
+
+
+@runtime_checkable
+class Backend(Answers, Protocol):
+    """Whatever runs the model: in this process, behind a server, or around another backend."""
+
+    async def start(self) -> None:
+        """Check what can be checked at once, and begin to load; called once, before `open`.
+
+        Raises:
+            LlamaError: When the backend can never serve.
+        """
+        ...
+
+
+class KeptSession(Answers, Protocol):
+    """A conversation that a backend keeps computed; each request brings only what is new, one at a time.
+
+    When a request is done, its messages and the answer belong to the session; one that fails or is left early
+    leaves the session as it was.
+    """
+
+    @property
+    def tokens(self) -> int:
+        """How many tokens it holds."""
+        ...
+
+    async def fork(self) -> Self:
+        """Return a second session that was the same so far.
+
+        Raises:
+            InvalidRequest: It is closed, or being answered.
+        """
+        ...
+
+    async def save(self, path: str | os.PathLike[str]) -> None:
+        """Write it to a file, complete or not at all.
+
+        Raises:
+            CheckpointError: The file cannot be written.
+            InvalidRequest: It is closed, or being answered.
+        """
+        ...
+
+
+@runtime_checkable
+class KeepsSessions(Protocol):
+    """A backend that can also keep what it computed of a conversation, to go on from, fork and save."""
+
+    async def session(self, request: Request) -> KeptSession:
+        """Compute the messages of a request whose `part` is `opening`, and return what keeps them."""
+        ...
+
+    async def restore(self, path: str | os.PathLike[str]) -> KeptSession:
+        """Return the session that was saved to a file.
+
+        Raises:
+            CheckpointError: The file cannot be read, or belongs to another model.
+        """
+        ...
+
+
+@runtime_checkable
+class Renders(Protocol):
+    """A backend that knows its model's tokenizer, and can therefore show and count prompts."""
+
+    @property
+    def prompt_template(self) -> PromptTemplate:
+        """The model's template; raises `InvalidRequest` where it has none."""
         ...
 
 

@@ -2,47 +2,34 @@
 
 from __future__ import annotations
 
-import os
-import warnings
 from collections.abc import Sequence
 from dataclasses import replace
-from types import TracebackType
-from typing import TYPE_CHECKING, Any, Literal, Protocol, Self, TypeAlias, cast, runtime_checkable
+from typing import TYPE_CHECKING, Literal, TypeAlias
 
-import anyio
-
-from llama4sdk.backend import Backend, Capabilities
+from llama4sdk.backend import Renders
 from llama4sdk.errors import InvalidRequest, OutputInvalid
 from llama4sdk.events import Usage
+from llama4sdk.lifetime import Lifetime
 from llama4sdk.messages import Image, Prompt, UserMessage, conversation
-from llama4sdk.output import AnswerForm, answer_form
-from llama4sdk.registry import open_backend
+from llama4sdk.output import answer_form
 from llama4sdk.reply import Reply
-from llama4sdk.request import Deadlines, Request, Sampling, ToolChoice, ToolSpec
+from llama4sdk.request import Deadlines, Request, Sampling, ToolChoice
 from llama4sdk.run import Approve, Limits, Run, RunStream, complaint, runnable
+from llama4sdk.session import Session, keeping_sessions
 from llama4sdk.stream import Stream
 from llama4sdk.tools import ToolLike, specs_of
 
 if TYPE_CHECKING:
+    import os
     from collections.abc import AsyncIterable, Iterable
 
     from llama4sdk.bulk import Bulk
-    from llama4sdk.prompting import PromptTemplate, Rendered, TokenCount
+    from llama4sdk.prompting import Rendered, TokenCount
 
 ImageLike: TypeAlias = "Image | str | bytes | os.PathLike[str] | object"
 
 
-@runtime_checkable
-class Renders(Protocol):
-    """A backend that knows its model's tokenizer, and can therefore show and count prompts."""
-
-    @property
-    def prompt_template(self) -> PromptTemplate:
-        """The model's template; raises `InvalidRequest` where it has none."""
-        ...
-
-
-class Llama4:
+class Llama4(Lifetime):
     """Talks to Llama 4, wherever it runs.
 
         async with Llama4() as llama:                      # the bundled nano model, in this process
@@ -58,64 +45,6 @@ class Llama4:
         BackendMissing: When no such backend is installed.
         InvalidRequest: When options are given beside a ready backend.
     """
-
-    def __init__(self, backend: str | Backend | None = None, /, **options: object) -> None:
-        self._started = False
-        self._closed = False
-        chosen = backend if backend is not None else os.environ.get("LLAMA4_BACKEND") or "local"
-        if isinstance(chosen, str):
-            self._backend = open_backend(chosen, **options)
-            return
-        if options:
-            raise InvalidRequest(f"Options ({', '.join(options)}) go to the backend itself when you make it yourself.")
-        if not isinstance(cast("object", chosen), Backend):
-            raise InvalidRequest("A backend is a name or an object that keeps the Backend protocol.")
-        self._backend = chosen
-
-    @property
-    def backend(self) -> Backend:
-        """What runs the model."""
-        return self._backend
-
-    @property
-    def capabilities(self) -> Capabilities:
-        """What the backend can do."""
-        return self._backend.capabilities
-
-    async def __aenter__(self) -> Self:
-        if self._closed or self._started:
-            raise InvalidRequest("A client is entered once; make another Llama4(…).")
-        self._started = True
-        try:
-            await self._backend.start()
-        except BaseException:
-            await self.aclose()
-            raise
-        return self
-
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        await self.aclose()
-
-    async def aclose(self) -> None:
-        """Stop what still runs and free everything; may be called twice."""
-        self._closed = True
-        with anyio.CancelScope(shield=True):
-            await self._backend.aclose()
-
-    def __del__(self, warn: Any = warnings.warn) -> None:
-        if getattr(self, "_started", False) and not self._closed:
-            warn(
-                f"{self!r} was dropped without closing; use 'async with'.",
-                ResourceWarning,
-                source=self,
-                stacklevel=2,
-            )
-
-    def __repr__(self) -> str:
-        capabilities = self._backend.capabilities
-        return f"Llama4(backend={capabilities.name!r}, model={capabilities.model!r})"
 
     def stream(
         self,
@@ -145,11 +74,12 @@ class Llama4:
         Raises:
             InvalidRequest: When the request cannot be served as it stands.
         """
+        self._check_open()
         form = answer_form(output)
-        request = self._request(
+        request = Request.of(
             prompt,
-            specs_of(tools),
-            form,
+            tools=specs_of(tools),
+            output=form and form.spec,
             tool_choice=tool_choice,
             sampling=sampling,
             deadlines=deadlines,
@@ -184,12 +114,7 @@ class Llama4:
         usage = Usage()
         for tries_left in range(limits.repair, -1, -1):
             stream = self.stream(
-                messages,
-                tools=tools,
-                tool_choice=tool_choice,
-                output=output,
-                sampling=sampling,
-                deadlines=deadlines,
+                messages, tools=tools, tool_choice=tool_choice, output=output, sampling=sampling, deadlines=deadlines
             )
             try:
                 async with stream:
@@ -310,11 +235,12 @@ class Llama4:
         Raises:
             InvalidRequest: As `run`.
         """
+        self._check_open()
         form = answer_form(output)
-        request = self._request(
+        request = Request.of(
             prompt,
-            tuple(tool.spec for tool in runnable(tools).values()),
-            form,
+            tools=tuple(tool.spec for tool in runnable(tools).values()),
+            output=form and form.spec,
             tool_choice=tool_choice,
             sampling=sampling,
             deadlines=deadlines,
@@ -328,6 +254,53 @@ class Llama4:
             form=form,
             on_tool_error=on_tool_error,
         )
+
+    async def session(
+        self,
+        prompt: Prompt,
+        *,
+        tools: Sequence[ToolLike] = (),
+        deadlines: Deadlines | None = None,
+        priority: int = 0,
+        cache_salt: str = "",
+    ) -> Session:
+        """Compute what a conversation begins with, and return the session that keeps it; nothing is answered yet.
+
+        Args:
+            prompt: As in `stream`, but it may end with anybody's message: a system message, a document, a dialog
+                with its last answer.
+            tools: Tools that the model may call in this session; told once, here.
+            deadlines: How long the computing may take.
+            priority: Larger goes first where the backend queues.
+            cache_salt: Computation is shared only with prompts and sessions of the same salt.
+
+        Raises:
+            InvalidRequest: When the backend keeps no sessions, or the prompt cannot be computed.
+            LlamaError: When the request fails.
+        """
+        self._check_open()
+        backend = keeping_sessions(self._backend)
+        request = Request.of(
+            prompt, tools=specs_of(tools), deadlines=deadlines, priority=priority, cache_salt=cache_salt, part="opening"
+        )
+        return Session(await backend.session(request), request.tools)
+
+    async def restore(self, path: str | os.PathLike[str], *, tools: Sequence[ToolLike] = ()) -> Session:
+        """Return the session that `Session.save` wrote to a file, in this process or another, with the same model.
+
+        Args:
+            path: The file.
+            tools: Those that the session was opened with; the file does not hold them.
+
+        Raises:
+            CheckpointError: The file cannot be read, is no session, or belongs to another checkpoint.
+            InvalidRequest: When the backend keeps no sessions, or computes in another dtype.
+            Overloaded: The cache has no room for it.
+        """
+        self._check_open()
+        backend = keeping_sessions(self._backend)
+        specs = specs_of(tools)
+        return Session(await backend.restore(path), specs)
 
     def map(
         self,
@@ -407,8 +380,8 @@ class Llama4:
                 f"The backend {self.capabilities.name!r} knows no tokenizer; give it one to render and count prompts."
             )
         form = answer_form(output)
-        spec = None if form is None else form.spec
-        return self._backend.prompt_template.render(prompt, specs_of(tools), tool_choice=tool_choice, output=spec)
+        template = self._backend.prompt_template
+        return template.render(prompt, specs_of(tools), tool_choice=tool_choice, output=form and form.spec)
 
     def count(
         self,
@@ -424,33 +397,3 @@ class Llama4:
             InvalidRequest: As `render`.
         """
         return self.render(prompt, tools=tools, tool_choice=tool_choice, output=output).count
-
-    def _request(
-        self,
-        prompt: Prompt,
-        tools: tuple[ToolSpec, ...],
-        form: AnswerForm | None,
-        *,
-        tool_choice: ToolChoice,
-        sampling: Sampling | None,
-        deadlines: Deadlines | None,
-        priority: int = 0,
-        cache_salt: str = "",
-    ) -> Request:
-        self._check_open()
-        return Request(
-            conversation(prompt),
-            tools=tools,
-            tool_choice=tool_choice,
-            output=None if form is None else form.spec,
-            sampling=sampling or Sampling(),
-            deadlines=deadlines or Deadlines(),
-            priority=priority,
-            cache_salt=cache_salt,
-        )
-
-    def _check_open(self) -> None:
-        if self._closed:
-            raise InvalidRequest("This client is closed; make another Llama4(…).")
-        if not self._started:
-            raise InvalidRequest("Enter the client first: async with Llama4() as llama.")

@@ -6,12 +6,22 @@ import math
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal, TypeAlias
+from typing import Any, Literal, Self, TypeAlias
 
 from llama4sdk.errors import InvalidRequest
-from llama4sdk.messages import AssistantMessage, Message, SystemMessage, ToolMessage, UserMessage, tool_name
+from llama4sdk.messages import (
+    AssistantMessage,
+    Message,
+    Prompt,
+    SystemMessage,
+    ToolMessage,
+    UserMessage,
+    conversation,
+    tool_name,
+)
 
 ToolChoice: TypeAlias = Literal["auto", "none", "required"] | str
+Part: TypeAlias = Literal["whole", "opening", "turn"]
 
 
 def _number(name: str, value: object, low: float, high: float, *, above: bool = False) -> None:
@@ -188,6 +198,8 @@ class Request:
         deadlines: How long each phase may take.
         priority: Larger goes first where a backend queues.
         cache_salt: Prompts share cached computation only with the same salt.
+        part: `whole`, or what the messages are of a session: its `opening`, which is computed but not answered and
+            may end with anybody's message, or a `turn`, which goes on from what was said, be it with a tool's result.
         request_id: Names the request in events, errors and logs.
 
     Raises:
@@ -203,10 +215,42 @@ class Request:
     deadlines: Deadlines = Deadlines()
     priority: int = 0
     cache_salt: str = ""
+    part: Part = "whole"
     request_id: str = field(default_factory=lambda: os.urandom(16).hex())
 
+    @classmethod
+    def of(
+        cls,
+        prompt: Prompt,
+        *,
+        tools: tuple[ToolSpec, ...] = (),
+        tool_choice: ToolChoice = "auto",
+        output: OutputSpec | None = None,
+        sampling: Sampling | None = None,
+        deadlines: Deadlines | None = None,
+        priority: int = 0,
+        cache_salt: str = "",
+        part: Part = "whole",
+    ) -> Self:
+        """Return the request for a prompt in any form that `conversation` takes; None stands for the defaults.
+
+        Raises:
+            InvalidRequest: When it cannot be served as it stands.
+        """
+        return cls(
+            conversation(prompt),
+            tools,
+            tool_choice,
+            output,
+            sampling or Sampling(),
+            deadlines or Deadlines(),
+            priority,
+            cache_salt,
+            part,
+        )
+
     def __post_init__(self) -> None:
-        check_order(self.messages)
+        check_order(self.messages, self.part)
         names = [tool.name for tool in self.tools]
         twice = sorted({name for name in names if names.count(name) > 1})
         if twice:
@@ -220,11 +264,16 @@ class Request:
             raise InvalidRequest("tool_choice='required' needs at least one tool.")
 
 
-def check_order(messages: Sequence[Message]) -> None:
+def check_order(messages: Sequence[Message], part: Part = "whole") -> None:
     """Refuse a conversation that no model was trained on.
 
     System messages stand first, the user speaks before the assistant, a tool's result follows the
     calls, two assistant messages never stand side by side, and the last word is the user's or a tool's.
+
+    Args:
+        messages: The conversation.
+        part: What it is of a session, as in `Request`: an `opening` may end with any message, a `turn` may begin
+            with a tool's result.
 
     Raises:
         InvalidRequest: Naming the first message that is out of place.
@@ -233,12 +282,18 @@ def check_order(messages: Sequence[Message]) -> None:
         raise InvalidRequest("The conversation is empty; give at least one user message.")
     before: Message | None = None
     for index, message in enumerate(messages):
-        problem = _misplaced(before, message)
+        problem = _misplaced_in_turn(message) if part == "turn" and before is None else _misplaced(before, message)
         if problem:
             raise InvalidRequest(f"Message {index} ({message.role}) is out of place: {problem}.")
         before = message
-    if not isinstance(before, UserMessage | ToolMessage):
+    if part != "opening" and not isinstance(before, UserMessage | ToolMessage):
         raise InvalidRequest(f"The last message must be the user's or a tool's, not the {messages[-1].role}'s.")
+
+
+def _misplaced_in_turn(first: Message) -> str | None:
+    if isinstance(first, UserMessage | ToolMessage):
+        return None
+    return "a turn of a session begins with the user or a tool's result"
 
 
 def _misplaced(before: Message | None, message: Message) -> str | None:

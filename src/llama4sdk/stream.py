@@ -14,7 +14,7 @@ import anyio
 from anyio.abc import TaskGroup
 from anyio.streams.memory import MemoryObjectReceiveStream, MemoryObjectSendStream
 
-from llama4sdk.backend import Backend
+from llama4sdk.backend import Answers
 from llama4sdk.errors import (
     DeadlineExceeded,
     InvalidRequest,
@@ -141,12 +141,12 @@ class Stream(Pumped[Event]):
     sends as events pass, and are numbered together with the others.
 
     Args:
-        backend: What runs it; started already.
+        backend: What runs it, a backend or a session; started already.
         request: What to run.
         form: The form of a typed answer.
     """
 
-    def __init__(self, backend: Backend, request: Request, *, form: AnswerForm | None = None) -> None:
+    def __init__(self, backend: Answers, request: Request, *, form: AnswerForm | None = None) -> None:
         super().__init__("stream")
         self._backend = backend
         self._request = request

@@ -254,7 +254,7 @@ async def test_fault_66_a_file_that_lies_is_refused(folder: Path, tmp_path: Path
         await session.save(path)
         good = path.read_bytes()
         tensors = load_file(path)
-        for bad in (b"", b"\xff" * 100, good[:200], good.replace(b"llama4_local session 1", b"llama4_local session 2")):
+        for bad in (b"", b"\xff" * 100, good[:200], good.replace(b"llama4_local session 2", b"llama4_local session 3")):
             path.write_bytes(bad)
             with pytest.raises(CheckpointError):
                 await backend.restore(path)
@@ -318,6 +318,17 @@ async def test_fault_61_a_session_dropped_without_closing_lets_go(folder: Path) 
 def _drop(kept: list[Session]) -> None:
     kept.clear()
     gc.collect()
+
+
+async def test_a_session_closed_while_being_answered_holds_nothing_afterwards(folder: Path) -> None:
+    async with serving(folder) as backend:
+        session = await backend.session(asking(LONG))
+        async with session.open(asking("one")) as events:
+            await _first_text(events)
+            await session.aclose()
+            rest = [event async for event in events]
+        assert isinstance(rest[-1], Done)  # the answer comes to its end all the same
+        assert await held(backend) == 0
 
 
 async def test_a_session_outlives_its_backend_in_peace(folder: Path) -> None:

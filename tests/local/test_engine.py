@@ -10,7 +10,7 @@ from functools import cache
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from llama4_local import engine as engine_module
@@ -24,6 +24,7 @@ from llama4sdk.images import Tiles
 from llama4sdk.request import Sampling
 from local.small_backends import Reader, SmallEngine, chatting, check_at_rest, picture
 from local.small_checkpoints import CHUNK, guard, maverick, prompt, scout
+from long_runs import often
 
 GREEDY = Sampling(temperature=0, max_tokens=12)
 SEEDED = Sampling(temperature=1.0, top_p=0.9, seed=7, max_tokens=12)
@@ -69,6 +70,44 @@ def test_eight_streams_say_what_each_says_alone(shaped: SmallEngine, sampling: S
     together = written(shaped, *[shaped.submit(token_ids, sampling) for token_ids in prompts])
     assert together == alone
     assert len(set(alone)) > 1
+
+
+@settings(deadline=None, max_examples=often(12, 300), suppress_health_check=[HealthCheck.too_slow])
+@given(
+    step_tokens=st.integers(1, 40),
+    max_sequences=st.integers(1, 5),
+    caching=st.booleans(),
+    prompts=st.lists(st.tuples(st.integers(1, 10 * CHUNK + 3), st.integers(0, 2)), min_size=1, max_size=5),
+    steps_between=st.integers(0, 3),
+)
+def test_any_prefill_split_and_any_batch_mates_give_the_same_tokens(
+    shaped: SmallEngine,
+    *,
+    step_tokens: int,
+    max_sequences: int,
+    caching: bool,
+    prompts: list[tuple[int, int]],
+    steps_between: int,
+) -> None:
+    sampling = replace(GREEDY, max_tokens=6)
+    asked = [prompt(shaped.config, length, seed=seed) for length, seed in prompts]
+    alone = [tokens_of(SmallEngine(shaped.config).answer(token_ids, sampling)) for token_ids in asked]
+    limits = Limits(step_tokens=step_tokens, max_sequences=max_sequences, prefix_caching=caching)
+    small = SmallEngine(shaped.config, global_pages=120, limits=limits)
+    readers: list[Reader] = []
+    for token_ids in asked:
+        readers.append(small.submit(token_ids, sampling))
+        for _ in range(steps_between):
+            small.engine.step()
+    small.run()
+    assert [tokens_of(reader) for reader in readers] == alone
+    check_at_rest(small)
+
+
+def tokens_of(reader: Reader) -> list[int]:
+    assert reader.done
+    assert reader.order
+    return list(reader.order.written)
 
 
 def test_preempted_requests_say_the_same(shaped: SmallEngine) -> None:

@@ -1,4 +1,8 @@
-"""Random lives of an engine: whatever happens, pages come back and every answer is the request's own."""
+"""Random lives of an engine: whatever happens, pages come back and every answer is the request's own.
+
+With `LLAMA4_LONG=1` it runs for tens of thousands of steps. `test_backend_stateful.py` does the same with a thread,
+an event loop and files.
+"""
 
 from __future__ import annotations
 
@@ -15,6 +19,7 @@ from llama4sdk.errors import Overloaded
 from llama4sdk.request import Sampling
 from local.small_backends import Reader, SmallEngine, chatting, check_at_rest
 from local.small_checkpoints import prompt
+from long_runs import often
 
 GREEDY = Sampling(temperature=0, max_tokens=6)
 SEEDED = Sampling(temperature=1.0, top_p=0.9, seed=3, max_tokens=6)
@@ -183,4 +188,4 @@ class EngineLife(RuleBasedStateMachine):
 
 
 TestEngineLife = EngineLife.TestCase
-TestEngineLife.settings = settings(max_examples=12, stateful_step_count=50, deadline=None)
+TestEngineLife.settings = settings(max_examples=often(12, 200), stateful_step_count=often(50, 200), deadline=None)

@@ -15,6 +15,7 @@ SHOWS = {
     "quickstart": ("Two streams at once:", "17 + 25 = 42", "Paris"),
     "vision": ("1. ", "Which picture"),
     "streaming": ("started", "done", "cancelled: ", "deadline"),
+    "sessions": ("aside, in a fork:", "saved ", "restored ", "tokens were kept", "another backend: Sessions are not"),
     "own_backend": ("THE SAME MESSAGES",),
     "bulk": ("the first half", "(from the journal)", "12 done, 6 of them from the journal"),
 }

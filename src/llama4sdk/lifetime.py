@@ -1,0 +1,91 @@
+"""The life of a client: its backend is chosen, started and closed."""
+
+from __future__ import annotations
+
+import os
+import warnings
+from types import TracebackType
+from typing import Any, Self, cast
+
+import anyio
+
+from llama4sdk.backend import Backend, Capabilities
+from llama4sdk.errors import InvalidRequest
+from llama4sdk.registry import open_backend
+
+
+class Lifetime:
+    """Holds a backend from its choice to its end; what `Llama4` is built on.
+
+    Args:
+        backend: A backend, or a string that names one; left out, the environment's `LLAMA4_BACKEND`, else `local`.
+        options: Handed to the backend that a string names.
+
+    Raises:
+        BackendMissing: When no such backend is installed.
+        InvalidRequest: When options are given beside a ready backend.
+    """
+
+    def __init__(self, backend: str | Backend | None = None, /, **options: object) -> None:
+        self._started = False
+        self._closed = False
+        chosen = backend if backend is not None else os.environ.get("LLAMA4_BACKEND") or "local"
+        if isinstance(chosen, str):
+            self._backend = open_backend(chosen, **options)
+            return
+        if options:
+            raise InvalidRequest(f"Options ({', '.join(options)}) go to the backend itself when you make it yourself.")
+        if not isinstance(cast("object", chosen), Backend):
+            raise InvalidRequest("A backend is a name or an object that keeps the Backend protocol.")
+        self._backend = chosen
+
+    @property
+    def backend(self) -> Backend:
+        """What runs the model."""
+        return self._backend
+
+    @property
+    def capabilities(self) -> Capabilities:
+        """What the backend can do."""
+        return self._backend.capabilities
+
+    async def __aenter__(self) -> Self:
+        if self._closed or self._started:
+            raise InvalidRequest("A client is entered once; make another Llama4(…).")
+        self._started = True
+        try:
+            await self._backend.start()
+        except BaseException:
+            await self.aclose()
+            raise
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self.aclose()
+
+    async def aclose(self) -> None:
+        """Stop what still runs and free everything; may be called twice."""
+        self._closed = True
+        with anyio.CancelScope(shield=True):
+            await self._backend.aclose()
+
+    def __del__(self, warn: Any = warnings.warn) -> None:
+        if getattr(self, "_started", False) and not self._closed:
+            warn(
+                f"{self!r} was dropped without closing; use 'async with'.",
+                ResourceWarning,
+                source=self,
+                stacklevel=2,
+            )
+
+    def __repr__(self) -> str:
+        capabilities = self._backend.capabilities
+        return f"{type(self).__name__}(backend={capabilities.name!r}, model={capabilities.model!r})"
+
+    def _check_open(self) -> None:
+        if self._closed:
+            raise InvalidRequest("This client is closed; make another Llama4(…).")
+        if not self._started:
+            raise InvalidRequest("Enter the client first: async with Llama4() as llama.")
