@@ -10,9 +10,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
-from llama4_local.call_grammar import calls_grammar, json_rule
+from llama4_local.call_grammar import add_calls
+from llama4_local.value_grammar import JSON, Rules, Values
 from llama4sdk.errors import BackendMissing, InvalidRequest
-from llama4sdk.output import JsonSchema
 
 if TYPE_CHECKING:
     from llguidance import LLMatcher, LLTokenizer
@@ -177,20 +177,21 @@ def grammar_of(request: Request) -> str | None:
         tools = tuple(tool for tool in tools if tool.name == request.tool_choice)
     options = ["calls"] if tools else []
     if request.output is not None and not forced:
-        JsonSchema(request.output.schema)
         options.append("answer")
     elif tools and not forced:
         options.append("words")
     if not options:
         return None
-    lines = [f"start: {' | '.join(options)}"]
+    rules = Rules()
+    rules.add(" | ".join(options), "start")
     if tools:
-        lines.append(calls_grammar(tools))
+        add_calls(rules, tools)
     if "answer" in options and request.output is not None:
-        lines.append(f"answer: {json_rule(request.output.schema)}")
+        schema = request.output.schema
+        rules.add(Values(schema, rules, JSON).value(schema), "answer")
     if "words" in options:
-        lines.append(f"words: {_WORDS}")
-    return "\n".join(lines)
+        rules.add(_WORDS, "words")
+    return rules.text
 
 
 class _Vocabulary:
