@@ -16,7 +16,6 @@ from llama4sdk.errors import BackendMissing, InvalidRequest
 
 if TYPE_CHECKING:
     from llguidance import LLMatcher, LLTokenizer
-    from torch import Tensor
 
     from llama4sdk.prompting import Tokenizer
     from llama4sdk.request import Request
@@ -91,10 +90,10 @@ class Grammars:
             _try_out(grammar)
         limits = LLParserLimits(verbose_errors=False)
         matcher = LLMatcher(self._vocabulary(), LLMatcher.grammar_from_lark(grammar), log_level=0, limits=limits)
-        if not matcher.is_error():
-            matcher.deep_copy().compute_bitmask()
-        if matcher.is_error():
-            raise _refusal(matcher.get_error().partition("\n")[0][:200])
+        tried = matcher.deep_copy()  # some errors show only with the first mask
+        tried.compute_bitmask()
+        if tried.is_error():
+            raise _refusal(tried.get_error().partition("\n")[0][:200])
         return matcher
 
     def _vocabulary(self) -> LLTokenizer:
@@ -146,23 +145,27 @@ class GrammarMask:
 
     def __init__(self, matcher: LLMatcher, vocab_size: int) -> None:
         self._matcher = matcher
-        self._vocab_size = vocab_size
+        self._nothing = bytes((vocab_size + 7) // 8)
         self._read = 0
+        self._allowed: bytes | None = None
 
-    def __call__(self, logits: Tensor, written: Sequence[int]) -> None:
-        """Write -inf into one row of scores, [vocab]; a form that got too hard to follow rules everything out.
+    @property
+    def problem(self) -> str | None:
+        """Why the answer cannot go on, when it cannot."""
+        if not self._matcher.is_error():
+            return None
+        return "The form of the answer got too hard to follow while it was written; make it simpler."
 
-        On a CUDA device the mask is computed here while the device still works on the scores.
-        """
-        import numpy as np
-        import torch
-
-        for token in written[self._read :]:
-            self._matcher.consume_token(token)
-        self._read = len(written)
-        packed = np.frombuffer(self._matcher.compute_bitmask(), dtype=np.uint8)
-        allowed = torch.from_numpy(np.unpackbits(packed, count=self._vocab_size, bitorder="little"))
-        logits.masked_fill_(allowed.to(logits.device) == 0, -torch.inf)
+    def allowed(self, written: Sequence[int]) -> bytes:
+        """Return a bit for each token, lowest first; none is set when the form got too hard to follow."""
+        if self._allowed is None or len(written) > self._read:
+            for token in written[self._read :]:
+                self._matcher.consume_token(token)
+            self._read = len(written)
+            bits = self._matcher.compute_bitmask()
+            # A matcher that has failed allows the end, as if the answer were complete.
+            self._allowed = self._nothing if self._matcher.is_error() else bits
+        return self._allowed
 
 
 def grammar_of(request: Request) -> str | None:
