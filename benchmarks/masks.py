@@ -62,10 +62,8 @@ class Bench:
 
     def __init__(self, streams: int, tokens: int) -> None:
         model = load_model(NANO)
-        self._ends = model.config.generation.eos_token_ids
-        model = replace(
-            model, config=replace(model.config, generation=replace(model.config.generation, eos_token_ids=()))
-        )
+        generation = model.config.generation
+        model = replace(model, config=replace(model.config, generation=replace(generation, eos_token_ids=())))
         tokenizer = Tokenizer.from_file(NANO)
         self._template = PromptTemplate(tokenizer)
         self._grammars = Grammars(tokenizer, model.config.text.vocab_size, generation.eos_token_ids)

@@ -21,6 +21,7 @@ from llama4sdk.messages import conversation
 from llama4sdk.output import JsonSchema, answer_form
 from llama4sdk.prompting import Tokenizer
 from llama4sdk.tools import Tool, read_calls, specs_of
+from local.random_forms import random_schema, random_tools
 from local.small_backends import EOM, EOT, saved_chat, serving, tokenizer_file
 from local.small_checkpoints import VOCABULARY
 
@@ -62,46 +63,6 @@ def written(grammars: Grammars, tokenizer: Tokenizer, request: Request, seed: in
     return None
 
 
-def random_schema(rng: random.Random, depth: int = 0) -> dict[str, Any]:
-    kinds = ["string", "integer", "number", "boolean", "null", "enum", "limits", "pattern"]
-    kind = rng.choice(kinds if depth > 2 else [*kinds, "object", "object", "array", "anyOf", "dict"])
-    match kind:
-        case "enum":
-            return {"enum": rng.sample(["a", "b c", 'q"', "é", 1, -2.5, True, None, [1, None]], rng.randint(1, 4))}
-        case "limits":
-            low = rng.randint(-50, 50)
-            return rng.choice([
-                {"type": "integer", "minimum": low, "maximum": low + rng.randint(0, 100)},
-                {"type": "string", "minLength": rng.randint(0, 2), "maxLength": rng.randint(2, 6)},
-                {"type": "array", "items": {"type": "boolean"}, "minItems": 1, "maxItems": 3},
-            ])  # fmt: skip
-        case "pattern":
-            return {"type": "string", "pattern": rng.choice(["^[a-z]{2,4}$", r"^\d{3}-\d{2}$", "^(yes|no)$"])}
-        case "object":
-            names = rng.sample(["a", "b_c", "name", "type", "x1", "é"], rng.randint(0, 4))
-            return {
-                "type": "object",
-                "properties": {name: random_schema(rng, depth + 1) for name in names},
-                "required": [name for name in names if rng.random() < 0.6],
-                "additionalProperties": False,
-            }
-        case "array":
-            return {"type": "array", "items": random_schema(rng, depth + 1)}
-        case "anyOf":
-            return {"anyOf": [random_schema(rng, depth + 1) for _ in range(rng.randint(1, 3))]}
-        case "dict":
-            return {"type": "object", "additionalProperties": random_schema(rng, depth + 1)}
-        case _:
-            return {"type": kind}
-
-
-def random_tool(rng: random.Random, name: str) -> ToolSpec:
-    names = rng.sample(["city", "days", "on", "unit", "größe", "user-id", "x"], rng.randint(0, 5))
-    properties = {each: random_schema(rng, 1) for each in names}
-    required = [each for each in names if rng.random() < 0.5]
-    return ToolSpec(name, "", {"type": "object", "properties": properties, "required": required})
-
-
 def test_random_schemas_give_valid_answers(grammars: Grammars, tokenizer: Tokenizer) -> None:
     rng, ended = random.Random(1), 0
     for seed in range(MANY):
@@ -122,9 +83,8 @@ def test_random_schemas_give_valid_answers(grammars: Grammars, tokenizer: Tokeni
 def test_random_tool_sets_give_valid_calls(grammars: Grammars, tokenizer: Tokenizer, choice: str) -> None:
     rng, ended = random.Random(2), 0
     for seed in range(MANY):
-        names = rng.sample(["get", "get_weather", "web.search", "set-light", "f"], rng.randint(1, 4))
-        tools = tuple(random_tool(rng, name) for name in names)
-        request = asked(tools=tools, tool_choice=names[0] if choice == "named" else "required")
+        tools = random_tools(rng)
+        request = asked(tools=tools, tool_choice=tools[0].name if choice == "named" else "required")
         text = written(grammars, tokenizer, request, seed)
         if text is None:
             continue
@@ -133,7 +93,7 @@ def test_random_tool_sets_give_valid_calls(grammars: Grammars, tokenizer: Tokeni
         assert read.text == "", (text, read.text)
         assert read.calls
         for call in read.calls:
-            assert choice == "required" or call.name == names[0]
+            assert choice == "required" or call.name == tools[0].name
             schema = next(tool.parameters for tool in tools if tool.name == call.name)
             assert JsonSchema(schema).fit(call.arguments)[1] == [], (schema, text)
     print(f"{ended} of {MANY} tool sets ended within {ROOM} tokens")
