@@ -84,7 +84,12 @@ def writing_config() -> ModelConfig:
     """Two layers and a long context: prompts show schemas a byte at a time."""
     config = chatting()
     text = replace(
-        config.text, rope_layers=(True, False), moe_layers=(True, True), chunk=256, rope_scaling=None, max_positions=8192
+        config.text,
+        rope_layers=(True, False),
+        moe_layers=(True, True),
+        chunk=256,
+        rope_scaling=None,
+        max_positions=8192,
     )
     return ModelConfig(text, generation=config.generation, dtype="float32")
 

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import datetime
 import json
 import os
 import random
+import re
 import threading
 import time
 from collections.abc import Callable
@@ -14,6 +16,7 @@ from typing import Any, Literal
 import pytest
 import torch
 
+from llama4_local.formats import FORMATS
 from llama4_local.grammar import Grammars, grammar_of
 from llama4_local.sampler import Chooser, Rules, sample
 from llama4sdk import InvalidRequest, OutputSpec, Request, Sampling, Stream, ToolSpec
@@ -134,7 +137,90 @@ def test_arguments_keep_pythons_notation(grammars: Grammars, tokenizer: Tokenize
     assert not any(text and ("true" in text or "null" in text) for text in texts)
 
 
-def test_a_type_that_holds_itself_can_be_written(grammars: Grammars, tokenizer: Tokenizer) -> None:
+def test_a_regular_expression_is_kept_to(grammars: Grammars, tokenizer: Tokenizer) -> None:
+    form = answer_form(re.compile("[ab]{3}-(yes|no)"))
+    assert form is not None
+    for seed in range(10):
+        text = written(grammars, tokenizer, asked(output=form.spec), seed)
+        assert text is not None
+        assert re.fullmatch("[ab]{3}-(yes|no)", str(form.parse(text)))
+
+
+def accepts(grammars: Grammars, tokenizer: Tokenizer, schema: dict[str, Any], text: str) -> bool:
+    """Whether an answer may be written so, to its end."""
+    mask = grammars.mask_for(asked(output=OutputSpec(schema)))
+    assert mask is not None
+    ids = [*tokenizer.encode(text), EOT]
+    return all(mask.allowed(ids[:place])[token // 8] >> token % 8 & 1 for place, token in enumerate(ids))
+
+
+OPEN = {"type": "object", "properties": {"a": {"type": "integer"}, "é": {}}, "required": ["a"]}
+
+
+@pytest.mark.parametrize(
+    ("schema", "text", "may"),
+    [
+        (OPEN, '{"a": 1}', True),
+        (OPEN, '{"a": 1, "é": [1, "x", {"y": null}]}', True),
+        (OPEN, '{"a": 1, "b": 2}', False),  # only what the schema names
+        (OPEN, '{"a": 1, "a": 2}', False),
+        (OPEN, r'{"a": 1, "\u0061": "x"}', False),  # the same field once more, in disguise
+        (OPEN, "{}", False),
+        ({"type": "number"}, "1e999", False),  # more than a double holds
+        ({"type": "number"}, "-1.5e30", True),
+        ({"description": "anything"}, "[1, true]", True),
+        ({"title": "X", "default": None}, "3", True),
+        ({"properties": {"a": True, "b": False}}, '{"a": 1}', True),
+        ({"properties": {"a": True, "b": False}}, '{"b": 1}', False),
+        ({"type": "array", "items": False}, "[]", True),
+        ({"type": "array", "items": False}, "[1]", False),
+        ({"type": "string", "enum": ["a", 1]}, "1", False),
+        ({"type": "string", "enum": ["a", 1]}, '"a"', True),
+        ({"anyOf": [{"type": "integer"}, {"type": "string"}], "minimum": 3}, "1", False),
+        ({"anyOf": [{"type": "integer"}, {"type": "string"}], "minimum": 3}, "4", True),
+        ({"$ref": "#/$defs/n", "maximum": 5, "$defs": {"n": {"type": "integer"}}}, "7", False),
+        ({"$ref": "#/$defs/n", "maximum": 5, "$defs": {"n": {"type": "integer"}}}, "3", True),
+        ({"type": "string", "format": "date"}, '"2024-02-29"', True),
+        ({"type": "string", "format": "date"}, '"2025-02-29"', False),
+        ({"type": "string", "format": "date"}, '"2000-02-29"', True),
+        ({"type": "string", "format": "date"}, '"1900-02-29"', False),
+        ({"type": "string", "format": "date"}, '"2025-04-31"', False),
+        ({"type": "string", "format": "date-time"}, '"2025-12-31T23:59:59Z"', True),
+        ({"type": "string", "format": "date-time"}, '"2025-12-31T23:59:60Z"', False),
+        ({"type": "string", "format": "time"}, '"09:30:00.5+02:00"', True),
+        ({"type": "string", "format": "duration"}, '"P1DT2H30M"', True),
+        ({"type": "string", "format": "duration"}, '"P"', False),
+    ],
+)
+def test_what_may_be_written_always_fits(
+    grammars: Grammars, tokenizer: Tokenizer, schema: dict[str, Any], text: str, may: bool
+) -> None:
+    assert accepts(grammars, tokenizer, schema, text) is may
+    if may:
+        assert JsonSchema(schema).fit(json.loads(text))[1] == []
+
+
+def test_days_are_those_of_the_calendar() -> None:
+    day = re.compile(FORMATS["date"])
+    for year in (1000, 1600, 1700, 1899, 1900, 2000, 2023, 2024, 2100, 2400, 9999):
+        for month in range(13 + 1):
+            for number in range(33):
+                text = f"{year:04}-{month:02}-{number:02}"
+                try:
+                    datetime.date(year, month, number)
+                except ValueError:
+                    assert not day.fullmatch(text), text
+                else:
+                    assert day.fullmatch(text), text
+
+
+@pytest.mark.parametrize("schema", [{"$ref": "#"}, {"$ref": "#/$defs/a", "$defs": {"a": {"$ref": "#/$defs/a"}}}])
+def test_fault_49_a_schema_that_nothing_fits_is_refused(grammars: Grammars, schema: dict[str, Any]) -> None:
+    with pytest.raises(InvalidRequest, match="cannot be kept"):
+        grammars.mask_for(asked(output=OutputSpec(schema)))
+
+
+def test_fault_49_a_type_that_holds_itself_can_be_written(grammars: Grammars, tokenizer: Tokenizer) -> None:
     node = {
         "type": "object",
         "properties": {"next": {"$ref": "#/$defs/node"}, "n": {"type": "integer"}},

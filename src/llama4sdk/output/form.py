@@ -57,7 +57,8 @@ def answer_form(output: object) -> AnswerForm | None:
 
     Args:
         output: A pydantic model, a dataclass, a TypedDict, a Literal, any other type that JSON can hold,
-            lists and unions of these; or a JSON schema, as a dict or an `OutputSpec`.
+            lists and unions of these; a compiled regular expression, for a string that matches it whole; or a
+            JSON schema, as a dict or an `OutputSpec`.
 
     Raises:
         InvalidRequest: For anything else, or a schema that cannot be used.
@@ -69,6 +70,8 @@ def answer_form(output: object) -> AnswerForm | None:
     if isinstance(output, Mapping):
         schema = cast("Mapping[str, Any]", output)
         return _of_schema(OutputSpec(schema, _named(schema.get("title"))))
+    if isinstance(output, re.Pattern):
+        return _of_pattern(cast("re.Pattern[Any]", output))
     if isinstance(output, str | bytes | int | float | list | tuple) or inspect.isroutine(output):
         raise InvalidRequest(f"output is a type or a JSON schema, not {type(output).__name__}.")
     return _of_type(output)
@@ -88,6 +91,12 @@ def _of_schema(spec: OutputSpec) -> AnswerForm:
         return fitted
 
     return AnswerForm(spec, read)
+
+
+def _of_pattern(pattern: re.Pattern[Any]) -> AnswerForm:
+    if not isinstance(pattern.pattern, str) or pattern.flags != re.compile("").flags:
+        raise InvalidRequest("A regular expression for output= is one of text, without flags.")
+    return _of_schema(OutputSpec({"type": "string", "pattern": f"^(?:{pattern.pattern})$"}, "text"))
 
 
 def _of_type(output: object) -> AnswerForm:
