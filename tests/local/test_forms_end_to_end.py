@@ -16,7 +16,7 @@ import anyio
 import pytest
 
 from llama4_local import LocalBackend
-from llama4sdk import Llama4, OutputSpec, Reply, Sampling
+from llama4sdk import InvalidRequest, Llama4, OutputSpec, Reply, Sampling
 from llama4sdk.output import JsonSchema
 from local.random_forms import random_schema, random_tools, save_writer
 
@@ -53,6 +53,18 @@ async def ends(ask: Callable[[int], Awaitable[Reply]]) -> Counter[str]:
         for seed in range(MANY):
             tasks.start_soon(one, seed)
     return counted
+
+
+async def test_tools_may_be_declared_in_the_users_message(folder: Path) -> None:
+    tools = random_tools(random.Random(0))
+    async with Llama4(LocalBackend(folder, memory="2GB", tools_in="user")) as llama:
+        assert llama.render("Go on.", tools=tools).text.startswith(
+            "<|begin_of_text|><|header_start|>user<|header_end|>"
+        )
+        reply = await llama.chat("Go on.", tools=tools, tool_choice="required", sampling=hot(0))
+    assert reply.tool_calls or reply.finish_reason == "length"
+    with pytest.raises(InvalidRequest, match="tools_in"):
+        LocalBackend(folder, tools_in="tool")  # type: ignore[arg-type]
 
 
 async def test_random_schemas_give_valid_answers(llama: Llama4) -> None:

@@ -128,7 +128,7 @@ class PromptTemplate:
         self.tile = tile
         self.max_tiles = max_tiles
         self.chat_template = chat_template
-        self.tools_in = tools_place(tools_in)
+        self.tools_in: ToolsPlace = tools_place(tools_in)
         self._known = _EncodedTexts(remember)
 
     def render(
