@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
-from llama4_local.call_grammar import add_calls
+from llama4_local.call_grammar import add_calls, add_words
 from llama4_local.value_grammar import JSON, Rules, Values
 from llama4sdk.errors import BackendMissing, InvalidRequest
 
@@ -27,8 +27,6 @@ _PLAIN_RULES: Final = 300
 _PLAIN_ALTERNATIVES: Final = 8
 _TRIAL: Final = Path(__file__).with_name("grammar_trial.py")
 _PATIENCE: Final = 30.0  # seconds, on a machine that may be busy; the trial limits its own work
-# Words are free as long as they do not begin like a list of calls.
-_WORDS: Final = r"/([^\[](.|\n)*)?/"
 
 
 class Grammars:
@@ -193,7 +191,7 @@ def grammar_of(request: Request) -> str | None:
         schema = request.output.schema
         rules.add(Values(schema, rules, JSON).value(schema), "answer")
     if "words" in options:
-        rules.add(_WORDS, "words")
+        add_words(rules, tools)
     return rules.text
 
 

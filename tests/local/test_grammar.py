@@ -110,8 +110,9 @@ def test_with_free_choice_an_answer_is_words_or_calls(grammars: Grammars, tokeni
     assert len(ended) > 5
     for text in ended:
         assert "<|" not in text
-        if text.startswith("["):
-            assert read_calls(text, tools).text == ""
+        if "[f(" in text:
+            (*_, call) = read_calls(text, tools).calls
+            assert JsonSchema(tools[0].parameters).fit(call.arguments)[1] == []
 
 
 def test_with_tools_and_a_form_an_answer_is_either(grammars: Grammars, tokenizer: Tokenizer) -> None:
@@ -146,12 +147,48 @@ def test_a_regular_expression_is_kept_to(grammars: Grammars, tokenizer: Tokenize
         assert re.fullmatch("[ab]{3}-(yes|no)", str(form.parse(text)))
 
 
-def accepts(grammars: Grammars, tokenizer: Tokenizer, schema: dict[str, Any], text: str) -> bool:
+def accepts(grammars: Grammars, tokenizer: Tokenizer, request: Request, text: str) -> bool:
     """Whether an answer may be written so, to its end."""
-    mask = grammars.mask_for(asked(output=OutputSpec(schema)))
+    mask = grammars.mask_for(request)
     assert mask is not None
     ids = [*tokenizer.encode(text), EOT]
     return all(mask.allowed(ids[:place])[token // 8] >> token % 8 & 1 for place, token in enumerate(ids))
+
+
+TWO = (
+    ToolSpec("get", "", {"type": "object", "properties": {"a": {"type": "integer"}}}),
+    ToolSpec("get-x.y"),
+)
+
+
+@pytest.mark.parametrize(
+    ("text", "may"),
+    [
+        ("", True),
+        ("Just words (really).", True),
+        ("[get(a=1)]", True),
+        ("[get(a=1), get-x.y()]", True),
+        ("[1, 2] is a list", False),  # a bracket at the beginning is a call
+        ("See [1] and [[2]](x), [get] or [getting(a=b)] [ge", True),
+        ("See: [get(a=1)]", True),
+        ("Well [1], then\n[get-x.y(), get(a=2)]", True),
+        ("See: [get(a=x)]", False),
+        ("See: [get(b=1)]", False),
+        ("See: [get (a=x)]", False),
+        ("See: [ get(a=x)]", False),
+        ("See: [\n\tget-x.y (a=x)]", False),
+        ("See: [[get(a=x)]", False),
+        ("See: [get(a=1)] and more", False),
+        ("See: [get-x(a=x)]", True),  # no tool of ours
+        ("f(a=1) or x[0] or {[]}", True),
+    ],
+)
+def test_words_may_lead_to_calls_and_calls_are_whole_even_then(
+    grammars: Grammars, tokenizer: Tokenizer, text: str, may: bool
+) -> None:
+    assert accepts(grammars, tokenizer, asked(tools=TWO), text) is may
+    if may and "(a=" in text and "getting" not in text and "get-x(" not in text and "f(" not in text:
+        assert read_calls(text, TWO).calls
 
 
 OPEN = {"type": "object", "properties": {"a": {"type": "integer"}, "é": {}}, "required": ["a"]}
@@ -195,7 +232,7 @@ OPEN = {"type": "object", "properties": {"a": {"type": "integer"}, "é": {}}, "r
 def test_what_may_be_written_always_fits(
     grammars: Grammars, tokenizer: Tokenizer, schema: dict[str, Any], text: str, may: bool
 ) -> None:
-    assert accepts(grammars, tokenizer, schema, text) is may
+    assert accepts(grammars, tokenizer, asked(output=OutputSpec(schema)), text) is may
     if may:
         assert JsonSchema(schema).fit(json.loads(text))[1] == []
 
