@@ -152,7 +152,7 @@ class GrammarMask:
         """Why the answer cannot go on, when it cannot."""
         if not self._matcher.is_error():
             return None
-        return "The form of the answer got too hard to follow while it was written; make it simpler."
+        return "The form of the answer came to a place where nothing fits, or got too hard to follow; make it simpler."
 
     def allowed(self, written: Sequence[int]) -> bytes:
         """Return a bit for each token, lowest first; none is set when the form got too hard to follow."""

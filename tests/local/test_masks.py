@@ -82,7 +82,7 @@ def test_a_form_that_got_too_hard_allows_nothing_not_even_the_end() -> None:
     assert any(mask.allowed([]))
     assert not any(mask.allowed([EOT]))  # which the grammar cannot follow
     assert mask.problem is not None
-    assert "too hard" in mask.problem
+    assert "nothing fits" in mask.problem
 
 
 async def test_such_a_form_ends_its_request_with_the_reason_and_no_other(
