@@ -158,7 +158,7 @@ class ToolSpec:
 
     def __post_init__(self) -> None:
         tool_name(self.name)
-        if self.parameters.get("type") != "object":
+        if not isinstance(self.parameters, Mapping) or self.parameters.get("type") != "object":
             raise InvalidRequest(f"The parameters of the tool {self.name!r} must be a JSON schema of type object.")
 
 

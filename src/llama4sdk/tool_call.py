@@ -55,10 +55,10 @@ class ToolCall(Value):
 
 def tool_name(name: str) -> str:
     """Return `name` if a tool may be called so, else raise `InvalidRequest`."""
-    if not _NAME.fullmatch(name):
+    if not isinstance(name, str) or not _NAME.fullmatch(name):
         raise InvalidRequest(
             "A tool's name has 1 to 64 letters, digits, '_', '-' or '.', and starts with a letter or '_'; "
-            f"got {name[:80]!r}."
+            f"got {str(name)[:80]!r}."
         )
     return name
 

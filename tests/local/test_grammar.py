@@ -8,8 +8,6 @@ import os
 import random
 import re
 import threading
-import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Literal
 
@@ -276,58 +274,6 @@ def test_fault_49_a_type_that_holds_itself_can_be_written(grammars: Grammars, to
     for text in ended:
         (*_, call) = read_calls(text, [tool]).calls
         assert JsonSchema(tree).fit(call.arguments)[1] == []
-
-
-def nested(depth: int, wrap: Callable[[dict[str, Any]], dict[str, Any]]) -> dict[str, Any]:
-    schema: dict[str, Any] = {"type": "integer"}
-    for _ in range(depth):
-        schema = wrap(schema)
-    return schema
-
-
-def chained(length: int) -> dict[str, Any]:
-    links: dict[str, Any] = {f"a{n}": {"properties": {"y": {"$ref": f"#/$defs/a{n + 1}"}}} for n in range(length)}
-    return {"$ref": "#/$defs/a0", "$defs": {**links, f"a{length}": {"type": "integer"}}}
-
-
-HOSTILE: dict[str, dict[str, Any]] = {
-    "backtracking": {"type": "string", "pattern": "^(a+)+$"},
-    "repeats": {"type": "string", "pattern": "(a{1,1000}){1,1000}"},
-    "enum": {"enum": [f"x{n}" for n in range(90_000)]},
-    "items": {"type": "array", "minItems": 10**9, "items": {"type": "integer"}},
-    "length": {"type": "string", "minLength": 10**6, "maxLength": 10**9},
-    "itself": {"$ref": "#"},
-    "empty": {"type": "integer", "minimum": 5, "maximum": 4},
-    "fields": {"type": "object", "properties": {f"p{n}": {"type": "string"} for n in range(1200)}},
-    "impossible": {"type": "object", "properties": {}, "required": ["x"], "additionalProperties": False},
-    "deep": nested(90, lambda inner: {"type": "object", "properties": {"x": inner}}),
-    "lists": nested(90, lambda inner: {"type": "array", "items": inner}),
-    "alternatives": nested(40, lambda inner: {"anyOf": [inner, {"type": "null"}]}),
-    "chain": chained(1000),
-    "states": {"type": "string", "pattern": "^(a|b)*a(a|b){60}$"},
-    "spans": {"type": "string", "pattern": "^.{0,1000}x.{0,1000}$"},
-    "same": {"anyOf": [{"type": "array", "items": {"anyOf": [{"type": "string"}] * 50}}] * 50},
-    "patterns": {"patternProperties": {f"^.{{0,{n}}}a": {"type": "integer"} for n in range(40)}},
-}
-
-
-@pytest.mark.parametrize("place", ["output", "tool"])
-@pytest.mark.parametrize("name", HOSTILE)
-def test_fault_48_a_hostile_schema_compiles_or_is_refused(
-    grammars: Grammars, tokenizer: Tokenizer, name: str, place: str
-) -> None:
-    schema = HOSTILE[name]
-    tool = ToolSpec("f", "", {"type": "object", "properties": {"x": schema}, "$defs": schema.get("$defs", {})})
-    request = asked(output=OutputSpec(schema)) if place == "output" else asked(tools=(tool,), tool_choice="f")
-    begun = time.process_time()
-    try:
-        mask = grammars.mask_for(request)
-        assert mask is not None
-        for length in range(30):  # following it takes no time either
-            mask.allowed(tokenizer.encode('["' + "aab" * 10)[:length])
-    except InvalidRequest as error:
-        assert len(str(error)) < 400
-    assert time.process_time() - begun < 20, "it should take seconds"
 
 
 def test_a_grammar_is_compiled_once(grammars: Grammars) -> None:

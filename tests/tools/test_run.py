@@ -7,7 +7,6 @@ import threading
 from typing import Any
 
 import anyio
-import anyio.lowlevel
 import pytest
 from PIL import Image as Pictures
 
