@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator, Sequence
+from collections.abc import Generator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from typing import Protocol
@@ -63,11 +63,30 @@ def _find_out(masks: Sequence[tuple[TokenMask, Sequence[int]]]) -> None:
         mask.allowed(written)
 
 
-def apply(logits: Tensor, packed: Sequence[bytes]) -> Tensor:
-    """Return scores, [rows, vocab], with -inf where a row's bit is not set; one copy to the device, eight to a byte."""
+def apply(logits: Tensor, packed: Mapping[int, bytes]) -> Tensor:
+    """Return scores, [rows, vocab], with -inf where the bit of a row is not set; other rows stay as they are.
+
+    Args:
+        logits: The scores.
+        packed: By row, a bit for each token, lowest first.
+    """
     rows, vocab = logits.shape
     taken = (vocab + 7) // 8
-    bits = np.stack([np.frombuffer(row, np.uint8, taken) for row in packed])
-    places = torch.arange(8, dtype=torch.uint8, device=logits.device)
-    allowed = (torch.from_numpy(bits).to(logits.device)[:, :, None] >> places) & 1
-    return logits.masked_fill(allowed.view(rows, -1)[:, :vocab] == 0, -torch.inf)
+    everything = b"\xff" * taken
+    joined = b"".join(packed.get(row, everything)[:taken] for row in range(rows))
+    bits = np.frombuffer(joined, np.uint8).reshape(rows, taken)
+    if logits.device.type == "cpu":
+        allowed = torch.from_numpy(np.unpackbits(bits, axis=1, bitorder="little"))
+    else:
+        allowed = unpacked(torch.from_numpy(bits.copy()).to(logits.device))
+    return logits.masked_fill(allowed[:, :vocab] == 0, -torch.inf)
+
+
+def unpacked(bits: Tensor) -> Tensor:
+    """Return a byte for each bit, lowest first, where the bits are; they travel eight to a byte.
+
+    Args:
+        bits: [rows, bytes], uint8.
+    """
+    places = torch.arange(8, dtype=torch.uint8, device=bits.device)
+    return ((bits[:, :, None] >> places) & 1).flatten(1)

@@ -144,14 +144,11 @@ def _adjust(logits: Tensor, rows: Sequence[Chooser]) -> Tensor:
     penalized = [index for index, row in enumerate(rows) if row.rules.penalized]
     early = [index for index, row in enumerate(rows) if len(row.written) < row.rules.min_tokens]
     packed = {index: row.mask.allowed(row.written) for index, row in enumerate(rows) if row.mask}
-    if not penalized and not early and not packed:
-        return logits
-    adjusted = logits.clone()
+    adjusted = logits.clone() if penalized or early else logits
     if penalized:
         adjusted[penalized] = _penalize(logits[penalized], [rows[index] for index in penalized])
     if packed:
-        places = list(packed)
-        adjusted[places] = masks.apply(adjusted[places], list(packed.values()))
+        adjusted = masks.apply(adjusted, packed)
     for index in early:
         _rule_out_ends(adjusted[index], rows[index].rules)
     return adjusted

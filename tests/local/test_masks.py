@@ -6,11 +6,12 @@ import threading
 from collections.abc import Sequence
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
 from llama4_local.grammar import Grammars
-from llama4_local.masks import LookAhead, apply
+from llama4_local.masks import LookAhead, apply, unpacked
 from llama4sdk import OutputSpec, Request, ServerFault
 from llama4sdk.messages import conversation
 from llama4sdk.prompting import Tokenizer
@@ -69,9 +70,15 @@ def test_bits_are_read_lowest_first_and_rows_stay_apart(vocab: int) -> None:
     logits = torch.randn(3, vocab, generator=torch.Generator().manual_seed(0))
     chosen = torch.rand(3, vocab, generator=torch.Generator().manual_seed(1)) < 0.5
     packed = [sum(1 << place for place in range(vocab) if row[place]).to_bytes(32, "little") for row in chosen]
-    masked = apply(logits, packed)
+    masked = apply(logits, {0: packed[0], 2: packed[2]})
+    chosen[1] = True
     assert torch.equal(masked[chosen], logits[chosen])
     assert torch.isinf(masked[~chosen]).all()
+
+
+def test_bits_are_unpacked_alike_on_every_device() -> None:
+    bits = np.random.default_rng(0).integers(0, 256, (3, 17), dtype=np.uint8)
+    assert unpacked(torch.from_numpy(bits)).numpy().tolist() == np.unpackbits(bits, axis=1, bitorder="little").tolist()
 
 
 def test_a_form_that_got_too_hard_allows_nothing_not_even_the_end() -> None:
