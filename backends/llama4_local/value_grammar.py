@@ -35,14 +35,15 @@ _LIMITS: Mapping[str, tuple[str, ...]] = {
     "integer": ("minimum", "maximum", "exclusiveMinimum", "exclusiveMaximum", "multipleOf"),
     "number": ("minimum", "maximum", "exclusiveMinimum", "exclusiveMaximum", "multipleOf"),
     "array": ("prefixItems", "minItems", "maxItems", "contains"),
-    "object": ("patternProperties", "minProperties", "maxProperties", "propertyNames"),
+    "object": ("patternProperties", "minProperties", "maxProperties"),
 }
 _COMBINING: Final = frozenset({"$ref", "anyOf", "oneOf", "allOf", "not", "if"})
 _CHOOSING: Final = frozenset({"enum", "const"})
 _CONSTRAINING: Final = (
     _COMBINING
     | _CHOOSING
-    | {"type", "properties", "required", "additionalProperties", "items", "dependentRequired", "uniqueItems"}
+    | {"type", "properties", "required", "additionalProperties", "items", "dependentRequired"}
+    | {"uniqueItems", "propertyNames"}
     | {key for keys in _LIMITS.values() for key in keys}
 )
 
@@ -212,19 +213,24 @@ class Values:
             if schema is not False
         }
         required = set(cast("Sequence[str]", node.get("required", ())))
-        if required - set(properties):
+        if required - set(properties) or (properties and "propertyNames" in node):
             return self._leaf(node)
         if not properties:
             others = node.get("additionalProperties", True)
             if others is False or node.get("properties"):
                 return '"{}"'
-            field = f'{self._leaf({"type": "string"})} ": " {self.value(others)}'
+            field = f'{self._name(node.get("propertyNames", {}))} ": " {self.value(others)}'
             return f'"{{" ({field} (", " {field})*)? "}}"'
         items = [
             (f"{quoted(quoted(name) + ': ')} {self.value(schema)}", name in required)
             for name, schema in properties.items()
         ]
         return f'"{{" {self.listed(items)} "}}"'
+
+    def _name(self, schema: object) -> str:
+        """Return the rule of the names that fit a schema: strings in either notation."""
+        node = cast("Mapping[str, Any]", schema) if isinstance(schema, Mapping) else {}
+        return self.value(node if _COMBINING & set(node) else {**node, "type": "string"})
 
     def _reference(self, reference: str) -> str:
         if reference not in self._references:

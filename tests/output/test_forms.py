@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import decimal
 import re
 from typing import Annotated, Any, Literal, NotRequired, TypedDict
 
@@ -61,6 +62,7 @@ def form(output: object) -> AnswerForm:
         (bool, "true", True),
         (int, " 42\n", 42),
         (float, "1.5", 1.5),
+        (decimal.Decimal, "0.1", decimal.Decimal("0.1")),
         (str, "plain words", "plain words"),
         (str, '"quoted"', "quoted"),
         (SCHEMA, '{"n": 3}', {"n": 3}),

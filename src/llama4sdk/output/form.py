@@ -14,6 +14,7 @@ from pydantic.errors import PydanticInvalidForJsonSchema, PydanticSchemaGenerati
 from llama4sdk.errors import InvalidRequest
 from llama4sdk.output.find import find_json, kinds_of
 from llama4sdk.output.json_schema import JsonSchema
+from llama4sdk.output.numbers import NumbersAsNumbers
 from llama4sdk.output.typed_dicts import portable
 from llama4sdk.request import OutputSpec
 
@@ -102,7 +103,7 @@ def _of_pattern(pattern: re.Pattern[Any]) -> AnswerForm:
 def _of_type(output: object) -> AnswerForm:
     try:
         adapter: TypeAdapter[object] = TypeAdapter(portable(output))
-        schema = adapter.json_schema()
+        schema = adapter.json_schema(schema_generator=NumbersAsNumbers)
     except (
         PydanticInvalidForJsonSchema,
         PydanticSchemaGenerationError,
