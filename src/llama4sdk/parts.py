@@ -31,7 +31,8 @@ def _refusal(what: str, error: ValidationError) -> InvalidRequest:
     return InvalidRequest(f"Not a valid {what}: {problems}.")
 
 
-def _checked_text(text: str) -> str:
+def checked_text(text: str) -> str:
+    """Return the text if UTF-8 can hold it, else raise `InvalidRequest`."""
     try:
         text.encode("utf-8")
     except UnicodeEncodeError as error:
@@ -43,7 +44,7 @@ def _checked_text(text: str) -> str:
 
 
 _SafeStr: TypeAlias = Annotated[
-    str, BeforeValidator(lambda value: _checked_text(value) if isinstance(value, str) else value)
+    str, BeforeValidator(lambda value: checked_text(value) if isinstance(value, str) else value)
 ]
 
 
@@ -93,7 +94,7 @@ class Image(Value):
                 f"not {type(source).__name__}."
             )
         if isinstance(source, str):
-            _checked_text(source)
+            checked_text(source)
         super().__init__(source=source, fetch=fetch, orient=orient, **data)
 
     @property
@@ -169,7 +170,7 @@ def content_of(value: object) -> Content:
     if value is None:
         return ""
     if isinstance(value, str):
-        return _checked_text(value)
+        return checked_text(value)
     if isinstance(value, Text | Image | Mapping):
         return (part_of(cast("object", value)),)
     if isinstance(value, Iterable) and not isinstance(value, bytes | bytearray):

@@ -10,6 +10,7 @@ from typing import Any, Literal, TypeAlias
 
 from llama4sdk.errors import InvalidRequest
 from llama4sdk.messages import AssistantMessage, Message, SystemMessage, ToolMessage, UserMessage, tool_name
+from llama4sdk.parts import checked_text
 
 ToolChoice: TypeAlias = Literal["auto", "none", "required"] | str
 
@@ -108,6 +109,7 @@ def _stops(stop: str | Sequence[str]) -> tuple[str, ...]:
     for string in strings:
         if not isinstance(string, str) or not string or len(string) > 1000:
             raise InvalidRequest("Each stop string has 1 to 1000 characters.")
+        checked_text(string)
     return strings
 
 
@@ -158,6 +160,7 @@ class ToolSpec:
 
     def __post_init__(self) -> None:
         tool_name(self.name)
+        checked_text(self.description)
         if not isinstance(self.parameters, Mapping) or self.parameters.get("type") != "object":
             raise InvalidRequest(f"The parameters of the tool {self.name!r} must be a JSON schema of type object.")
 

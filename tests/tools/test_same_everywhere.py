@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -15,7 +15,7 @@ from pydantic import BaseModel
 from llama4_http import HttpBackend
 from llama4_http.profiles import profile_named
 from llama4_local import LocalBackend
-from llama4sdk import Llama4, OutputInvalid, Sampling
+from llama4sdk import InvalidRequest, Llama4, OutputInvalid, Sampling
 from llama4sdk.testing.faults import FaultServer
 from tools.written import Writes
 
@@ -101,6 +101,31 @@ async def test_every_choice_of_tools_means_the_same(kind: str, choice: str) -> N
         case _:
             assert {called.name for called in reply.tool_calls} == {"get_weather"}
     assert reply.finish_reason == ("tool_calls" if reply.tool_calls else "stop")
+
+
+BAD = "half \ud83d"
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize(
+    "asked",
+    [
+        lambda: {"prompt": BAD},
+        lambda: {"prompt": [{"role": "user", "content": [{"type": "text", "text": BAD}]}]},
+        lambda: {"prompt": "?", "tools": [{"name": "f", "description": BAD, "parameters": {"type": "object"}}]},
+        lambda: {
+            "prompt": "?",
+            "tools": [{"name": "f", "parameters": {"type": "object", "properties": {BAD: {"type": "null"}}}}],
+        },
+        lambda: {"prompt": "?", "output": {"enum": [BAD]}},
+        lambda: {"prompt": "?", "sampling": Sampling(stop=BAD)},
+    ],
+    ids=["text", "part", "description", "argument", "schema", "stop"],
+)
+async def test_fault_44_a_lone_surrogate_is_refused_everywhere(kind: str, asked: Callable[[], dict[str, Any]]) -> None:
+    async with talking(kind, "never said") as llama:
+        with pytest.raises(InvalidRequest, match="surrogate"):
+            await llama.chat(**asked())
 
 
 async def test_a_server_that_ignores_the_schema_is_found_out_and_asked_once_more() -> None:
