@@ -149,7 +149,12 @@ class HttpBackend:
                     "This HttpBackend knows no tokenizer; pass tokenizer=… to render and count prompts."
                 )
             tokenizer = given if isinstance(given, Tokenizer) else Tokenizer.from_file(given)
-            self._template = PromptTemplate(tokenizer, tile=self._settings.tile, max_tiles=self._settings.max_tiles)
+            self._template = PromptTemplate(
+                tokenizer,
+                tile=self._settings.tile,
+                max_tiles=self._settings.max_tiles,
+                tools_in=self._settings.tools_in,
+            )
         return self._template
 
     async def start(self) -> None:

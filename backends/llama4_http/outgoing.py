@@ -109,6 +109,7 @@ def compose(
             model=model,
             pictures=urls,
             prefill=settings.prefill,
+            tools_in=settings.tools_in,
             return_prompt_ids=return_ids,
             input_ids=prompt_ids if settings.prompt_mode == "client" else None,
         )

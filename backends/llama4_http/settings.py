@@ -15,6 +15,7 @@ from llama4_http.sse import MAX_EVENT
 from llama4sdk.errors import InvalidRequest
 from llama4sdk.images.limits import DEFAULT_LIMITS, ImageLimits
 from llama4sdk.images.tiling import MAX_TILES, TILE, grid_for
+from llama4sdk.prompting.tool_format import ToolsPlace, tools_place
 
 PromptMode: TypeAlias = Literal["server", "client"]
 
@@ -27,6 +28,8 @@ class Settings:
         retries: What is sent again, and how often.
         prompt_mode: `server` sends messages; `client` sends the prompt as token ids, made here.
         verify_prompt: Compare the server's prompt with ours, token by token, where it tells it.
+        tools_in: Whether what is declared in the prompt, because the server has no field for it or because the
+            prompt is made here, goes into the `system` message or into the first `user` message.
         prefill: Words with which every answer begins; not repeated in the reply.
         tile: Side of the model's picture tiles, in pixels.
         max_tiles: Most tiles of a picture, the global one aside.
@@ -44,6 +47,7 @@ class Settings:
     retries: Retries = field(default_factory=Retries)
     prompt_mode: PromptMode = "server"
     verify_prompt: bool = False
+    tools_in: ToolsPlace = "system"
     prefill: str = ""
     tile: int = TILE
     max_tiles: int = MAX_TILES
@@ -57,6 +61,7 @@ class Settings:
     def __post_init__(self) -> None:
         if self.prompt_mode not in ("server", "client"):
             raise InvalidRequest("prompt_mode is 'server' or 'client'.")
+        tools_place(self.tools_in)
         grid_for(1, 1, self.tile, self.max_tiles)  # refuses sizes that cannot be used
         if self.max_event_bytes < 1 or self.max_answer_bytes < 1:
             raise InvalidRequest("max_event_bytes and max_answer_bytes must be positive.")
@@ -101,6 +106,7 @@ class Choices(TypedDict, total=False):
     retries: Retries
     prompt_mode: PromptMode
     verify_prompt: bool
+    tools_in: ToolsPlace
     prefill: str
     tile: int
     max_tiles: int

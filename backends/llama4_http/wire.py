@@ -13,7 +13,7 @@ from pydantic_core import to_json
 from llama4_http.profiles import Profile
 from llama4sdk.errors import InvalidRequest
 from llama4sdk.messages import AssistantMessage, Image, Message, SystemMessage, ToolCall, ToolMessage, UserMessage
-from llama4sdk.prompting.tool_format import with_declarations, write_calls
+from llama4sdk.prompting.tool_format import ToolsPlace, with_declarations, write_calls
 from llama4sdk.request import OutputSpec, Request, Sampling, ToolChoice
 
 # Fields of Sampling that every server takes under the same name.
@@ -29,6 +29,7 @@ def chat_body(
     model: str,
     pictures: Sequence[str] = (),
     prefill: str = "",
+    tools_in: ToolsPlace = "system",
     return_prompt_ids: bool = False,
     input_ids: Sequence[int] | None = None,
 ) -> dict[str, Any]:
@@ -40,13 +41,14 @@ def chat_body(
         model: The model's name there.
         pictures: A URL for each picture of the messages, in order.
         prefill: Words with which the answer begins.
+        tools_in: Where tools and answer form are declared, for servers that have no field for them.
         return_prompt_ids: Whether to ask for the prompt's token ids.
         input_ids: The prompt as token ids, for servers that take them here.
 
     Raises:
         InvalidRequest: For what the server has no field for.
     """
-    body: dict[str, Any] = {"model": model, "messages": _messages(request, profile, pictures), "stream": True}
+    body: dict[str, Any] = {"model": model, "messages": _messages(request, profile, pictures, tools_in), "stream": True}
     body |= _sampling(request.sampling, profile)
     if profile.tools and request.tools and request.tool_choice != "none":
         body["tools"] = [
@@ -163,12 +165,15 @@ def _choice(choice: ToolChoice) -> object:
     return {"type": "function", "function": {"name": choice}}
 
 
-def _messages(request: Request, profile: Profile, pictures: Sequence[str]) -> list[dict[str, Any]]:
+def _messages(
+    request: Request, profile: Profile, pictures: Sequence[str], tools_in: ToolsPlace
+) -> list[dict[str, Any]]:
     told = with_declarations(
         request.messages,
         tools=() if profile.tools else request.tools,
         choice=request.tool_choice,
         output=request.output if profile.schema == "none" else None,
+        place=tools_in,
     )
     urls = iter(pictures)
     ids = _CallIds()

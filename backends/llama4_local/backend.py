@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from llama4_local.engine import Engine, Load
     from llama4sdk.events import Event
     from llama4sdk.prompting import PromptTemplate
+    from llama4sdk.prompting.tool_format import ToolsPlace
     from llama4sdk.request import Request
 
 NANO = Path(__file__).parent / "nano" / "checkpoint"
@@ -60,6 +61,7 @@ class LocalBackend:
         step_tokens: Most tokens of a step: more is faster, less keeps streams smoother.
         prefix_caching: Whether prompts that begin alike are computed once; see `Request.cache_salt`.
         threads: Threads for torch, a setting of the whole process; None leaves it as it is.
+        tools_in: Whether tools are declared in the `system` message or in the first `user` message.
         prompt_template: How to render prompts instead of what the checkpoint's tokenizer says.
 
     Raises:
@@ -81,6 +83,7 @@ class LocalBackend:
         step_tokens: int | None = None,
         prefix_caching: bool = True,
         threads: int | None = None,
+        tools_in: ToolsPlace = "system",
         prompt_template: PromptTemplate | None = None,
     ) -> None:
         self._worker: Worker | None = None
@@ -98,6 +101,7 @@ class LocalBackend:
             step_tokens=step_tokens,
             prefix_caching=prefix_caching,
             threads=threads,
+            tools_in=tools_in,
         )
         self._template = prompt_template
         self._ready: Ready | None = None

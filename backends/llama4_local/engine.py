@@ -16,6 +16,7 @@ from llama4_local.batch import Work, build_batch
 from llama4_local.crossing import Outbox
 from llama4_local.keeping import Keeper
 from llama4_local.kv_cache import KvCache
+from llama4_local.masks import LookAhead
 from llama4_local.model.transformer import forward, logits
 from llama4_local.pages import Pages
 from llama4_local.pictures import Pictures
@@ -129,6 +130,7 @@ class Engine:
             max_waiting=limits.max_waiting,
         )
         self.keeper = Keeper(self._cache, self._prefixes)
+        self._look_ahead = LookAhead()
         self._jobs: dict[Order, Job] = {}
         self._owners: dict[Sequence, Job] = {}
 
@@ -165,6 +167,10 @@ class Engine:
         if job is not None:
             self._remove(job)
 
+    def close(self) -> None:
+        """End what runs beside it; requests must have ended before."""
+        self._look_ahead.close()
+
     def restore(self, prefix: Prefix, state: KeptState) -> None:
         """Put what a session kept back into the cache, under the names of the prefix's pages.
 
@@ -196,8 +202,10 @@ class Engine:
         sampling = [piece for piece in ending if self._owners[piece.sequence].order.answers]
         try:
             self._cache.copy(plan.copies)
-            scores = self._run(pieces, sampling)
-            chosen = sample(scores, [self._owners[piece.sequence].chooser for piece in sampling])
+            choosers = [self._owners[piece.sequence].chooser for piece in sampling]
+            with self._look_ahead.over([(row.mask, row.written) for row in choosers if row.mask]):
+                scores = self._run(pieces, sampling)
+            chosen = sample(scores, choosers)
         except Exception as error:  # noqa: BLE001 - whatever the device raises ends these requests, not the engine
             self._fail_step(pieces, error)
             return
@@ -242,7 +250,8 @@ class Engine:
     def _advance(self, job: Job, sampled: Sampled) -> None:
         """Give a request its next token."""
         if sampled.token is None:
-            self._distrust(job, ServerFault("The model's scores for this request are not numbers."))
+            problem = job.chooser.mask.problem if job.chooser.mask else None
+            self._distrust(job, ServerFault(problem or "The model's scores for this request are not numbers."))
             return
         try:
             delta, reason = job.answer.add(sampled)

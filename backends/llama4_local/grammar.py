@@ -10,13 +10,12 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
-from llama4_local.call_grammar import calls_grammar, json_rule
+from llama4_local.call_grammar import add_calls, add_words
+from llama4_local.value_grammar import JSON, Rules, Values
 from llama4sdk.errors import BackendMissing, InvalidRequest
-from llama4sdk.output import JsonSchema
 
 if TYPE_CHECKING:
     from llguidance import LLMatcher, LLTokenizer
-    from torch import Tensor
 
     from llama4sdk.prompting import Tokenizer
     from llama4sdk.request import Request
@@ -28,8 +27,6 @@ _PLAIN_RULES: Final = 300
 _PLAIN_ALTERNATIVES: Final = 8
 _TRIAL: Final = Path(__file__).with_name("grammar_trial.py")
 _PATIENCE: Final = 30.0  # seconds, on a machine that may be busy; the trial limits its own work
-# Words are free as long as they do not begin like a list of calls.
-_WORDS: Final = r"/([^\[](.|\n)*)?/"
 
 
 class Grammars:
@@ -91,10 +88,10 @@ class Grammars:
             _try_out(grammar)
         limits = LLParserLimits(verbose_errors=False)
         matcher = LLMatcher(self._vocabulary(), LLMatcher.grammar_from_lark(grammar), log_level=0, limits=limits)
-        if not matcher.is_error():
-            matcher.deep_copy().compute_bitmask()
-        if matcher.is_error():
-            raise _refusal(matcher.get_error().partition("\n")[0][:200])
+        tried = matcher.deep_copy()  # some errors show only with the first mask
+        tried.compute_bitmask()
+        if tried.is_error():
+            raise _refusal(tried.get_error().partition("\n")[0][:200])
         return matcher
 
     def _vocabulary(self) -> LLTokenizer:
@@ -146,23 +143,27 @@ class GrammarMask:
 
     def __init__(self, matcher: LLMatcher, vocab_size: int) -> None:
         self._matcher = matcher
-        self._vocab_size = vocab_size
+        self._nothing = bytes((vocab_size + 7) // 8)
         self._read = 0
+        self._allowed: bytes | None = None
 
-    def __call__(self, logits: Tensor, written: Sequence[int]) -> None:
-        """Write -inf into one row of scores, [vocab]; a form that got too hard to follow rules everything out.
+    @property
+    def problem(self) -> str | None:
+        """Why the answer cannot go on, when it cannot."""
+        if not self._matcher.is_error():
+            return None
+        return "The form of the answer came to a place where nothing fits, or got too hard to follow; make it simpler."
 
-        On a CUDA device the mask is computed here while the device still works on the scores.
-        """
-        import numpy as np
-        import torch
-
-        for token in written[self._read :]:
-            self._matcher.consume_token(token)
-        self._read = len(written)
-        packed = np.frombuffer(self._matcher.compute_bitmask(), dtype=np.uint8)
-        allowed = torch.from_numpy(np.unpackbits(packed, count=self._vocab_size, bitorder="little"))
-        logits.masked_fill_(allowed.to(logits.device) == 0, -torch.inf)
+    def allowed(self, written: Sequence[int]) -> bytes:
+        """Return a bit for each token, lowest first; none is set when the form got too hard to follow."""
+        if self._allowed is None or len(written) > self._read:
+            for token in written[self._read :]:
+                self._matcher.consume_token(token)
+            self._read = len(written)
+            bits = self._matcher.compute_bitmask()
+            # A matcher that has failed allows the end, as if the answer were complete.
+            self._allowed = self._nothing if self._matcher.is_error() else bits
+        return self._allowed
 
 
 def grammar_of(request: Request) -> str | None:
@@ -177,20 +178,21 @@ def grammar_of(request: Request) -> str | None:
         tools = tuple(tool for tool in tools if tool.name == request.tool_choice)
     options = ["calls"] if tools else []
     if request.output is not None and not forced:
-        JsonSchema(request.output.schema)
         options.append("answer")
     elif tools and not forced:
         options.append("words")
     if not options:
         return None
-    lines = [f"start: {' | '.join(options)}"]
+    rules = Rules()
+    rules.add(" | ".join(options), "start")
     if tools:
-        lines.append(calls_grammar(tools))
+        add_calls(rules, tools)
     if "answer" in options and request.output is not None:
-        lines.append(f"answer: {json_rule(request.output.schema)}")
+        schema = request.output.schema
+        rules.add(Values(schema, rules, JSON).value(schema), "answer")
     if "words" in options:
-        lines.append(f"words: {_WORDS}")
-    return "\n".join(lines)
+        add_words(rules, tools)
+    return rules.text
 
 
 class _Vocabulary:

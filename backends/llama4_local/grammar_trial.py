@@ -8,6 +8,7 @@ its stack, and nothing inside a process can stop that.
 from __future__ import annotations
 
 import sys
+from contextlib import suppress
 
 _CPU_SECONDS = 5
 _MEMORY = 2 << 30  # bytes
@@ -44,9 +45,9 @@ def _limit() -> None:
         import resource
     except ImportError:  # not on this platform; the parent's patience is the only limit
         return
-    resource.setrlimit(resource.RLIMIT_CPU, (_CPU_SECONDS, _CPU_SECONDS))
-    resource.setrlimit(resource.RLIMIT_AS, (_MEMORY, _MEMORY))
-    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    for what, most in ((resource.RLIMIT_CPU, _CPU_SECONDS), (resource.RLIMIT_AS, _MEMORY), (resource.RLIMIT_CORE, 0)):
+        with suppress(ValueError, OSError):  # some systems know the limit and do not take it
+            resource.setrlimit(what, (most, most))
 
 
 if __name__ == "__main__":

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from llama4sdk.errors import InvalidRequest
+from llama4sdk.prompting.tool_format import ToolsPlace, tools_place
 
 _STEP_TOKENS = {"cpu": 512, "cuda": 8192}
 
@@ -31,10 +32,12 @@ class Options:
     step_tokens: int | None = None
     prefix_caching: bool = True
     threads: int | None = None
+    tools_in: ToolsPlace = "system"
 
     def __post_init__(self) -> None:
         if self.quantize is not None:
             raise InvalidRequest("Quantized weights are not there yet; leave quantize= out.")
+        tools_place(self.tools_in)
         for name in ("context", "max_sequences", "max_waiting", "max_images", "step_tokens", "threads"):
             value = getattr(self, name)
             if value is not None and (isinstance(value, bool) or not isinstance(value, int) or value < 1):

@@ -12,8 +12,8 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from llama4_local.crossing import Mailbox
+    from llama4_local.masks import TokenMask
     from llama4_local.readiness import Ready
-    from llama4_local.sampler import TokenMask
     from llama4sdk.images import Tiles
     from llama4sdk.request import Request, Sampling
 

@@ -71,7 +71,7 @@ def look_at(folder: Path, options: Options, template: PromptTemplate | None) -> 
     check_checkpoint(folder, config)
     device = _device(options)
     context = config.text.max_positions
-    template = template or _template(folder, config)
+    template = template or _template(folder, config, options)
     return Ready(
         config=config,
         template=template,
@@ -114,6 +114,6 @@ def _cache_memory(folder: Path, config: ModelConfig, options: Options, device: s
     return min(plan.cache_room, memory // _MODEST_SHARE) if modest else plan.cache_room
 
 
-def _template(folder: Path, config: ModelConfig) -> PromptTemplate:
+def _template(folder: Path, config: ModelConfig, options: Options) -> PromptTemplate:
     tile = config.vision.image_size if config.vision else _PUBLISHED_TILE
-    return PromptTemplate(Tokenizer.from_file(folder), tile=tile, max_tiles=config.max_tiles)
+    return PromptTemplate(Tokenizer.from_file(folder), tile=tile, max_tiles=config.max_tiles, tools_in=options.tools_in)

@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
 
+from llama4_local import masks
+from llama4_local.masks import TokenMask
 from llama4_local.reference import sampling
 from llama4sdk.request import Sampling
-
-# Rules tokens out by writing -inf into one row of logits [vocab], given the tokens written so far.
-TokenMask = Callable[[Tensor, Sequence[int]], None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -143,14 +142,15 @@ def sample(logits: Tensor, rows: Sequence[Chooser]) -> list[Sampled]:
 
 def _adjust(logits: Tensor, rows: Sequence[Chooser]) -> Tensor:
     penalized = [index for index, row in enumerate(rows) if row.rules.penalized]
-    masked = [index for index, row in enumerate(rows) if row.mask or len(row.written) < row.rules.min_tokens]
-    if not penalized and not masked:
-        return logits
-    adjusted = logits.clone()
+    early = [index for index, row in enumerate(rows) if len(row.written) < row.rules.min_tokens]
+    packed = {index: row.mask.allowed(row.written) for index, row in enumerate(rows) if row.mask}
+    adjusted = logits.clone() if penalized or early else logits
     if penalized:
         adjusted[penalized] = _penalize(logits[penalized], [rows[index] for index in penalized])
-    for index in masked:
-        _rule_out(adjusted[index], rows[index])
+    if packed:
+        adjusted = masks.apply(adjusted, packed)
+    for index in early:
+        _rule_out_ends(adjusted[index], rows[index].rules)
     return adjusted
 
 
@@ -170,11 +170,8 @@ def _penalize(logits: Tensor, rows: Sequence[Chooser]) -> Tensor:
     )
 
 
-def _rule_out(logits: Tensor, row: Chooser) -> None:
-    if row.mask:
-        row.mask(logits, row.written)
-    if len(row.written) < row.rules.min_tokens and row.rules.stop_ids:
-        logits[[token for token in row.rules.stop_ids if token < logits.shape[0]]] = -torch.inf
+def _rule_out_ends(logits: Tensor, rules: Rules) -> None:
+    logits[[token for token in rules.stop_ids if token < logits.shape[0]]] = -torch.inf
 
 
 def _draw(logits: Tensor, rows: Sequence[Chooser]) -> Tensor:

@@ -265,6 +265,7 @@ class Worker:
             self._outbox.put(order.mailbox, _copy(reason))
         if self._engine:
             self._engine.fail(lambda: _copy(reason))
+            self._engine.close()
         self._engine = None
         self._outbox.send(self._loop)
 

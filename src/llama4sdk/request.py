@@ -19,6 +19,7 @@ from llama4sdk.messages import (
     conversation,
     tool_name,
 )
+from llama4sdk.parts import checked_text
 
 ToolChoice: TypeAlias = Literal["auto", "none", "required"] | str
 Part: TypeAlias = Literal["whole", "opening", "turn"]
@@ -118,6 +119,7 @@ def _stops(stop: str | Sequence[str]) -> tuple[str, ...]:
     for string in strings:
         if not isinstance(string, str) or not string or len(string) > 1000:
             raise InvalidRequest("Each stop string has 1 to 1000 characters.")
+        checked_text(string)
     return strings
 
 
@@ -168,7 +170,8 @@ class ToolSpec:
 
     def __post_init__(self) -> None:
         tool_name(self.name)
-        if self.parameters.get("type") != "object":
+        checked_text(self.description)
+        if not isinstance(self.parameters, Mapping) or self.parameters.get("type") != "object":
             raise InvalidRequest(f"The parameters of the tool {self.name!r} must be a JSON schema of type object.")
 
 

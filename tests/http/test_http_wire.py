@@ -72,6 +72,22 @@ def test_where_the_server_takes_no_tools_the_prompt_tells_of_them() -> None:
     assert "get_weather" in sent["messages"][0]["content"]
 
 
+def test_they_may_be_told_in_the_users_message() -> None:
+    request = Request(conversation("Weather?"), tools=(TOOL,), tool_choice="required")
+    _, sent = posted(request, "transformers", tools_in="user")
+    (message,) = sent["messages"]
+    told = message["content"] if isinstance(message["content"], str) else message["content"][0]["text"]
+    assert message["role"] == "user"
+    assert "You must call at least one function now." in told
+    with pytest.raises(InvalidRequest, match="tools_in"):
+        Settings(tools_in="tool")  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("choice", ["auto", "required"])
+def test_a_choice_of_tools_is_sent_as_it_is(choice: str) -> None:
+    assert body(Request(conversation("Hi"), tools=(TOOL,), tool_choice=choice))["tool_choice"] == choice
+
+
 def test_tools_that_may_not_be_called_are_not_told_of() -> None:
     assert "tools" not in body(Request(conversation("Hi"), tools=(TOOL,), tool_choice="none"))
 

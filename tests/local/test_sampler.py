@@ -206,22 +206,33 @@ def test_stop_tokens_wait_for_min_tokens() -> None:
     assert [choose(logits, rules, written=[0] * n)[0].token for n in range(3)] == [1, 1, 2]
 
 
-def test_a_mask_rules_tokens_out() -> None:
-    def only_even(logits: Tensor, written: Sequence[int]) -> None:
-        logits[1::2] = -torch.inf
-        assert list(written) == [4]
+class Allows:
+    """A mask that lets some tokens through, after just these."""
 
-    masked = Chooser(Rules(), [], [4], mask=only_even)
-    logits = torch.tensor([[0.0, 9.0, 1.0, 8.0]])
-    assert sample(logits, [masked])[0].token == 2
+    problem = None
+
+    def __init__(self, tokens: set[int], *, after: list[int]) -> None:
+        self._bits = sum(1 << token for token in tokens).to_bytes(2, "little")
+        self._after = after
+
+    def allowed(self, written: Sequence[int]) -> bytes:
+        assert list(written) == self._after
+        return self._bits
+
+
+def test_a_mask_rules_tokens_out() -> None:
+    masked = Chooser(Rules(), [], [4], mask=Allows({0, 2, 8}, after=[4]))
+    logits = torch.tensor([[0.0, 9.0, 1.0, 8.0, 7.0, 7.0, 7.0, 7.0, 0.5, 9.0]])
+    free = Chooser(Rules(), [], [])
+    assert [each.token for each in sample(logits.repeat(2, 1), [masked, free])] == [2, 1]
     assert logits[0, 1] == 9
+    masked.mask = Allows({8}, after=[4])
+    assert sample(logits, [masked])[0].token == 8
 
 
 def test_a_mask_that_rules_everything_out_leaves_no_token() -> None:
-    def nothing(logits: Tensor, _: Sequence[int]) -> None:
-        logits[:] = -torch.inf
-
-    assert sample(torch.zeros(1, 4), [Chooser(Rules(), [], [], mask=nothing)])[0].token is None
+    rows = [Chooser(Rules(), [], [], mask=Allows(set(), after=[])), Chooser(Rules(), [], [])]
+    assert [each.token for each in sample(torch.zeros(2, 4), rows)] == [None, 0]
 
 
 @pytest.mark.parametrize("bad", [math.nan, math.inf])

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+import decimal
+import re
 from typing import Annotated, Any, Literal, NotRequired, TypedDict
 
 import pytest
@@ -60,12 +62,15 @@ def form(output: object) -> AnswerForm:
         (bool, "true", True),
         (int, " 42\n", 42),
         (float, "1.5", 1.5),
+        (decimal.Decimal, "0.1", decimal.Decimal("0.1")),
         (str, "plain words", "plain words"),
         (str, '"quoted"', "quoted"),
         (SCHEMA, '{"n": 3}', {"n": 3}),
         (SCHEMA, '{"n": "3"}', {"n": 3}),
         (OutputSpec(SCHEMA), '{"n": 3.0}', {"n": 3}),
         ({"enum": ["a", "b"]}, "b", "b"),
+        (re.compile(r"\d{3}-\d{2}|none"), "123-45", "123-45"),
+        (re.compile(r"\d{3}-\d{2}|none"), '"none"', "none"),
         ({"type": "array", "items": {"type": "string"}}, '["x"]', ["x"]),
         ({}, '{"any": 1}', {"any": 1}),
     ],
@@ -108,6 +113,7 @@ def test_words_and_fences_around_the_answer_are_tolerated(text: str) -> None:
         (SCHEMA, '{"n": NaN}', "no JSON"),
         (SCHEMA, "{}", "n: is missing"),
         (int, "many", "valid integer"),
+        (re.compile(r"\d|\d\d"), "no. 12", "does not match"),
         (SCHEMA, '{"n": ' * 100_000, "no complete JSON value"),
         (SCHEMA, '{"n": ' + "9" * 5000 + "}", "no complete JSON value"),
     ],
@@ -118,7 +124,22 @@ def test_an_answer_that_does_not_fit_says_where(output: object, text: str, probl
     assert problem in str(caught.value)
 
 
-@pytest.mark.parametrize("output", ["City", 3, b"x", [int], (int,), len, object(), type(len), lambda: 1])
+@pytest.mark.parametrize(
+    "output",
+    [
+        re.compile(b"x"),
+        re.compile("x", re.IGNORECASE),
+        "City",
+        3,
+        b"x",
+        [int],
+        (int,),
+        len,
+        object(),
+        type(len),
+        lambda: 1,
+    ],
+)
 def test_what_is_no_form_is_refused(output: Any) -> None:
     with pytest.raises(InvalidRequest, match="output"):
         answer_form(output)

@@ -8,7 +8,17 @@ import pytest
 from PIL import Image as Pil
 
 import conformance_data
-from llama4sdk import AssistantMessage, Image, InvalidRequest, Text, ToolCall, ToolMessage, ToolSpec, UserMessage
+from llama4sdk import (
+    AssistantMessage,
+    Image,
+    InvalidRequest,
+    SystemMessage,
+    Text,
+    ToolCall,
+    ToolMessage,
+    ToolSpec,
+    UserMessage,
+)
 from llama4sdk.prompting import PromptTemplate, Tokenizer
 from llama4sdk.request import OutputSpec
 from small_tokenizers import json_file
@@ -161,6 +171,24 @@ def test_tools_may_be_declared_in_the_user_message(template: PromptTemplate) -> 
     text = template.render("hello", [WEATHER], tools_in="user").text
     assert text.startswith("<|begin_of_text|><|header_start|>user")
     assert text.index("weather") < text.index("hello")
+
+
+def test_a_template_may_declare_tools_in_the_user_message_always(tokenizer: Tokenizer) -> None:
+    template = PromptTemplate(tokenizer, tools_in="user")
+    dialog = [SystemMessage("Be brief."), UserMessage("hello"), AssistantMessage("Yes?"), UserMessage("Weather?")]
+    text = template.render(dialog, [WEATHER], output=OutputSpec({"type": "object"})).text
+    system, first, answer, last = text.split("<|eot|>")[:4]
+    assert "weather" not in system
+    assert first.index('{"name": "weather"') < first.index('{"type": "object"}') < first.index("hello")
+    assert "weather" not in answer + last
+    assert "weather" in template.render(dialog, [WEATHER], tools_in="system").text.split("<|eot|>")[0]
+
+
+def test_tools_have_two_places_only(tokenizer: Tokenizer) -> None:
+    with pytest.raises(InvalidRequest, match="tools_in='assistant'"):
+        PromptTemplate(tokenizer, tools_in="assistant")  # type: ignore[arg-type]
+    with pytest.raises(InvalidRequest, match="tools_in"):
+        PromptTemplate(tokenizer).render("hello", [WEATHER], tools_in="")  # type: ignore[arg-type]
 
 
 def test_the_form_of_an_answer_is_declared_too(template: PromptTemplate) -> None:

@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
 import threading
 from typing import Any
 
 import anyio
-import anyio.lowlevel
 import pytest
 from PIL import Image as Pictures
-from pydantic import BaseModel
 
 from llama4sdk import (
     DeadlineExceeded,
@@ -32,33 +29,8 @@ from llama4sdk import (
     Usage,
 )
 from llama4sdk.run import Run, ToolEnded
-from llama4sdk.tools import tool
+from tools.running import City, add, results, run, weather
 from tools.written import Writes
-
-
-class City(BaseModel):
-    name: str
-    people: int
-
-
-def add(a: int, b: int) -> int:
-    """Add two numbers."""
-    return a + b
-
-
-async def weather(city: str) -> dict[str, Any]:
-    """Get the weather."""
-    await anyio.lowlevel.checkpoint()
-    return {"city": city, "degrees": 21}
-
-
-async def run(*answers: Any, tools: list[Any], **options: Any) -> Run:
-    async with Llama4(Writes(*answers)) as llama:
-        return await llama.run("?", tools=tools, **options)
-
-
-def results(run: Run) -> list[str]:
-    return [message.text for message in run.messages if isinstance(message, ToolMessage)]
 
 
 async def test_the_model_calls_and_is_told_and_answers() -> None:
@@ -154,139 +126,6 @@ async def test_pictures_are_shown() -> None:
     messages = [message for message in done.messages if isinstance(message, ToolMessage)]
     assert [len(message.images) for message in messages] == [2, 1]
     assert messages[0].text == "A picture:"
-
-
-def refused(done: Run) -> str:
-    (told,) = results(done)
-    assert "Traceback" not in told
-    assert ".py" not in told
-    error = json.loads(told)["error"]
-    assert done.calls[0].error is not None
-    assert done.calls[0].value is None
-    return error
-
-
-async def test_fault_51_an_unknown_tool_is_told_and_not_run() -> None:
-    ran: list[str] = []
-
-    def f() -> None:
-        ran.append("f")
-
-    call = ToolCallReady(0, ToolCall("other", {}, "1"))
-    done = await run([call], "ok", tools=[f])
-    assert refused(done) == "There is no tool named other; there are: f."
-    assert not ran
-    assert done.text == "ok"
-
-
-@pytest.mark.parametrize("arguments", ["", "a=1", 'a="x", b=2', "a=1, b=2, c=3"])
-async def test_fault_51_bad_arguments_are_told_and_nothing_is_run(arguments: str) -> None:
-    done = await run(f"[add({arguments})]", "ok", tools=[add])
-    assert "The arguments do not fit: " in refused(done)
-
-
-async def test_fault_52_a_tool_that_raises_is_told_without_a_traceback() -> None:
-    def broken() -> None:
-        raise KeyError("no such city")
-
-    assert refused(await run("[broken()]", "ok", tools=[broken])) == "KeyError: 'no such city'"
-
-
-async def test_fault_52_a_tool_that_exits_does_not_end_the_application() -> None:
-    def leave() -> None:
-        raise SystemExit(3)
-
-    assert refused(await run("[leave()]", "ok", tools=[leave])) == "SystemExit: 3"
-
-
-@pytest.mark.parametrize("kind", ["sync", "async"])
-async def test_fault_52_a_tool_that_hangs_is_given_up_and_its_siblings_are_settled(kind: str) -> None:
-    release = threading.Event()
-
-    def hang() -> None:
-        release.wait(60)
-
-    async def hang_async() -> None:
-        await anyio.sleep_forever()
-
-    hanging = tool(name="hang", timeout=0.05)(hang if kind == "sync" else hang_async)
-    try:
-        done = await run("[hang(), add(a=1, b=1)]", "ok", tools=[hanging, add])
-    finally:
-        release.set()
-    assert results(done) == ['{"error": "The tool did not answer within 0.05 seconds."}', "2"]
-    assert done.text == "ok"
-
-
-async def test_fault_52_a_tool_that_cancels_itself_does_not_take_its_siblings_along() -> None:
-    async def quits() -> None:
-        raise asyncio.CancelledError
-
-    done = await run("[quits(), weather(city='Rome')]", "ok", tools=[quits, weather])
-    assert "cancelled from within" in results(done)[0]
-    assert json.loads(results(done)[1])["city"] == "Rome"
-
-
-async def test_fault_52_a_tool_that_recurses_forever_is_told() -> None:
-    def dig(n: int = 0) -> int:
-        return dig(n + 1)
-
-    assert refused(await run("[dig()]", "ok", tools=[dig])).startswith("RecursionError")
-
-
-async def test_fault_53_a_result_of_100_mb_is_cut_with_a_mark() -> None:
-    def much() -> str:
-        return "x" * 100_000_000
-
-    (told,) = results(await run("[much()]", "ok", tools=[much], max_result=100))
-    assert told == "x" * 100 + "… [cut: 100 of 100,000,000 characters shown]"
-
-
-@pytest.mark.parametrize(
-    ("value", "told"),
-    [
-        (b"plain text", "plain text"),
-        (b"\xff\xfe\x00", "[3 bytes that are not text]"),
-        ("é".encode() * 1000, "é" * 10 + "… [cut: 10 characters of 2,000 bytes shown]"),
-        (bytearray(b"\x00\xff" * 1000), "[2,000 bytes that are not text]"),
-        (memoryview(b"view"), "view"),
-    ],
-)
-async def test_fault_53_bytes_are_text_or_counted(value: object, told: str) -> None:
-    def give() -> object:
-        return value
-
-    assert results(await run("[give()]", "ok", tools=[give], max_result=10)) == [told]
-
-
-async def test_fault_53_results_that_json_cannot_hold_are_errors() -> None:
-    endless: list[object] = []
-    endless.append(endless)
-
-    def loop() -> object:
-        return endless
-
-    def thing() -> object:
-        return threading.Lock()
-
-    def forever() -> object:
-        return iter(int, 1)
-
-    done = await run("[loop(), thing(), forever()]", "ok", tools=[loop, thing, forever], max_result=10)
-    told = results(done)
-    assert "cannot be written as JSON" in told[0]
-    assert "cannot be written as JSON" in told[1]
-    assert told[2].startswith("[0, 0")
-
-
-async def test_fault_53_the_loop_ends_at_max_rounds() -> None:
-    backend = Writes("[add(a=1, b=1)]")
-    async with Llama4(backend) as llama:
-        run = await llama.run("?", tools=[add], max_rounds=3)
-    assert (run.stopped, run.complete, run.rounds, len(backend.requests)) == ("max_rounds", False, 3, 3)
-    assert [result.error is None for result in run.calls] == [True, True, False]
-    assert "limit of rounds" in results(run)[-1]
-    assert run.messages[-1].role == "tool"
 
 
 async def test_an_answer_that_is_cut_runs_nothing() -> None:

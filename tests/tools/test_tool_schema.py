@@ -267,9 +267,15 @@ def test_what_cannot_be_a_tool_is_refused_when_it_is_declared(function: Any, pro
 @pytest.mark.parametrize("name", ["", "a b", "x" * 65, "1st", "<|eot|>", "é"])
 def test_fault_50_bad_names_are_refused_when_they_are_declared(name: str) -> None:
     with pytest.raises(InvalidRequest, match="name"):
-        Tool(google, name=name or " ")
+        Tool(google, name=name)
     with pytest.raises(InvalidRequest, match="name"):
         declared([{"name": name, "parameters": {"type": "object"}}])
+
+
+@pytest.mark.parametrize("make", [lambda: ToolSpec(3), lambda: ToolSpec("x", "", []), lambda: Tool(google, name=3)])  # type: ignore[arg-type]
+def test_fault_50_what_is_no_name_or_no_schema_is_refused(make: Callable[[], object]) -> None:
+    with pytest.raises(InvalidRequest):
+        make()
 
 
 def test_fault_50_two_tools_of_one_name_are_refused() -> None:
@@ -277,7 +283,18 @@ def test_fault_50_two_tools_of_one_name_are_refused() -> None:
         declared([google, tool(name="google")(numpy)])
 
 
-@pytest.mark.parametrize("limits", [{"timeout": 0}, {"timeout": -1.0}, {"max_result": 0}])
+@pytest.mark.parametrize(
+    "limits",
+    [
+        {"timeout": 0},
+        {"timeout": -1.0},
+        {"timeout": "5"},
+        {"timeout": float("nan")},
+        {"timeout": True},
+        {"max_result": 0},
+        {"max_result": 1.5},
+    ],
+)
 def test_limits_that_make_no_sense_are_refused(limits: dict[str, Any]) -> None:
     with pytest.raises(InvalidRequest, match="timeout"):
         Tool(google, **limits)

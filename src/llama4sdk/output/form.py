@@ -14,6 +14,7 @@ from pydantic.errors import PydanticInvalidForJsonSchema, PydanticSchemaGenerati
 from llama4sdk.errors import InvalidRequest
 from llama4sdk.output.find import find_json, kinds_of
 from llama4sdk.output.json_schema import JsonSchema
+from llama4sdk.output.numbers import NumbersAsNumbers
 from llama4sdk.output.typed_dicts import portable
 from llama4sdk.request import OutputSpec
 
@@ -57,7 +58,8 @@ def answer_form(output: object) -> AnswerForm | None:
 
     Args:
         output: A pydantic model, a dataclass, a TypedDict, a Literal, any other type that JSON can hold,
-            lists and unions of these; or a JSON schema, as a dict or an `OutputSpec`.
+            lists and unions of these; a compiled regular expression, for a string that matches it whole; or a
+            JSON schema, as a dict or an `OutputSpec`.
 
     Raises:
         InvalidRequest: For anything else, or a schema that cannot be used.
@@ -69,6 +71,8 @@ def answer_form(output: object) -> AnswerForm | None:
     if isinstance(output, Mapping):
         schema = cast("Mapping[str, Any]", output)
         return _of_schema(OutputSpec(schema, _named(schema.get("title"))))
+    if isinstance(output, re.Pattern):
+        return _of_pattern(cast("re.Pattern[Any]", output))
     if isinstance(output, str | bytes | int | float | list | tuple) or inspect.isroutine(output):
         raise InvalidRequest(f"output is a type or a JSON schema, not {type(output).__name__}.")
     return _of_type(output)
@@ -90,10 +94,16 @@ def _of_schema(spec: OutputSpec) -> AnswerForm:
     return AnswerForm(spec, read)
 
 
+def _of_pattern(pattern: re.Pattern[Any]) -> AnswerForm:
+    if not isinstance(pattern.pattern, str) or pattern.flags != re.compile("").flags:
+        raise InvalidRequest("A regular expression for output= is one of text, without flags.")
+    return _of_schema(OutputSpec({"type": "string", "pattern": f"^(?:{pattern.pattern})$"}, "text"))
+
+
 def _of_type(output: object) -> AnswerForm:
     try:
         adapter: TypeAdapter[object] = TypeAdapter(portable(output))
-        schema = adapter.json_schema()
+        schema = adapter.json_schema(schema_generator=NumbersAsNumbers)
     except (
         PydanticInvalidForJsonSchema,
         PydanticSchemaGenerationError,

@@ -12,6 +12,7 @@ from urllib.parse import unquote
 from pydantic_core import SchemaError, SchemaValidator, ValidationError, core_schema
 
 from llama4sdk.errors import InvalidRequest
+from llama4sdk.parts import checked_text
 
 if TYPE_CHECKING:
     from llama4sdk.request import ToolSpec
@@ -149,12 +150,16 @@ def _check_size(schema: Schema) -> None:
 
 def _parts(node: object) -> Iterator[object]:
     if isinstance(node, Mapping):
-        if not all(isinstance(key, str) for key in cast("Mapping[object, object]", node)):
-            raise InvalidRequest("The keys of a JSON schema are strings.")
+        for key in cast("Mapping[object, object]", node):
+            if not isinstance(key, str):
+                raise InvalidRequest("The keys of a JSON schema are strings.")
+            checked_text(key)
         yield from cast("Mapping[str, object]", node).values()
     elif isinstance(node, list | tuple):
         yield from cast("Sequence[object]", node)
-    elif not (node is None or isinstance(node, str | bool | int | float)):
+    elif isinstance(node, str):
+        checked_text(node)
+    elif not (node is None or isinstance(node, bool | int | float)):
         raise InvalidRequest(f"A JSON schema holds JSON values only, no {type(node).__name__}.")
 
 

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Final, Literal
 from llama4sdk.errors import InvalidRequest
 from llama4sdk.images import Tiles, patch_tokens, tile
 from llama4sdk.messages import AssistantMessage, Image, Message, Prompt, ToolMessage, conversation
-from llama4sdk.prompting.tool_format import with_declarations, write_calls
+from llama4sdk.prompting.tool_format import ToolsPlace, tools_place, with_declarations, write_calls
 from llama4sdk.request import OutputSpec, ToolChoice, ToolSpec
 
 if TYPE_CHECKING:
@@ -110,6 +110,7 @@ class PromptTemplate:
         max_tiles: Most tiles of a picture, the global one aside.
         chat_template: A checkpoint's own Jinja template, to be used instead of the reference's form;
             rendered in Jinja's sandbox.
+        tools_in: Where tools and answer forms are declared: `system`, or `user`, before the first user message.
         remember: How many characters of text to keep the ids of.
     """
 
@@ -120,12 +121,14 @@ class PromptTemplate:
         tile: int = 336,
         max_tiles: int = 16,
         chat_template: str | None = None,
+        tools_in: ToolsPlace = "system",
         remember: int = 4_000_000,
     ) -> None:
         self.tokenizer = tokenizer
         self.tile = tile
         self.max_tiles = max_tiles
         self.chat_template = chat_template
+        self.tools_in: ToolsPlace = tools_place(tools_in)
         self._known = _EncodedTexts(remember)
 
     def render(
@@ -135,7 +138,7 @@ class PromptTemplate:
         *,
         tool_choice: ToolChoice = "auto",
         output: OutputSpec | None = None,
-        tools_in: Literal["system", "user"] = "system",
+        tools_in: ToolsPlace | None = None,
         answer: bool = True,
     ) -> Rendered:
         """Return the prompt that ends with the header of the assistant's turn.
@@ -147,7 +150,7 @@ class PromptTemplate:
             tools: The tools to declare.
             tool_choice: Whether and which of them must be called.
             output: The form of the answer, when one is asked for.
-            tools_in: Where the declarations go.
+            tools_in: Where the declarations go, if not where the template puts them.
             answer: Whether to end with the header of the assistant's turn.
 
         Raises:
@@ -161,7 +164,8 @@ class PromptTemplate:
         )
         pictures = iter(tiles)
         if self.chat_template is None:
-            declared = with_declarations(dialog, tools=tools, choice=tool_choice, output=output, place=tools_in)
+            place = self.tools_in if tools_in is None else tools_place(tools_in)
+            declared = with_declarations(dialog, tools=tools, choice=tool_choice, output=output, place=place)
             pieces = [piece for message in declared for piece in self._turn(message, pictures)]
             pieces.insert(0, self._special(BEGIN))
             if answer:

@@ -9,10 +9,14 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, Literal, TypeAlias
 
+from llama4sdk.errors import InvalidRequest
 from llama4sdk.messages import Message, SystemMessage, ToolCall, UserMessage
 from llama4sdk.request import OutputSpec, ToolChoice, ToolSpec
+
+ToolsPlace: TypeAlias = Literal["system", "user"]
+"""Where tools are declared: in the system message, or before the first user message's content."""
 
 _INTRODUCTION = (
     "You can call the functions below. When a call helps, answer with nothing but a Python list of calls, "
@@ -42,7 +46,7 @@ def with_declarations(
     tools: Sequence[ToolSpec] = (),
     choice: ToolChoice = "auto",
     output: OutputSpec | None = None,
-    place: str = "system",
+    place: ToolsPlace = "system",
 ) -> tuple[Message, ...]:
     """Return the messages with tools and answer form declared in them.
 
@@ -64,6 +68,13 @@ def with_declarations(
         first = messages[0].text
         return (SystemMessage(f"{first}\n\n{text}" if first else text), *messages[1:])
     return (SystemMessage(text), *messages)
+
+
+def tools_place(place: str) -> ToolsPlace:
+    """Return the place of the declarations, or raise `InvalidRequest` for one that there is not."""
+    if place not in ("system", "user"):
+        raise InvalidRequest(f"Tools are declared in the 'system' or the 'user' message; got tools_in={place!r}.")
+    return place
 
 
 def write_calls(calls: Sequence[ToolCall]) -> str:

@@ -133,7 +133,10 @@ def _is_async(function: Callable[..., object]) -> bool:
 
 def _told(error: BaseException) -> str:
     """Return an error as the model may know it: its kind and its words, never where it came from."""
-    words = str(error).strip()
+    try:
+        words = str(error).strip()
+    except Exception:  # noqa: BLE001 - its words are the tool's code too
+        words = ""
     return f"{type(error).__name__}: {words}" if words else type(error).__name__
 
 

@@ -49,7 +49,7 @@ class Tool(Generic[P, R]):
     ) -> None:
         if not callable(function):
             raise InvalidRequest(f"A tool is made from a function, not from {type(function).__name__}.")
-        if (timeout is not None and not timeout > 0) or (max_result is not None and max_result < 1):
+        if not _is_number_above(timeout, 0) or not _is_number_above(max_result, 0) or isinstance(max_result, float):
             raise InvalidRequest("A tool's timeout is above 0 seconds, and its max_result at least 1 character.")
         functools.update_wrapper(self, function)
         self.function = function
@@ -67,7 +67,8 @@ class Tool(Generic[P, R]):
             raise InvalidRequest(
                 f"A tool's description has at most {_MAX_DESCRIPTION:,} characters; got {len(words):,}."
             )
-        self.spec = ToolSpec(tool_name(name or str(getattr(function, "__name__", ""))), words, shown or {})
+        called = str(getattr(function, "__name__", "")) if name is None else name
+        self.spec = ToolSpec(tool_name(called), words, shown or {})
 
     @property
     def name(self) -> str:
@@ -198,6 +199,11 @@ def read_calls(text: str, tools: Iterable[ToolLike]) -> CallsRead:
         InvalidRequest: For tools that cannot be declared.
     """
     return read_specs(text, specs_of(tools))
+
+
+def _is_number_above(value: object, least: float) -> bool:
+    """Return whether a limit is none, or a number above the least one."""
+    return value is None or (isinstance(value, int | float) and not isinstance(value, bool) and value > least)
 
 
 def _one(value: ToolLike) -> Tool[..., Any] | ToolSpec:

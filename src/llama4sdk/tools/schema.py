@@ -10,10 +10,10 @@ from typing import Annotated, Any, cast, get_args, get_origin
 from pydantic import ConfigDict, Field, PydanticUserError, TypeAdapter, ValidationError
 from pydantic.errors import PydanticInvalidForJsonSchema, PydanticSchemaGenerationError, PydanticUndefinedAnnotation
 from pydantic.fields import FieldInfo
-from pydantic.json_schema import GenerateJsonSchema
 from pydantic_core import ArgsKwargs
 
 from llama4sdk.errors import InvalidRequest
+from llama4sdk.output.numbers import NumbersAsNumbers
 from llama4sdk.output.typed_dicts import portable
 
 Arguments = Mapping[str, Any]
@@ -90,7 +90,7 @@ _PLAIN_WORDS: Mapping[str, str] = {
 }
 
 
-class _Schema(GenerateJsonSchema):
+class _Schema(NumbersAsNumbers):
     """Leaves out defaults that are no JSON value, without a warning."""
 
     ignored_warning_kinds = {"skipped-choice", "non-serializable-default"}  # noqa: RUF012 - as its base declares it

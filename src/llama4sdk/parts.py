@@ -1,0 +1,182 @@
+"""What a message's content is made of: text and pictures, from objects or from the familiar chat dicts."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from os import PathLike
+from typing import Annotated, Any, Literal, TypeAlias, cast
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+
+from llama4sdk.errors import InvalidRequest
+
+
+class Value(BaseModel):
+    """A frozen value whose refusals are `InvalidRequest`, with the place but never the content."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", arbitrary_types_allowed=True, hide_input_in_errors=True)
+
+    def __init__(self, **data: object) -> None:
+        try:
+            super().__init__(**data)
+        except ValidationError as error:
+            raise _refusal(type(self).__name__, error) from None
+
+
+def _refusal(what: str, error: ValidationError) -> InvalidRequest:
+    problems = "; ".join(
+        f"{'.'.join(str(step) for step in problem['loc']) or 'value'}: {problem['msg']}"
+        for problem in error.errors(include_url=False, include_context=False, include_input=False)[:5]
+    )
+    return InvalidRequest(f"Not a valid {what}: {problems}.")
+
+
+def checked_text(text: str) -> str:
+    """Return the text if UTF-8 can hold it, else raise `InvalidRequest`."""
+    try:
+        text.encode("utf-8")
+    except UnicodeEncodeError as error:
+        raise InvalidRequest(
+            f"Text holds a lone surrogate at character {error.start}, which no UTF-8 text may; "
+            "decode the source with errors='replace' first."
+        ) from None
+    return text
+
+
+_SafeStr: TypeAlias = Annotated[
+    str, BeforeValidator(lambda value: checked_text(value) if isinstance(value, str) else value)
+]
+
+
+class Text(Value):
+    """A stretch of text inside a message.
+
+    Args:
+        text: Any text. What looks like one of the model's special tokens stays ordinary text.
+    """
+
+    type: Literal["text"] = "text"
+    text: _SafeStr
+
+    def __init__(self, text: str, **data: object) -> None:
+        super().__init__(text=text, **data)
+
+
+class Image(Value):
+    """A picture inside a message; read only when a backend or a renderer needs its pixels.
+
+    Args:
+        source: A path, the bytes of an image file, a PIL image, a `data:` URL, or an http(s) URL.
+        fetch: Whether this process may fetch an http(s) URL; without it, such a URL is passed on to
+            servers that fetch for themselves and refused with `UrlBlocked` elsewhere.
+        orient: Whether the EXIF orientation is applied, so that the model sees what a person sees.
+            Meta's reference does not apply it: pass False for its behaviour.
+    """
+
+    type: Literal["image"] = "image"
+    source: Any = Field(repr=False)
+    fetch: bool = False
+    orient: bool = True
+
+    def __init__(
+        self,
+        source: str | bytes | PathLike[str] | object,
+        *,
+        fetch: bool = False,
+        orient: bool = True,
+        **data: object,
+    ) -> None:
+        if isinstance(source, bytearray | memoryview):
+            source = bytes(source)
+        if not (isinstance(source, str | bytes | PathLike) or hasattr(source, "getbands")):
+            raise InvalidRequest(
+                "An image comes from a path, bytes, a PIL image, a data: URL or an http(s) URL, "
+                f"not {type(source).__name__}."
+            )
+        if isinstance(source, str):
+            checked_text(source)
+        super().__init__(source=source, fetch=fetch, orient=orient, **data)
+
+    @property
+    def url(self) -> str | None:
+        """The http(s) URL that this image names, if it names one."""
+        if isinstance(self.source, str) and self.source[:8].lower().startswith(("http://", "https://")):
+            return self.source
+        return None
+
+
+Part: TypeAlias = Text | Image
+Content: TypeAlias = str | tuple[Part, ...]
+
+
+def part_of(value: object) -> Part:
+    """Return the part that a string, a part or a familiar dict stands for.
+
+    Dicts are `{"type": "text", "text": …}`, `{"type": "image", "image" | "source" | "path" | "url" |
+    "data": …}` and `{"type": "image_url", "image_url": {"url": …}}` (or a plain string there).
+
+    Raises:
+        InvalidRequest: For anything else.
+    """
+    if isinstance(value, Text | Image):
+        return value
+    if isinstance(value, str):
+        return Text(value)
+    if isinstance(value, Mapping):
+        return _part_of_dict(cast("Mapping[str, Any]", value))
+    raise InvalidRequest(
+        f"A part of a message is a string, Text, Image or a dict with a type, not {type(value).__name__}."
+    )
+
+
+_IMAGE_KEYS = ("image", "source", "path", "url", "data")
+
+
+def _part_of_dict(value: Mapping[str, Any]) -> Part:
+    kind = value.get("type")
+    if kind in ("text", "input_text"):
+        text = value.get("text")
+        if not isinstance(text, str):
+            raise InvalidRequest('A text part looks like {"type": "text", "text": "…"}.')
+        return Text(text)
+    if kind == "image_url":
+        url = value.get("image_url")
+        source = cast("Mapping[str, object]", url).get("url") if isinstance(url, Mapping) else url
+        if not isinstance(source, str):
+            raise InvalidRequest('An image_url part looks like {"type": "image_url", "image_url": {"url": "…"}}.')
+        if not source[:8].lower().startswith(("http://", "https://", "data:")):
+            raise InvalidRequest(
+                'An image_url holds a data: or http(s) URL; for a file use {"type": "image", "path": "…"}.'
+            )
+        return Image(source)
+    if kind == "image":
+        named = [key for key in _IMAGE_KEYS if value.get(key) is not None]
+        unknown = set(value) - {*_IMAGE_KEYS, "type", "fetch", "orient"}
+        if len(named) != 1 or unknown:
+            raise InvalidRequest(
+                f'An image part looks like {{"type": "image", "image": …}} with one of {", ".join(_IMAGE_KEYS)}'
+                + (f", and knows no {', '.join(sorted(unknown))}." if unknown else ".")
+            )
+        return Image(value[named[0]], **{key: value[key] for key in ("fetch", "orient") if key in value})
+    raise InvalidRequest(f"A dict part has the type text, image or image_url, not {kind!r}.")
+
+
+def content_of(value: object) -> Content:
+    """Return the content that a string, a part or a list of parts stands for.
+
+    Raises:
+        InvalidRequest: For anything else.
+    """
+    if value is None:
+        return ""
+    if isinstance(value, str):
+        return checked_text(value)
+    if isinstance(value, Text | Image | Mapping):
+        return (part_of(cast("object", value)),)
+    if isinstance(value, Iterable) and not isinstance(value, bytes | bytearray):
+        return tuple(part_of(part) for part in cast("Iterable[object]", value))
+    raise InvalidRequest(f"A message's content is a string or a list of parts, not {type(value).__name__}.")
+
+
+# What a caller may write where a message takes content.
+ContentLike: TypeAlias = str | Text | Image | Mapping[str, Any] | Sequence["str | Text | Image | Mapping[str, Any]"]
