@@ -70,53 +70,54 @@ class PackedFiles:
             layer: Its number.
             shapes: [..., out, in] of each matrix wanted.
         """
-        found = (self._read(path, shapes) for path in self._paths(layer))
+        found = (_read(path, f"{self.mark} {layer}", shapes) for path in self._paths(layer))
         return next((matrices for matrices in found if matrices is not None), None)
 
     def save(self, layer: int, matrices: PackedLayer) -> bool:
         """Keep a layer; return whether that was possible (disks may be full, or not ours to write to)."""
-        return any(self._write(path, matrices) for path in self._paths(layer))
+        return any(_write(path, f"{self.mark} {layer}", matrices) for path in self._paths(layer))
 
     def _paths(self, layer: int) -> Iterator[Path]:
         # A link could lead anywhere, and what lies there is not ours.
         return (folder / f"layer-{layer:05}.safetensors" for folder in self.folders if not folder.is_symlink())
 
-    def _read(self, path: Path, shapes: Mapping[str, tuple[int, ...]]) -> PackedLayer | None:
-        if path.is_symlink() or not path.is_file():
-            return None
-        try:
-            with safe_open(path, framework="pt") as file:
-                seal = (file.metadata() or {}).get("seal", "")
-                if not seal.startswith(f"{self.mark} "):
-                    return None
-                found = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - no mapping
-            matrices = _join(found)
-        except (OSError, SafetensorError, KeyError, InvalidRequest):
-            return None
-        same = {name: tuple(matrix.shape) for name, matrix in matrices.items()} == dict(shapes)
-        return matrices if same and seal == self._seal(found) else None
 
-    def _write(self, path: Path, matrices: PackedLayer) -> bool:
-        part = path.with_name(f".{path.name}.{os.getpid()}{_PART}")
-        tensors = _split(matrices)
-        try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            _clear(path.parent)
-            save_file(tensors, part, metadata={"seal": self._seal(tensors)})
-            with part.open("rb") as file:
-                os.fsync(file.fileno())
-            part.replace(path)
-        except (OSError, SafetensorError):
-            with contextlib.suppress(OSError):
-                part.unlink(missing_ok=True)
-            return False
-        except BaseException:
+def _read(path: Path, mark: str, shapes: Mapping[str, tuple[int, ...]]) -> PackedLayer | None:
+    if path.is_symlink() or not path.is_file():
+        return None
+    try:
+        with safe_open(path, framework="pt") as file:
+            seal = (file.metadata() or {}).get("seal", "")
+            if not seal.startswith(f"{mark} "):
+                return None  # before it is read
+            found = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - no mapping
+        if seal != _seal(mark, found):
+            return None
+        matrices = _join(found)
+    except (OSError, SafetensorError, LookupError, ValueError, InvalidRequest):
+        return None
+    same = {name: tuple(matrix.shape) for name, matrix in matrices.items()} == dict(shapes)
+    return matrices if same else None
+
+
+def _write(path: Path, mark: str, matrices: PackedLayer) -> bool:
+    part = path.with_name(f".{path.name}.{os.getpid()}{_PART}")
+    tensors = _split(matrices)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        _clear(path.parent)
+        save_file(tensors, part, metadata={"seal": _seal(mark, tensors)})
+        with part.open("rb") as file:
+            os.fsync(file.fileno())
+        part.replace(path)
+    except (OSError, SafetensorError):
+        with contextlib.suppress(OSError):
             part.unlink(missing_ok=True)
-            raise
-        return True
-
-    def _seal(self, tensors: Mapping[str, Tensor]) -> str:
-        return f"{self.mark} {_digest(tensors)}"
+        return False
+    except BaseException:
+        part.unlink(missing_ok=True)
+        raise
+    return True
 
 
 def _clear(folder: Path) -> None:
@@ -143,10 +144,10 @@ def _join(tensors: dict[str, Tensor]) -> PackedLayer:
     return found
 
 
-def _digest(tensors: Mapping[str, Tensor]) -> str:
-    """Return a SHA-256, in hexadecimal, over names, types, shapes and bytes."""
+def _seal(mark: str, tensors: Mapping[str, Tensor]) -> str:
+    """Return the mark and a SHA-256, in hexadecimal, over names, types, shapes and bytes."""
     digest = hashlib.sha256()
     for name, tensor in sorted(tensors.items()):
         digest.update(f"{name}:{tensor.dtype}:{tuple(tensor.shape)};".encode())
-        digest.update(tensor.contiguous().view(torch.uint8).flatten().numpy().data)
-    return digest.hexdigest()
+        digest.update(tensor.reshape(-1).view(torch.uint8).numpy().data)
+    return f"{mark} {digest.hexdigest()}"
