@@ -4,8 +4,8 @@
 
 A random checkpoint of Scout's kind is made in a temporary folder. A child process packs it, the next reads what was
 packed; one that begins anew is killed in the middle, and the last goes on. Each reports its seconds and its peak of
-memory, of which the packed network itself is part: it is mapped, and read once. With `--error`, one layer of Scout's own shapes is
-packed instead, and its error compared with that of scales of absmax / 8.
+memory, of which the packed network itself is part: it is mapped, and read once. With `--error`, one layer of Scout's
+own shapes is packed instead, and its error compared with that of scales of absmax / 8.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ from llama4_local.quantize import Kind, quantize_int4
 from llama4_local.quantized import Fp8Matrix, Int4Matrix
 from llama4_local.weight_names import expected_tensors
 
-HIDDEN, EXPERT, EXPERTS = 2048, 2048, 16
+HIDDEN, EXPERT, EXPERTS = 2048, 1024, 16
 SHARD = 500_000_000  # bytes
 KILL_AFTER = 2  # layers
 
