@@ -21,8 +21,8 @@ def absmax_over_8(weight: torch.Tensor, group: int) -> torch.Tensor:
     return ((groups / scales).round().clamp(-8, 7) * scales).flatten(-2)
 
 
-# Outputs enough for a steady figure, of each matrix of Scout's layers: qkv, output, gate and up, down.
-@pytest.mark.parametrize("inputs", [5120, 5120, 5120, 8192], ids=["qkv", "output", "gate_up", "down"])
+# All matrices of Scout's layers have one of these two widths; 160 outputs are enough for a steady figure.
+@pytest.mark.parametrize("inputs", [5120, 8192], ids=["projections, gate and up", "down"])
 def test_the_scale_search_beats_absmax_over_8_by_5_percent(inputs: int) -> None:
     torch.manual_seed(inputs)
     weight = (torch.randn(160, inputs) * 0.02).to(torch.bfloat16)
