@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, get_args
 
 from llama4sdk.errors import InvalidRequest
 from llama4sdk.prompting.tool_format import ToolsPlace, tools_place
@@ -11,6 +11,7 @@ from llama4sdk.prompting.tool_format import ToolsPlace, tools_place
 _STEP_TOKENS = {"cpu": 512, "cuda": 8192}
 
 DType = Literal["auto", "float32", "bfloat16", "float16"]
+Quantize = Literal["int4", "fp8"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,7 +24,7 @@ class Options:
 
     device: str = "auto"
     dtype: DType = "auto"
-    quantize: str | None = None
+    quantize: Quantize | None = None
     memory: int | str | None = None
     context: int | None = None
     max_sequences: int = 64
@@ -33,11 +34,12 @@ class Options:
     prefix_caching: bool = True
     threads: int | None = None
     tools_in: ToolsPlace = "system"
+    progress: bool | None = None
 
     def __post_init__(self) -> None:
-        if self.quantize is not None:
-            raise InvalidRequest("Quantized weights are not there yet; leave quantize= out.")
         tools_place(self.tools_in)
+        if self.quantize not in (None, *get_args(Quantize)):
+            raise InvalidRequest(f"quantize is one of {', '.join(get_args(Quantize))}, or None; got {self.quantize!r}.")
         for name in ("context", "max_sequences", "max_waiting", "max_images", "step_tokens", "threads"):
             value = getattr(self, name)
             if value is not None and (isinstance(value, bool) or not isinstance(value, int) or value < 1):

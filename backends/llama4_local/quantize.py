@@ -8,6 +8,7 @@ FP8: each row's largest magnitude becomes 448.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from typing import Literal
 
@@ -23,7 +24,10 @@ Pack = Callable[[Tensor], Packed]
 
 GROUPS = (128, 64, 32)  # sizes of int4 groups
 _FACTORS = (1.0, 0.95, 0.9, 0.85, 0.8, 1.05)
-_CHUNK = 1 << 18  # weights worked on together: small enough for a processor's cache
+# Weights worked on together: few enough for a processor's cache, and for torch to leave them to one thread. Threads
+# that share work so small stand still whenever another process has one of their cores.
+_CHUNK = 1 << 15
+_WORTH_A_THREAD = 1 << 20  # weights
 _TINY = 1e-30
 
 
@@ -111,11 +115,16 @@ def quantize_int4(weight: Tensor, group: int | None = None) -> Int4Matrix:
         raise InvalidRequest(f"{size} inputs cannot be cut into int4 groups of {group}")
     packed = torch.empty((*leading, size // 2), dtype=torch.uint8, device=weight.device)
     scales = torch.empty((*leading, size // group), dtype=torch.bfloat16, device=weight.device)
-    rows = max(1, _CHUNK // size)
-    sources, bytes_, steps = weight.reshape(-1, size), packed.view(-1, size // 2), scales.view(-1, size // group)
-    for first in range(0, len(sources), rows):
-        own = slice(first, first + rows)
+    sources, bytes_, steps = (
+        weight.reshape(-1, size).contiguous(),
+        packed.view(-1, size // 2),
+        scales.view(-1, size // group),
+    )
+
+    def pack(own: slice) -> None:
         bytes_[own], steps[own] = _pack_rows(sources[own].float(), group)
+
+    _for_rows(sources, pack)
     return Int4Matrix(packed, scales.transpose(-1, -2).contiguous())
 
 
@@ -124,15 +133,39 @@ def quantize_fp8(weight: Tensor) -> Fp8Matrix:
     *leading, size = weight.shape
     values = torch.empty(weight.shape, dtype=torch.float8_e4m3fn, device=weight.device)
     scales = torch.empty(leading, dtype=torch.float32, device=weight.device)
-    rows = max(1, _CHUNK // size)
-    sources, targets, steps = weight.reshape(-1, size), values.view(-1, size), scales.view(-1)
-    for first in range(0, len(sources), rows):
-        own = slice(first, first + rows)
+    sources, targets, steps = weight.reshape(-1, size).contiguous(), values.view(-1, size), scales.view(-1)
+
+    def pack(own: slice) -> None:
         wide = sources[own].float()
         scale = (wide.abs().amax(dim=-1) / E4M3_LARGEST).clamp(min=LEAST_SCALE)
         steps[own] = scale
         targets[own] = (wide / scale[:, None]).clamp_(-E4M3_LARGEST, E4M3_LARGEST)
+
+    _for_rows(sources, pack)
     return Fp8Matrix(values, scales)
+
+
+def _for_rows(matrix: Tensor, work: Callable[[slice], None]) -> None:
+    """Do something to all rows, some at a time, in as many threads as torch has on the CPU."""
+    count, size = matrix.shape
+    rows, threads = max(1, _CHUNK // size), torch.get_num_threads()
+    if matrix.device.type != "cpu":
+        work(slice(0, count))
+        return
+    share = -(-count // threads)
+    shares = [range(first, min(first + share, count), rows) for first in range(0, count, share)]
+
+    @torch.no_grad()
+    def run(own: range) -> None:
+        for first in own:
+            work(slice(first, min(first + rows, own.stop)))
+
+    if len(shares) == 1 or count * size < _WORTH_A_THREAD:
+        for own in shares:
+            run(own)
+        return
+    with ThreadPoolExecutor(len(shares)) as pool:
+        list(pool.map(run, shares))
 
 
 def _pack_rows(rows: Tensor, group: int) -> tuple[Tensor, Tensor]:

@@ -10,16 +10,21 @@ import torch
 
 from llama4_local.batch import Work, build_batch
 from llama4_local.kv_cache import KvCache
+from llama4_local.model.packed_loading import packed_model
 from llama4_local.model.transformer import Model, forward, logits
 from llama4_local.model.vision import encode_tiles
 from llama4_local.pages import Pages
 from llama4_local.planning.sizing import Sizing
+from llama4_local.quantize import Kind, pack_network
 from llama4_local.sampler import Chooser, Rules, sample
 from llama4_local.weight_names import random_weights
 from local.memory_peak import MemoryPeak
+from local.packable import packable, packable_maverick
 from local.small_checkpoints import guard, maverick, scout, tile_pixels
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from llama4_local.config import ModelConfig
     from llama4_local.planning.workspace import Workspace
 
@@ -30,12 +35,15 @@ SEQUENCES, CONTEXT = 3, 64
 class Run:
     """A small model with its cache, and the workspace planned for it."""
 
-    def __init__(self, config: ModelConfig, dtype: torch.dtype) -> None:
+    def __init__(self, config: ModelConfig, dtype: torch.dtype, quantize: Kind | None = None) -> None:
         self.config = config
-        self.model = Model.create(config, random_weights(config, 0, dtype=dtype))
+        weights = random_weights(config, 0, dtype=dtype)
+        self.model = (
+            packed_model(config, pack_network(weights, quantize)) if quantize else Model.create(config, weights)
+        )
         self.step = config.text.chunk or CONTEXT
         name = str(dtype).removeprefix("torch.")
-        sizing = Sizing.of(config, quantize=None, dtype=name, kv="auto", step_tokens=512, reference=True)
+        sizing = Sizing.of(config, quantize=quantize, dtype=name, kv="auto", step_tokens=512, reference=True)
         shape = sizing.cache(CONTEXT, SEQUENCES).shape
         self.cache = KvCache.allocate(config.text, shape, dtype=dtype)
         pages = Pages(shape)
@@ -76,6 +84,19 @@ def test_layers_take_no_more_than_planned_and_at_least_a_third(shape: str, dtype
     with MemoryPeak() as measured:
         run.fill()
     assert measured.peak <= run.planned.layers + run.planned.gathered <= 3 * measured.peak
+
+
+@pytest.mark.parametrize("quantize", ["int4", "fp8"])
+@pytest.mark.parametrize("make", [packable, packable_maverick])
+@torch.inference_mode()
+def test_packed_layers_take_no_more_than_planned_and_at_least_a_third(
+    make: Callable[[], ModelConfig], quantize: Kind, dtype: torch.dtype
+) -> None:
+    run = Run(make(), dtype, quantize)
+    with MemoryPeak() as measured:
+        run.fill()
+    planned = run.planned.layers + run.planned.gathered + run.planned.unpacked
+    assert measured.peak <= planned <= 3 * measured.peak
 
 
 @torch.inference_mode()

@@ -1,5 +1,6 @@
 """Measure a checkpoint skill by skill: `python -m llama4_local.nano.evaluate [--samples N] [CHECKPOINT]`.
 
+With `--quantize int4` or `fp8` its layers are packed first, and multiplied as the local backend does it on a CPU.
 Samples come from the test split, whose numbers, names, wordings and layouts training never met. The answer
 is the greedy one and must be equal to the right one, token by token.
 """
@@ -19,6 +20,7 @@ import torch
 from llama4_local.checkpoint import load_checkpoint
 from llama4_local.checkpoint_writer import write_json
 from llama4_local.config_file import read_config
+from llama4_local.model.loading import load_model
 from llama4_local.model.training import training_forward
 from llama4_local.model.transformer import Model, logits
 from llama4_local.model.vision import encode_tiles
@@ -31,6 +33,7 @@ from llama4sdk.prompting.tool_format import write_calls
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from llama4_local.quantize import Kind
     from llama4sdk.prompting import PromptTemplate, Rendered
 
 _LONGEST = 220  # tokens of an answer; the longest right one has fewer
@@ -99,8 +102,10 @@ def _next(
     return logits(model, last).argmax(-1).tolist()
 
 
-def load(folder: Path) -> tuple[Model, PromptTemplate]:
-    """Return a checkpoint's network in fp32 and its prompt template."""
+def load(folder: Path, quantize: Kind | None = None) -> tuple[Model, PromptTemplate]:
+    """Return a checkpoint's network in fp32, on a CPU with packed layers where wanted, and its prompt template."""
+    if quantize is not None:
+        return load_model(folder, dtype="float32", quantize=quantize, keep=False), prompt_template(folder)
     config = read_config(folder)
     device = "cuda" if torch.cuda.is_available() else "cpu"
     weights = load_checkpoint(folder, config, dtype=torch.float32, device=device)
@@ -158,10 +163,11 @@ def main() -> None:
     parser.add_argument("--samples", type=int, default=200, help="samples per skill")
     parser.add_argument("--skills", nargs="+", default=list(SKILLS), choices=SKILLS)
     parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--quantize", choices=("int4", "fp8"), default=None, help="how layers are packed first")
     parser.add_argument("--misses", type=int, default=0, help="wrong answers to show per skill")
     parser.add_argument("--write", type=Path, default=None, help="a JSON file for the table")
     wanted = parser.parse_args()
-    model, template = load(wanted.checkpoint)
+    model, template = load(wanted.checkpoint, wanted.quantize)
     table: dict[str, float] = {}
     for skill in wanted.skills:
         table[skill], misses = measure(model, template, skill, wanted.samples, seed=wanted.seed, show=wanted.misses)

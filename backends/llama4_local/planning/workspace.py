@@ -16,7 +16,8 @@ if TYPE_CHECKING:
 
 _WIDE = 4  # bytes of fp32, in which norms, rotations and scores are computed
 _SCORE = 64  # bytes for each score while tokens are chosen: 54 seen, with penalties, ranking and log-probabilities
-_UNPACKING = 14  # bytes for each number of a matrix while it is unpacked: nibbles, integers, scales, values
+_UNPACKING = 6  # bytes for each number while it is unpacked: bits of fp16 or nibbles, and values in fp32
+_UNPACKED_AT_ONCE = 1 << 19  # numbers, see `reference.quantized`
 _ANGLE = 8  # bytes of a cosine and a sine
 
 
@@ -27,7 +28,8 @@ class Workspace:
     Args:
         layers: Activations of one layer for a whole step.
         gathered: Beside them copies of one layer's cache, which only the reference functions make.
-        unpacked: Beside them the largest packed matrix in fp32, which only the reference functions make.
+        unpacked: Beside them the part of a packed matrix that is unpacked at once, and the activations that meet it,
+            in fp32, which only the reference functions make.
         scores: Logits and what choosing tokens from them takes.
         pictures: Activations of the picture encoder for one picture.
         features: What stays of one picture for each sequence.
@@ -80,7 +82,7 @@ def plan_workspace(config: ModelConfig, step: Step) -> Workspace:
         pictures=_tiles(config) * _tile(config.vision, step.itemsize) if config.vision else 0,
         features=_tiles(config) * _features(config, step.itemsize) * step.sequences,
         gathered=_gathered(text, step, tokens) if step.reference else 0,
-        unpacked=_largest_matrix(text) * _UNPACKING if step.reference and step.packed else 0,
+        unpacked=_unpacked(text, step, tokens) if step.reference and step.packed else 0,
         tables=(text.chunk or tokens) * text.head_dim // 2 * _ANGLE,
     )
 
@@ -122,9 +124,11 @@ def _gathered(text: TextConfig, step: Step, tokens: int) -> int:
     return 2 * step.sequences * longest * row_bytes(text, step.itemsize) + tokens * longest
 
 
-def _largest_matrix(text: TextConfig) -> int:
-    """Return the numbers in the largest matrix that can be packed."""
-    return text.hidden_size * max(2 * _widest(text), sum(text.qkv_rows))
+def _unpacked(text: TextConfig, step: Step, tokens: int) -> int:
+    """Part of the largest matrix; inputs widened, rounded and scaled; outputs in parts and joined."""
+    numbers = min(text.hidden_size * max(2 * _widest(text), sum(text.qkv_rows)), _UNPACKED_AT_ONCE)
+    inputs = max(text.hidden_size, _widest(text), text.heads * text.head_dim)
+    return numbers * _UNPACKING + tokens * (2 * inputs * _WIDE + 2 * _widest(text) * step.itemsize)
 
 
 def _widest(text: TextConfig) -> int:

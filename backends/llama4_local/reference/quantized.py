@@ -15,6 +15,8 @@ if TYPE_CHECKING:
     from llama4_local.quantized import Matrix
     from llama4_local.weights import MlpTree, MoeTree
 
+UNPACKED_AT_ONCE = 1 << 19  # numbers: so few that they stay in the processor's cache
+
 
 class PackedReferenceOps(ReferenceOps):
     """The reference functions for networks whose matrices may be packed: the CPU path of a quantized model.
@@ -51,8 +53,8 @@ class PackedReferenceOps(ReferenceOps):
 def linear(x: Tensor, weight: Matrix, *, exact: bool = False) -> Tensor:
     """Return x [rows, in] times the transpose of a matrix [out, in], in x's type.
 
-    Packed weights are unpacked to fp32 and summed in it. FP8 weights see activations in FP8 as well, each row
-    with its own scale, unless they are to stay `exact`.
+    Packed weights are unpacked to fp32, some outputs at a time, and summed in it. FP8 weights see activations in
+    FP8 as well, each row with its own scale, unless they are to stay `exact`.
     """
     if isinstance(weight, Tensor):
         return rows.linear(x, weight)
@@ -60,7 +62,10 @@ def linear(x: Tensor, weight: Matrix, *, exact: bool = False) -> Tensor:
     if isinstance(weight, Fp8Matrix) and not exact:
         narrow, scales = quantize_rows(x, weight.bound)
         values = narrow.float() * scales[:, None]
-    return rows.linear(values, weight.dequantize()).to(x.dtype)
+    outputs, inputs = weight.shape
+    step = max(1, UNPACKED_AT_ONCE // inputs)
+    parts = (weight.rows(start, start + step) for start in range(0, outputs, step))
+    return torch.cat([rows.linear(values, part.dequantize()).to(x.dtype) for part in parts], dim=1)
 
 
 def expert_linear(x: Tensor, experts: Matrix, expert: int, *, exact: bool = False) -> Tensor:
