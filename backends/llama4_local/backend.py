@@ -14,7 +14,7 @@ import anyio
 from anyio import to_thread
 
 from llama4_local.crossing import EventLoop
-from llama4_local.options import DType, Options
+from llama4_local.options import DType, Options, Quantize
 from llama4_local.readiness import Ready, look_at
 from llama4_local.run import Run
 from llama4_local.sessions import Session, begin, restore
@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 
     from llama4_local.crossing import Outbox
     from llama4_local.engine import Engine, Load
+    from llama4_local.worker import Build, Report
     from llama4sdk.events import Event
     from llama4sdk.prompting import PromptTemplate
     from llama4sdk.request import Request
@@ -49,7 +50,8 @@ class LocalBackend:
         checkpoint: Folder in Hugging Face form; None for the bundled nano model.
         device: `auto` (a CUDA device where there is one), or a torch device.
         dtype: Type of weights and cache; `auto` for the one that the weights are stored in.
-        quantize: Not there yet; only None.
+        quantize: `int4` or `fp8` to pack the layers' matrices, None to leave them as they are. The packed form is
+            kept beside the checkpoint for the next start. Checkpoints published in FP8 are loaded as they are.
         memory: Bytes for weights, cache and work together, or a string like `16GB`; by default what is free,
             of which on a CPU the cache takes a quarter at most. The cache never takes more than
             `max_sequences` of `context` tokens need. What does not fit is refused by `start`.
@@ -60,6 +62,7 @@ class LocalBackend:
         step_tokens: Most tokens of a step: more is faster, less keeps streams smoother.
         prefix_caching: Whether prompts that begin alike are computed once; see `Request.cache_salt`.
         threads: Threads for torch, a setting of the whole process; None leaves it as it is.
+        progress: Whether a bar on stderr shows how far packing is; None for one where there is a terminal.
         prompt_template: How to render prompts instead of what the checkpoint's tokenizer says.
 
     Raises:
@@ -72,7 +75,7 @@ class LocalBackend:
         *,
         device: str = "auto",
         dtype: DType = "auto",
-        quantize: str | None = None,
+        quantize: Quantize | None = None,
         memory: int | str | None = None,
         context: int | None = None,
         max_sequences: int = 64,
@@ -81,6 +84,7 @@ class LocalBackend:
         step_tokens: int | None = None,
         prefix_caching: bool = True,
         threads: int | None = None,
+        progress: bool | None = None,
         prompt_template: PromptTemplate | None = None,
     ) -> None:
         self._worker: Worker | None = None
@@ -98,6 +102,7 @@ class LocalBackend:
             step_tokens=step_tokens,
             prefix_caching=prefix_caching,
             threads=threads,
+            progress=progress,
         )
         self._template = prompt_template
         self._ready: Ready | None = None
@@ -270,12 +275,12 @@ def open_backend(target: str = "local", /, **options: Any) -> LocalBackend:
         raise InvalidRequest(f"The local backend has no such option ({error}).") from error
 
 
-def _builder(folder: Path, options: Options, ready: Ready) -> Callable[[Outbox, Callable[[int, int], None]], Engine]:
+def _builder(folder: Path, options: Options, ready: Ready) -> Build:
     """Return what the engine's thread does first."""
 
-    def build(outbox: Outbox, progress: Callable[[int, int], None]) -> Engine:
+    def build(outbox: Outbox, report: Report) -> Engine:
         from llama4_local.building import build_engine
 
-        return build_engine(folder, options, ready, outbox=outbox, progress=progress)
+        return build_engine(folder, options, ready, outbox=outbox, report=report)
 
     return build

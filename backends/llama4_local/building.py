@@ -6,23 +6,23 @@ from typing import TYPE_CHECKING
 
 import torch
 
+from llama4_local.bar import packing_bar
 from llama4_local.capacity import cache_shape
 from llama4_local.engine import Engine, Limits
 from llama4_local.model.loading import load_model
 from llama4_local.options import step_tokens
+from llama4_local.planning.models import NANO
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
     from pathlib import Path
 
     from llama4_local.crossing import Outbox
     from llama4_local.options import Options
     from llama4_local.readiness import Ready
+    from llama4_local.worker import Report
 
 
-def build_engine(
-    folder: Path, options: Options, ready: Ready, *, outbox: Outbox, progress: Callable[[int, int], None]
-) -> Engine:
+def build_engine(folder: Path, options: Options, ready: Ready, *, outbox: Outbox, report: Report) -> Engine:
     """Load a checkpoint and make the engine that serves it.
 
     Args:
@@ -30,7 +30,7 @@ def build_engine(
         options: How to run it.
         ready: What is known of it.
         outbox: Takes what the engine has to say.
-        progress: Called with bytes read and bytes in all.
+        report: Called with bytes read and bytes in all, in the phases `loading` and `packing`.
 
     Raises:
         CheckpointError: Tensors that cannot be served.
@@ -38,7 +38,21 @@ def build_engine(
     """
     if options.threads is not None:
         torch.set_num_threads(options.threads)
-    model = load_model(folder, device=ready.device, dtype=options.dtype, progress=progress)
+    with packing_bar(folder.name, wanted=options.progress) as draw:
+
+        def packing(done: int, total: int) -> None:
+            draw(done, total)
+            report(done, total, "packing")
+
+        model = load_model(
+            folder,
+            device=ready.device,
+            dtype=options.dtype,
+            quantize=options.quantize,
+            keep=folder != NANO,  # it packs in no time, and a package does not write into itself
+            progress=report,
+            packing=packing,
+        )
     shape = cache_shape(
         model.config.text,
         context=ready.context,

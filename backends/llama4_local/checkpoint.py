@@ -20,6 +20,8 @@ from llama4_local.weight_names import build_weights, expected_tensors
 from llama4sdk.errors import CheckpointError
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from torch import Tensor
 
     from llama4_local.config import ModelConfig
@@ -98,13 +100,18 @@ def load_checkpoint(
         CheckpointError: See `check_checkpoint`; or values that are not finite.
     """
     checked = check_checkpoint(folder, config)
-    embedding = next(t for name, t in checked.tensors.items() if name.endswith("model.embed_tokens.weight"))
     with contextlib.ExitStack() as files:
-        loader = _Loader(files, checked, dtype or DTYPES[embedding.dtype], device, progress)
+        loader = _Loader(files, checked, dtype or stored_dtype(checked.tensors), device, progress)
         weights = build_weights(config, loader.get)
     if loader.problems:
         raise CheckpointError(folder, loader.problems)
     return weights
+
+
+def stored_dtype(tensors: Mapping[str, StoredTensor]) -> torch.dtype:
+    """Return the type that a checkpoint's plain tensors count as: that of its embedding, bf16 where that is unknown."""
+    stored = (DTYPES.get(t.dtype) for name, t in tensors.items() if name.endswith("model.embed_tokens.weight"))
+    return next(stored, None) or torch.bfloat16
 
 
 class _Loader:
@@ -174,7 +181,7 @@ def _per_expert(prefix: str, kind: str, shape: tuple[int, ...]) -> dict[str, tup
 def _quantized(stored: dict[str, StoredTensor]) -> list[str]:
     for name, tensor in stored.items():
         if name.endswith(("_scale", "_packed", "_zero_point")) or tensor.dtype.startswith(("F8", "I", "U")):
-            return [f"{name} ({tensor.dtype}) belongs to a quantized checkpoint, which is not supported yet"]
+            return [f"{name} ({tensor.dtype}) belongs to a quantized checkpoint of a kind that is not read"]
     return []
 
 

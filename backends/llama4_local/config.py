@@ -160,6 +160,7 @@ class ModelConfig:
         image_end_id: Token after a picture.
         max_tiles: Most tiles that a picture is cut into, the overview of the whole not counted.
         dtype: Type of the published weights (`bfloat16`, …), when the config names one.
+        fp8: Whether the checkpoint holds matrices in FP8.
 
     Raises:
         CheckpointError: The sizes do not fit together; every problem is listed.
@@ -173,6 +174,7 @@ class ModelConfig:
     image_end_id: int | None = None
     max_tiles: int = 16
     dtype: str | None = None
+    fp8: bool = False
 
     def __post_init__(self) -> None:
         problems = config_problems(self.text, self.vision, self.image_token_id)

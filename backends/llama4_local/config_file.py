@@ -88,9 +88,22 @@ def parse_config(
     dtype = top.text("dtype") or top.text("torch_dtype") or text_fields.text("dtype")
     if problems:
         raise CheckpointError(source, problems)
+    fp8 = "quantization_config" in top
     if vision is None:
-        return ModelConfig(text, generation=stops, dtype=dtype)
-    return ModelConfig(text, vision, stops, *image_ids, max_tiles=tiles, dtype=dtype)
+        return ModelConfig(text, generation=stops, dtype=dtype, fp8=fp8)
+    return ModelConfig(text, vision, stops, *image_ids, max_tiles=tiles, dtype=dtype, fp8=fp8)
+
+
+def _says_fp8(quantization: Fields) -> bool:
+    """Whether a `quantization_config` says that matrices are in e4m3 with scales for rows or whole matrices.
+
+    fbgemm's way, or llm-compressor's, whose activations get their scales as they come.
+    """
+    if quantization.text("quant_method") == "fbgemm_fp8":
+        return True
+    return (
+        quantization.text("quant_method") == "compressed-tensors" and quantization.text("format") == "float-quantized"
+    )
 
 
 def _missing_config(folder: Path) -> str:
@@ -115,8 +128,10 @@ def _check_kind(top: Fields) -> None:
     kind = top.text("model_type")
     if kind not in {"llama4", "llama4_text"}:
         top.refuse("model_type", "must be llama4 or llama4_text: this backend runs only Llama 4")
-    if "quantization_config" in top:
-        top.refuse("quantization_config", "is not supported yet; use weights in bf16, fp16 or fp32")
+    if "quantization_config" in top and not _says_fp8(top.section("quantization_config")):
+        top.refuse(
+            "quantization_config", "is of a kind that is not read (FP8 is); use weights in bf16 and quantize='int4'"
+        )
 
 
 def _text(fields: Fields) -> TextConfig:

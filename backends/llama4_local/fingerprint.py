@@ -22,3 +22,15 @@ def fingerprint(folder: Path) -> str:
             stream.seek(max(0, size - _SAMPLE))
             digest.update(stream.read(_SAMPLE))
     return digest.hexdigest()
+
+
+def file_identity(folder: Path) -> str:
+    """Return a SHA-256 over the fingerprint and over when each file of tensors was last written.
+
+    What is derived from the whole content needs more certainty than samples of it give: another network written over
+    this one in place differs, whatever the samples say. A copy that does not keep times differs too.
+    """
+    digest = hashlib.sha256(fingerprint(folder).encode())
+    for file in sorted(folder.glob("*.safetensors")):
+        digest.update(f"{file.name}:{file.stat().st_mtime_ns};".encode())
+    return digest.hexdigest()

@@ -16,9 +16,9 @@ from llama4_local.packing import single_names
 from llama4_local.quantize import stack
 from llama4_local.quantized import Fp8Matrix
 from llama4_local.tensor_files import StoredTensor, find_tensors
-from llama4_local.tensor_source import TensorSource
+from llama4_local.tensor_source import TensorSource, is_finite
 from llama4_local.weight_names import expected_tensors, weight_schema
-from llama4sdk.errors import CheckpointError
+from llama4sdk.errors import CheckpointError, InvalidRequest
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -38,6 +38,19 @@ _WIDE = ("F32", "F16", "BF16")
 def is_fp8(tensors: dict[str, StoredTensor]) -> bool:
     """Whether a checkpoint holds matrices in e4m3."""
     return any(tensor.dtype == _NARROW for tensor in tensors.values())
+
+
+def check_kind(quantize: str | None) -> None:
+    """Refuse to pack what is in FP8 already in another form.
+
+    Raises:
+        InvalidRequest: `quantize` is neither None nor `fp8`.
+    """
+    if quantize not in (None, "fp8"):
+        raise InvalidRequest(
+            f"This checkpoint is in FP8 already, so quantize={quantize!r} would round it twice; leave quantize= out, "
+            "or give the checkpoint in bf16."
+        )
 
 
 def load_fp8(
@@ -63,15 +76,24 @@ def load_fp8(
     """
     folder = Path(folder)
     stored = find_tensors(folder)
-    problems = fp8_problems(stored, config)
-    if problems:
-        raise CheckpointError(folder, problems)
+    check_fp8(folder, config, stored)
     source = TensorSource(stored, progress)
     reader = _Reader(source, dtype, device, _bound(folder))
     weights = weight_schema(config).map(reader.matrix)
     if source.problems:
         raise CheckpointError(folder, source.problems)
     return weights
+
+
+def check_fp8(folder: Path, config: ModelConfig, stored: dict[str, StoredTensor]) -> None:
+    """Compare a folder's headers with its config, without reading any tensor.
+
+    Raises:
+        CheckpointError: See `load_fp8`.
+    """
+    problems = fp8_problems(stored, config)
+    if problems:
+        raise CheckpointError(folder, problems)
 
 
 def fp8_problems(stored: dict[str, StoredTensor], config: ModelConfig) -> list[str]:
@@ -163,7 +185,10 @@ class _Reader:
         part = self._source.read(name)
         if part.dtype == torch.float8_e4m3fn:  # joined with others that are not
             part = part.float() * self._scales(name, len(part))[:, None]
-        return part.to(dtype=self._dtype, device=self._device)
+        wide = part.to(dtype=self._dtype)
+        if wide.dtype != part.dtype and is_finite(part) and not is_finite(wide):
+            self._source.problems.append(f"{name} has values that are not finite numbers in {self._dtype}")
+        return wide.to(self._device)
 
     def _scales(self, name: str, outputs: int) -> Tensor:
         return self._source.read(scale_name(name)).float().flatten().expand(outputs).contiguous()

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, get_args
 
 from llama4sdk.errors import InvalidRequest
 
 _STEP_TOKENS = {"cpu": 512, "cuda": 8192}
 
 DType = Literal["auto", "float32", "bfloat16", "float16"]
+Quantize = Literal["int4", "fp8"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,7 +23,7 @@ class Options:
 
     device: str = "auto"
     dtype: DType = "auto"
-    quantize: str | None = None
+    quantize: Quantize | None = None
     memory: int | str | None = None
     context: int | None = None
     max_sequences: int = 64
@@ -31,10 +32,11 @@ class Options:
     step_tokens: int | None = None
     prefix_caching: bool = True
     threads: int | None = None
+    progress: bool | None = None
 
     def __post_init__(self) -> None:
-        if self.quantize is not None:
-            raise InvalidRequest("Quantized weights are not there yet; leave quantize= out.")
+        if self.quantize not in (None, *get_args(Quantize)):
+            raise InvalidRequest(f"quantize is one of {', '.join(get_args(Quantize))}, or None; got {self.quantize!r}.")
         for name in ("context", "max_sequences", "max_waiting", "max_images", "step_tokens", "threads"):
             value = getattr(self, name)
             if value is not None and (isinstance(value, bool) or not isinstance(value, int) or value < 1):

@@ -12,10 +12,10 @@ from typing import TYPE_CHECKING
 import torch
 
 from llama4_local.checkpoint import check_checkpoint
-from llama4_local.fingerprint import fingerprint
+from llama4_local.fingerprint import file_identity
 from llama4_local.packed_files import PackedFiles
 from llama4_local.quantize import packer, stack
-from llama4_local.tensor_source import TensorSource
+from llama4_local.tensor_source import TensorSource, is_finite
 from llama4_local.weight_names import weight_schema
 from llama4_local.weights import AttentionTree, LayerTree, MlpTree, MoeTree, WeightTree
 from llama4sdk.errors import CheckpointError
@@ -41,12 +41,13 @@ def load_packed(
     device: str = "cpu",
     keep: bool = True,
     progress: Callable[[int, int], None] | None = None,
+    packing: Callable[[int, int], None] | None = None,
 ) -> WeightTree[Matrix]:
     """Load a network whose layers' matrices are packed; the rest is `dtype`.
 
-    The first time, matrices are packed as they stream from disk and kept in a folder within the checkpoint's,
-    if it can be written to. Later they are read from there. Experts are laid out as the kernels want them: the
-    shared one last.
+    The first time, matrices are packed as they stream from disk and kept in a folder within the checkpoint's, or
+    in the user's cache where that cannot be written to. Later they are read from there. Where neither can be
+    written to, they are packed every time. Experts are laid out as the kernels want them: the shared one last.
 
     Args:
         folder: A checkpoint of plain weights in Hugging Face form.
@@ -57,6 +58,7 @@ def load_packed(
         keep: Whether to keep the packed form.
         progress: Called with the bytes of the checkpoint done so far and in all; whatever it raises ends the
             loading, and the next one goes on from there.
+        packing: Called instead while a layer is packed that was not kept, or is not kept any more.
 
     Raises:
         CheckpointError: See `check_checkpoint`; or values that are not finite.
@@ -64,9 +66,8 @@ def load_packed(
     """
     folder = Path(folder)
     source = TensorSource(check_checkpoint(folder, config).tensors, progress)
-    files = PackedFiles.beside(folder, kind, fingerprint(folder)) if keep else None
-    packing = _Packing(source, kind, files, dtype, device)
-    weights = packing.network(weight_schema(config))
+    files = PackedFiles.of(folder, kind, file_identity(folder)) if keep else None
+    weights = _Packing(source, kind, files, dtype, device, packing or progress).network(weight_schema(config))
     if source.problems:
         raise CheckpointError(folder, source.problems)
     return weights
@@ -105,9 +106,16 @@ def recipes(layer: LayerTree[Pieces]) -> dict[str, Recipe]:
 
 class _Packing:
     def __init__(
-        self, source: TensorSource, kind: Kind, files: PackedFiles | None, dtype: torch.dtype, device: str
+        self,
+        source: TensorSource,
+        kind: Kind,
+        files: PackedFiles | None,
+        dtype: torch.dtype,
+        device: str,
+        packing: Callable[[int, int], None] | None,
     ) -> None:
         self._source = source
+        self._packing = packing
         self._kind: Kind = kind
         self._files = files
         self._dtype = dtype
@@ -124,7 +132,8 @@ class _Packing:
         wanted = recipes(schema)
         matrices = self._kept(number, wanted)
         if matrices is None:
-            matrices = {name: self._pack(recipe) for name, recipe in wanted.items()}
+            with self._source.reporting(self._packing):
+                matrices = {name: self._pack(recipe) for name, recipe in wanted.items()}
             # What was saved is read back: mapped, it takes no memory that other files could not have.
             if self._files and not self._source.problems and self._files.save(number, matrices):
                 matrices = self._files.load(number, _shapes(wanted)) or matrices
@@ -165,7 +174,11 @@ class _Packing:
         return parts[0] if len(parts) == 1 else torch.cat(parts)
 
     def _plain(self, pieces: Pieces) -> Tensor:
-        return self._rows(pieces).to(dtype=self._dtype, device=self._device)
+        stored = self._rows(pieces)
+        tensor = stored.to(dtype=self._dtype)
+        if tensor.dtype != stored.dtype and is_finite(stored) and not is_finite(tensor):
+            self._source.problems.append(f"{pieces[0].name} has values that are not finite numbers in {self._dtype}")
+        return tensor.to(self._device)
 
     def _assemble(self, schema: LayerTree[Pieces], matrices: dict[str, Packed]) -> LayerTree[Matrix]:
         return LayerTree(

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
     from llama4_local.config import ModelConfig
     from llama4_local.options import Options
+    from llama4_local.tensor_files import StoredTensor
 
 _MODEST_SHARE = 4  # of a CPU's free memory
 _PUBLISHED_TILE = 336  # pixels, for a template that never sees a picture
@@ -65,10 +66,8 @@ def look_at(folder: Path, options: Options, template: PromptTemplate | None) -> 
             raise BackendMissing(
                 f"The local backend needs {package}. Install it with: pip install 'llama4sdk[local]'", backend="local"
             )
-    from llama4_local.checkpoint import check_checkpoint
-
     config = read_config(folder)
-    check_checkpoint(folder, config)
+    formats = _look_at_tensors(folder, config, options)
     device = _device(options)
     context = config.text.max_positions
     template = template or _template(folder, config)
@@ -79,8 +78,38 @@ def look_at(folder: Path, options: Options, template: PromptTemplate | None) -> 
         max_images=options.max_images if config.vision else 0,
         grammars=Grammars(template.tokenizer, config.text.vocab_size, config.generation.eos_token_ids),
         device=device,
-        cache_memory=_cache_memory(folder, config, options, device),
+        cache_memory=_cache_memory(folder, config, options, device, formats),
     )
+
+
+@dataclass(frozen=True, slots=True)
+class _Formats:
+    """In which forms a network will be loaded.
+
+    Args:
+        dtype: Type of plain weights.
+        fp8: The tensors of a checkpoint that is in FP8.
+    """
+
+    dtype: str
+    fp8: dict[str, StoredTensor] | None
+
+
+def _look_at_tensors(folder: Path, config: ModelConfig, options: Options) -> _Formats:
+    """Check the headers of a checkpoint's files."""
+    from llama4_local.checkpoint import check_checkpoint, stored_dtype
+    from llama4_local.fp8_checkpoint import check_fp8, check_kind, is_fp8
+    from llama4_local.tensor_files import find_tensors
+
+    tensors = find_tensors(folder)
+    narrow = is_fp8(tensors)
+    if narrow:
+        check_kind(options.quantize)
+        check_fp8(folder, config, tensors)
+    else:
+        check_checkpoint(folder, config)
+    plain = str(stored_dtype(tensors)).removeprefix("torch.")
+    return _Formats(plain if options.dtype == "auto" else options.dtype, tensors if narrow else None)
 
 
 def _device(options: Options) -> str:
@@ -91,7 +120,7 @@ def _device(options: Options) -> str:
     return "cuda" if torch.cuda.is_available() else "cpu"
 
 
-def _cache_memory(folder: Path, config: ModelConfig, options: Options, device: str) -> int:
+def _cache_memory(folder: Path, config: ModelConfig, options: Options, device: str, formats: _Formats) -> int:
     """Return the bytes that are left for the cache; nothing is loaded yet."""
     import torch
 
@@ -105,7 +134,9 @@ def _cache_memory(folder: Path, config: ModelConfig, options: Options, device: s
         memory,
         name=folder.name,
         context=options.context and min(options.context, config.text.max_positions),
-        dtype=options.dtype,
+        quantize=options.quantize,
+        dtype=formats.dtype,
+        tensors=formats.fp8,
         device=kind,
         step_tokens=step_tokens(options, kind),
     )

@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 
     from torch import Tensor
 
+    from llama4_local.quantize import Kind
+
 
 class HasPixels(Protocol):
     """A cut picture, as `llama4sdk.images.tile` returns it."""
@@ -43,6 +45,7 @@ def score(
     prefill_chunk: int | None = None,
     device: str = "cpu",
     dtype: str = "float32",
+    quantize: Kind | None = None,
 ) -> Tensor:
     """Return the scores of the next token at every position of a prompt.
 
@@ -56,6 +59,7 @@ def score(
         prefill_chunk: Most tokens that one step takes; as many as fit the chunk when left out.
         device: Torch device.
         dtype: Type of the weights and the cache: `float32`, `bfloat16` or `float16`.
+        quantize: `int4` or `fp8` to pack the layers' matrices; see `LocalBackend`.
 
     Returns:
         [tokens, vocab], fp32.
@@ -65,7 +69,7 @@ def score(
         InvalidRequest: No tokens, ids outside the vocabulary, or tiles that do not match the placeholders.
     """
     pixels = _pixels(tiles)
-    model = load_model(path, device=device, dtype=dtype)
+    model = load_model(path, device=device, dtype=dtype, quantize=quantize)
     return score_with(model, token_ids, pixels=pixels, prefill_chunk=prefill_chunk)
 
 

@@ -6,13 +6,14 @@ as one tensor, or one expert of a fused tensor, is copied.
 
 from __future__ import annotations
 
+from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 import torch
 from safetensors import safe_open
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Generator
 
     from torch import Tensor
 
@@ -51,6 +52,15 @@ class TensorSource:
     def skip(self, names: list[str]) -> None:
         """Count tensors as read that need not be."""
         self._advance(sum(stored_bytes(self.tensors[name]) for name in names))
+
+    @contextmanager
+    def reporting(self, progress: Callable[[int, int], None] | None) -> Generator[None]:
+        """Report to another callable within the block."""
+        usual, self._progress = self._progress, progress
+        try:
+            yield
+        finally:
+            self._progress = usual
 
     def _checked(self, name: str, tensor: Tensor, size: int) -> Tensor:
         if not is_finite(tensor):

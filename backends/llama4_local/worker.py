@@ -10,7 +10,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from queue import Empty, SimpleQueue
-from typing import TYPE_CHECKING, TypeVar, cast
+from typing import TYPE_CHECKING, Protocol, TypeVar, cast
 
 import anyio
 
@@ -24,8 +24,17 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
-# Loads the model and returns an engine that speaks into the outbox; reports bytes done and in all.
-Build = Callable[[Outbox, Callable[[int, int], None]], "Engine"]
+
+class Report(Protocol):
+    """Takes note of how far a model is that is being loaded."""
+
+    def __call__(self, done: int, total: int, phase: str = "loading") -> None:
+        """Be told of bytes done and in all."""
+        ...
+
+
+# Loads the model and returns an engine that speaks into the outbox.
+Build = Callable[[Outbox, Report], "Engine"]
 
 _REPORT_EVERY = 0.05  # seconds between two reports of a loading model
 _EXIT_PATIENCE = 10.0  # seconds that a leaving interpreter waits for a step to end
@@ -234,7 +243,7 @@ class Worker:
     def _answer(self, asked: _Ask, result: object) -> None:
         self._loop.call(lambda: asked.answer(result))
 
-    def _loading(self, done: int, total: int) -> None:
+    def _loading(self, done: int, total: int, phase: str = "loading") -> None:
         """Between two tensors: look into the inbox, and tell those who wait how far it is."""
         self._attend(wait=False)
         now = time.monotonic()
@@ -242,7 +251,7 @@ class Worker:
             return
         self._reported = now
         for order in self._orders:
-            self._outbox.put(order.mailbox, Progress("loading", done, total, "bytes"))
+            self._outbox.put(order.mailbox, Progress(phase, done, total, "bytes"))
         self._send()
 
     def _send(self) -> None:

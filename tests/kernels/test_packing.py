@@ -15,12 +15,13 @@ from llama4_local.config import ModelConfig, TextConfig
 from llama4_local.fp8_checkpoint import is_fp8, load_fp8
 from llama4_local.kernels.layout import prepare
 from llama4_local.packing import load_packed
-from llama4_local.quantize import Kind, pack_network, quantize_fp8
+from llama4_local.quantize import Kind, pack_network
 from llama4_local.quantized import Fp8Matrix, Int4Matrix
 from llama4_local.tensor_files import find_tensors
 from llama4_local.weight_names import named_tensors, random_weights
 from llama4_local.weights import WeightTree
 from llama4sdk.errors import CheckpointError, InvalidRequest
+from local.fp8_checkpoints import saved_fp8
 
 
 def config(hidden: int = 128) -> ModelConfig:
@@ -168,29 +169,8 @@ def test_inputs_that_no_group_divides_are_refused(tmp_path: Path) -> None:
 
 
 def fp8_folder(tmp_path: Path, *, fused: bool) -> tuple[Path, WeightTree[Tensor]]:
-    """A checkpoint as published in FP8: routed experts, and here the shared one, in e4m3; attention in bf16."""
     weights = random_weights(config(), 0, dtype=torch.bfloat16)
-    save_checkpoint(tmp_path, config(), weights)
-    found: dict[str, Tensor] = {}
-    for name, tensor in named_tensors(config(), weights).items():
-        if ".experts." in name and fused:
-            matrix = quantize_fp8(tensor.transpose(1, 2))
-            found[name] = matrix.values.view(torch.uint8).transpose(1, 2).contiguous().view(torch.float8_e4m3fn)
-            found[f"{name}_scale"] = matrix.scales[:, None] if "gate_up" in name else matrix.scales[..., None]
-        elif ".experts." in name:
-            parts = ("gate_proj", "up_proj") if "gate_up" in name else ("down_proj",)
-            for expert, both in enumerate(tensor):
-                for part, piece in zip(parts, both.chunk(len(parts), dim=1), strict=True):
-                    single = f"{name.rsplit('.', 1)[0]}.{expert}.{part}.weight"
-                    matrix = quantize_fp8(piece.t())
-                    found |= {single: matrix.values, f"{single}_scale": matrix.scales[:, None].to(torch.bfloat16)}
-        elif "shared_expert" in name:
-            matrix = quantize_fp8(tensor)
-            found |= {name: matrix.values, f"{name}_scale": matrix.scales[:, None]}
-        else:
-            found[name] = tensor.clone()
-    save_file({name: tensor.contiguous() for name, tensor in found.items()}, tmp_path / "model.safetensors")
-    return tmp_path, weights
+    return saved_fp8(tmp_path, config(), weights, fused=fused), weights
 
 
 @pytest.mark.parametrize("fused", [True, False], ids=["fbgemm", "llm-compressor"])
@@ -228,9 +208,8 @@ def test_scales_that_are_missing_or_do_not_fit_are_all_listed(tmp_path: Path) ->
 def test_the_activation_bound_comes_from_the_config(tmp_path: Path) -> None:
     folder, _ = fp8_folder(tmp_path, fused=True)
     path = folder / "config.json"
-    text = path.read_text()
-    path.write_text(text.replace("{", '{"quantization_config": {"activation_scale_ub": 1200.0},', 1))
+    path.write_text(path.read_text().replace("1200.0", "600.0"))
     moe = load_fp8(folder, config()).layers[0].moe
     assert moe
     assert isinstance(moe.gate_up, Fp8Matrix)
-    assert moe.gate_up.bound == 1200.0
+    assert moe.gate_up.bound == 600.0

@@ -85,7 +85,7 @@ def test_groups_must_divide_the_inputs() -> None:
     with pytest.raises(InvalidRequest, match="fp8"):
         group_for(100)
     with pytest.raises(InvalidRequest, match="groups of 128"):
-        quantize_int4(torch.zeros(1, 192))
+        quantize_int4(torch.zeros(1, 192), 128)
 
 
 def test_parts_that_do_not_belong_together_are_refused() -> None:

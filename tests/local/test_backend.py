@@ -543,7 +543,15 @@ def test_an_unknown_option_is_an_invalid_request() -> None:
 
 
 @pytest.mark.parametrize(
-    "options", [{"quantize": "int4"}, {"max_sequences": 0}, {"context": -5}, {"threads": True}, {"step_tokens": 1.5}]
+    "options",
+    [
+        {"quantize": "int3"},
+        {"quantize": True},
+        {"max_sequences": 0},
+        {"context": -5},
+        {"threads": True},
+        {"step_tokens": 1.5},
+    ],
 )
 def test_options_that_make_no_sense_are_refused(options: dict[str, object]) -> None:
     with pytest.raises(InvalidRequest):

@@ -51,3 +51,11 @@ class TestOverARandomNetwork(LocalConformance):
 @pytest.mark.skipif(not (NANO / "config.json").is_file(), reason="the nano checkpoint is not there yet")
 class TestOverNano(LocalConformance):
     long_prompt = "Who are you and what can you do?"
+
+
+@pytest.mark.skipif(not (NANO / "config.json").is_file(), reason="the nano checkpoint is not there yet")
+class TestOverNanoInInt4(LocalConformance):
+    long_prompt = "Who are you and what can you do?"
+
+    def make(self) -> Backend:
+        return LocalBackend(self.folder, max_sequences=8, quantize="int4")

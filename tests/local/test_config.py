@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -207,8 +208,27 @@ def test_another_architecture_is_refused():
     assert "only Llama 4" in problems_of({"model_type": "llama"})
 
 
-def test_a_quantized_checkpoint_is_refused_with_the_alternative():
-    assert "bf16" in problems_of(published_scout() | {"quantization_config": {"quant_method": "fbgemm_fp8"}})
+@pytest.mark.parametrize(
+    "quantization",
+    [
+        {"quant_method": "bitsandbytes"},
+        {"quant_method": "compressed-tensors", "format": "pack-quantized"},
+        {"quant_method": ["fbgemm_fp8"]},
+        "fbgemm_fp8",
+    ],
+)
+def test_a_quantized_checkpoint_of_another_kind_is_refused_with_the_alternative(quantization: object):
+    assert "bf16" in problems_of(published_scout() | {"quantization_config": quantization})
+
+
+@pytest.mark.parametrize(
+    "quantization",
+    [{"quant_method": "fbgemm_fp8"}, {"quant_method": "compressed-tensors", "format": "float-quantized"}],
+)
+def test_a_checkpoint_in_fp8_is_known_by_its_config(quantization: Json):
+    plain = parse_config(published_scout())
+    assert parse_config(published_scout() | {"quantization_config": quantization}) == replace(plain, fp8=True)
+    assert not plain.fp8
 
 
 def test_sizes_made_by_hand_are_checked_too():

@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING, cast
 
 import torch
 
-from llama4_local.checkpoint import load_checkpoint
+from llama4_local.checkpoint import load_checkpoint, stored_dtype
 from llama4_local.config_file import read_config
-from llama4_local.fp8_checkpoint import is_fp8, load_fp8
+from llama4_local.fp8_checkpoint import check_kind, is_fp8, load_fp8
 from llama4_local.model.transformer import Model
 from llama4_local.packing import load_packed
 from llama4_local.reference.quantized import PackedReferenceOps
@@ -30,7 +30,7 @@ def load_packed_model(
     *,
     quantize: Kind | None = None,
     device: str = "cpu",
-    dtype: torch.dtype = torch.bfloat16,
+    dtype: torch.dtype | None = torch.bfloat16,
     deterministic: bool = False,
     keep: bool = True,
     progress: Callable[[int, int], None] | None = None,
@@ -41,25 +41,60 @@ def load_packed_model(
         folder: In Hugging Face form; checkpoints published in FP8 are loaded as they are.
         quantize: How the layers' matrices of a plain checkpoint are packed; None for not at all.
         device: Torch device; `cuda` takes the Triton kernels, which want bf16.
-        dtype: Of what is not packed.
+        dtype: Of what is not packed; None for the type it is stored in.
         deterministic: On `cuda`, one cut of each kernel for any number of tokens.
         keep: Whether to keep the packed form beside the checkpoint.
         progress: Called with the bytes of the checkpoint done so far and in all.
 
     Raises:
         CheckpointError: A folder that cannot be served; all problems are listed.
-        InvalidRequest: A matrix that int4 groups do not divide.
+        InvalidRequest: A matrix that int4 groups do not divide, or int4 of a checkpoint that is in FP8.
+    """
+    config = read_config(folder)
+    weights = load_weights(folder, config, quantize=quantize, dtype=dtype, device=device, keep=keep, progress=progress)
+    return packed_model(config, weights, deterministic=deterministic)
+
+
+def load_weights(
+    folder: str | Path,
+    config: ModelConfig,
+    *,
+    quantize: Kind | None = None,
+    dtype: torch.dtype | None = None,
+    device: str = "cpu",
+    keep: bool = True,
+    progress: Callable[[int, int], None] | None = None,
+    packing: Callable[[int, int], None] | None = None,
+) -> WeightTree[Matrix]:
+    """Load a network in whatever form its folder and `quantize` make of it; see `load_packed_model`.
+
+    Args:
+        folder: In Hugging Face form.
+        config: As `read_config` returns it for the same folder.
+        quantize: How the layers' matrices of a plain checkpoint are packed.
+        dtype: Of what is not packed; None for the type it is stored in.
+        device: Torch device.
+        keep: Whether to keep the packed form.
+        progress: Called with the bytes of the checkpoint done so far and in all.
+        packing: Called instead while matrices are packed.
     """
     folder = Path(folder)
-    config = read_config(folder)
-    weights: WeightTree[Matrix]
-    if is_fp8(find_tensors(folder)):
-        weights = load_fp8(folder, config, dtype=dtype, device=device, progress=progress)
-    elif quantize is not None:
-        weights = load_packed(folder, config, quantize, dtype=dtype, device=device, keep=keep, progress=progress)
-    else:
-        weights = load_checkpoint(folder, config, dtype=dtype, device=device, progress=progress)
-    return packed_model(config, weights, deterministic=deterministic)
+    stored = find_tensors(folder)
+    if is_fp8(stored):
+        check_kind(quantize)
+        return load_fp8(folder, config, dtype=dtype or stored_dtype(stored), device=device, progress=progress)
+    if quantize is None:
+        return load_checkpoint(folder, config, dtype=dtype, device=device, progress=progress)
+    return load_packed(
+        folder,
+        config,
+        quantize,
+        dtype=dtype or stored_dtype(stored),
+        device=device,
+        keep=keep,
+        progress=progress,
+        packing=packing,
+    )
 
 
 def packed_model(config: ModelConfig, weights: WeightTree[Matrix], *, deterministic: bool = False) -> Model:

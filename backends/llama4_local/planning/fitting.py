@@ -11,10 +11,11 @@ from llama4_local.planning.sizing import Sizing
 from llama4sdk.errors import CheckpointError, InvalidRequest
 
 if TYPE_CHECKING:
-    from collections.abc import Collection
+    from collections.abc import Collection, Mapping
 
     from llama4_local.config import ModelConfig
     from llama4_local.planning.planner import Plan
+    from llama4_local.tensor_files import StoredTensor
 
 
 def check_fits(
@@ -31,6 +32,7 @@ def check_fits(
     step_tokens: int | None = None,
     cache: int | None = None,
     changes: Collection[str] = ("context", "memory"),
+    tensors: Mapping[str, StoredTensor] | None = None,
 ) -> Plan:
     """Refuse a model that cannot run in the memory there is, before any of it is loaded.
 
@@ -48,6 +50,7 @@ def check_fits(
         step_tokens: Most tokens in a step.
         cache: Bytes that the cache is going to take, where that has been decided.
         changes: What the caller can change, for the advice; see `advice.CHANGES`.
+        tensors: Those of a checkpoint that is in FP8, and is loaded as it is.
 
     Returns:
         The plan; its `cache_room` is what the cache may take.
@@ -64,6 +67,7 @@ def check_fits(
         kv=kv,
         step_tokens=step_tokens or usual_step_tokens(machine),
         reference=machine.reference,
+        tensors=tensors,
     )
     wanted = context or min(config.text.max_positions, config.text.chunk or usual_context(config))
     plan = make_plan(name, sizing, machine, memory=memory, context=wanted, sequences=sequences, changes=changes)

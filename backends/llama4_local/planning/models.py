@@ -4,12 +4,18 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from llama4_local.config import ModelConfig
 from llama4_local.config_file import CONFIG_LIMIT, parse_config, read_config
 from llama4_local.json_file import read_json_object
 from llama4_local.planning.published import PUBLISHED
 from llama4sdk.errors import InvalidRequest
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from llama4_local.tensor_files import StoredTensor
 
 NANO = Path(__file__).parent.parent / "nano" / "checkpoint"
 
@@ -37,3 +43,16 @@ def find_model(model: str | os.PathLike[str] | ModelConfig) -> tuple[str, ModelC
         return path.resolve().parent.name, parse_config(read_json_object(path, limit=CONFIG_LIMIT), source=path)
     known = ", ".join((*PUBLISHED, "nano"))
     raise InvalidRequest(f"There is no model {str(model)[:200]!r}: give {known}, a checkpoint folder or a config.json.")
+
+
+def stored_tensors(model: object) -> Mapping[str, StoredTensor] | None:
+    """Return the tensors of a checkpoint folder as their headers describe them; None without such files.
+
+    Raises:
+        CheckpointError: Files that are damaged.
+    """
+    if not isinstance(model, str | os.PathLike) or not any(Path(model).glob("*.safetensors")):
+        return None
+    from llama4_local.tensor_files import find_tensors  # with it comes safetensors
+
+    return find_tensors(Path(model))

@@ -72,7 +72,11 @@ def step_weight_bytes(config: ModelConfig, storage: Storage, batch: int) -> floa
     Every matrix once; of E routed experts the E · (1 - (1 - 1/E)^batch) that some token is expected to go to when
     all are equally likely.
     """
-    whole, experts = weight_bytes(config, storage), config.text.experts
+    return touched_bytes(weight_bytes(config, storage), config.text.experts, batch)
+
+
+def touched_bytes(whole: WeightBytes, experts: int, batch: int) -> float:
+    """Return of a network's weights those that such a step reads; see `step_weight_bytes`."""
     touched = 1 - (1 - 1 / experts) ** batch if experts else 0.0
     always = whole.attention + whole.shared + whole.dense + whole.routers + whole.head
     return always + whole.experts * touched

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from llama4_local.planning.advice import CHANGES, Gap, advise
 from llama4_local.planning.machines import DEFAULT, machine_named
-from llama4_local.planning.models import find_model
+from llama4_local.planning.models import find_model, stored_tensors
 from llama4_local.planning.sizes import parse_bandwidth, parse_bytes, parse_tokens, show_bytes
 from llama4_local.planning.sizing import Sizing
 from llama4sdk.errors import InvalidRequest
@@ -175,6 +175,7 @@ def plan(
         kv=kv,
         step_tokens=parse_tokens(step_tokens or usual_step_tokens(place), name="step_tokens"),
         reference=place.reference,
+        tensors=stored_tensors(model) if config.fp8 else None,
     )
     return make_plan(
         name,

@@ -7,14 +7,16 @@ from typing import TYPE_CHECKING, Literal, get_args
 
 from llama4_local.planning.cache import CacheBytes, plan_cache, step_cache_bytes
 from llama4_local.planning.formats import Storage
-from llama4_local.planning.network import WeightBytes, step_weight_bytes, weight_bytes
+from llama4_local.planning.network import WeightBytes, touched_bytes, weight_bytes
+from llama4_local.planning.stored import stored_weight_bytes
 from llama4_local.planning.workspace import Step, Workspace, plan_workspace
 from llama4sdk.errors import InvalidRequest
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Mapping
 
     from llama4_local.config import ModelConfig
+    from llama4_local.tensor_files import StoredTensor
 
 Quantize = Literal["int4", "fp8"]
 DType = Literal["auto", "bfloat16", "float16", "float32"]
@@ -37,6 +39,7 @@ class Sizing:
         kv: Type of the cache.
         step_tokens: Most tokens in a step.
         reference: Whether the reference functions run.
+        stored: Bytes of the weights, where a checkpoint has formats of its own in which it is loaded.
     """
 
     config: ModelConfig
@@ -45,6 +48,7 @@ class Sizing:
     kv: str
     step_tokens: int
     reference: bool
+    stored: WeightBytes | None = None
 
     @classmethod
     def of(
@@ -56,11 +60,21 @@ class Sizing:
         kv: str,
         step_tokens: int,
         reference: bool,
+        tensors: Mapping[str, StoredTensor] | None = None,
     ) -> Sizing:
         """Check the names and fill in what `auto` means.
 
+        Args:
+            config: The network.
+            quantize: How its matrices are packed.
+            dtype: Type of plain weights and activations.
+            kv: Type of the cache.
+            step_tokens: Most tokens in a step.
+            reference: Whether the reference functions run.
+            tensors: Those of a checkpoint that holds matrices in FP8, where its files are there.
+
         Raises:
-            InvalidRequest: No such format or type.
+            InvalidRequest: No such format or type, or int4 of what is in FP8.
         """
         if dtype == "auto":
             dtype = config.dtype if config.dtype in _DTYPE_BYTES else "bfloat16"
@@ -70,13 +84,24 @@ class Sizing:
         if quantize is not None:
             _check("quantize", quantize, get_args(Quantize))
         packing: Quantize | None = "int4" if quantize == "int4" else "fp8" if quantize == "fp8" else None
-        return cls(config, packing, dtype, kv, step_tokens, reference)
+        if tensors is None and not config.fp8:
+            return cls(config, packing, dtype, kv, step_tokens, reference)
+        if packing == "int4":
+            raise InvalidRequest("This checkpoint is in FP8 already, and is loaded as it is; leave quantize= out.")
+        stored = stored_weight_bytes(tensors, _DTYPE_BYTES[dtype]) if tensors else None
+        return cls(config, None, dtype, kv, step_tokens, reference, stored)
 
     @property
     def storage(self) -> Storage:
         """How weights are kept."""
         kind = self.quantize or "plain"
-        return Storage(kind, kind, _DTYPE_BYTES[self.dtype])
+        # Whoever publishes in FP8 leaves attention in bf16.
+        return Storage(kind, "fp8" if self.config.fp8 else kind, _DTYPE_BYTES[self.dtype])
+
+    @property
+    def packed(self) -> bool:
+        """Whether any matrices are."""
+        return self.quantize is not None or self.stored is not None or self.config.fp8
 
     @property
     def kv_itemsize(self) -> int:
@@ -85,7 +110,7 @@ class Sizing:
 
     def weights(self) -> WeightBytes:
         """Return the bytes of the weights."""
-        return weight_bytes(self.config, self.storage)
+        return self.stored or weight_bytes(self.config, self.storage)
 
     def cache(self, context: int, sequences: int) -> CacheBytes:
         """Return the bytes of the cache."""
@@ -99,7 +124,7 @@ class Sizing:
             context,
             _DTYPE_BYTES[self.dtype],
             reference=self.reference,
-            packed=self.quantize is not None,
+            packed=self.packed,
         )
         return plan_workspace(self.config, step)
 
@@ -110,7 +135,7 @@ class Sizing:
     def step_bytes(self, context: int, batch: int) -> tuple[float, float]:
         """Return the bytes of weights and of cache that a step reads which gives each of `batch` sequences a token."""
         cache = step_cache_bytes(self.config.text, context=context, itemsize=self.kv_itemsize)
-        return step_weight_bytes(self.config, self.storage, batch), batch * cache
+        return touched_bytes(self.weights(), self.config.text.experts, batch), batch * cache
 
     def longest_context(self, memory: int, sequences: int) -> int:
         """Return the most tokens that each of `sequences` sequences may have; 0 where not even one fits."""

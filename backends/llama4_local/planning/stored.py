@@ -1,0 +1,59 @@
+"""Bytes of the weights of a checkpoint that is published in FP8, from what its files' headers say.
+
+Publishers differ in what they leave in bf16, so that only the files themselves tell how large such a network is.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from typing import TYPE_CHECKING
+
+from llama4_local.planning.network import WeightBytes
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from llama4_local.tensor_files import StoredTensor
+
+_NARROW = "F8_E4M3"
+_SCALE = 4  # bytes, fp32, one for each output
+_PARTS = (  # the first of these words in a tensor's name says where it belongs
+    ("vision_model.", "vision"),
+    ("multi_modal_projector.", "vision"),
+    ("embed_tokens.", "embedding"),
+    ("lm_head.", "head"),
+    ("router.", "routers"),
+    ("norm", "routers"),
+    ("shared_expert.", "shared"),
+    (".experts.", "experts"),
+    (".self_attn.", "attention"),
+)
+
+
+def stored_weight_bytes(tensors: Mapping[str, StoredTensor], itemsize: int) -> WeightBytes:
+    """Return the bytes that a checkpoint's network takes once it is loaded as it is.
+
+    Args:
+        tensors: Those of its files, as `find_tensors` returns them.
+        itemsize: Bytes of a number that is not in FP8.
+    """
+    parts: Counter[str] = Counter()
+    for name, tensor in tensors.items():
+        if not name.endswith("_scale"):
+            parts[_part(name)] += _bytes(tensor, itemsize)
+    names = ("attention", "experts", "shared", "dense", "routers", "embedding", "head", "vision")
+    return WeightBytes(**{name: parts[name] for name in names})
+
+
+def _part(name: str) -> str:
+    return next((part for word, part in _PARTS if word in name), "dense")
+
+
+def _bytes(tensor: StoredTensor, itemsize: int) -> int:
+    count = 1
+    for size in tensor.shape:
+        count *= size
+    if tensor.dtype != _NARROW:
+        return count * itemsize
+    inputs = tensor.shape[-2] if len(tensor.shape) == 3 else tensor.shape[-1]  # fused experts are [experts, in, out]
+    return count + count // inputs * _SCALE

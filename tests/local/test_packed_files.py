@@ -1,0 +1,216 @@
+"""The kept packed form is whole, what it says it is, or packed again; never served otherwise."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import textwrap
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from llama4_local import packed_files
+from llama4_local.packing import load_packed
+from llama4_local.quantize import Kind
+from llama4_local.weights import WeightTree
+from local.packable import packable, same, saved_packable, wide
+
+LAYERS = packable().text.layers
+
+
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    return saved_packable(tmp_path / "model")
+
+
+def packed(folder: Path, kind: Kind = "int4", *, keep: bool = True) -> WeightTree[Tensor]:
+    """The numbers of the packed network, none of them mapped."""
+    return load_packed(folder, packable(), kind, keep=keep).map(wide)
+
+
+def packings(folder: Path) -> list[Path]:
+    return sorted(folder.glob(".packed-*/layer-*.safetensors"))
+
+
+def packs_again(folder: Path, kind: Kind = "int4") -> int:
+    """How many of the layers a start has to pack."""
+    reports: list[int] = []
+    packed_layers = 0
+
+    def packing(done: int, total: int) -> None:
+        nonlocal packed_layers
+        packed_layers += not reports or reports[-1] == 0
+        reports.append(1)
+
+    def loading(done: int, total: int) -> None:
+        reports.append(0)
+
+    load_packed(folder, packable(), kind, progress=loading, packing=packing)
+    return packed_layers
+
+
+def test_a_first_start_packs_every_layer_and_a_second_none(folder: Path) -> None:
+    assert packs_again(folder) == LAYERS
+    assert len(packings(folder)) == LAYERS
+    assert packs_again(folder) == 0
+
+
+def flip(path: Path, place: int) -> None:
+    content = bytearray(path.read_bytes())
+    content[place] ^= 0x10
+    rewrite(path, bytes(content))
+
+
+def rewrite(path: Path, content: bytes) -> None:
+    """Put another file in a file's place; the old one may still be mapped."""
+    path.unlink()
+    path.write_bytes(content)
+
+
+def header(path: Path, change: Callable[[dict[str, Any]], object]) -> None:
+    content = path.read_bytes()
+    size = int.from_bytes(content[:8], "little")
+    said = json.loads(content[8 : 8 + size])
+    change(said)
+    written = json.dumps(said).encode()
+    rewrite(path, len(written).to_bytes(8, "little") + written + content[8 + size :])
+
+
+def with_nan(path: Path) -> None:
+    """A file that is sound in every way, with the seal of the one it replaces."""
+    tensors = {name: tensor.clone() for name, tensor in load_file(path).items()}
+    content = path.read_bytes()
+    said = json.loads(content[8 : 8 + int.from_bytes(content[:8], "little")])["__metadata__"]
+    tensors["qkv.scales"][..., 0] = float("nan")
+    path.unlink()
+    save_file(tensors, path, metadata=said)
+
+
+def as_pickle(path: Path) -> None:
+    path.unlink()
+    torch.save({"qkv.values": torch.zeros(1)}, path)
+
+
+def lies(said: dict[str, Any]) -> None:
+    said["qkv.values"] = {"dtype": "U8", "shape": [2**40, 2**20], "data_offsets": [0, 2**60]}
+
+
+TAMPERED: dict[str, Callable[[Path], object]] = {
+    "one bit of a weight": lambda path: flip(path, -1),
+    "one bit in the middle": lambda path: flip(path, path.stat().st_size // 2),
+    "cut short": lambda path: rewrite(path, path.read_bytes()[:-1]),
+    "empty": lambda path: rewrite(path, b""),
+    "longer": lambda path: rewrite(path, path.read_bytes() + b"\0"),
+    "no seal": lambda path: header(path, lambda said: said.pop("__metadata__")),
+    "another seal": lambda path: header(path, lambda said: said.update(__metadata__={"seal": "int4-2-0 0"})),
+    "a tensor less": lambda path: header(path, lambda said: said.pop("qkv.scales")),
+    "a number for a matrix": lambda path: header(path, lambda said: said["qkv.values"].update(shape=[])),
+    "a lying header": lambda path: header(path, lies),
+    "a header without end": lambda path: rewrite(path, (2**62).to_bytes(8, "little") + path.read_bytes()[8:]),
+    "NaN": with_nan,
+    "a pickle": as_pickle,
+    "another layer's": lambda path: rewrite(path, path.with_name("layer-00003.safetensors").read_bytes()[:-8]),
+    "a folder": lambda path: (path.unlink(), path.mkdir()),
+}
+
+
+@pytest.mark.parametrize("kind", ["int4", "fp8"])
+@pytest.mark.parametrize("what", TAMPERED)
+def test_faults_64_65_66_a_packed_file_that_was_changed_is_never_served(folder: Path, what: str, kind: Kind) -> None:
+    wanted = packed(folder, kind)
+    TAMPERED[what](packings(folder)[1])
+    assert same(packed(folder, kind), wanted)
+    if what != "a folder":
+        assert packs_again(folder, kind) == 0
+
+
+def test_fault_66_a_packed_file_or_folder_that_is_a_link_is_not_followed(folder: Path, tmp_path: Path) -> None:
+    wanted = packed(folder)
+    first, *_ = packings(folder)
+    elsewhere = tmp_path / "elsewhere"
+    first.parent.rename(elsewhere)
+    first.parent.symlink_to(elsewhere)
+    kept = {path.name: path.stat().st_mtime_ns for path in elsewhere.iterdir()}
+    assert packs_again(folder) == LAYERS
+    assert {path.name: path.stat().st_mtime_ns for path in elsewhere.iterdir()} == kept
+    first.parent.unlink()
+    elsewhere.rename(first.parent)
+    first.rename(tmp_path / "moved")
+    first.symlink_to(tmp_path / "moved")
+    assert same(packed(folder), wanted)
+
+
+def test_what_another_layer_was_packed_to_is_not_taken_for_this_one(folder: Path) -> None:
+    wanted = packed(folder)
+    first, second, *_ = packings(folder)
+    rewrite(first, second.read_bytes())
+    assert same(packed(folder), wanted)
+
+
+def test_another_network_written_over_the_first_is_packed_anew(folder: Path) -> None:
+    before = packed(folder)
+    path = folder / "model.safetensors"
+    middle = path.stat().st_size // 2
+    with path.open("r+b") as file:  # nothing that samples of the file would show
+        file.seek(middle)
+        file.write(b"\0\0\0\0" * 64)
+    os.utime(path, ns=(path.stat().st_atime_ns, path.stat().st_mtime_ns + 1_000_000))
+    assert not same(packed(folder), before)
+
+
+def test_where_the_checkpoint_cannot_be_written_to_the_users_cache_keeps_the_packed_form(
+    folder: Path, tmp_path: Path
+) -> None:
+    wanted = packed(folder, keep=False)
+    mark = packed_files.PackedFiles.of(folder, "int4", "x" * 64).folders[0].name.removesuffix("x" * 16)
+    packed(folder)
+    beside = next(folder.glob(f"{mark}*"))
+    for path in beside.iterdir():
+        path.unlink()
+    beside.rmdir()
+    beside.write_text("a file, which no folder can be made over")
+    assert packs_again(folder) == LAYERS
+    assert packs_again(folder) == 0
+    assert len(list((tmp_path / "cache/llama4sdk/packed").glob("int4-*/layer-*.safetensors"))) == LAYERS
+    assert same(packed(folder), wanted)
+
+
+CHILD = """
+    import os, signal, sys
+    from llama4_local import packed_files
+    from llama4_local.packing import load_packed
+    from local.packable import packable
+
+    calls = []
+
+    def fsync(number):
+        calls.append(number)
+        if len(calls) == 3:
+            os.kill(os.getpid(), signal.SIGKILL)  # the third layer is written, and has not got its name
+
+    packed_files.os.fsync = fsync
+    load_packed(sys.argv[1], packable(), "int4")
+"""
+
+
+def test_a_run_that_is_killed_leaves_whole_files_only_and_the_next_goes_on(folder: Path) -> None:
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)}
+    done = subprocess.run([sys.executable, "-c", textwrap.dedent(CHILD), str(folder)], env=environment, check=False)
+    assert done.returncode == -signal.SIGKILL
+    first = packings(folder)
+    assert [path.name for path in first] == ["layer-00000.safetensors", "layer-00001.safetensors"]
+    assert len(list(folder.glob(".packed-*/.*.part"))) == 1
+    times = [path.stat().st_mtime_ns for path in first]
+    assert packs_again(folder) == LAYERS - 2
+    assert [path.stat().st_mtime_ns for path in first] == times
+    assert not list(folder.glob(".packed-*/.*"))
+    assert same(packed(folder), packed(folder, keep=False))
