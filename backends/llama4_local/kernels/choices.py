@@ -10,7 +10,7 @@ import json
 from dataclasses import dataclass, replace
 from functools import cache
 from importlib.resources import files
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from llama4_local.kernels.tiles import AttentionTile, DecodeTile, Tile, VectorTile
 
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
     from llama4_local.kernels.tiles import Format, Kernel
 
-FEW = 4  # tokens that the vector kernel serves
+FEW = 4  # tokens that the vector kernel is made for; the table says where it serves them
 
 _EVER = 1 << 30
 _WIDE = 4  # times as many outputs as inputs: enough programs without splitting, and logits come whole
@@ -30,10 +30,21 @@ Steps = tuple[tuple[int, Tile], ...]
 
 
 @cache
+def _table() -> dict[str, dict[str, Any]]:
+    return json.loads(files("llama4_local.kernels").joinpath("table.json").read_text(encoding="utf-8"))
+
+
+@cache
 def table() -> Mapping[tuple[str, str], Steps]:
     """Return `table.json`: for each kernel and format (most tokens of a group, cut), from few to many."""
-    text = files("llama4_local.kernels").joinpath("table.json").read_text(encoding="utf-8")
-    return {(kernel, form): _steps(rows) for kernel, forms in json.loads(text).items() for form, rows in forms.items()}
+    found = {kernel: forms for kernel, forms in _table().items() if kernel != "vector"}
+    return {(kernel, form): _steps(rows) for kernel, forms in found.items() for form, rows in forms.items()}
+
+
+@cache
+def few() -> Mapping[str, int]:
+    """Return, for each format, the most tokens that the vector kernel serves: `vector` in `table.json`."""
+    return {form: int(most) for form, most in _table()["vector"].items()}
 
 
 def _steps(rows: list[dict[str, int | None]]) -> Steps:
@@ -81,9 +92,9 @@ class Choices:
 
     deterministic: bool = False
 
-    def vector(self, tokens: int) -> bool:
+    def vector(self, form: Format, tokens: int) -> bool:
         """Whether the vector kernel serves so many tokens."""
-        return tokens <= FEW and not self.deterministic
+        return tokens <= few()[form] and not self.deterministic
 
     def tile(self, kernel: Kernel, form: Format, tokens: int, groups: int = 1) -> Tile:
         """Return the cut of a matrix kernel whose groups share `tokens` tokens."""
