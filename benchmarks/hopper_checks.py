@@ -27,7 +27,7 @@ from llama4_local.batch import Batch, PoolTable, Segment
 from llama4_local.heads import HeadPlan
 from llama4_local.kernels import gemv, sampling
 from llama4_local.kernels.activations import quantize_rows
-from llama4_local.kernels.choices import FEW, VECTOR_TILES, Choices
+from llama4_local.kernels.choices import FEW, Choices
 from llama4_local.kernels.down import down
 from llama4_local.kernels.functions import KernelOps
 from llama4_local.kernels.gate_up import gate_up
@@ -160,7 +160,7 @@ def stacks(form: Format) -> tuple[Matrix, Matrix]:
 def few(form: Format, tokens: int) -> Iterator[Found]:
     """What serves a handful of tokens, whether the table chooses it for this format or not."""
     weight, x = matrix(form, OUT, IN), normal(tokens, IN)
-    tile, case = VECTOR_TILES[form], f"{form} {tokens} tokens"
+    tile, case = Choices().vector_tile(form), f"{form} {tokens} tokens"
     wanted = x.double() @ exact(weight).t()
     yield Found("gemv", case, gemv.linear_vector(x, weight, tile).sum(0), wanted, PARTS_LIMITS["bf16"])
     weight, back = stacks(form)

@@ -1,121 +1,249 @@
 """Finds the fastest cut of each matrix kernel for each number of tokens, and writes the table that serving reads.
 
-    python benchmarks/tune.py [--kernel linear] [--format int4] [--dry]
+    python benchmarks/tune.py [--out DIR] [--budget SECONDS] [--kernel gate_up …] [--format int4 …]
 
-Every candidate is compiled and timed on this GPU at Scout's shapes; those that spill are left out.
+Candidates are compiled in parallel, those that spill or do not fit are left out, and the others are timed on this
+GPU at Scout's shapes, what matters most first. DIR gets `table.json`, to be put in place of
+`backends/llama4_local/kernels/table.json` (which is where it goes without --out), and `tuning.json` with all times.
+What the budget leaves no time for keeps the entry it has.
 """
 
 from __future__ import annotations
 
 import argparse
-import itertools
 import json
 import sys
-from collections.abc import Callable
-from dataclasses import asdict
-from functools import lru_cache
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future
+from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
 sys.path[:0] = [str(ROOT / "src"), str(ROOT / "backends"), str(Path(__file__).parent)]
 
 import torch  # noqa: E402
-from hopper_inputs import FORMATS, activations_for, experts, matrix, normal  # noqa: E402
-from hopper_times import EXPERTS, HIDDEN, SIZE, rotated, seconds  # noqa: E402
+from hopper_clock import Budget, alive, seconds, told  # noqa: E402
+from hopper_compile import Usage, Workers, compile_one, pretend  # noqa: E402
+from hopper_inputs import DEVICE, FORMATS, REHEARSAL, SIZES, activations_for, experts, matrix, normal  # noqa: E402
+from hopper_times import rotated  # noqa: E402
+from tune_candidates import TASKS, Candidate, Task, candidates  # noqa: E402
 
-from llama4_local.kernels.ahead_of_time import compile_launch  # noqa: E402
+from llama4_local.kernels import gemv  # noqa: E402
 from llama4_local.kernels.down import down  # noqa: E402
 from llama4_local.kernels.gate_up import gate_up  # noqa: E402
 from llama4_local.kernels.launch import recording  # noqa: E402
 from llama4_local.kernels.linear import linear  # noqa: E402
+from llama4_local.kernels.machine_code import SHARED_LIMIT  # noqa: E402
 from llama4_local.kernels.routing import choose, route  # noqa: E402
-from llama4_local.kernels.tiles import Format, Kernel, Tile  # noqa: E402
+from llama4_local.kernels.tiles import Tile, VectorTile  # noqa: E402
 from llama4_local.quantized import Matrix  # noqa: E402
 
 TABLE = ROOT / "backends" / "llama4_local" / "kernels" / "table.json"
-KERNELS: tuple[Kernel, ...] = ("linear", "gate_up", "down")
-MOST = {"linear": (16, 32, 64, 256, None), "gate_up": (8, 24, 64, None), "down": (8, 24, 64, None)}
-LARGEST = 512  # tokens of a group that stand for the open end
+EXPERTS, HIDDEN, SIZE = SIZES.experts, SIZES.hidden, SIZES.size
+Table = dict[str, dict[str, list[dict[str, int | None]]]]
+Call = Callable[[], object]
+
+
+@dataclass(frozen=True, slots=True)
+class Timed:
+    """A candidate and the seconds it took."""
+
+    tile: Candidate
+    took: float
 
 
 def main() -> None:
     """Tune what was asked for and rewrite the table."""
-    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
-    parser.add_argument("--kernel", choices=KERNELS)
-    parser.add_argument("--format", choices=FORMATS)
-    parser.add_argument("--dry", action="store_true", help="print, but leave the table alone")
-    given = parser.parse_args()
-    if not torch.cuda.is_available():
+    given = arguments()
+    if not REHEARSAL and not torch.cuda.is_available():
         sys.exit("Tuning needs the GPU that will serve.")
-    table = json.loads(TABLE.read_text())
-    for kernel, form in itertools.product(KERNELS, FORMATS):
-        if given.kernel in (None, kernel) and given.format in (None, form):
-            table[kernel][form] = [best(kernel, form, most) for most in MOST[kernel]]
-    if not given.dry:
-        TABLE.write_text(as_text(table))
+    budget = Budget(given.budget)
+    chosen = [task for task in TASKS if task.kernel in given.kernel and task.form in given.format]
+    workers = None if REHEARSAL else Workers()
+    compiling = {task: _compile(workers, task) for task in chosen}
+    table: Table = json.loads(TABLE.read_text())
+    times: list[dict[str, object]] = []
+    for task in chosen:
+        if not budget.allows(f"tuning of {task}", 3) or not alive():
+            continue
+        timed = measure(task, compiling[task], budget)
+        times += [{**asdict(task), **asdict(one.tile), "us": one.took * 1e6} for one in timed]
+        if timed:
+            enter(table, task, min(timed, key=lambda one: one.took).tile)
+            show(task, timed)
+        save(given.out, table, times)
+    if workers:
+        workers.close()
+    print(f"{budget.left:.0f} s left, skipped: {budget.skipped or 'nothing'}", flush=True)
 
 
-def best(kernel: Kernel, form: Format, most: int | None) -> dict[str, int | None]:
-    """Return the table's entry for one number of tokens."""
-    tokens = most or LARGEST
-    timed: list[tuple[float, Tile]] = []
-    for tile in candidates(kernel, form, tokens):
-        took = time_of(kernel, form, tokens, tile)
-        if took is not None:
-            timed.append((took, tile))
-    took, tile = min(timed, key=lambda pair: pair[0])
-    print(
-        f"{kernel:<8}{form:<5} up to {most or 'any':>4}: {tile} {took * 1e6:.1f} us of {len(timed)} candidates",
-        flush=True,
-    )
-    return {"most": most, **asdict(tile)}
+def arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
+    parser.add_argument("--out", type=Path, help="folder for table.json and tuning.json")
+    parser.add_argument("--budget", type=float, default=600, help="seconds for everything")
+    kernels = sorted({task.kernel for task in TASKS})
+    parser.add_argument("--kernel", nargs="+", choices=kernels, default=kernels)
+    parser.add_argument("--format", nargs="+", choices=FORMATS, default=FORMATS)
+    return parser.parse_args()
 
 
-def candidates(kernel: Kernel, form: Format, tokens: int) -> list[Tile]:
-    """Return the cuts to try: blocks about as wide as there are tokens."""
-    widths = [width for width in (16, 32, 64, 128) if width <= max(16, 2 * tokens) and width >= min(128, tokens) // 2]
-    depths = (128,) if form == "int4" else (64, 128)
-    splits = (1,) if kernel == "gate_up" else (1, 2, 4, 8) if tokens <= 256 else (1,)
-    grid = itertools.product((64, 128), widths, depths, splits, (4, 8), (2, 3, 4, 5))
-    return [Tile(*cut) for cut in grid if cut[0] * cut[1] <= 128 * 128 and (cut[4] == 4 or cut[0] == 128)]
-
-
-def time_of(kernel: Kernel, form: Format, tokens: int, tile: Tile) -> float | None:
-    """Return the time of one call; None where the kernel spills or does not fit."""
+def measure(task: Task, compiling: dict[Candidate, Future[Usage | str]], budget: Budget) -> list[Timed]:
+    """Time the candidates of a task that compile, do not spill and fit."""
     try:
-        calls = prepared(kernel, form, tokens, tile)
+        bench = bench_for(task)
+    except Exception as problem:  # noqa: BLE001 - the other tasks are measured all the same
+        print(f"FAILED {task}: {told(problem)}", flush=True)
+        return []
+    timed: list[Timed] = []
+    for tile in candidates(task):
+        usage = _usage(compiling.get(tile), budget)
+        if usage or budget.left < 1:
+            print(f"  {task} {tile}: {usage or 'no time left'}", flush=True)
+            continue
+        try:
+            timed.append(Timed(tile, sum(seconds(calls, 5) for calls in bench(tile))))
+        except Exception as problem:  # noqa: BLE001 - as above
+            print(f"  {task} {tile}: {told(problem)}", flush=True)
+            if not alive():
+                break
+    return timed
+
+
+def _compile(workers: Workers | None, task: Task) -> dict[Candidate, Future[Usage | str]]:
+    if workers is None:
+        return {}
+    tiles = candidates(task)
+    return dict(zip(tiles, workers.start(compile_candidate, [task] * len(tiles), tiles), strict=True))
+
+
+def _usage(work: Future[Usage | str] | None, budget: Budget) -> str:
+    """Return what is wrong with a candidate; nothing where it can be timed."""
+    if work is None:
+        return ""
+    try:
+        usage = work.result(timeout=budget.left)
+    except Exception as problem:  # noqa: BLE001 - whatever it is, this candidate is out
+        return told(problem)
+    if isinstance(usage, str):
+        return usage
+    if usage.stack or usage.shared > SHARED_LIMIT:
+        return f"left out: {usage.stack} bytes of stack, {usage.shared} of shared memory"
+    return ""
+
+
+def compile_candidate(task: Task, tile: Candidate) -> Usage | str:
+    """Compile all that a candidate launches; return what the largest takes, or what went wrong."""
+    torch.set_num_threads(1)
+    pretend()
+    try:
         with recording() as launches:
-            calls[0]()
-        if compile_launch(launches[0]).code.problems(kernel, matmul=True):
-            return None
-        return seconds(calls, replays=5)
-    except (RuntimeError, ValueError):
-        return None
+            for calls in bench_for(task, "meta")(tile):
+                calls[0]()
+        own = {"linear": "linear", "gate_up": "gate_up", "down": "down", "vector": "gemv"}[task.kernel]
+        used = [compile_one(launch) for launch in launches if launch.name == own]
+    except Exception as problem:  # noqa: BLE001 - an exception may not be picklable; its text is
+        return told(problem)
+    return Usage(*(max(getattr(one, name) for one in used) for name in ("registers", "stack", "shared")))
 
 
-def prepared(kernel: Kernel, form: Format, tokens: int, tile: Tile) -> list[Callable[[], object]]:
-    """Return calls on inputs that leave the L2 cache."""
-    if kernel == "linear":
-        x, scales, _ = activations_for(normal(tokens, HIDDEN), form)
-        return [lambda w=w: linear(x, w, tile, x_scales=scales) for w in rotated(lambda: matrix(form, 7168, HIDDEN))]
-    count = tokens * EXPERTS
-    shape = (2 * SIZE, HIDDEN) if kernel == "gate_up" else (HIDDEN, SIZE)
-    weight = stack(form, *shape)
-    routing = route(choose(normal(count, EXPERTS, dtype=torch.float32)))
-    if kernel == "gate_up":
-        x, scales, _ = activations_for(normal(count, HIDDEN), form)
-        return [lambda: gate_up(x, weight, tile, routing=routing, x_scales=scales)]
-    x, scales, _ = activations_for(normal(2 * count, SIZE), form)
-    return [lambda: down(x, weight, tile, routing, x_scales=scales)]
+def bench_for(task: Task, device: str = DEVICE) -> Callable[[Candidate], list[list[Call]]]:
+    """Return what makes lists of calls for a candidate; their median times are summed up."""
+    make = {"linear": _linear, "gate_up": _grouped, "down": _grouped, "vector": _vector}[task.kernel]
+    return make(task, device)
 
 
-@lru_cache(maxsize=1)
-def stack(form: Format, outputs: int, inputs: int) -> Matrix:
-    """Return a stack of experts; the last one asked for is kept."""
-    return experts(form, EXPERTS + 1, outputs, inputs)
+def _linear(task: Task, device: str) -> Callable[[Candidate], list[list[Call]]]:
+    shapes = ((SIZES.qkv, HIDDEN), (HIDDEN, SIZES.heads * SIZES.dim))
+    weights = [many(lambda shape=shape: matrix(task.form, *shape, device=device), device) for shape in shapes]
+    inputs = [activations_for(normal(task.tokens, shape[1], device=device), task.form) for shape in shapes]
+
+    def bench(tile: Candidate) -> list[list[Call]]:
+        cut = _matrix_tile(tile)
+        return [
+            [partial(linear, x, weight, cut, x_scales=scales) for weight in own]
+            for own, (x, scales, _) in zip(weights, inputs, strict=True)
+        ]
+
+    return bench
 
 
-def as_text(table: dict[str, dict[str, list[dict[str, int | None]]]]) -> str:
+def _grouped(task: Task, device: str) -> Callable[[Candidate], list[list[Call]]]:
+    up = task.kernel == "gate_up"
+    shape = (2 * SIZE, HIDDEN) if up else (HIDDEN, SIZE)
+    weight = experts(task.form, EXPERTS + 1, *shape, device=device)
+    rounds = 8 if task.tokens <= 256 else 2  # other experts each time, so that the weights leave the L2 cache
+    logits = [normal(task.tokens, EXPERTS, dtype=torch.float32, device=device) for _ in range(rounds)]
+    routings = [route(choose(one)) for one in logits]
+    rows = normal(task.tokens * (1 if up else 2), shape[1], device=device)
+    x, scales, _ = activations_for(rows, task.form)
+
+    def bench(tile: Candidate) -> list[list[Call]]:
+        cut = _matrix_tile(tile)
+        if up:
+            return [[partial(gate_up, x, weight, cut, routing=one, x_scales=scales) for one in routings]]
+        return [[partial(down, x, weight, cut, one, x_scales=scales) for one in routings]]
+
+    return bench
+
+
+def _vector(task: Task, device: str) -> Callable[[Candidate], list[list[Call]]]:
+    weight = experts(task.form, EXPERTS + 1, 2 * SIZE, HIDDEN, device=device)
+    back = experts(task.form, EXPERTS + 1, HIDDEN, SIZE, device=device)
+    dense = many(lambda: matrix(task.form, SIZES.qkv, HIDDEN, device=device), device)
+    x, hidden = normal(task.tokens, HIDDEN, device=device), normal(2 * task.tokens, SIZE, device=device)
+    picked = [choose(normal(task.tokens, EXPERTS, dtype=torch.float32, device=device)) for _ in range(8)]
+
+    def bench(tile: Candidate) -> list[list[Call]]:
+        cut = tile if isinstance(tile, VectorTile) else VectorTile(8, 512, 4, 4, 1)
+        return [
+            [partial(gemv.gate_up_vector, x, weight, cut, one) for one in picked],
+            [partial(gemv.down_vector, hidden, back, cut, one) for one in picked],
+            [partial(gemv.linear_vector, x, one, cut) for one in dense],
+        ]
+
+    return bench
+
+
+def many(make: Callable[[], Matrix], device: str) -> Sequence[Matrix]:
+    """Return so many matrices that together they leave the L2 cache; one where nothing is run."""
+    return [make()] if device == "meta" else rotated(make)
+
+
+def _matrix_tile(tile: Candidate) -> Tile:
+    return tile if isinstance(tile, Tile) else Tile(64, 64, 64, 1, 4, 4)
+
+
+def enter(table: Table, task: Task, tile: Candidate) -> None:
+    """Put a cut into the table, in the place of its kernel, format and number of tokens."""
+    rows = table[task.kernel][task.form]
+    if task.kernel == "vector":  # which kernel serves so few tokens is decided by comparing both
+        table["vector"][task.form] = [{"most": rows[0]["most"], **asdict(tile)}]
+        return
+    entry: dict[str, int | None] = {"most": task.most, **asdict(tile)}
+    kept = [row for row in rows if row["most"] != task.most]
+    table[task.kernel][task.form] = sorted([*kept, entry], key=lambda row: row["most"] or 1 << 30)
+
+
+def show(task: Task, timed: Sequence[Timed]) -> None:
+    """Print the three best."""
+    best = sorted(timed, key=lambda one: one.took)
+    print(f"{task}: {len(timed)} timed", flush=True)
+    for one in best[:3]:
+        print(f"  {one.took * 1e6:>9.1f} us {one.tile}", flush=True)
+
+
+def save(folder: Path | None, table: Table, times: Sequence[dict[str, object]]) -> None:
+    """Write the table, and all times beside it where a folder is given."""
+    if folder is None:
+        TABLE.write_text(as_text(table))
+        return
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "table.json").write_text(as_text(table))
+    (folder / "tuning.json").write_text(json.dumps({"times": list(times)}, indent=1) + "\n")
+
+
+def as_text(table: Table) -> str:
     """Return the table as JSON with one cut a line."""
     kernels: list[str] = []
     for kernel, forms in table.items():

@@ -42,9 +42,13 @@ def table() -> Mapping[tuple[str, str], Steps]:
 
 
 @cache
-def few() -> Mapping[str, int]:
-    """Return, for each format, the most tokens that the vector kernel serves: `vector` in `table.json`."""
-    return {form: int(most) for form, most in _table()["vector"].items()}
+def vectors() -> Mapping[str, tuple[int, VectorTile]]:
+    """Return, for each format, the most tokens that the vector kernel serves, and its cut."""
+    return {form: _vector(**rows[0]) for form, rows in _table()["vector"].items()}
+
+
+def _vector(most: int, **cut: int) -> tuple[int, VectorTile]:
+    return most, VectorTile(**cut)
 
 
 def _steps(rows: list[dict[str, int | None]]) -> Steps:
@@ -53,12 +57,6 @@ def _steps(rows: list[dict[str, int | None]]) -> Steps:
 
     return tuple((row["most"] or _EVER, cut(row)) for row in rows)
 
-
-VECTOR_TILES: Mapping[Format, VectorTile] = {
-    "int4": VectorTile(32, 128, 4, 4, 1),
-    "fp8": VectorTile(8, 512, 4, 4, 1),
-    "bf16": VectorTile(8, 512, 4, 4, 1),
-}
 
 # One cut for every number of tokens: `deterministic` serving.
 FIXED_TILES: Mapping[tuple[Kernel, Format], Tile] = {
@@ -94,7 +92,7 @@ class Choices:
 
     def vector(self, form: Format, tokens: int) -> bool:
         """Whether the vector kernel serves so many tokens."""
-        return tokens <= few()[form] and not self.deterministic
+        return tokens <= vectors()[form][0] and not self.deterministic
 
     def tile(self, kernel: Kernel, form: Format, tokens: int, groups: int = 1) -> Tile:
         """Return the cut of a matrix kernel whose groups share `tokens` tokens."""
@@ -108,7 +106,7 @@ class Choices:
 
     def vector_tile(self, form: Format) -> VectorTile:
         """Return the cut of the vector kernel."""
-        return VECTOR_TILES[form]
+        return vectors()[form][1]
 
     def linear_vector(self, form: Format, outputs: int, inputs: int) -> VectorTile:
         """Return the cut of a dense product with few tokens; much wider than deep ones are never split."""
