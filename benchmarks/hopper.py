@@ -37,7 +37,7 @@ from hopper_model import run_model  # noqa: E402
 from hopper_times import Ceilings, Row, measure_ceilings, run_kernels  # noqa: E402
 from hopper_times import line as kernel_line  # noqa: E402
 
-SECTIONS = ("checks", "int4", "kernels", "fp8")
+SECTIONS: tuple[str, ...] = ("checks", "int4", "kernels", "fp8")
 QUERY = "name,driver_version,clocks.sm,clocks.mem,clocks.max.sm,power.limit,temperature.gpu"
 
 

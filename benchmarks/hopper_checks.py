@@ -256,7 +256,7 @@ def attention(dtype: torch.dtype) -> Iterator[Found]:
         pages = 1 + sum(-(-context // 64) for _, context in sequences)
         layer = LayerCache(normal(pages, 64, 8, 128).to(dtype), normal(pages, 64, 8, 128).to(dtype), "global")
         queries = normal(sum(n for n, _ in sequences), 40, 128)
-        wide = LayerCache(layer.keys.double(), layer.values.double(), "global")
+        wide = LayerCache(layer.keys.float().double(), layer.values.float().double(), "global")
         wanted = ReferenceOps().attention(queries.double(), wide, batch)
         for deterministic in (False, True):
             got = KernelOps(Choices(deterministic)).attention(queries, layer, batch)
@@ -275,7 +275,7 @@ def epilogue(dtype: torch.dtype) -> Iterator[Found]:
     for name, plan in plans.items():
         qkv = normal(4, tokens, (heads + 2 * kv_heads) * dim, dtype=torch.float32)
         own = LayerCache(normal(10, 64, kv_heads, dim).to(dtype), normal(10, 64, kv_heads, dim).to(dtype), "global")
-        other = LayerCache(own.keys.double(), own.values.double(), "global")
+        other = LayerCache(own.keys.float().double(), own.values.float().double(), "global")
         queries = qkv_epilogue(qkv, plan, own, slots)
         wanted = ReferenceOps().qkv_epilogue(qkv.sum(0), plan, other, slots)
         yield Found("heads", f"{name} queries {dtype}", queries, wanted, LIMITS["bf16"])
@@ -295,7 +295,7 @@ def norms() -> Iterator[Found]:
         yield Found("norm", f"{parts} parts", normed, wanted, 2 * LIMITS["bf16"])
     x = normal(50, 8192)
     values, scales = quantize_rows(x)
-    yield Found("quantize_rows", "8192 wide", values.double() * scales.double()[:, None], x, 0.04)
+    yield Found("quantize_rows", "8192 wide", values.float().double() * scales.double()[:, None], x, 0.04)
 
 
 def draws() -> Iterator[Found]:

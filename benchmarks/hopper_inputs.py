@@ -105,4 +105,4 @@ def activations_for(x: Tensor, form: Format) -> tuple[Tensor, Tensor | None, Ten
     from llama4_local.kernels.activations import quantize_rows
 
     values, scales = quantize_rows(x)
-    return values, scales, values.double() * scales.double()[:, None]
+    return values, scales, values.float().double() * scales.double()[:, None]

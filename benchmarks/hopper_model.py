@@ -117,6 +117,31 @@ def _measured(form: Format, ceilings: Ceilings, budget: Budget, *, quick: bool) 
     for case, count, graph, measure, floor in cases:
         if budget.allows(f"Scout {form} {case}", 5):
             yield _attempt(form, case, count, floor, measure, graph=graph)
+    for size in () if REHEARSAL else batches[:3:2]:
+        if budget.allows(f"Scout {form} profile of decode {size}", 5):
+            yield _profile(form, model, cache, size)
+
+
+def _profile(form: Format, model: Model, cache: KvCache, size: int) -> Row:
+    """Return where a step's time goes: of each kernel all its microseconds and its launches."""
+    from torch.profiler import ProfilerActivity, profile
+
+    case = f"profile of decode {size}"
+    try:
+        with torch.inference_mode():
+            step = _step(model, cache, size)
+            step()
+            torch.cuda.synchronize()
+            with profile(activities=[ProfilerActivity.CUDA]) as seen:
+                step()
+                torch.cuda.synchronize()
+        spent = {one.key[:60]: (round(float(one.self_device_time_total), 1), one.count) for one in seen.key_averages()}
+    except Exception as problem:  # noqa: BLE001 - the profiler needs more of a machine than CUDA does
+        return {"format": form, "case": case, "exception": told(problem)}
+    most = sorted(spent, reverse=True)[:25]
+    note = ", ".join(f"{name} {took:.0f}/{count}" for took, count, name in most if took)
+    print(f"Scout {form} {case}, us/launches: {note}", flush=True)
+    return {"format": form, "case": case, "note": note}
 
 
 def _attempt(form: Format, case: str, count: int, floor: float, measure: Callable[[], float], *, graph: bool) -> Row:
@@ -207,6 +232,10 @@ def _table(pages: int, lengths: list[int], contexts: list[int]) -> PoolTable:
 
 
 def _decode(model: Model, cache: KvCache, size: int, *, graph: bool) -> float:
+    return seconds([_step(model, cache, size)], 20, graph=graph)
+
+
+def _step(model: Model, cache: KvCache, size: int) -> Callable[[], None]:
     batch = _batch(cache, [1] * size, [CONTEXT] * size)
     rules = Filters(
         torch.full((size,), 0.6, device=DEVICE),
@@ -221,7 +250,7 @@ def _decode(model: Model, cache: KvCache, size: int, *, graph: bool) -> float:
         scores = logits(model, forward(model, batch, cache))
         batch.token_ids.copy_(draw(scores, rules, chances)[0])  # feeds the next step without leaving the device
 
-    return seconds([step], 20, graph=graph)
+    return step
 
 
 def _prefill(model: Model, cache: KvCache, tokens: int) -> float:

@@ -105,10 +105,13 @@ def line(found: Row) -> str:
 def everything(ceilings: Ceilings, *, quick: bool) -> Iterator[tuple[str, Callable[[], Iterator[Row]]]]:
     first: list[tuple[Format, int]] = [("int4", 1), ("bf16", 8192), ("int4", 8192), ("fp8", 8192), ("int4", 64)]
     if REHEARSAL:
-        first = [("int4", 1), ("bf16", 20), ("fp8", 20)]
-    counts = () if REHEARSAL else (1, 64, 2048) if quick else (1, 4, 16, 64, 256, 2048)
-    rest = [(form, tokens) for tokens in counts for form in ("int4", "bf16", "fp8") if (form, tokens) not in first]
-    for form, tokens in (*first, *rest):
+        first = first[:1]
+    counts: tuple[int, ...] = () if REHEARSAL else (1, 64, 2048) if quick else (1, 4, 16, 64, 256, 2048)
+    forms: tuple[Format, ...] = ("int4", "bf16", "fp8")
+    rest: list[tuple[Format, int]] = [
+        (form, tokens) for tokens in counts for form in forms if (form, tokens) not in first
+    ]
+    for form, tokens in first + rest:
         yield f"experts {form} {tokens}", partial(mixture, ceilings, form, tokens)
         for name in DENSE if tokens <= 256 else ("qkv", "output"):
             yield f"{name} {form} {tokens}", partial(dense, ceilings, form, name, tokens)
@@ -202,16 +205,18 @@ def grouped(
     hidden = gate_up(narrow, weight, tile, routing=routings[0], x_scales=scales)
     h_narrow, h_scales, _ = activations_for(hidden, form)
     cut = choices.tile("down", form, tokens, EXPERTS)
-    up = [lambda r=r: gate_up(narrow, weight, tile, routing=r, x_scales=scales) for r in routings]
-    return up, [lambda r=r: down(h_narrow, back, cut, r, x_scales=h_scales) for r in routings]
+    up: Calls = [lambda r=r: gate_up(narrow, weight, tile, routing=r, x_scales=scales) for r in routings]
+    lower: Calls = [lambda r=r: down(h_narrow, back, cut, r, x_scales=h_scales) for r in routings]
+    return up, lower
 
 
 def vectors(form: Format, weight: Matrix, back: Matrix, x: Tensor, picked: list[Choice]) -> tuple[Calls, Calls]:
     """Return calls of both products for a handful of tokens."""
     tile = Choices().vector_tile(form)
     hidden = gemv.gate_up_vector(x, weight, tile, picked[0])
-    up = [lambda c=c: gemv.gate_up_vector(x, weight, tile, c) for c in picked]
-    return up, [lambda c=c: gemv.down_vector(hidden, back, tile, c) for c in picked]
+    up: Calls = [lambda c=c: gemv.gate_up_vector(x, weight, tile, c) for c in picked]
+    lower: Calls = [lambda c=c: gemv.down_vector(hidden, back, tile, c) for c in picked]
+    return up, lower
 
 
 def grouped_torch(weight: Matrix, back: Matrix, x: Tensor) -> tuple[float | None, float | None]:

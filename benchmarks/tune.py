@@ -68,7 +68,7 @@ def main() -> None:
         if not budget.allows(f"tuning of {task}", 3) or not alive():
             continue
         timed = measure(task, compiling[task], budget)
-        times += [{**asdict(task), **asdict(one.tile), "us": one.took * 1e6} for one in timed]
+        times.extend({**asdict(task), **asdict(one.tile), "us": one.took * 1e6} for one in timed)
         if timed:
             enter(table, task, min(timed, key=lambda one: one.took).tile)
             show(task, timed)
