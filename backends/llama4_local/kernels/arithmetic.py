@@ -34,7 +34,7 @@ def dot(a, b, total):
 
 # Two bytes at a time, each already in a word of 16 bits: the nibbles of both at once. Written as operations on
 # single words, the same takes half as many instructions again.
-_NIBBLES = tl.constexpr("""{
+NIBBLES = tl.constexpr("""{
 .reg .b32 high, base;
 shr.u32 high, $2, 4;
 mov.b32 base, 0x43084308;
@@ -58,7 +58,7 @@ def nibbles(packed):
         high = operand(((words >> 4) | 0x4300).to(tl.bfloat16, bitcast=True)) - 136.0
     else:
         low, high = tl.inline_asm_elementwise(
-            _NIBBLES, "=&r,=&r,r", [words], dtype=(tl.bfloat16, tl.bfloat16), is_pure=True, pack=2
+            NIBBLES, "=&r,=&r,r", [words], dtype=(tl.bfloat16, tl.bfloat16), is_pure=True, pack=2
         )
     return low, high
 
