@@ -1,23 +1,26 @@
 """Checks and times the kernels on a Hopper GPU; needs nothing but the repository, torch and Triton.
 
-    python benchmarks/hopper.py [--out DIR] [--only checks|kernels|model] [--quick] [--budget SECONDS]
+    python benchmarks/hopper.py [--out DIR] [--only SECTION …] [--quick] [--budget SECONDS] [--fresh]
 
-First every kernel is compared with its twin in fp64 on fresh random inputs; then each is timed at Scout's
-shapes, with inputs rotated beyond the L2 cache, beside torch's own; then Scout itself, at full size with
-random weights made on the device, decodes and reads prompts. Processes side by side compile the kernels first.
-A short table comes last, and all numbers go to `h200.json` (or `h100.json`) in DIR, by default
-`benchmarks/results`, after each part.
+Every kernel is compared with its twin in fp64 on fresh random inputs; each is timed at Scout's shapes, with inputs
+rotated beyond the L2 cache, beside torch's own; Scout itself, at full size with random weights made on the device,
+decodes and reads prompts, in int4 and in FP8. What no longer fits into the budget is skipped, and said to be; what
+fails is recorded as data. All numbers go to `h200.json` (or `h100.json`) in DIR, by default `benchmarks/results`,
+after every one of them, and a short table comes last.
+
+With TRITON_INTERPRET=1 it rehearses everything on the CPU, with tiny shapes: its times mean nothing then, and
+go to `rehearsal.json`.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
-import math
-import os
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
+from concurrent.futures import Future, wait
 from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
@@ -26,76 +29,126 @@ sys.path[:0] = [str(ROOT / "src"), str(ROOT / "backends"), str(Path(__file__).pa
 import torch  # noqa: E402
 import triton  # noqa: E402
 from hopper_checks import run_checks  # noqa: E402
+from hopper_clock import Budget, alive, told  # noqa: E402
+from hopper_compile import Workers  # noqa: E402
+from hopper_inputs import REHEARSAL  # noqa: E402
+from hopper_model import line as model_line  # noqa: E402
 from hopper_model import run_model  # noqa: E402
-from hopper_times import Ceilings, Share, measure_ceilings, run_kernels  # noqa: E402
+from hopper_times import Ceilings, Row, measure_ceilings, run_kernels  # noqa: E402
+from hopper_times import line as kernel_line  # noqa: E402
 
+SECTIONS: tuple[str, ...] = ("checks", "int4", "kernels", "fp8")
 QUERY = "name,driver_version,clocks.sm,clocks.mem,clocks.max.sm,power.limit,temperature.gpu"
 
 
 def main() -> int:
     """Run what was asked for; the exit status is 1 where a kernel is wrong."""
+    given = arguments()
+    if not REHEARSAL and (not torch.cuda.is_available() or torch.cuda.get_device_capability()[0] != 9):
+        sys.exit("A Hopper GPU is needed; without one, tests/kernels proves the kernels.")
+    budget = Budget(given.budget)
+    results = Results(given.out, fresh=given.fresh)
+    workers = None if REHEARSAL else Workers()
+    compiling = workers.start_scout() if workers else []
+    results.put(machine=machine(), started=time.strftime("%Y-%m-%d %H:%M:%S"))
+    ceilings = measure_ceilings()
+    rates = {"copy_bytes_per_second": ceilings.copy, "bf16_flops": ceilings.bf16, "fp8_flops": ceilings.fp8}
+    results.put(ceilings=rates)
+    print(f"ceilings measured, {budget.left:.0f} s left", flush=True)
+    compiled(compiling, budget)
+    for section in given.only or SECTIONS:
+        run_section(section, results, ceilings, budget, quick=given.quick)
+        if not alive():
+            print(f"the GPU no longer answers after {section}", flush=True)
+            go_on_after(section, given, budget)
+            break
+    if workers:
+        workers.close()
+    results.put(clocks_after=clocks(), skipped=budget.skipped, seconds=given.budget - budget.left)
+    show(results.held)
+    return 0 if all(check["right"] for check in rows(results.held, "checks")) else 1
+
+
+def arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
     parser.add_argument("--out", type=Path, default=ROOT / "benchmarks" / "results")
-    parser.add_argument("--only", choices=("checks", "kernels", "model"))
+    parser.add_argument("--only", choices=SECTIONS, nargs="+", help="these sections, in this order")
     parser.add_argument("--quick", action="store_true", help="fewer shapes and batches")
-    parser.add_argument("--forms", nargs="+", default=["int4", "fp8"], choices=["int4", "fp8"], help="Scout's formats")
-    parser.add_argument("--budget", type=float, default=math.inf, help="seconds after which kernels are left out")
-    parser.add_argument("--warm", default=None, help=argparse.SUPPRESS)
-    given = parser.parse_args()
-    if not torch.cuda.is_available() or torch.cuda.get_device_capability()[0] != 9:
-        sys.exit("A Hopper GPU is needed; without one, tests/kernels proves the kernels.")
-    # I/N compiles a share and times nothing; done times only.
-    if given.warm and given.warm != "done":
-        return warm_up(given)
-    until = time.monotonic() + given.budget
-    if not given.warm:
-        compile_all(given)
-    results: dict[str, object] = {"machine": machine()}
-    if given.only in (None, "checks"):
-        results["checks"] = run_checks(quick=given.quick)
-    ceilings = measure_ceilings()
-    results["ceilings"] = {
-        "copy_bytes_per_second": ceilings.copy,
-        "bf16_flops": ceilings.bf16,
-        "fp8_flops": ceilings.fp8,
+    parser.add_argument("--budget", type=float, default=3600, help="seconds for everything")
+    parser.add_argument("--fresh", action="store_true", help="forget what the results file holds")
+    return parser.parse_args()
+
+
+def compiled(work: list[Future[int]], budget: Budget) -> None:
+    """Wait until the kernels are compiled, or half of the time is gone; what is missing is compiled on its way."""
+    begun = time.monotonic()
+    done, late = wait(work, timeout=budget.left / 2)
+    failed = sum(future.exception() is not None for future in done)
+    took = time.monotonic() - begun
+    print(f"waited {took:.0f} s for compilers: {len(late)} late, {failed} failed; {budget.left:.0f} s left", flush=True)
+
+
+def run_section(section: str, results: Results, ceilings: Ceilings, budget: Budget, *, quick: bool) -> None:
+    """Run one section; its rows are saved as they come."""
+    if not budget.allows(f"section {section}", 5):
+        return
+    begun = time.monotonic()
+    kept: dict[str, Iterator[Row]] = {
+        "checks": run_checks(budget, quick=quick),
+        "kernels": run_kernels(ceilings, budget, quick=quick),
+        "int4": run_model("int4", ceilings, budget, quick=quick),
+        "fp8": run_model("fp8", ceilings, budget, quick=quick),
     }
-    save(given.out, results)
-    if given.only in (None, "kernels"):
-        results["kernels"] = run_kernels(ceilings, quick=given.quick, until=until)
-        save(given.out, results)
-    if given.only in (None, "model"):
-        results["model"] = run_model(ceilings, given.forms, quick=given.quick)
-    results["clocks_after"] = clocks()
-    save(given.out, results)
-    show(results, ceilings)
-    return 1 if any(not check["right"] for check in rows(results, "checks")) else 0
+    name = f"model_{section}" if section in ("int4", "fp8") else section
+    found: list[Row] = []
+    try:
+        for row in kept[section]:
+            found.append(row)
+            results.put(**{name: found})
+    except Exception as problem:  # noqa: BLE001 - the other sections are run all the same
+        print(f"FAILED {section}: {told(problem)}", flush=True)
+        results.put(**{name: [*found, {"kernel": section, "case": "", "right": False, "exception": told(problem)}]})
+    print(f"{section} took {time.monotonic() - begun:.0f} s, {budget.left:.0f} s left", flush=True)
 
 
-def compile_all(given: argparse.Namespace) -> None:
-    """Compile what is going to be timed, in processes side by side; their results lie in Triton's cache."""
-    count = max(1, min(10, (os.cpu_count() or 1) - 2))
-    command = [sys.executable, __file__, *(["--only", given.only] if given.only else [])]
-    command += ["--quick"] if given.quick else []
-    command += ["--forms", *given.forms]
-    workers = [subprocess.Popen([*command, "--warm", f"{index}/{count}"], stdout=subprocess.DEVNULL)
-               for index in range(count)]  # fmt: skip
-    for worker in workers:
-        worker.wait()
+def go_on_after(section: str, given: argparse.Namespace, budget: Budget) -> None:
+    """Run the sections that are left in a new process, since this one has lost the GPU."""
+    order = list(given.only or SECTIONS)
+    rest = order[order.index(section) + 1 :]
+    if not rest or budget.left < 20:
+        return
+    command = [sys.executable, __file__, "--out", str(given.out), "--budget", f"{budget.left - 5:.0f}", "--only", *rest]
+    subprocess.run([*command, *(["--quick"] if given.quick else [])], check=False)
+    sys.exit(1)
 
 
-def warm_up(given: argparse.Namespace) -> int:
-    """Call each kernel of this process's share once."""
-    index, count = map(int, given.warm.split("/"))
-    ceilings = Ceilings(1.0, 1.0, 1.0, warm=True)
-    if given.only in (None, "model") and index < len(given.forms):
-        run_model(ceilings, given.forms[index : index + 1], quick=given.quick)
-    if given.only in (None, "kernels"):
-        run_kernels(ceilings, quick=given.quick, share=Share(index, count))
-    return 0
+class Results:
+    """What was measured, in the file of this kind of GPU, beside what it already holds.
+
+    Args:
+        folder: Where the file is.
+        fresh: Whether to forget what it holds.
+    """
+
+    def __init__(self, folder: Path, *, fresh: bool) -> None:
+        folder.mkdir(parents=True, exist_ok=True)
+        kind = "" if REHEARSAL else torch.cuda.get_device_name()
+        name = "rehearsal" if REHEARSAL else "h200" if "H200" in kind else "h100"
+        self._path = folder / f"{name}.json"
+        self.held: dict[str, object] = json.loads(self._path.read_text()) if self._path.exists() and not fresh else {}
+
+    def put(self, **found: object) -> None:
+        """Note results and write the file, so that a run which is cut off loses nothing."""
+        self.held |= found
+        partial = self._path.with_suffix(".partial")
+        partial.write_text(json.dumps(self.held, indent=1) + "\n")
+        partial.replace(self._path)
 
 
 def machine() -> dict[str, object]:
     """Return versions and what the GPU says of itself."""
+    if REHEARSAL:
+        return {"gpu": "none: rehearsal", "torch": torch.__version__, "triton": triton.__version__}
     properties = torch.cuda.get_device_properties(0)
     return {
         "gpu": properties.name,
@@ -119,41 +172,24 @@ def clocks() -> dict[str, str]:
     return dict(zip(QUERY.split(","), said.strip().split(", "), strict=False))
 
 
-def save(folder: Path, results: dict[str, object]) -> None:
-    """Write what was measured into the file of this kind of GPU, beside what it already holds."""
-    folder.mkdir(parents=True, exist_ok=True)
-    path = folder / ("h200.json" if "H200" in torch.cuda.get_device_name() else "h100.json")
-    held = json.loads(path.read_text()) if path.exists() else {}
-    path.write_text(json.dumps(held | results, indent=1) + "\n")
-
-
-def show(results: dict[str, object], ceilings: Ceilings) -> None:
+def show(results: dict[str, object]) -> None:
     """Print the table."""
-    rates = f"bf16 {ceilings.bf16 / 1e12:.0f}, FP8 {ceilings.fp8 / 1e12:.0f} TFLOP/s"
-    print(f"\ncopy {ceilings.copy / 1e12:.2f} TB/s, {rates}")
+    ceilings = results["ceilings"]
+    if isinstance(ceilings, dict):
+        print("\n" + ", ".join(f"{name} {value:.3g}" for name, value in ceilings.items()))
     for check in rows(results, "checks"):
         if not check["right"]:
-            print(f"WRONG {check['kernel']} {check['case']}: error {check['error']:.2e} above {check['limit']:.0e}")
-    for row in rows(results, "kernels") + rows(results, "model"):
-        if "error" in row:
-            print(f"FAILED {row.get('kernel', row.get('format'))}: {row['error']}")
+            print(f"WRONG {check['kernel']} {check['case']}: {check.get('exception') or check['error']}")
     for row in rows(results, "kernels"):
-        if "error" in row:
-            continue
-        beside = f", torch {row['torch_us']:.0f} us" if row["torch_us"] else ""
-        reached = f"{row['us']:>9.1f} us {row['fraction']:>6.0%} of {row['bound']}"
-        print(f"{row['kernel']:<18}{row['case']:<28}{reached}{beside}")
-    for row in rows(results, "model"):
-        if "error" in row:
-            continue
-        print(
-            f"Scout {row['format']:<5}{row['case']:<26}{row['ms']:>9.2f} ms {row['tokens_per_second']:>9.0f} tok/s "
-            f"{row['fraction']:>5.0%} of the floor{' (graph)' if row['graph'] else ''}"
-        )
-    print(f"{sum(bool(check['right']) for check in rows(results, 'checks'))} checks right")
+        print(kernel_line(row))
+    for row in (*rows(results, "model_int4"), *rows(results, "model_fp8")):
+        print(model_line(row))
+    checks = rows(results, "checks")
+    print(f"{sum(bool(check['right']) for check in checks)} of {len(checks)} checks right")
+    print(f"skipped: {results['skipped'] or 'nothing'}", flush=True)
 
 
-def rows(results: dict[str, object], name: str) -> list[dict[str, object]]:
+def rows(results: dict[str, object], name: str) -> list[Row]:
     found = results.get(name, [])
     return found if isinstance(found, list) else []
 

@@ -1,43 +1,90 @@
-"""Random tensors on the GPU in the shapes and formats that kernels take."""
+"""Random tensors on the GPU in the shapes and formats that kernels take.
+
+In Triton's interpreter (`TRITON_INTERPRET=1`) everything is on the CPU and small: a rehearsal that finds what is
+wrong with the scripts, and says nothing about the kernels' speed.
+"""
 
 from __future__ import annotations
+
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
+from llama4_local.kernels.arithmetic import INTERPRETED
 from llama4_local.kernels.tiles import Format
 from llama4_local.quantized import Fp8Matrix, Int4Matrix, Matrix
 
-DEVICE = "cuda"
+REHEARSAL = bool(INTERPRETED)
+DEVICE = "cpu" if REHEARSAL else "cuda"
 FORMATS: tuple[Format, ...] = ("bf16", "fp8", "int4")
 
 
-def normal(*shape: int, dtype: torch.dtype = torch.bfloat16, std: float = 1.0) -> Tensor:
+@dataclass(frozen=True, slots=True)
+class Sizes:
+    """The model that is measured; Scout's decoder by default."""
+
+    hidden: int = 5120
+    size: int = 8192
+    experts: int = 16
+    heads: int = 40
+    kv_heads: int = 8
+    dim: int = 128
+    vocab: int = 202_048
+    layers: int = 48
+    page: int = 64
+    chunk: int = 8192
+    context: int = 4096
+
+    @property
+    def qkv(self) -> int:
+        """Outputs of the joined projections."""
+        return (self.heads + 2 * self.kv_heads) * self.dim
+
+
+_TINY = Sizes(
+    hidden=256,
+    size=128,
+    experts=4,
+    heads=4,
+    kv_heads=2,
+    dim=64,
+    vocab=1100,
+    layers=2,
+    page=16,
+    chunk=128,
+    context=96,
+)
+SIZES = _TINY if REHEARSAL else Sizes()
+
+
+def normal(*shape: int, dtype: torch.dtype = torch.bfloat16, std: float = 1.0, device: str = DEVICE) -> Tensor:
     """Normal numbers, never zeros: those hide unwritten outputs and run faster."""
-    return torch.empty(shape, dtype=dtype, device=DEVICE).normal_(std=std)
+    return torch.empty(shape, dtype=dtype, device=device).normal_(std=std)
 
 
-def matrix(form: Format, *shape: int, group: int = 128) -> Matrix:
+def matrix(form: Format, *shape: int, group: int = 128, device: str = DEVICE) -> Matrix:
     """A matrix [..., out, in] whose products with unit rows are about one."""
     outputs, inputs = shape[-2:]
     std = inputs**-0.5
     if form == "bf16":
-        return normal(*shape, std=std)
+        return normal(*shape, std=std, device=device)
     if form == "fp8":
-        values = torch.empty(shape, dtype=torch.float8_e4m3fn, device=DEVICE)
+        values = torch.empty(shape, dtype=torch.float8_e4m3fn, device=device)
         flat = values.view(-1, inputs)
         for first in range(0, len(flat), 1 << 14):
             part = flat[first : first + (1 << 14)]
-            part.copy_(torch.empty(part.shape, device=DEVICE).normal_(std=100).clamp_(-448, 448))
-        return Fp8Matrix(values, torch.rand(shape[:-1], device=DEVICE).add_(0.5).mul_(std / 100))
-    packed = torch.randint(0, 256, (*shape[:-1], inputs // 2), dtype=torch.uint8, device=DEVICE)
-    scales = normal(*shape[:-2], inputs // group, outputs, dtype=torch.float32).mul_(0.1).add_(1).mul_(std / 4.6)
+            part.copy_(torch.empty(part.shape, device=device).normal_(std=100).clamp_(-448, 448))
+        return Fp8Matrix(values, torch.rand(shape[:-1], device=device).add_(0.5).mul_(std / 100))
+    packed = torch.randint(0, 256, (*shape[:-1], inputs // 2), dtype=torch.uint8, device=device)
+    scales = normal(*shape[:-2], inputs // group, outputs, dtype=torch.float32, device=device)
+    scales = scales.mul_(0.1).add_(1).mul_(std / 4.6)
     return Int4Matrix(packed, scales.to(torch.bfloat16))
 
 
-def experts(form: Format, *shape: int) -> Matrix:
+def experts(form: Format, *shape: int, device: str = DEVICE) -> Matrix:
     """A stack of experts as kernels take them; plain ones are [experts, in, out]."""
-    found = matrix(form, *shape)
+    found = matrix(form, *shape, device=device)
     return found.transpose(1, 2) if isinstance(found, Tensor) else found
 
 
@@ -51,11 +98,6 @@ def exact_expert(weight: Matrix, expert: int) -> Tensor:
     return weight[expert].t().double() if isinstance(weight, Tensor) else weight[expert].dequantize(torch.float64)
 
 
-def weight_bytes(weight: Matrix) -> int:
-    """Bytes that reading a whole matrix takes."""
-    return weight.nbytes
-
-
 def activations_for(x: Tensor, form: Format) -> tuple[Tensor, Tensor | None, Tensor]:
     """Return what a matrix kernel gets for x in a format, its scales, and what that is worth in fp64."""
     if form != "fp8":
@@ -63,4 +105,4 @@ def activations_for(x: Tensor, form: Format) -> tuple[Tensor, Tensor | None, Ten
     from llama4_local.kernels.activations import quantize_rows
 
     values, scales = quantize_rows(x)
-    return values, scales, values.double() * scales.double()[:, None]
+    return values, scales, values.float().double() * scales.double()[:, None]

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from statistics import median
+from collections.abc import Callable, Iterator
+from functools import partial
 
 import torch
-from hopper_inputs import DEVICE, experts, matrix, normal
-from hopper_times import Ceilings
+from hopper_clock import Budget, alive, seconds, told
+from hopper_inputs import DEVICE, REHEARSAL, SIZES, experts, matrix, normal
+from hopper_times import Ceilings, Row
 from torch import Tensor
 
 from llama4_local.batch import Batch, PoolTable, Segment
@@ -22,24 +23,27 @@ from llama4_local.quantized import Matrix
 from llama4_local.reference.sampling import Filters
 from llama4_local.weights import AttentionTree, LayerTree, MlpTree, MoeTree, WeightTree
 
-LAYERS, PAGE, CHUNK, CONTEXT = 48, 64, 8192, 4096
+LAYERS, PAGE, CHUNK, CONTEXT = SIZES.layers, SIZES.page, SIZES.chunk, SIZES.context
+BATCHES = (2,) if REHEARSAL else (1, 8, 64, 256)
+PROMPTS = (40, 140) if REHEARSAL else (2048, 16384)
 SPARE = 6 * 2**30  # bytes left for activations and graphs
+NEEDED = {"int4": 66 * 10**9, "fp8": 124 * 10**9, "bf16": 230 * 10**9}  # bytes of weights, and some cache
 
 
-def scout(layers: int = LAYERS) -> ModelConfig:
+def scout() -> ModelConfig:
     """Scout's decoder."""
     return ModelConfig(
         TextConfig(
-            vocab_size=202_048,
-            hidden_size=5120,
-            heads=40,
-            kv_heads=8,
-            head_dim=128,
-            expert_size=8192,
-            dense_size=16384,
-            experts=16,
-            rope_layers=tuple((layer + 1) % 4 != 0 for layer in range(layers)),
-            moe_layers=(True,) * layers,
+            vocab_size=SIZES.vocab,
+            hidden_size=SIZES.hidden,
+            heads=SIZES.heads,
+            kv_heads=SIZES.kv_heads,
+            head_dim=SIZES.dim,
+            expert_size=SIZES.size,
+            dense_size=2 * SIZES.size,
+            experts=SIZES.experts,
+            rope_layers=tuple((layer + 1) % 4 != 0 for layer in range(LAYERS)),
+            moe_layers=(True,) * LAYERS,
             chunk=CHUNK,
             qk_norm=True,
             rope_scaling=RopeScaling(16.0, 1.0, 1.0, 8192),
@@ -48,68 +52,131 @@ def scout(layers: int = LAYERS) -> ModelConfig:
     )
 
 
-def random_scout(form: Format, layers: int = LAYERS) -> WeightTree[Matrix]:
+def random_scout(form: Format) -> WeightTree[Matrix]:
     """Return weights that keep activations near one, made where they stay."""
     return WeightTree(
-        normal(202_048, 5120),
-        tuple(_layer(form) for _ in range(layers)),
+        normal(SIZES.vocab, SIZES.hidden),
+        tuple(_layer(form) for _ in range(LAYERS)),
         _ones(),
-        normal(202_048, 5120, std=0.014),
+        normal(SIZES.vocab, SIZES.hidden, std=SIZES.hidden**-0.5),
         None,
     )
 
 
 def _layer(form: Format) -> LayerTree[Matrix]:
-    gate_up, down = experts(form, 17, 16384, 5120), experts(form, 17, 5120, 8192)
-    moe = MoeTree(normal(16, 5120, std=0.014), gate_up, down, MlpTree(gate_up, down))
-    return LayerTree(_ones(), AttentionTree(matrix(form, 7168, 5120), matrix(form, 5120, 5120)), _ones(), None, moe)
+    count, hidden, size = SIZES.experts, SIZES.hidden, SIZES.size
+    gate_up, down = experts(form, count + 1, 2 * size, hidden), experts(form, count + 1, hidden, size)
+    router = normal(count, hidden, std=hidden**-0.5)
+    moe = MoeTree(router, gate_up, down, MlpTree(gate_up, down))
+    attention = AttentionTree(matrix(form, SIZES.qkv, hidden), matrix(form, hidden, SIZES.heads * SIZES.dim))
+    return LayerTree(_ones(), attention, _ones(), None, moe)
 
 
 def _ones() -> Tensor:
-    return torch.ones(5120, dtype=torch.bfloat16, device=DEVICE)
+    return torch.ones(SIZES.hidden, dtype=torch.bfloat16, device=DEVICE)
 
 
-def run_model(ceilings: Ceilings, forms: Sequence[Format] = ("int4", "fp8"), *, quick: bool) -> list[dict[str, object]]:
-    """Measure int4, then FP8 where it fits into memory.
-
-    Args:
-        ceilings: What this GPU does at best; a warm-up runs four layers once.
-        forms: Which formats.
-        quick: Fewer batches.
-    """
-    found: list[dict[str, object]] = []
-    for form in forms:
-        try:
-            for one in _measured(form, ceilings, quick=quick):
-                found.append(one)
-                print(one, flush=True)
-        except torch.OutOfMemoryError:
-            found.append({"format": form, "error": "does not fit into this GPU's memory"})
-        except Exception as error:  # noqa: BLE001 - the other format is still to be measured
-            found.append({"format": form, "error": f"{type(error).__name__}: {error}"[:400]})
+def run_model(form: Format, ceilings: Ceilings, budget: Budget, *, quick: bool) -> Iterator[Row]:
+    """Measure one format, where it fits into memory: decoding first, then prompts."""
+    total = torch.cuda.mem_get_info()[1] if not REHEARSAL else NEEDED[form]
+    if total < NEEDED[form]:
+        note = f"needs {NEEDED[form] / 1e9:.0f} GB of {total / 1e9:.0f}: not measured"
+        print(f"Scout in {form} {note}", flush=True)
+        yield {"format": form, "case": "all", "note": note}
+        return
+    try:
+        yield from _measured(form, ceilings, budget, quick=quick)
+    except Exception as problem:  # noqa: BLE001 - what was measured before it counts
+        print(f"FAILED Scout in {form}: {told(problem)}", flush=True)
+        yield {"format": form, "case": "all", "exception": told(problem)}
+    if not REHEARSAL and alive():
         torch.cuda.empty_cache()
+
+
+def _measured(form: Format, ceilings: Ceilings, budget: Budget, *, quick: bool) -> Iterator[Row]:
+    with torch.inference_mode():
+        model = Model.create(scout(), random_scout(form), KernelOps())  # type: ignore[arg-type]
+        batches = BATCHES[::2] if quick else BATCHES
+        cache = _cache(model, max(batches))
+    rate = ceilings.fp8 if form == "fp8" and ceilings.fp8 else ceilings.bf16
+    cases: list[tuple[str, int, bool, Callable[[], float], float]] = [
+        (
+            f"decode {size} at {CONTEXT}",
+            size,
+            graph,
+            partial(_decode, model, cache, size, graph=graph),
+            _floor(form, size) / ceilings.copy,
+        )
+        for size in batches
+        for graph in (True, False)
+    ]
+    cases += [
+        (f"prefill {tokens}", tokens, False, partial(_prefill, model, cache, tokens), _operations(tokens) / rate)
+        for tokens in PROMPTS
+    ]
+    for case, count, graph, measure, floor in cases:
+        if budget.allows(f"Scout {form} {case}", 5):
+            yield _attempt(form, case, count, floor, measure, graph=graph)
+    for size in () if REHEARSAL else batches[:3:2]:
+        if budget.allows(f"Scout {form} profile of decode {size}", 5):
+            yield _profile(form, model, cache, size)
+
+
+def _profile(form: Format, model: Model, cache: KvCache, size: int) -> Row:
+    """Return where a step's time goes: of each kernel all its microseconds and its launches."""
+    from torch.profiler import ProfilerActivity, profile
+
+    case = f"profile of decode {size}"
+    try:
+        with torch.inference_mode():
+            step = _step(model, cache, size)
+            step()
+            torch.cuda.synchronize()
+            with profile(activities=[ProfilerActivity.CUDA]) as seen:
+                step()
+                torch.cuda.synchronize()
+        spent = {one.key[:60]: (round(float(one.self_device_time_total), 1), one.count) for one in seen.key_averages()}
+    except Exception as problem:  # noqa: BLE001 - the profiler needs more of a machine than CUDA does
+        return {"format": form, "case": case, "exception": told(problem)}
+    most = sorted(spent, reverse=True)[:25]
+    note = ", ".join(f"{name} {took:.0f}/{count}" for took, count, name in most if took)
+    print(f"Scout {form} {case}, us/launches: {note}", flush=True)
+    return {"format": form, "case": case, "note": note}
+
+
+def _attempt(form: Format, case: str, count: int, floor: float, measure: Callable[[], float], *, graph: bool) -> Row:
+    try:
+        with torch.inference_mode():
+            found = _row(form, case, measure(), count, floor, graph=graph)
+    except Exception as problem:
+        print(f"FAILED Scout {form} {case}: {told(problem)}", flush=True)
+        if not alive():
+            raise
+        return {"format": form, "case": case, "graph": graph, "exception": told(problem)}
+    print(line(found), flush=True)
     return found
 
 
-@torch.inference_mode()
-def _measured(form: Format, ceilings: Ceilings, *, quick: bool) -> Iterator[dict[str, object]]:
-    layers = 4 if ceilings.warm else LAYERS
-    model = Model.create(scout(layers), random_scout(form, layers), KernelOps())  # type: ignore[arg-type]
-    batches = (1, 64) if quick else (1, 8, 64, 256)
-    cache = _cache(model, max(batches))
-    for size in batches:
-        for graph in (False, True):
-            took = _decode(model, cache, size, ceilings, graph=graph)
-            floor = _floor(form, size) / ceilings.copy
-            yield _row(form, f"decode {size} at 4K", took, size, floor, graph=graph)
-    for tokens in (2048, 16384):
-        took = _prefill(model, cache, tokens, ceilings)
-        floor = 2 * tokens * LAYERS * (62.9e6 + 2 * 125.8e6) / (ceilings.fp8 if form == "fp8" else ceilings.bf16)
-        yield _row(form, f"prefill {tokens}", took, tokens, floor, graph=False)
+def line(found: Row) -> str:
+    """Return a row of results as a person reads it."""
+    what = f"Scout {found['format']:<5}{found['case']:<18}"
+    if "ms" not in found:
+        return what + str(found.get("exception") or found.get("note"))
+    return (
+        f"{what}{found['ms']:>9.2f} ms {found['tokens_per_second']:>9.0f} tok/s "
+        f"{found['fraction']:>6.1%} of the floor{' (graph)' if found['graph'] else ''}"
+    )
 
 
-def _row(form: str, case: str, took: float, tokens: int, floor: float, *, graph: bool) -> dict[str, object]:
-    row: dict[str, object] = {"format": form, "case": case, "graph": graph, "ms": took * 1e3}
+def _operations(tokens: int) -> float:
+    """Return the operations that a prompt's matrix products take."""
+    text = SIZES
+    attention = text.hidden * (text.qkv + text.heads * text.dim)
+    return 2.0 * tokens * text.layers * (attention + 2 * 3 * text.hidden * text.size)
+
+
+def _row(form: str, case: str, took: float, tokens: int, floor: float, *, graph: bool) -> Row:
+    row: Row = {"format": form, "case": case, "graph": graph, "ms": took * 1e3}
     return row | {"tokens_per_second": tokens / took, "fraction": floor / took}
 
 
@@ -124,13 +191,18 @@ def _floor(form: Format, size: int) -> float:
 def _cache(model: Model, sequences: int) -> KvCache:
     """Return as large a cache as fits, for at most so many sequences; more of them share pages."""
     text = model.config.text
-    room = torch.cuda.mem_get_info()[0] - SPARE
-    pages = max(sequences * (CONTEXT + PAGE), 16384 + PAGE) // PAGE
+    if not REHEARSAL:
+        torch.cuda.empty_cache()
+    room = torch.cuda.mem_get_info()[0] - SPARE if not REHEARSAL else 1e9
+    pages = max(sequences * (CONTEXT + PAGE), max(PROMPTS) + PAGE) // PAGE
     shape = CacheShape(pages, pages, PAGE, CHUNK)
     while cache_bytes(text, shape, 2) > room:
         pages = pages * 7 // 8
         shape = CacheShape(pages, pages, PAGE, CHUNK)
-    return KvCache.allocate(text, shape, dtype=torch.bfloat16, device=DEVICE)
+    cache = KvCache.allocate(text, shape, dtype=torch.bfloat16, device=DEVICE)
+    for tensor in (tensor for pair in cache.storage.values() for tensor in pair):
+        tensor.normal_()  # zeros would run faster than what serving holds
+    return cache
 
 
 def _batch(cache: KvCache, lengths: list[int], contexts: list[int]) -> Batch:
@@ -142,7 +214,7 @@ def _batch(cache: KvCache, lengths: list[int], contexts: list[int]) -> Batch:
         "local": _table(cache.shape.local_pages, lengths, [(c - 1) % CHUNK + 1 for c in contexts]),
     }
     positions = torch.cat([torch.arange(c - n, c) for n, c in zip(lengths, contexts, strict=True)]).to(DEVICE)
-    tokens = torch.randint(0, 200_000, (sum(lengths),), device=DEVICE)
+    tokens = torch.randint(0, SIZES.vocab, (sum(lengths),), device=DEVICE)
     empty = torch.zeros(0, dtype=torch.int64, device=DEVICE)
     return Batch(tokens, positions, segments, torch.tensor(starts, device=DEVICE), tables, empty, None)  # type: ignore[arg-type]
 
@@ -159,7 +231,11 @@ def _table(pages: int, lengths: list[int], contexts: list[int]) -> PoolTable:
     return PoolTable(torch.cat(places).to(DEVICE), rows.to(DEVICE), tuple(contexts), held)
 
 
-def _decode(model: Model, cache: KvCache, size: int, ceilings: Ceilings, *, graph: bool) -> float:
+def _decode(model: Model, cache: KvCache, size: int, *, graph: bool) -> float:
+    return seconds([_step(model, cache, size)], 20, graph=graph)
+
+
+def _step(model: Model, cache: KvCache, size: int) -> Callable[[], None]:
     batch = _batch(cache, [1] * size, [CONTEXT] * size)
     rules = Filters(
         torch.full((size,), 0.6, device=DEVICE),
@@ -174,10 +250,10 @@ def _decode(model: Model, cache: KvCache, size: int, ceilings: Ceilings, *, grap
         scores = logits(model, forward(model, batch, cache))
         batch.token_ids.copy_(draw(scores, rules, chances)[0])  # feeds the next step without leaving the device
 
-    return _seconds(step, graph=graph, warm=ceilings.warm)
+    return step
 
 
-def _prefill(model: Model, cache: KvCache, tokens: int, ceilings: Ceilings) -> float:
+def _prefill(model: Model, cache: KvCache, tokens: int) -> float:
     steps = [min(CHUNK, tokens - first) for first in range(0, tokens, CHUNK)]
     batches = [_batch(cache, [n], [sum(steps[: i + 1])]) for i, n in enumerate(steps)]
 
@@ -185,27 +261,4 @@ def _prefill(model: Model, cache: KvCache, tokens: int, ceilings: Ceilings) -> f
         hidden = [forward(model, batch, cache) for batch in batches]
         logits(model, hidden[-1][-1:])
 
-    return _seconds(run, graph=False, warm=ceilings.warm, repeats=5)
-
-
-def _seconds(step: Callable[[], None], *, graph: bool, warm: bool, repeats: int = 30) -> float:
-    run = step
-    step()
-    torch.cuda.synchronize()
-    if warm:
-        return 1.0
-    if graph:
-        captured = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(captured):
-            step()
-        run = captured.replay
-    run()
-    times: list[float] = []
-    for _ in range(repeats):
-        start, end = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
-        start.record()
-        run()
-        end.record()
-        end.synchronize()
-        times.append(start.elapsed_time(end) / 1e3)
-    return median(times)
+    return seconds([run], 3, graph=False)

@@ -1,231 +1,270 @@
-"""Finds the fastest cut of each kernel for each number of tokens, and writes the table that serving reads.
+"""Finds the fastest cut of each matrix kernel for each number of tokens, and writes the table that serving reads.
 
-    python benchmarks/tune.py [--kernels gate_up down] [--formats int4] [--buckets 8 192 0] [--dry]
+    python benchmarks/tune.py [--out DIR] [--budget SECONDS] [--kernel gate_up …] [--format int4 …]
 
-Candidates are compiled in processes side by side and timed on this GPU at Scout's shapes, one after the other;
-a winner that spills is passed over.
+Candidates are compiled in parallel, those that spill or do not fit are left out, and the others are timed on this
+GPU at Scout's shapes, what matters most first. DIR gets `table.json`, to be put in place of
+`backends/llama4_local/kernels/table.json` (which is where it goes without --out), and `tuning.json` with all times.
+What the budget leaves no time for keeps the entry it has.
 """
 
 from __future__ import annotations
 
 import argparse
-import itertools
 import json
-import os
-import subprocess
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import Future
 from dataclasses import asdict, dataclass
-from functools import lru_cache
+from functools import partial
 from pathlib import Path
-from typing import Any
 
 ROOT = Path(__file__).parents[1]
 sys.path[:0] = [str(ROOT / "src"), str(ROOT / "backends"), str(Path(__file__).parent)]
 
 import torch  # noqa: E402
-from hopper_inputs import FORMATS, activations_for, experts, matrix, normal  # noqa: E402
-from hopper_times import EXPERTS, HIDDEN, SIZE, rotated, seconds  # noqa: E402
+from hopper_clock import Budget, alive, seconds, told  # noqa: E402
+from hopper_compile import Usage, Workers, compile_one, pretend  # noqa: E402
+from hopper_inputs import DEVICE, FORMATS, REHEARSAL, SIZES, activations_for, experts, matrix, normal  # noqa: E402
+from hopper_times import rotated  # noqa: E402
+from tune_candidates import TASKS, Candidate, Task, candidates  # noqa: E402
 
 from llama4_local.kernels import gemv  # noqa: E402
-from llama4_local.kernels.ahead_of_time import compile_launch  # noqa: E402
+from llama4_local.kernels.choices import FEW  # noqa: E402
 from llama4_local.kernels.down import down  # noqa: E402
 from llama4_local.kernels.gate_up import gate_up  # noqa: E402
 from llama4_local.kernels.launch import recording  # noqa: E402
 from llama4_local.kernels.linear import linear  # noqa: E402
+from llama4_local.kernels.machine_code import SHARED_LIMIT  # noqa: E402
 from llama4_local.kernels.routing import choose, route  # noqa: E402
-from llama4_local.kernels.tiles import Format, Tile, VectorTile  # noqa: E402
+from llama4_local.kernels.tiles import Tile, VectorTile  # noqa: E402
 from llama4_local.quantized import Matrix  # noqa: E402
 
 TABLE = ROOT / "backends" / "llama4_local" / "kernels" / "table.json"
-KERNELS = ("vector", "linear", "gate_up", "down")
-MOST = {
-    "vector": (1,),
-    "linear": (16, 32, 64, 256, None),
-    "gate_up": (8, 24, 64, 192, None),
-    "down": (8, 24, 64, 192, None),
-}
-TYPICAL = {192: 128, None: 512}  # tokens of a group that stand for the others of a bucket, where not the most
+EXPERTS, HIDDEN, SIZE = SIZES.experts, SIZES.hidden, SIZES.size
+Table = dict[str, dict[str, list[dict[str, int | None]]]]
+Call = Callable[[], object]
 
 
 @dataclass(frozen=True, slots=True)
-class Job:
-    """One cut to try."""
+class Timed:
+    """A candidate and the seconds it took."""
 
-    kernel: str
-    form: Format
-    most: int | None
-    tile: Tile | VectorTile
-
-    @property
-    def tokens(self) -> int:
-        """Tokens of a group."""
-        return TYPICAL.get(self.most) or self.most or 1
+    tile: Candidate
+    took: float
 
 
 def main() -> None:
     """Tune what was asked for and rewrite the table."""
-    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
-    parser.add_argument("--kernels", nargs="+", default=KERNELS, choices=KERNELS)
-    parser.add_argument("--formats", nargs="+", default=FORMATS, choices=FORMATS)
-    parser.add_argument("--buckets", nargs="+", type=int, help="most tokens of a group; 0 for the open end")
-    parser.add_argument("--dry", action="store_true", help="print, but leave the table alone")
-    parser.add_argument("--warm", default=None, help=argparse.SUPPRESS)
-    given = parser.parse_args()
-    if not torch.cuda.is_available():
+    given = arguments()
+    if not REHEARSAL and not torch.cuda.is_available():
         sys.exit("Tuning needs the GPU that will serve.")
-    wanted = list(jobs(given))
-    # I/N compiles a share and times nothing; done times only.
-    if given.warm and given.warm != "done":
-        index, count = map(int, given.warm.split("/"))
-        for job in wanted[index::count]:
-            time_of(job, warm=True)
-        return
-    if not given.warm:
-        compile_all()
-    table = json.loads(TABLE.read_text())
-    for (kernel, form, most), group in itertools.groupby(wanted, key=lambda job: (job.kernel, job.form, job.most)):
-        found = best(list(group))
-        if found is not None:
-            enter(table, kernel, form, most, found)
-    if not given.dry:
-        TABLE.write_text(as_text(table))
+    budget = Budget(given.budget)
+    chosen = [task for task in TASKS if task.kernel in given.kernel and task.form in given.format]
+    workers = None if REHEARSAL else Workers()
+    compiling = {task: _compile(workers, task) for task in chosen}
+    table: Table = json.loads(TABLE.read_text())
+    times: list[dict[str, object]] = []
+    fastest: dict[Task, float] = {}
+    for task in chosen:
+        if not budget.allows(f"tuning of {task}", 3) or not alive():
+            continue
+        timed = measure(task, compiling[task], budget)
+        times.extend({**asdict(task), **asdict(one.tile), "us": one.took * 1e6} for one in timed)
+        if timed:
+            winner = min(timed, key=lambda one: one.took)
+            enter(table, task, winner.tile)
+            fastest[task] = winner.took
+            decide(table, fastest)
+            show(task, timed)
+        save(given.out, table, times)
+    if workers:
+        workers.close()
+    print(f"{budget.left:.0f} s left, skipped: {budget.skipped or 'nothing'}", flush=True)
 
 
-def jobs(given: argparse.Namespace) -> Iterator[Job]:
-    """Yield what is to be tried, the candidates for one entry of the table together."""
-    for kernel, form in itertools.product(given.kernels, given.formats):
-        for most in MOST[kernel]:
-            if not given.buckets or kernel == "vector" or (most or 0) in given.buckets:
-                tiles = vectors(form) if kernel == "vector" else candidates(kernel, form, most)
-                yield from (Job(kernel, form, most, tile) for tile in tiles)
+def arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
+    parser.add_argument("--out", type=Path, help="folder for table.json and tuning.json")
+    parser.add_argument("--budget", type=float, default=600, help="seconds for everything")
+    kernels = sorted({task.kernel for task in TASKS})
+    parser.add_argument("--kernel", nargs="+", choices=kernels, default=kernels)
+    parser.add_argument("--format", nargs="+", choices=FORMATS, default=FORMATS)
+    return parser.parse_args()
 
 
-def compile_all() -> None:
-    """Compile all candidates in processes side by side; their results lie in Triton's cache."""
-    count = max(1, min(12, (os.cpu_count() or 1) - 2))
-    workers = [subprocess.Popen([sys.executable, *sys.argv, "--warm", f"{index}/{count}"]) for index in range(count)]
-    for worker in workers:
-        worker.wait()
-
-
-def best(group: Sequence[Job]) -> Tile | VectorTile | None:
-    """Return the fastest of several cuts that does not spill."""
-    timed = [(took, job) for job in group if (took := time_of(job)) is not None]
-    for took, job in sorted(timed, key=lambda pair: pair[0]):
-        if sound(job):
-            what = f"{job.kernel:<8}{job.form:<5}{job.most or 'any':>4}"
-            print(f"{what} {took * 1e6:8.1f} us, best of {len(timed)}: {job.tile}", flush=True)
-            return job.tile
-    return None
-
-
-def sound(job: Job) -> bool:
-    """Whether a cut's machine code keeps the rules that the tests check."""
-    with recording() as launches:
-        prepared(job)[0]()
-    return not compile_launch(launches[-1]).code.problems(job.kernel, matmul=job.kernel != "vector")
-
-
-def enter(table: dict[str, Any], kernel: str, form: Format, most: int | None, tile: Tile | VectorTile) -> None:
-    """Put a cut into the table, in place of the entry for as many tokens."""
-    if isinstance(tile, VectorTile):
-        table["vector"][form] = asdict(tile)
-        return
-    rows = [row for row in table["matrix"][kernel][form] if row["most"] != most]
-    rows.append({"most": most, **asdict(tile)})
-    table["matrix"][kernel][form] = sorted(rows, key=lambda row: row["most"] or 1 << 30)
-
-
-def vectors(form: Format) -> list[VectorTile]:
-    """Return the cuts of the vector kernel to try."""
-    if form == "int4":
-        return [VectorTile(rows, 128, 4, warps, 1) for rows, warps in ((32, 4), (64, 4), (64, 8), (128, 8), (32, 2))]
-    cuts = ((8, 512, 4), (16, 256, 4), (8, 256, 2), (4, 1024, 4), (16, 512, 8))
-    return [VectorTile(rows, depth, 4, warps, 1) for rows, depth, warps in cuts]
-
-
-def candidates(kernel: str, form: Format, most: int | None) -> list[Tile]:
-    """Return the cuts of a matrix kernel to try: blocks about as wide as there are tokens."""
-    tokens = TYPICAL.get(most) or most or 1
-    widths = [width for width in (16, 32, 64, 128) if tokens / 2 <= width <= 2 * tokens] or [64, 128]
-    depths = (128,) if form != "bf16" else (64,)
-    splits = (1,) if kernel == "gate_up" or tokens > 64 else (1, 2, 4)
-    cuts = [(64, 4), (128, 8), (128, 4)]
-    grid = itertools.product(cuts, widths, depths, splits, (3, 4))
-    return [
-        Tile(rows, width, depth, parts, warps, stages)
-        for (rows, warps), width, depth, parts, stages in grid
-        if not (warps == 4 and rows == 128 and width > 32)
-    ]
-
-
-def time_of(job: Job, *, warm: bool = False) -> float | None:
-    """Return the time of one call; None where the kernel does not fit. Warm, the call is only made once."""
+def measure(task: Task, compiling: dict[Candidate, Future[Usage | str]], budget: Budget) -> list[Timed]:
+    """Time the candidates of a task that compile, do not spill and fit."""
     try:
-        calls = prepared(job)
-        if warm:
-            calls[0]()
-            return None
-        return seconds(calls, replays=5)
-    except (RuntimeError, ValueError, OSError) as error:
-        print(f"{job}: {type(error).__name__}", flush=True)
-        return None
-    except Exception as error:  # noqa: BLE001 - Triton's own errors have no common base
-        print(f"{job}: {type(error).__name__}: {error}"[:200], flush=True)
-        return None
+        bench = bench_for(task)
+    except Exception as problem:  # noqa: BLE001 - the other tasks are measured all the same
+        print(f"FAILED {task}: {told(problem)}", flush=True)
+        return []
+    timed: list[Timed] = []
+    for tile in candidates(task):
+        usage = _usage(compiling.get(tile), budget)
+        if usage or budget.left < 1:
+            print(f"  {task} {tile}: {usage or 'no time left'}", flush=True)
+            continue
+        try:
+            timed.append(Timed(tile, sum(seconds(calls, 5) for calls in bench(tile))))
+        except Exception as problem:  # noqa: BLE001 - as above
+            print(f"  {task} {tile}: {told(problem)}", flush=True)
+            if not alive():
+                break
+    return timed
 
 
-def prepared(job: Job) -> list[Callable[[], object]]:
-    """Return calls on inputs that leave the L2 cache."""
-    if isinstance(job.tile, VectorTile):
-        return vector_calls(job.form, job.tile)
-    kernel, form, tile = job.kernel, job.form, job.tile
-    if kernel == "linear":
-        x, scales, _ = activations_for(normal(job.tokens, HIDDEN), form)
-        return [lambda w=w: linear(x, w, tile, x_scales=scales) for w in rotated(lambda: matrix(form, 7168, HIDDEN))]
-    count = job.tokens * EXPERTS
-    shape = (2 * SIZE, HIDDEN) if kernel == "gate_up" else (HIDDEN, SIZE)
-    weight = stack(form, *shape)
-    routing = route(choose(normal(count, EXPERTS, dtype=torch.float32)))
-    if kernel == "gate_up":
-        x, scales, _ = activations_for(normal(count, HIDDEN), form)
-        return [lambda: gate_up(x, weight, tile, routing=routing, x_scales=scales)]
-    x, scales, _ = activations_for(normal(2 * count, SIZE), form)
-    return [lambda: down(x, weight, tile, routing, x_scales=scales)]
+def _compile(workers: Workers | None, task: Task) -> dict[Candidate, Future[Usage | str]]:
+    if workers is None:
+        return {}
+    tiles = candidates(task)
+    return dict(zip(tiles, workers.start(compile_candidate, [task] * len(tiles), tiles), strict=True))
 
 
-def vector_calls(form: Format, tile: VectorTile) -> list[Callable[[], object]]:
-    """Return the products of one token through a layer, for several layers' worth of experts."""
-    x = normal(1, HIDDEN)
-    dense = rotated(lambda: matrix(form, 7168, HIDDEN))
-    weight, back = stack(form, 2 * SIZE, HIDDEN), stack(form, HIDDEN, SIZE)
-    rounds = [choose(normal(1, EXPERTS, dtype=torch.float32)) for _ in range(8)]
-    hidden = gemv.gate_up_vector(x, weight, tile, rounds[0])
-    return [
-        *(lambda w=w: gemv.linear_vector(x, w, tile) for w in dense[:8]),
-        *(lambda c=c: gemv.gate_up_vector(x, weight, tile, c) for c in rounds),
-        *(lambda c=c: gemv.down_vector(hidden, back, tile, c) for c in rounds),
-    ]
+def _usage(work: Future[Usage | str] | None, budget: Budget) -> str:
+    """Return what is wrong with a candidate; nothing where it can be timed."""
+    if work is None:
+        return ""
+    try:
+        usage = work.result(timeout=budget.left)
+    except Exception as problem:  # noqa: BLE001 - whatever it is, this candidate is out
+        return told(problem)
+    if isinstance(usage, str):
+        return usage
+    if usage.stack or usage.shared > SHARED_LIMIT:
+        return f"left out: {usage.stack} bytes of stack, {usage.shared} of shared memory"
+    return ""
 
 
-@lru_cache(maxsize=2)
-def stack(form: Format, outputs: int, inputs: int) -> Matrix:
-    """Return a stack of experts; the last ones asked for are kept."""
-    return experts(form, EXPERTS + 1, outputs, inputs)
+def compile_candidate(task: Task, tile: Candidate) -> Usage | str:
+    """Compile all that a candidate launches; return what the largest takes, or what went wrong."""
+    torch.set_num_threads(1)
+    pretend()
+    try:
+        with recording() as launches:
+            for calls in bench_for(task, "meta")(tile):
+                calls[0]()
+        own = {"linear": "linear", "gate_up": "gate_up", "down": "down", "vector": "gemv"}[task.kernel]
+        used = [compile_one(launch) for launch in launches if launch.name == own]
+    except Exception as problem:  # noqa: BLE001 - an exception may not be picklable; its text is
+        return told(problem)
+    return Usage(*(max(getattr(one, name) for one in used) for name in ("registers", "stack", "shared")))
 
 
-def as_text(table: dict[str, Any]) -> str:
+def bench_for(task: Task, device: str = DEVICE) -> Callable[[Candidate], list[list[Call]]]:
+    """Return what makes lists of calls for a candidate; their median times are summed up."""
+    make = {"linear": _linear, "gate_up": _grouped, "down": _grouped, "vector": _vector}[task.kernel]
+    return make(task, device)
+
+
+def _linear(task: Task, device: str) -> Callable[[Candidate], list[list[Call]]]:
+    shapes = ((SIZES.qkv, HIDDEN), (HIDDEN, SIZES.heads * SIZES.dim))
+    weights = [many(lambda shape=shape: matrix(task.form, *shape, device=device), device) for shape in shapes]
+    inputs = [activations_for(normal(task.tokens, shape[1], device=device), task.form) for shape in shapes]
+
+    def bench(tile: Candidate) -> list[list[Call]]:
+        cut = _matrix_tile(tile)
+        return [
+            [partial(linear, x, weight, cut, x_scales=scales) for weight in own]
+            for own, (x, scales, _) in zip(weights, inputs, strict=True)
+        ]
+
+    return bench
+
+
+def _grouped(task: Task, device: str) -> Callable[[Candidate], list[list[Call]]]:
+    up = task.kernel == "gate_up"
+    shape = (2 * SIZE, HIDDEN) if up else (HIDDEN, SIZE)
+    weight = experts(task.form, EXPERTS + 1, *shape, device=device)
+    rounds = 8 if task.tokens <= 256 else 2  # other experts each time, so that the weights leave the L2 cache
+    logits = [normal(task.tokens, EXPERTS, dtype=torch.float32, device=device) for _ in range(rounds)]
+    routings = [route(choose(one)) for one in logits]
+    rows = normal(task.tokens * (1 if up else 2), shape[1], device=device)
+    x, scales, _ = activations_for(rows, task.form)
+
+    def bench(tile: Candidate) -> list[list[Call]]:
+        cut = _matrix_tile(tile)
+        if up:
+            return [[partial(gate_up, x, weight, cut, routing=one, x_scales=scales) for one in routings]]
+        return [[partial(down, x, weight, cut, one, x_scales=scales) for one in routings]]
+
+    return bench
+
+
+def _vector(task: Task, device: str) -> Callable[[Candidate], list[list[Call]]]:
+    weight = experts(task.form, EXPERTS + 1, 2 * SIZE, HIDDEN, device=device)
+    back = experts(task.form, EXPERTS + 1, HIDDEN, SIZE, device=device)
+    x, hidden = normal(task.tokens, HIDDEN, device=device), normal(2 * task.tokens, SIZE, device=device)
+    picked = [choose(normal(task.tokens, EXPERTS, dtype=torch.float32, device=device)) for _ in range(8)]
+
+    def bench(tile: Candidate) -> list[list[Call]]:
+        cut = tile if isinstance(tile, VectorTile) else VectorTile(8, 512, 4, 4, 1)
+        return [
+            [partial(gemv.gate_up_vector, x, weight, cut, one) for one in picked],
+            [partial(gemv.down_vector, hidden, back, cut, one) for one in picked],
+        ]
+
+    return bench
+
+
+def many(make: Callable[[], Matrix], device: str) -> Sequence[Matrix]:
+    """Return so many matrices that together they leave the L2 cache; one where nothing is run."""
+    return [make()] if device == "meta" else rotated(make)
+
+
+def _matrix_tile(tile: Candidate) -> Tile:
+    return tile if isinstance(tile, Tile) else Tile(64, 64, 64, 1, 4, 4)
+
+
+def enter(table: Table, task: Task, tile: Candidate) -> None:
+    """Put a cut into the table, in the place of its kernel, format and number of tokens."""
+    rows = table[task.kernel][task.form]
+    if task.kernel == "vector":  # which kernel serves so few tokens is for `decide` to say
+        table["vector"][task.form] = [{"most": rows[0]["most"], **asdict(tile)}]
+        return
+    entry: dict[str, int | None] = {"most": task.most, **asdict(tile)}
+    kept = [row for row in rows if row["most"] != task.most]
+    table[task.kernel][task.form] = sorted([*kept, entry], key=lambda row: row["most"] or 1 << 30)
+
+
+def decide(table: Table, fastest: Mapping[Task, float]) -> None:
+    """Let the vector kernel serve a few tokens where it runs a layer's experts faster than the matrix kernels."""
+    for form in FORMATS:
+        single = {task.kernel: took for task, took in fastest.items() if task.form == form and task.tokens == 1}
+        if {"vector", "gate_up", "down"} <= single.keys():
+            faster = single["vector"] < single["gate_up"] + single["down"]
+            table["vector"][form][0]["most"] = FEW if faster else 0
+
+
+def show(task: Task, timed: Sequence[Timed]) -> None:
+    """Print the three best."""
+    best = sorted(timed, key=lambda one: one.took)
+    print(f"{task}: {len(timed)} timed", flush=True)
+    for one in best[:3]:
+        print(f"  {one.took * 1e6:>9.1f} us {one.tile}", flush=True)
+
+
+def save(folder: Path | None, table: Table, times: Sequence[dict[str, object]]) -> None:
+    """Write the table, and all times beside it where a folder is given."""
+    if folder is None:
+        TABLE.write_text(as_text(table))
+        return
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "table.json").write_text(as_text(table))
+    (folder / "tuning.json").write_text(json.dumps({"times": list(times)}, indent=1) + "\n")
+
+
+def as_text(table: Table) -> str:
     """Return the table as JSON with one cut a line."""
     kernels: list[str] = []
-    for kernel, forms in table["matrix"].items():
+    for kernel, forms in table.items():
         blocks = [
-            f'      "{form}": [\n' + ",\n".join(f"        {json.dumps(cut)}" for cut in cuts) + "\n      ]"
+            f'    "{form}": [\n' + ",\n".join(f"      {json.dumps(cut)}" for cut in cuts) + "\n    ]"
             for form, cuts in forms.items()
         ]
-        kernels.append(f'    "{kernel}": {{\n' + ",\n".join(blocks) + "\n    }")
-    vectors = ",\n".join(f'    "{form}": {json.dumps(cut)}' for form, cut in table["vector"].items())
-    return '{\n  "vector": {\n' + vectors + '\n  },\n  "matrix": {\n' + ",\n".join(kernels) + "\n  }\n}\n"
+        kernels.append(f'  "{kernel}": {{\n' + ",\n".join(blocks) + "\n  }")
+    return "{\n" + ",\n".join(kernels) + "\n}\n"
 
 
 if __name__ == "__main__":

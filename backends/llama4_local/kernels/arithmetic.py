@@ -32,16 +32,35 @@ def dot(a, b, total):
     return total
 
 
+# Two bytes at a time, each already in a word of 16 bits: the nibbles of both at once. Written as operations on
+# single words, the same takes half as many instructions again.
+NIBBLES = tl.constexpr("""{
+.reg .b32 high, base;
+shr.u32 high, $2, 4;
+mov.b32 base, 0x43084308;
+lop3.b32 $0, $2, 0x000F000F, 0x43004300, 0xEA;
+lop3.b32 $1, high, 0x000F000F, 0x43004300, 0xEA;
+sub.rn.bf16x2 $0, $0, base;
+sub.rn.bf16x2 $1, $1, base;
+}""")
+
+
 @triton.jit
 def nibbles(packed):
     """Return the low and the high nibbles of bytes, less 8, ready for `dot`: exact in bf16.
 
-    A nibble q in the mantissa of 128 makes 128 + q; taking 136 off leaves q - 8. Two operations do for what
-    a conversion of integers would take many.
+    A nibble q in the mantissa of 128 makes 128 + q; taking 136 off leaves q - 8. The interpreter, which knows no
+    assembly, does the same one by one.
     """
-    low = (packed & 0xF).to(tl.uint16) | 0x4300
-    high = (packed >> 4).to(tl.uint16) | 0x4300
-    return operand(low.to(tl.bfloat16, bitcast=True)) - 136.0, operand(high.to(tl.bfloat16, bitcast=True)) - 136.0
+    words = packed.to(tl.uint16)
+    if INTERPRETED:
+        low = operand(((words & 0xF) | 0x4300).to(tl.bfloat16, bitcast=True)) - 136.0
+        high = operand(((words >> 4) | 0x4300).to(tl.bfloat16, bitcast=True)) - 136.0
+    else:
+        low, high = tl.inline_asm_elementwise(
+            NIBBLES, "=&r,=&r,r", [words], dtype=(tl.bfloat16, tl.bfloat16), is_pure=True, pack=2
+        )
+    return low, high
 
 
 LARGEST = tl.constexpr(448.0)  # of e4m3

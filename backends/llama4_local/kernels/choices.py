@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
     from llama4_local.kernels.tiles import Format, Kernel
 
-FEW = 4  # tokens that the vector kernel serves
+FEW = 4  # tokens that the vector kernel is made for; the table says where it serves them
 
 _EVER = 1 << 30
 _WIDE = 4  # times as many outputs as inputs: enough programs without splitting, and logits come whole
@@ -30,23 +30,25 @@ Steps = tuple[tuple[int, Tile], ...]
 
 
 @cache
-def table() -> Mapping[tuple[str, str], Steps]:
-    """Return `table.json`: for each kernel and format (most tokens of a group, cut), from few to many."""
-    return {
-        (kernel, form): _steps(rows)
-        for kernel, forms in _table_file()["matrix"].items()
-        for form, rows in forms.items()
-    }
+def _table() -> dict[str, dict[str, Any]]:
+    return json.loads(files("llama4_local.kernels").joinpath("table.json").read_text(encoding="utf-8"))
 
 
 @cache
-def vector_table() -> Mapping[str, VectorTile]:
-    """Return the cuts of the vector kernel in `table.json`, by format."""
-    return {form: VectorTile(**cut) for form, cut in _table_file()["vector"].items()}
+def table() -> Mapping[tuple[str, str], Steps]:
+    """Return `table.json`: for each kernel and format (most tokens of a group, cut), from few to many."""
+    found = {kernel: forms for kernel, forms in _table().items() if kernel != "vector"}
+    return {(kernel, form): _steps(rows) for kernel, forms in found.items() for form, rows in forms.items()}
 
 
-def _table_file() -> dict[str, dict[str, Any]]:
-    return json.loads(files("llama4_local.kernels").joinpath("table.json").read_text(encoding="utf-8"))
+@cache
+def vectors() -> Mapping[str, tuple[int, VectorTile]]:
+    """Return, for each format, the most tokens that the vector kernel serves, and its cut."""
+    return {form: _vector(**rows[0]) for form, rows in _table()["vector"].items()}
+
+
+def _vector(most: int, **cut: int) -> tuple[int, VectorTile]:
+    return most, VectorTile(**cut)
 
 
 def _steps(rows: list[dict[str, int | None]]) -> Steps:
@@ -88,9 +90,9 @@ class Choices:
 
     deterministic: bool = False
 
-    def vector(self, tokens: int) -> bool:
+    def vector(self, form: Format, tokens: int) -> bool:
         """Whether the vector kernel serves so many tokens."""
-        return tokens <= FEW and not self.deterministic
+        return tokens <= vectors()[form][0] and not self.deterministic
 
     def tile(self, kernel: Kernel, form: Format, tokens: int, groups: int = 1) -> Tile:
         """Return the cut of a matrix kernel whose groups share `tokens` tokens."""
@@ -104,7 +106,7 @@ class Choices:
 
     def vector_tile(self, form: Format) -> VectorTile:
         """Return the cut of the vector kernel."""
-        return vector_table()[form]
+        return vectors()[form][1]
 
     def linear_vector(self, form: Format, outputs: int, inputs: int) -> VectorTile:
         """Return the cut of a dense product with few tokens; much wider than deep ones are never split."""

@@ -68,7 +68,7 @@ class KernelOps:
         """See `Ops.linear`; the result may come in parts."""
         outputs, inputs = weight.shape[-2:]
         form = format_of(weight)
-        if self.choices.vector(len(x)):
+        if self.choices.vector(form, len(x)):
             return gemv.linear_vector(x, weight, self.choices.linear_vector(form, outputs, inputs))
         narrow, scales = _narrow(x, weight)
         tile = self.choices.linear(form, len(x), outputs, inputs)
@@ -89,7 +89,7 @@ class KernelOps:
     def mlp(self, x: Tensor, weights: MlpTree[Matrix]) -> Tensor:
         """See `Ops.mlp`; the result may come in parts."""
         form = format_of(weights.gate_up)
-        if self.choices.vector(len(x)):
+        if self.choices.vector(form, len(x)):
             hidden = gemv.gate_up_vector(x, weights.gate_up, self.choices.vector_tile(form))
         else:
             narrow, scales = _narrow(x, weights.gate_up)
@@ -102,8 +102,9 @@ class KernelOps:
         experts = weights.router.shape[0]
         require(len(_values(weights.gate_up)) == experts + 1, "the shared expert must lie behind the others: `prepare`")
         choice = choose(self._router_logits(x, weights.router))
-        if self.choices.vector(len(x)):
-            tile = self.choices.vector_tile(format_of(weights.gate_up))
+        form = format_of(weights.gate_up)
+        if self.choices.vector(form, len(x)):
+            tile = self.choices.vector_tile(form)
             hidden = gemv.gate_up_vector(x, weights.gate_up, tile, choice)
             return gemv.down_vector(hidden, weights.down, tile, choice)
         return self._grouped(x, weights, choice)
@@ -119,7 +120,7 @@ class KernelOps:
         return down(narrow, weights.down, tile, routing, x_scales=scales)
 
     def _router_logits(self, x: Tensor, router: Matrix) -> Tensor:
-        if self.choices.vector(len(x)):
+        if self.choices.vector("bf16", len(x)):
             return gemv.linear_vector(x, router, _ROUTER_VECTOR, dtype=torch.float32)
         return linear(x, router, self.choices.tile("linear", "bf16", len(x)), dtype=torch.float32)
 

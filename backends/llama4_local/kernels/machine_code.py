@@ -75,15 +75,8 @@ def inspect(cubin: bytes, shared: int) -> MachineCode:
         cubin: The compiled kernel.
         shared: Bytes of shared memory that a launch asks for.
     """
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / "kernel.cubin"
-        path.write_bytes(cubin)
-        usage = _run("cuobjdump", "--dump-resource-usage", str(path))
-        sass = _run("cuobjdump", "--dump-sass", str(path))
-    found = re.search(r"REG:(\d+) STACK:(\d+)", usage)
-    if found is None:
-        raise MachineCodeError(f"cuobjdump says nothing about registers: {usage[:200]!r}")
-    registers, stack = map(int, found.groups())
+    registers, stack = resources(cubin)
+    sass = _dump(cubin, "--dump-sass")
 
     def count(pattern: str) -> int:
         return len(re.findall(pattern, sass))
@@ -97,6 +90,22 @@ def inspect(cubin: bytes, shared: int) -> MachineCode:
         local=count(r"\b(?:LDL|STL)\b"),
         wide_loads=count(r"\bLDG(?:STS)?\.\S*\b128\b") + count(r"\bUTMALDG\b"),
     )
+
+
+def resources(cubin: bytes) -> tuple[int, int]:
+    """Return a cubin's registers of a thread, and the bytes of its stack frame."""
+    usage = _dump(cubin, "--dump-resource-usage")
+    found = re.search(r"REG:(\d+) STACK:(\d+)", usage)
+    if found is None:
+        raise MachineCodeError(f"cuobjdump says nothing about registers: {usage[:200]!r}")
+    return int(found[1]), int(found[2])
+
+
+def _dump(cubin: bytes, what: str) -> str:
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "kernel.cubin"
+        path.write_bytes(cubin)
+        return _run("cuobjdump", what, str(path))
 
 
 def _run(tool: str, *arguments: str) -> str:

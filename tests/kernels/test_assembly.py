@@ -1,0 +1,81 @@
+"""The few lines of assembly in the kernels, carried out here: the interpreter, which knows none, takes another way."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+
+import pytest
+import torch
+from torch import Tensor
+
+pytest.importorskip("triton", reason="Triton comes for Linux only")
+
+from llama4_local.kernels import arithmetic
+
+Operation = Callable[..., Tensor]
+WORD = 0xFFFFFFFF
+
+
+def three_way(a: Tensor, b: Tensor, c: Tensor, table: Tensor) -> Tensor:
+    """lop3: bit t of the table is the result where the bits of a, b and c make t (PTX ISA, lop3)."""
+    found = torch.zeros_like(a)
+    for t in range(8):
+        if int(table) >> t & 1:
+            found |= (a if t & 4 else ~a) & (b if t & 2 else ~b) & (c if t & 1 else ~c)
+    return found & WORD
+
+
+def halves(word: Tensor) -> Tensor:
+    return torch.stack([word & 0xFFFF, word >> 16]).to(torch.uint16).view(torch.bfloat16)
+
+
+def subtract_pairs(a: Tensor, b: Tensor) -> Tensor:
+    low, high = (halves(a) - halves(b)).view(torch.uint16).long()
+    return low | high << 16
+
+
+def same(a: Tensor) -> Tensor:
+    return a
+
+
+OPERATIONS: dict[str, Operation] = {
+    "shr.u32": torch.bitwise_right_shift,
+    "mov.b32": same,
+    "lop3.b32": three_way,
+    "sub.rn.bf16x2": subtract_pairs,
+}
+
+
+def carried_out(assembly: str, word: Tensor, outputs: int) -> list[Tensor]:
+    """Run straight-line PTX on every word at once; operands $0 … are outputs, the next is the input."""
+    values: dict[str, Tensor] = {f"${outputs}": word}
+    for instruction in filter(None, (one.strip() for one in assembly.strip("{}\n").split(";"))):
+        name, rest = instruction.split(maxsplit=1)
+        if name == ".reg":
+            continue
+        target, *operands = re.split(r",\s*", rest)
+        read = [values[one] if one in values else torch.full_like(word, int(one, 0)) for one in operands]
+        if name == "lop3.b32":
+            read[3] = torch.tensor(int(operands[3], 0))
+        values[target] = OPERATIONS[name](*read)
+    return [values[f"${index}"] for index in range(outputs)]
+
+
+def test_nibbles_of_all_pairs_of_bytes_come_out_less_8() -> None:
+    first, second = torch.arange(256).repeat(256), torch.arange(256).repeat_interleave(256)
+    low, high = carried_out(arithmetic.NIBBLES.value, first | second << 16, 2)
+    bytes_ = torch.stack([first, second])
+    assert torch.equal(halves(low).float(), (bytes_ & 0xF).float() - 8)
+    assert torch.equal(halves(high).float(), (bytes_ >> 4).float() - 8)
+
+
+def test_a_wrong_mask_or_base_is_noticed() -> None:
+    word = torch.tensor([0x00A700C4])
+    for right, wrong in (("0x000F000F", "0x0007000F"), ("0x43084308", "0x43074308"), (", 4;", ", 3;")):
+        assert right in arithmetic.NIBBLES.value
+        broken = arithmetic.NIBBLES.value.replace(right, wrong)
+        assert any(
+            not torch.equal(a, b)
+            for a, b in zip(carried_out(broken, word, 2), carried_out(arithmetic.NIBBLES.value, word, 2), strict=True)
+        )
