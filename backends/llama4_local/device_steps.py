@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from llama4_local.model.transformer import Model
     from llama4_local.pages import PoolName
     from llama4_local.sampler import Chooser
+    from llama4_local.staging import Place
 
 _NUMBER = 8  # bytes of the widest number that is sent
 _COLUMNS = 16  # numbers for each token and sequence, beside page tables; 12 are needed
@@ -159,7 +160,7 @@ class DeviceSteps:
         places = {
             name: put(getattr(batch, name).numpy()) for name in ("token_ids", "positions", "starts", "image_rows")
         }
-        tables = {
+        tables: dict[PoolName, tuple[Place, Place, Place, tuple[int, ...]]] = {
             pool: (
                 put(table.slots.numpy()),
                 put(table.pages.numpy()),

@@ -127,6 +127,7 @@ def choose_ops(
 
 def is_hopper(device: str | torch.device) -> bool:
     """Return whether a device is a Hopper GPU of NVIDIA's for which Triton is installed."""
-    if torch.device(device).type != "cuda" or torch.version.hip or find_spec("triton") is None:
+    there = torch.device(device).type == "cuda" and torch.cuda.is_available()
+    if not there or torch.version.hip or find_spec("triton") is None:  # AMD's GPUs call themselves cuda too
         return False
     return torch.cuda.get_device_capability(device)[0] == _HOPPER

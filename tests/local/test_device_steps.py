@@ -219,13 +219,14 @@ def test_rows_that_stand_for_nobody_write_to_page_zero_only() -> None:
         small.engine.step()
     pages = small.engine._pages  # pyright: ignore[reportPrivateUsage]
     free = {"global": pages.global_pool, "local": pages.local_pool}
+    unused = {pool: set(own._free) for pool, own in free.items()}  # pyright: ignore[reportPrivateUsage]
     for layer in cache.layers:
-        unused = list(free[layer.pool]._free)  # pyright: ignore[reportPrivateUsage]
-        layer.keys[unused] = torch.nan
+        layer.keys[list(unused[layer.pool])] = torch.nan
     for _ in range(2):
         small.engine.step()
     for layer in cache.layers:
-        still = [page for page in free[layer.pool]._free if page in unused]  # pyright: ignore[reportPrivateUsage]
+        still = list(unused[layer.pool].intersection(free[layer.pool]._free))  # pyright: ignore[reportPrivateUsage]
+        assert still
         assert layer.keys[still].isnan().all()
 
 
