@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from statistics import median
 
 import torch
@@ -26,7 +26,7 @@ LAYERS, PAGE, CHUNK, CONTEXT = 48, 64, 8192, 4096
 SPARE = 6 * 2**30  # bytes left for activations and graphs
 
 
-def scout() -> ModelConfig:
+def scout(layers: int = LAYERS) -> ModelConfig:
     """Scout's decoder."""
     return ModelConfig(
         TextConfig(
@@ -38,8 +38,8 @@ def scout() -> ModelConfig:
             expert_size=8192,
             dense_size=16384,
             experts=16,
-            rope_layers=tuple((layer + 1) % 4 != 0 for layer in range(LAYERS)),
-            moe_layers=(True,) * LAYERS,
+            rope_layers=tuple((layer + 1) % 4 != 0 for layer in range(layers)),
+            moe_layers=(True,) * layers,
             chunk=CHUNK,
             qk_norm=True,
             rope_scaling=RopeScaling(16.0, 1.0, 1.0, 8192),
@@ -48,11 +48,11 @@ def scout() -> ModelConfig:
     )
 
 
-def random_scout(form: Format) -> WeightTree[Matrix]:
+def random_scout(form: Format, layers: int = LAYERS) -> WeightTree[Matrix]:
     """Return weights that keep activations near one, made where they stay."""
     return WeightTree(
         normal(202_048, 5120),
-        tuple(_layer(form) for _ in range(LAYERS)),
+        tuple(_layer(form) for _ in range(layers)),
         _ones(),
         normal(202_048, 5120, std=0.014),
         None,
@@ -69,32 +69,41 @@ def _ones() -> Tensor:
     return torch.ones(5120, dtype=torch.bfloat16, device=DEVICE)
 
 
-def run_model(ceilings: Ceilings, *, quick: bool) -> list[dict[str, object]]:
-    """Measure int4, then FP8 where it fits into memory."""
+def run_model(ceilings: Ceilings, forms: Sequence[Format] = ("int4", "fp8"), *, quick: bool) -> list[dict[str, object]]:
+    """Measure int4, then FP8 where it fits into memory.
+
+    Args:
+        ceilings: What this GPU does at best; a warm-up runs four layers once.
+        forms: Which formats.
+        quick: Fewer batches.
+    """
     found: list[dict[str, object]] = []
-    for form in ("int4", "fp8"):
+    for form in forms:
         try:
             for one in _measured(form, ceilings, quick=quick):
                 found.append(one)
                 print(one, flush=True)
         except torch.OutOfMemoryError:
-            print(f"Scout in {form} does not fit into this GPU's memory: not measured", flush=True)
+            found.append({"format": form, "error": "does not fit into this GPU's memory"})
+        except Exception as error:  # noqa: BLE001 - the other format is still to be measured
+            found.append({"format": form, "error": f"{type(error).__name__}: {error}"[:400]})
         torch.cuda.empty_cache()
     return found
 
 
 @torch.inference_mode()
 def _measured(form: Format, ceilings: Ceilings, *, quick: bool) -> Iterator[dict[str, object]]:
-    model = Model.create(scout(), random_scout(form), KernelOps())  # type: ignore[arg-type]
+    layers = 4 if ceilings.warm else LAYERS
+    model = Model.create(scout(layers), random_scout(form, layers), KernelOps())  # type: ignore[arg-type]
     batches = (1, 64) if quick else (1, 8, 64, 256)
     cache = _cache(model, max(batches))
     for size in batches:
         for graph in (False, True):
-            took = _decode(model, cache, size, graph=graph)
+            took = _decode(model, cache, size, ceilings, graph=graph)
             floor = _floor(form, size) / ceilings.copy
             yield _row(form, f"decode {size} at 4K", took, size, floor, graph=graph)
     for tokens in (2048, 16384):
-        took = _prefill(model, cache, tokens)
+        took = _prefill(model, cache, tokens, ceilings)
         floor = 2 * tokens * LAYERS * (62.9e6 + 2 * 125.8e6) / (ceilings.fp8 if form == "fp8" else ceilings.bf16)
         yield _row(form, f"prefill {tokens}", took, tokens, floor, graph=False)
 
@@ -150,7 +159,7 @@ def _table(pages: int, lengths: list[int], contexts: list[int]) -> PoolTable:
     return PoolTable(torch.cat(places).to(DEVICE), rows.to(DEVICE), tuple(contexts), held)
 
 
-def _decode(model: Model, cache: KvCache, size: int, *, graph: bool) -> float:
+def _decode(model: Model, cache: KvCache, size: int, ceilings: Ceilings, *, graph: bool) -> float:
     batch = _batch(cache, [1] * size, [CONTEXT] * size)
     rules = Filters(
         torch.full((size,), 0.6, device=DEVICE),
@@ -165,10 +174,10 @@ def _decode(model: Model, cache: KvCache, size: int, *, graph: bool) -> float:
         scores = logits(model, forward(model, batch, cache))
         batch.token_ids.copy_(draw(scores, rules, chances)[0])  # feeds the next step without leaving the device
 
-    return _seconds(step, graph=graph)
+    return _seconds(step, graph=graph, warm=ceilings.warm)
 
 
-def _prefill(model: Model, cache: KvCache, tokens: int) -> float:
+def _prefill(model: Model, cache: KvCache, tokens: int, ceilings: Ceilings) -> float:
     steps = [min(CHUNK, tokens - first) for first in range(0, tokens, CHUNK)]
     batches = [_batch(cache, [n], [sum(steps[: i + 1])]) for i, n in enumerate(steps)]
 
@@ -176,13 +185,15 @@ def _prefill(model: Model, cache: KvCache, tokens: int) -> float:
         hidden = [forward(model, batch, cache) for batch in batches]
         logits(model, hidden[-1][-1:])
 
-    return _seconds(run, graph=False, repeats=5)
+    return _seconds(run, graph=False, warm=ceilings.warm, repeats=5)
 
 
-def _seconds(step: Callable[[], None], *, graph: bool, repeats: int = 30) -> float:
+def _seconds(step: Callable[[], None], *, graph: bool, warm: bool, repeats: int = 30) -> float:
     run = step
     step()
     torch.cuda.synchronize()
+    if warm:
+        return 1.0
     if graph:
         captured = torch.cuda.CUDAGraph()
         with torch.cuda.graph(captured):

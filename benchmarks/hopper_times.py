@@ -6,6 +6,8 @@ L2 cache flatter or spoil the numbers; the median of several replays counts.
 
 from __future__ import annotations
 
+import math
+import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -42,11 +44,33 @@ class Ceilings:
         copy: Bytes read and written per second by a large copy.
         bf16: Operations per second of a large product in bf16.
         fp8: The same in e4m3; 0 where torch has none.
+        warm: Nothing is timed: every call is made once, so that its kernels are compiled.
     """
 
     copy: float
     bf16: float
     fp8: float
+    warm: bool = False
+
+    def seconds(self, calls: Sequence[Callable[[], object]]) -> float:
+        """Return the median time of one call."""
+        if not self.warm:
+            return seconds(calls)
+        calls[0]()
+        return 1.0
+
+
+@dataclass(frozen=True, slots=True)
+class Share:
+    """The part of the cases that one of several processes goes through.
+
+    Args:
+        index: Which process.
+        count: Of how many.
+    """
+
+    index: int = 0
+    count: int = 1
 
 
 def seconds(calls: Sequence[Callable[[], object]], replays: int = 9) -> float:
@@ -91,28 +115,50 @@ def measure_ceilings() -> Ceilings:
     return Ceilings(copy, bf16, fp8)
 
 
-def run_kernels(ceilings: Ceilings, *, quick: bool) -> list[dict[str, object]]:
-    """Time everything; a row says which ceiling bounds it and how much of it was reached."""
+def run_kernels(
+    ceilings: Ceilings, *, quick: bool, until: float = math.inf, share: Share | None = None
+) -> list[dict[str, object]]:
+    """Time everything; a row says which ceiling bounds it and how much of it was reached, or what went wrong.
+
+    Args:
+        ceilings: What this GPU does at best.
+        quick: Fewer numbers of tokens.
+        until: When to stop, as `time.monotonic` has it; what is left out then is named.
+        share: Which cases; all of them when left out.
+    """
     found: list[dict[str, object]] = []
-    for row in measured(ceilings, (1, 64, 2048) if quick else (1, 4, 16, 64, 256, 2048, 8192)):
-        found.append(row)
-        print(row, flush=True)
+    share = share or Share()
+    for number, (name, case) in enumerate(cases(ceilings, (1, 64, 2048) if quick else (1, 4, 16, 64, 256, 2048, 8192))):
+        if number % share.count != share.index:
+            continue
+        if time.monotonic() > until:
+            found.append({"kernel": name, "case": "", "error": "left out: no time left"})
+            continue
+        try:
+            found += case()
+        except Exception as error:  # noqa: BLE001 - one kernel that fails leaves the others to be measured
+            found.append({"kernel": name, "case": "", "error": f"{type(error).__name__}: {error}"[:400]})
+        print(found[-1], flush=True)
         torch.cuda.empty_cache()
     return found
 
 
-def measured(ceilings: Ceilings, counts: tuple[int, ...]) -> Iterator[dict[str, object]]:
-    for form in FORMATS:
+Case = Callable[[], list[dict[str, object]]]
+
+
+def cases(ceilings: Ceilings, counts: tuple[int, ...]) -> Iterator[tuple[str, Case]]:
+    """Yield what there is to time, what matters most first."""
+    for form in FORMATS[::-1]:
         for tokens in counts:
+            yield f"mixture {form} {tokens}", lambda f=form, t=tokens: list(mixture(ceilings, f, t))
             for name in DENSE if tokens <= 256 else ("qkv", "output"):
-                yield dense(ceilings, form, name, tokens)
-            yield from mixture(ceilings, form, tokens)
+                yield f"{name} {form} {tokens}", lambda f=form, n=name, t=tokens: [dense(ceilings, f, n, t)]
     for dtype in (torch.bfloat16, torch.float8_e4m3fn):
         for sequences, context in ((1, 4096), (8, 4096), (64, 4096), (1, 131_072)):
-            yield decode(ceilings, dtype, sequences, context)
+            yield "attention_decode", lambda d=dtype, s=sequences, c=context: [decode(ceilings, d, s, c)]
         for tokens in (2048, 8192):
-            yield prefill(ceilings, dtype, tokens)
-    yield draw(ceilings)
+            yield "attention_prefill", lambda d=dtype, t=tokens: [prefill(ceilings, d, t)]
+    yield "draw", lambda: [draw(ceilings)]
 
 
 def row(
@@ -147,10 +193,12 @@ def dense(ceilings: Ceilings, form: Format, name: str, tokens: int) -> dict[str,
     else:
         tile = choices.linear(form, tokens, outputs, inputs)
         calls = [lambda w=w: linear(narrow, w, tile, x_scales=scales) for w in weights]
-    took = seconds(calls)
+    took = ceilings.seconds(calls)
     beside = None
     if form == "bf16":
-        beside = seconds([lambda w=w: torch.nn.functional.linear(x, w) for w in weights if isinstance(w, Tensor)])
+        beside = ceilings.seconds(
+            [lambda w=w: torch.nn.functional.linear(x, w) for w in weights if isinstance(w, Tensor)]
+        )
     moved = weights[0].nbytes + 2 * tokens * (inputs + outputs)
     flops = 2 * tokens * outputs * inputs
     case = f"{name} {form} {tokens} tokens"
@@ -167,19 +215,19 @@ def mixture(ceilings: Ceilings, form: Format, tokens: int) -> Iterator[dict[str,
     choices, case = Choices(), f"{form} {tokens} tokens"
     if choices.vector(tokens):
         vector = VECTOR_TILES[form]
-        up = seconds([lambda c=c: gemv.gate_up_vector(x, weight, vector, c) for c in choice_sets])
+        up = ceilings.seconds([lambda c=c: gemv.gate_up_vector(x, weight, vector, c) for c in choice_sets])
         hidden = gemv.gate_up_vector(x, weight, vector, choice_sets[0])
-        lower = seconds([lambda c=c: gemv.down_vector(hidden, back, vector, c) for c in choice_sets])
+        lower = ceilings.seconds([lambda c=c: gemv.down_vector(hidden, back, vector, c) for c in choice_sets])
     else:
         routings = [route(choice) for choice in choice_sets]
         narrow, scales, _ = activations_for(x, form)
         tile = choices.tile("gate_up", form, tokens, EXPERTS)
-        up = seconds([lambda r=r: gate_up(narrow, weight, tile, routing=r, x_scales=scales) for r in routings])
+        up = ceilings.seconds([lambda r=r: gate_up(narrow, weight, tile, routing=r, x_scales=scales) for r in routings])
         hidden = gate_up(narrow, weight, tile, routing=routings[0], x_scales=scales)
         h_narrow, h_scales, _ = activations_for(hidden, form)
         cut = choices.tile("down", form, tokens, EXPERTS)
-        lower = seconds([lambda r=r: down(h_narrow, back, cut, r, x_scales=h_scales) for r in routings])
-    beside = grouped_torch(weight, back, x, hidden) if form == "bf16" and tokens > 4 else (None, None)
+        lower = ceilings.seconds([lambda r=r: down(h_narrow, back, cut, r, x_scales=h_scales) for r in routings])
+    beside = grouped_torch(ceilings, weight, back, x, hidden) if form == "bf16" and tokens > 4 else (None, None)
     for name, took, matrix_, inputs, outputs, other in (
         ("gate_up", up, weight, HIDDEN, 2 * SIZE, beside[0]),
         ("down", lower, back, SIZE, HIDDEN, beside[1]),
@@ -189,7 +237,9 @@ def mixture(ceilings: Ceilings, form: Format, tokens: int) -> Iterator[dict[str,
         yield row(ceilings, name, case, took, read=moved, flops=flops, form=form, beside=other)
 
 
-def grouped_torch(weight: Matrix, back: Matrix, x: Tensor, hidden: Tensor) -> tuple[float | None, float | None]:
+def grouped_torch(
+    ceilings: Ceilings, weight: Matrix, back: Matrix, x: Tensor, hidden: Tensor
+) -> tuple[float | None, float | None]:
     """Time torch's grouped product on as many rows, evenly routed, without SwiGLU or reordering."""
     grouped = getattr(torch, "_grouped_mm", None)
     if grouped is None or not isinstance(weight, Tensor) or not isinstance(back, Tensor):
@@ -199,8 +249,8 @@ def grouped_torch(weight: Matrix, back: Matrix, x: Tensor, hidden: Tensor) -> tu
     offsets = torch.tensor(ends, dtype=torch.int32, device=DEVICE)
     doubled = torch.cat([x, x])
     try:
-        up = seconds([lambda: grouped(doubled, weight, offs=offsets)])
-        return up, seconds([lambda: grouped(hidden, back, offs=offsets)])
+        up = ceilings.seconds([lambda: grouped(doubled, weight, offs=offsets)])
+        return up, ceilings.seconds([lambda: grouped(hidden, back, offs=offsets)])
     except RuntimeError:
         return None, None
 
@@ -237,12 +287,12 @@ def decode(ceilings: Ceilings, dtype: torch.dtype, sequences: int, context: int)
     each = 2 * sequences * context * KV_HEADS * DIM * dtype.itemsize
     layers = [cache(pages, dtype) for _ in range(max(2, min(16, ROTATE // each)))]
     queries = normal(sequences, HEADS, DIM)
-    took = seconds([lambda layer=layer: KernelOps().attention(queries, layer, batch) for layer in layers])
+    took = ceilings.seconds([lambda layer=layer: KernelOps().attention(queries, layer, batch) for layer in layers])
     beside = None
     if dtype == torch.bfloat16:
         keys, values = (normal(sequences, KV_HEADS, context, DIM) for _ in range(2))
         q = normal(sequences, HEADS, 1, DIM)
-        beside = seconds([lambda: scaled_dot_product_attention(q, keys, values, enable_gqa=True)])
+        beside = ceilings.seconds([lambda: scaled_dot_product_attention(q, keys, values, enable_gqa=True)])
     flops = 4 * sequences * context * HEADS * DIM
     case = f"decode {name_of(dtype)} {sequences} x {context}"
     return row(ceilings, "attention_decode", case, took, read=each, flops=flops, form="bf16", beside=beside)
@@ -251,9 +301,11 @@ def decode(ceilings: Ceilings, dtype: torch.dtype, sequences: int, context: int)
 def prefill(ceilings: Ceilings, dtype: torch.dtype, tokens: int) -> dict[str, object]:
     batch, pages = pages_batch([tokens], tokens)
     layer, queries = cache(pages, dtype), normal(tokens, HEADS, DIM)
-    took = seconds([lambda: KernelOps().attention(queries, layer, batch)] * 4)
+    took = ceilings.seconds([lambda: KernelOps().attention(queries, layer, batch)] * 4)
     q, keys, values = normal(1, HEADS, tokens, DIM), normal(1, KV_HEADS, tokens, DIM), normal(1, KV_HEADS, tokens, DIM)
-    beside = seconds([lambda: scaled_dot_product_attention(q, keys, values, is_causal=True, enable_gqa=True)] * 4)
+    beside = ceilings.seconds(
+        [lambda: scaled_dot_product_attention(q, keys, values, is_causal=True, enable_gqa=True)] * 4
+    )
     flops = 2 * tokens * tokens * HEADS * DIM  # half of the square is masked
     read = 2 * tokens * (2 * HEADS + 2 * KV_HEADS) * DIM
     case = f"prefill {name_of(dtype)} {tokens}"
@@ -270,7 +322,7 @@ def draw(ceilings: Ceilings, rows: int = 64, vocab: int = 202_048) -> dict[str, 
         True,
     )
     chances = torch.rand(rows, dtype=torch.float64, device=DEVICE)
-    took = seconds([lambda: sampling.draw(logits, filters, chances)])
+    took = ceilings.seconds([lambda: sampling.draw(logits, filters, chances)])
     return row(ceilings, "draw", f"top_p {rows} rows", took, read=logits.nbytes, flops=0.0, form="bf16", beside=None)
 
 

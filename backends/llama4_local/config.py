@@ -81,6 +81,10 @@ class TextConfig:
         """Whether a layer's attention stays within its chunk, so that its cache is freed at the edge."""
         return self.chunk is not None and self.rope_layers[layer]
 
+    def first_like(self, layer: int) -> int:
+        """Return the first layer whose heads are treated like this one's; tokens look at one another alike in both."""
+        return self.rope_layers.index(self.rope_layers[layer])
+
     @property
     def local_layers(self) -> tuple[int, ...]:
         """Layers whose attention stays within a chunk."""

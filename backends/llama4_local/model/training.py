@@ -5,7 +5,7 @@ Only valid tokens go through the layers, side by side; attention alone sees the 
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING
 
 import torch
 from torch.nn.functional import pad, scaled_dot_product_attention
@@ -16,22 +16,9 @@ from llama4_local.reference.heads import split_heads
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from llama4_local.model.transformer import Attend, Model
+    from llama4_local.model.transformer import Attend, Layer, Model
 
 _WRITTEN_OUT = 512  # tokens, up to which all scores of a sequence are held at once
-
-
-class Layers(Protocol):
-    """All layers over the valid tokens of padded sequences: `through_layers`, or what a compiler makes of it."""
-
-    def __call__(self, model: Model, hidden: Tensor, plans: StepPlans, rows: Tensor, shape: tuple[int, int]) -> Tensor:
-        """Return [tokens, hidden], normalised."""
-        ...
-
-
-def through_layers(model: Model, hidden: Tensor, plans: StepPlans, rows: Tensor, shape: tuple[int, int]) -> Tensor:
-    """Run all layers over `hidden` [tokens, hidden], whose places among padded [count, longest] slots are `rows`."""
-    return run_layers(model, hidden, padded_attention(model, plans, rows, shape))
 
 
 def training_forward(
@@ -39,7 +26,7 @@ def training_forward(
     token_ids: Tensor,
     lengths: Tensor,
     image_features: Tensor | None = None,
-    layers: Layers = through_layers,
+    run: Layer | None = None,
 ) -> Tensor:
     """Return the last hidden states of sequences padded on the right; differentiable throughout.
 
@@ -49,7 +36,7 @@ def training_forward(
         lengths: [sequences], int64, each at least 1, on the same device.
         image_features: [placeholders, hidden], what replaces the placeholder tokens in row-major order;
             None treats them as ordinary tokens.
-        layers: What runs the layers.
+        run: What runs a layer, see `run_layers`.
 
     Returns:
         [sequences, longest, hidden], normalised, ready for `logits`; zero at padding.
@@ -65,7 +52,7 @@ def training_forward(
     rows, flat = moved(rows, model.device), moved(flat, model.device)
     hidden = embed(model, flat, places, image_features)
     plans = StepPlans.create(model, rows % longest)
-    hidden = layers(model, hidden, plans, rows, (count, longest))
+    hidden = run_layers(model, hidden, padded_attention(model, plans, rows, (count, longest)), run)
     return _scatter(hidden, rows, (count, longest))
 
 

@@ -96,21 +96,40 @@ def embed(model: Model, token_ids: Tensor, image_rows: Tensor, features: Tensor 
     return hidden if features is None else hidden.index_copy(0, image_rows, features.to(hidden.dtype))
 
 
-def run_layers(model: Model, hidden: Tensor, attend: Attend) -> Tensor:
-    """Run all layers and the final norm over [tokens, hidden]."""
+class Layer(Protocol):
+    """What runs one layer: `run_layer`, or what a compiler makes of it."""
+
+    def __call__(
+        self, model: Model, index: int, layer: LayerWeights, residual: Tensor, update: Tensor | None, attend: Attend
+    ) -> tuple[Tensor, Tensor]:
+        """Return the residual, and what is still to be added to it: the next norm does that in one go."""
+        ...
+
+
+def run_layers(model: Model, hidden: Tensor, attend: Attend, run: Layer | None = None) -> Tensor:
+    """Run all layers and the final norm over [tokens, hidden].
+
+    Args:
+        model: Whose.
+        hidden: What goes in.
+        attend: How tokens look at one another.
+        run: What runs a layer, if not `run_layer`. Layers of one kind are given to it under the number of
+            the first, so that it is compiled once for each kind.
+    """
     eps = model.config.text.norm_eps
     residual, update = hidden, None
     for index, layer in enumerate(model.weights.layers):
-        residual, update = _layer(model, index, layer, residual, update, attend)
+        number = index if run is None else model.config.text.first_like(index)
+        residual, update = (run or run_layer)(model, number, layer, residual, update, attend)
     if update is None:
         return model.ops.rms_norm(residual, model.weights.norm, eps)
     return model.ops.add_rms_norm(update, residual, model.weights.norm, eps)[0]
 
 
-def _layer(
+def run_layer(
     model: Model, index: int, layer: LayerWeights, residual: Tensor, update: Tensor | None, attend: Attend
 ) -> tuple[Tensor, Tensor]:
-    """Return the residual, and what is still to be added to it: the next norm does that in one go."""
+    """See `Layer`."""
     ops, eps = model.ops, model.config.text.norm_eps
     if update is None:
         normed = ops.rms_norm(residual, layer.input_norm, eps)

@@ -21,15 +21,15 @@ _EVEN = 64
 class BalancedOps(ReferenceOps):
     """The reference's functions, which also note how evenly each router spreads its tokens."""
 
-    def __init__(self) -> None:
-        self.unevenness: list[Tensor] = []
+    def __init__(self, device: torch.device) -> None:
+        self.unevenness = torch.zeros((), device=device)  # summed over the layers
 
     def moe(self, x: Tensor, weights: MoeWeights) -> Tensor:
         """See `Ops.moe`; adds the load-balancing term of the Switch Transformer (Fedus et al. 2021)."""
         scores = rows.linear(x, weights.router)
         count = scores.shape[-1]
         load = functional.one_hot(scores.argmax(-1), count).float().mean(0)
-        self.unevenness.append(count * (load * scores.float().softmax(-1).mean(0)).sum())
+        self.unevenness = self.unevenness + count * (load * scores.float().softmax(-1).mean(0)).sum()
         return (even_experts if x.device.type == "cpu" else masked_experts)(x, scores, weights)
 
 

@@ -25,8 +25,8 @@ from safetensors.torch import save_file
 from torch.nn import functional
 
 from llama4_local.checkpoint import load_checkpoint
-from llama4_local.model.training import Layers, through_layers, training_forward
-from llama4_local.model.transformer import Model, logits
+from llama4_local.model.training import training_forward
+from llama4_local.model.transformer import Layer, Model, logits, run_layer
 from llama4_local.model.vision import encode_tiles
 from llama4_local.nano.balance import BalancedOps
 from llama4_local.nano.batches import Mix, Pass
@@ -78,7 +78,7 @@ class Run:
     device: torch.device
     mix: Mix
     workers: int = 1
-    layers: Layers = through_layers
+    layer: Layer | None = None
 
     def batch(self, step: int) -> list[Pass]:
         """Return the passes of a step; the same for the same seed and step."""
@@ -123,7 +123,7 @@ def start(config: ModelConfig, template: PromptTemplate, recipe: Recipe, *, seed
     optimizer = Optimizer.create(matrices, others, recipe.weight_decay, _PACE)
     mix = Mix(seed, recipe.samples, recipe.rows, shares or {})
     return Run(recipe, config, weights, optimizer, template, torch.device(device), mix, workers,
-               cast("Layers", torch.compile(through_layers, dynamic=True)) if compiled else through_layers)  # fmt: skip
+               cast("Layer", torch.compile(run_layer, dynamic=True)) if compiled else None)  # fmt: skip
 
 
 def gradients_of(run: Run, pool: Executor, batch: Sequence[Pass], step: int) -> list[tuple[Tensor, Tensor]]:
@@ -176,16 +176,16 @@ def _loss(run: Run, weights: Weights, part: Pass, chunk: int | None) -> tuple[Te
     if chunk is not None:
         config = replace(config, text=replace(config.text, chunk=chunk))
     # Only the common case is worth a compiler's time: sequences that lie within a chunk.
-    layers = run.layers if part.token_ids.shape[1] <= (config.text.chunk or math.inf) else through_layers
-    ops = BalancedOps()
+    layer = run.layer if part.token_ids.shape[1] <= (config.text.chunk or math.inf) else None
+    ops = BalancedOps(run.device)
     model = Model.create(config, weights, ops)
     pixels = part.pixels
     features = None if pixels is None else encode_tiles(model, pixels).flatten(0, 1)
-    hidden = training_forward(model, part.token_ids, part.lengths, features, layers)
+    hidden = training_forward(model, part.token_ids, part.lengths, features, layer)
     # The state before a token is what predicts it.
     scores = logits(model, hidden.flatten(0, 1).index_select(0, part.targets - 1))
     each = functional.cross_entropy(scores, part.labels, reduction="none")
-    return each, torch.stack(ops.unevenness).mean()
+    return each, ops.unevenness / config.text.layers
 
 
 def _initial(config: ModelConfig, seed: int) -> Weights:
@@ -278,18 +278,21 @@ def train(run: Run, folder: Path, *, steps: int | None = None, minutes: float | 
 
 def _train(run: Run, pool: Executor, feed: Feed[list[Pass]], folder: Path, progress: Progress,
            steps: int | None, minutes: float | None) -> Progress:  # fmt: skip
-    saved, losses = time.monotonic(), Losses.none(run.device)
+    saved, losses, waited = time.monotonic(), Losses.none(run.device), 0.0
     while (share := _share(progress, steps, minutes)) < 1:
         began = time.monotonic()
         rate = rate_at(run.recipe, progress.step, share)
-        gradients = gradients_of(run, pool, feed.take(), progress.step)
+        batch = feed.take()
+        waited += time.monotonic() - began
+        gradients = gradients_of(run, pool, batch, progress.step)
         update(run, rate)
         for noted in gradients:
             losses.add(*noted)
         progress = Progress(progress.step + 1, progress.seconds + time.monotonic() - began)
         if progress.step % _LOG_EVERY == 0:
-            _log(folder, f"step {progress.step} seconds {progress.seconds:.0f} rate {rate:.5f} {losses}")
-            losses = Losses.none(run.device)
+            spent = f"seconds {progress.seconds:.0f}, {waited:.1f} for data since the last line,"
+            _log(folder, f"step {progress.step} {spent} rate {rate:.5f} {losses}")
+            losses, waited = Losses.none(run.device), 0.0
         if time.monotonic() - saved > _SAVE_EVERY:
             _save(folder, run, progress)
             saved = time.monotonic()
