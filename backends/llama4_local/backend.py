@@ -62,6 +62,9 @@ class LocalBackend:
         max_images: Most pictures in a request.
         step_tokens: Most tokens of a step: more is faster, less keeps streams smoother.
         prefix_caching: Whether prompts that begin alike are computed once; see `Request.cache_salt`.
+        deterministic: On a Hopper GPU, one cut of each kernel for any number of tokens, so that an answer never
+            depends on its neighbours; slower.
+        cuda_graphs: On a Hopper GPU, whether steps that only decode are CUDA graphs, captured at load.
         threads: Threads for torch, a setting of the whole process; None leaves it as it is.
         tools_in: Whether tools are declared in the `system` message or in the first `user` message.
         progress: Whether a bar on stderr shows how far packing is; None for one where there is a terminal.
@@ -85,6 +88,8 @@ class LocalBackend:
         max_images: int = 16,
         step_tokens: int | None = None,
         prefix_caching: bool = True,
+        deterministic: bool = False,
+        cuda_graphs: bool = True,
         threads: int | None = None,
         tools_in: ToolsPlace = "system",
         progress: bool | None = None,
@@ -104,6 +109,8 @@ class LocalBackend:
             max_images=max_images,
             step_tokens=step_tokens,
             prefix_caching=prefix_caching,
+            deterministic=deterministic,
+            cuda_graphs=cuda_graphs,
             threads=threads,
             tools_in=tools_in,
             progress=progress,

@@ -30,7 +30,7 @@ class Work:
         pages: The sequence, after `extend(len(token_ids))`.
         token_ids: Tokens to write; they never cross a chunk edge, since `extend` refuses that.
         features: [placeholders in token_ids, hidden]: what replaces the embeddings of picture
-            placeholders among them; None treats placeholders as ordinary tokens.
+            placeholders among them, on the model's device; None treats placeholders as ordinary tokens.
     """
 
     pages: SequencePages
@@ -135,7 +135,7 @@ def build_batch(
         starts=_tensor([s.start for s in segments] + [segments[-1].start + segments[-1].length], device),
         tables=tables,
         image_rows=_tensor(rows, device),
-        image_features=torch.cat(features).to(device) if features else None,
+        image_features=torch.cat(features) if features else None,
     )
 
 

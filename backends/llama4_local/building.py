@@ -9,6 +9,7 @@ import torch
 from llama4_local.bar import packing_bar
 from llama4_local.capacity import cache_shape
 from llama4_local.engine import Engine, Limits
+from llama4_local.graphs import cuda_capture
 from llama4_local.model.loading import load_model
 from llama4_local.options import step_tokens
 from llama4_local.planning.models import NANO
@@ -30,7 +31,8 @@ def build_engine(folder: Path, options: Options, ready: Ready, *, outbox: Outbox
         options: How to run it.
         ready: What is known of it.
         outbox: Takes what the engine has to say.
-        report: Called with bytes read and bytes in all, in the phases `loading` and `packing`.
+        report: Called with bytes read and bytes in all, in the phases `loading` and `packing`, and with steps in
+            the phase `warming`.
 
     Raises:
         CheckpointError: Tensors that cannot be served.
@@ -38,6 +40,8 @@ def build_engine(folder: Path, options: Options, ready: Ready, *, outbox: Outbox
     """
     if options.threads is not None:
         torch.set_num_threads(options.threads)
+    if torch.device(ready.device).type == "cuda":
+        torch.cuda.set_device(ready.device)  # of this thread: kernels start on the current device
     with packing_bar(folder.name, wanted=options.progress) as draw:
 
         def packing(done: int, total: int) -> None:
@@ -49,6 +53,7 @@ def build_engine(folder: Path, options: Options, ready: Ready, *, outbox: Outbox
             device=ready.device,
             dtype=options.dtype,
             quantize=options.quantize,
+            deterministic=options.deterministic,
             keep=folder != NANO,  # it packs in no time, and a package does not write into itself
             progress=report,
             packing=packing,
@@ -66,4 +71,8 @@ def build_engine(folder: Path, options: Options, ready: Ready, *, outbox: Outbox
         max_waiting=options.max_waiting,
         prefix_caching=options.prefix_caching,
     )
-    return Engine(model, shape, limits, tokenizer=ready.template.tokenizer, outbox=outbox)
+    engine = Engine(model, shape, limits, tokenizer=ready.template.tokenizer, outbox=outbox)
+    if model.ops.capturable:
+        capture = cuda_capture() if options.cuda_graphs else None
+        engine.warm_up(capture, lambda done, total: report(done, total, "warming", "steps"))
+    return engine

@@ -14,6 +14,7 @@ import torch
 from llama4_local.answer import Answer, Decoder
 from llama4_local.batch import Work, build_batch
 from llama4_local.crossing import Outbox
+from llama4_local.device_steps import DeviceSteps, Landing
 from llama4_local.keeping import Keeper
 from llama4_local.kv_cache import KvCache
 from llama4_local.masks import LookAhead
@@ -31,10 +32,11 @@ if TYPE_CHECKING:
 
     from torch import Tensor
 
+    from llama4_local.graphs import Capture
     from llama4_local.keeping import KeptState
     from llama4_local.model.transformer import Model
     from llama4_local.orders import Order, Prefix
-    from llama4_local.pages import CacheShape
+    from llama4_local.pages import CacheShape, PageCopy
 
 
 class Decodes(Protocol):
@@ -104,6 +106,32 @@ class Job:
         )
 
 
+@dataclass(frozen=True, slots=True)
+class _Flight:
+    """A step that was launched.
+
+    Args:
+        pieces: What it computes.
+        sampling: Those whose next token is due.
+        landing: Where the tokens come from; None where they are there already.
+        chosen: The tokens, where they are there already.
+    """
+
+    pieces: tuple[Piece, ...]
+    sampling: tuple[Piece, ...]
+    landing: Landing | None = None
+    chosen: tuple[Sampled, ...] = ()
+
+    @property
+    def feeds(self) -> bool:
+        """Whether the next step can go on from its tokens before the host has seen them."""
+        return self.landing is not None and self.landing.feeds
+
+    def result(self) -> Iterable[Sampled]:
+        """Wait for the tokens."""
+        return self.chosen if self.landing is None else self.landing.result()
+
+
 class Engine:
     """Continuous batching over a paged cache.
 
@@ -117,6 +145,7 @@ class Engine:
 
     def __init__(self, model: Model, shape: CacheShape, limits: Limits, *, tokenizer: Decodes, outbox: Outbox) -> None:
         self._model = model
+        self._limits = limits
         self._tokenizer = tokenizer
         self._outbox = outbox
         self._cache = KvCache.allocate(model.config.text, shape, dtype=model.dtype, device=model.device)
@@ -133,12 +162,29 @@ class Engine:
         self._look_ahead = LookAhead()
         self._jobs: dict[Order, Job] = {}
         self._owners: dict[Sequence, Job] = {}
+        self._device: DeviceSteps | None = None
+        self._flight: _Flight | None = None  # launched, not yet landed
+
+    @torch.inference_mode()
+    def warm_up(self, capture: Capture | None, progress: Callable[[int, int], None] = lambda done, total: None) -> None:
+        """Prepare steps that run beside the host; before the first request.
+
+        Args:
+            capture: Makes graphs of decoding steps; None for none.
+            progress: Called with what is done and what there is to do; whatever it raises ends the work.
+        """
+        tokens = max(self._limits.step_tokens, self._limits.max_sequences)
+        steps = DeviceSteps(
+            self._model, self._cache, tokens=tokens, sequences=self._limits.max_sequences, capture=capture
+        )
+        steps.warm_up(progress)
+        self._device = steps
 
     @property
     def idle(self) -> bool:
-        """Whether no request could go on now: there is none, or all wait for their readers."""
+        """Whether there is nothing to do now: no step under way, no request, or all wait for their readers."""
         self._notice_readers()
-        return self._scheduler.idle
+        return self._flight is None and self._scheduler.idle
 
     @property
     def cache_bytes(self) -> int:
@@ -190,48 +236,86 @@ class Engine:
 
     @torch.inference_mode()
     def step(self) -> None:
-        """Schedule, run the model once, choose tokens, and say what came of it."""
+        """Schedule, run the model once, choose tokens, and say what came of it.
+
+        Where the device works beside the host, the step after is launched before the tokens have arrived.
+        """
         self._notice_readers()
+        flight = self._flight or self._take_off()
+        self._flight = None
+        if flight is None:
+            return
+        try:
+            self._flight = self._follow(flight)
+        finally:
+            self._land(flight)
+
+    def _take_off(self) -> _Flight | None:
+        """Launch what the scheduler wants next, if anything."""
         plan = self._scheduler.schedule()
         for sequence in plan.stuck:
             self._end(self._owners[sequence], Overloaded("What is kept in the cache leaves no room for this request."))
         pieces = [piece for piece in plan.pieces if self._pictures_ready(piece)]
-        if not pieces:
-            return
-        ending = [piece for piece in pieces if piece.samples]
-        sampling = [piece for piece in ending if self._owners[piece.sequence].order.answers]
+        return self._launch(pieces, plan.copies) if pieces else None
+
+    def _follow(self, flight: _Flight) -> _Flight | None:
+        """Launch the step after, if it can go on from tokens that are not known here yet."""
+        plan = self._scheduler.again(flight.pieces) if flight.feeds else None
+        return self._launch(list(plan.pieces), plan.copies, fed=True) if plan else None
+
+    def _launch(self, pieces: list[Piece], copies: Iterable[PageCopy], *, fed: bool = False) -> _Flight | None:
+        sampling = tuple(piece for piece in pieces if fed or self._is_due(piece))
         try:
-            self._cache.copy(plan.copies)
-            choosers = [self._owners[piece.sequence].chooser for piece in sampling]
-            with self._look_ahead.over([(row.mask, row.written) for row in choosers if row.mask]):
-                scores = self._run(pieces, sampling)
-            chosen = sample(scores, choosers)
+            self._cache.copy(copies)
+            return self._run(pieces, sampling, fed=fed)
         except Exception as error:  # noqa: BLE001 - whatever the device raises ends these requests, not the engine
             self._fail_step(pieces, error)
+            return None
+
+    def _land(self, flight: _Flight) -> None:
+        """Wait for a step's tokens and hand them out; requests that are gone meanwhile get none."""
+        try:
+            chosen = dict(zip(flight.sampling, flight.result(), strict=True))
+        except Exception as error:  # noqa: BLE001 - as in `_launch`
+            self._fail_step(flight.pieces, error)
             return
+        pieces = [piece for piece in flight.pieces if piece.sequence in self._owners]
         self._scheduler.computed(pieces)
         for piece in pieces:
             self._report(piece)
-        for piece, sampled in zip(sampling, chosen, strict=True):
-            self._advance(self._owners[piece.sequence], sampled)
-        for piece in ending:
-            if piece not in sampling:
+        for piece in pieces:
+            if piece in chosen:
+                self._advance(self._owners[piece.sequence], chosen[piece])
+            elif piece.samples:
                 self._finish(self._owners[piece.sequence], "stop")
 
-    def _run(self, pieces: list[Piece], sampling: list[Piece]) -> Tensor:
-        """Compute the pieces and return the scores, [rows, vocab], of those whose next token is due."""
+    def _run(self, pieces: list[Piece], sampling: tuple[Piece, ...], *, fed: bool) -> _Flight:
+        """Compute the pieces and choose the tokens that are due."""
         works = [self._work(piece) for piece in pieces]
+        due = [index for index, piece in enumerate(pieces) if piece in sampling]
+        choosers = [self._owners[piece.sequence].chooser for piece in sampling]
+        if self._device is not None:
+            return _Flight(tuple(pieces), sampling, self._device.launch(works, due, choosers, fed=fed))
+        with self._look_ahead.over([(row.mask, row.written) for row in choosers if row.mask]):
+            scores = self._scores(works, due)
+        return _Flight(tuple(pieces), sampling, chosen=tuple(sample(scores, choosers)))
+
+    def _scores(self, works: list[Work], due: list[int]) -> Tensor:
+        """Compute a step and return the scores, [rows, vocab], of those works whose next token is due."""
         model = self._model
         batch = build_batch(works, image_token_id=model.config.image_token_id, device=model.device)
         hidden = forward(model, batch, self._cache)
-        due = [index for index, piece in enumerate(pieces) if piece in sampling]
         scores = logits(model, hidden[batch.last_rows[due]])
         if model.config.image_token_id is not None:
             scores[:, model.config.image_token_id] = -torch.inf  # a placeholder without a picture means nothing
         return scores
 
+    def _is_due(self, piece: Piece) -> bool:
+        """Whether the request's next token is chosen after this piece; some only want their prompt computed."""
+        return piece.samples and bool(self._owners[piece.sequence].order.answers)
+
     def _work(self, piece: Piece) -> Work:
-        tokens = piece.sequence.tokens[piece.start : piece.end]
+        tokens = piece.sequence.tokens[piece.start : piece.end] or [0]  # not known here yet
         pictures = self._owners[piece.sequence].pictures
         features = pictures.features(piece.start, piece.end) if pictures else None
         return Work(piece.sequence.pages, tokens, features)
@@ -318,9 +402,11 @@ class Engine:
         self._scheduler.distrust(job.sequence)
         self._end(job, error)
 
-    def _fail_step(self, pieces: list[Piece], error: Exception) -> None:
+    def _fail_step(self, pieces: Iterable[Piece], error: Exception) -> None:
         traceback.clear_frames(error.__traceback__)  # else whoever keeps the error keeps the step's tensors
         for piece in pieces:
+            if piece.sequence not in self._owners:
+                continue
             fault = ServerFault(f"The engine failed in this step with {type(error).__name__}; see __cause__.")
             fault.__cause__ = error
             self._distrust(self._owners[piece.sequence], fault)

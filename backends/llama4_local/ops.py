@@ -6,7 +6,10 @@ signatures. The choice is made once, when a model is loaded.
 
 from __future__ import annotations
 
+from importlib.util import find_spec
 from typing import TYPE_CHECKING, Protocol
+
+import torch
 
 from llama4_local.reference.functions import ReferenceOps
 
@@ -16,6 +19,7 @@ if TYPE_CHECKING:
     from llama4_local.batch import Batch
     from llama4_local.heads import HeadPlan
     from llama4_local.kv_cache import LayerCache
+    from llama4_local.reference.sampling import Filters
     from llama4_local.weights import MlpWeights, MoeWeights
 
 
@@ -25,6 +29,14 @@ class Ops(Protocol):
     All but `qkv_epilogue`, which writes to the cache, are free of side effects; the reference's are
     differentiable.
     """
+
+    @property
+    def capturable(self) -> bool:
+        """Whether the host never waits for the device in them, so that a CUDA graph can repeat them.
+
+        Such functions want weights as `kernels.layout.prepare` lays them out.
+        """
+        ...
 
     def embed(self, table: Tensor, token_ids: Tensor) -> Tensor:
         """Return rows of the embedding `table` [vocab, hidden] for `token_ids` [tokens]."""
@@ -78,12 +90,44 @@ class Ops(Protocol):
         """Return expert(x · sigmoid(score)) of each token's top-1 expert, plus shared_expert(x)."""
         ...
 
+    def choose(self, logits: Tensor, filters: Filters, seeds: Tensor, steps: Tensor) -> Tensor:
+        """Return the next token of each row, [rows], int64; -1 where nothing can be chosen from a row.
 
-def choose_ops(device: str) -> Ops:
-    """Return who computes on a device.
+        Args:
+            logits: [rows, vocab], fp32.
+            filters: How each row narrows its choice down; a temperature of 0 takes the likeliest token.
+            seeds: [rows], int64.
+            steps: [rows], int64: tokens that the row has drawn before.
+        """
+        ...
+
+
+_HOPPER = 9  # the major compute capability that the kernels are made for
+
+
+def choose_ops(
+    device: str | torch.device, *, dtype: torch.dtype = torch.bfloat16, head_dim: int = 128, deterministic: bool = False
+) -> Ops:
+    """Return who computes on a device: kernels on Hopper GPUs in bf16, else the reference, which runs anywhere.
 
     Args:
-        device: A torch device string, such as `cpu`.
+        device: Where the weights are.
+        dtype: Their type where they are not packed.
+        head_dim: Width of an attention head; the kernels take powers of two from 16 on.
+        deterministic: One cut of each kernel for any number of tokens.
     """
-    del device  # kernels for CUDA devices come with their own release; the reference runs anywhere
-    return ReferenceOps()
+    fits = dtype == torch.bfloat16 and head_dim >= 16 and head_dim & (head_dim - 1) == 0
+    if not fits or not is_hopper(device):
+        return ReferenceOps()
+    from llama4_local.kernels.choices import Choices
+    from llama4_local.kernels.functions import KernelOps
+
+    return KernelOps(Choices(deterministic))
+
+
+def is_hopper(device: str | torch.device) -> bool:
+    """Return whether a device is a Hopper GPU of NVIDIA's for which Triton is installed."""
+    there = torch.device(device).type == "cuda" and torch.cuda.is_available()
+    if not there or torch.version.hip or find_spec("triton") is None:  # AMD's GPUs call themselves cuda too
+        return False
+    return torch.cuda.get_device_capability(device)[0] == _HOPPER

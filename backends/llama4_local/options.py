@@ -32,6 +32,8 @@ class Options:
     max_images: int = 16
     step_tokens: int | None = None
     prefix_caching: bool = True
+    deterministic: bool = False
+    cuda_graphs: bool = True
     threads: int | None = None
     tools_in: ToolsPlace = "system"
     progress: bool | None = None

@@ -126,21 +126,22 @@ def sample(logits: Tensor, rows: Sequence[Chooser]) -> list[Sampled]:
         logits: [n, vocab], fp32.
         rows: One chooser for each row.
     """
-    adjusted = _adjust(logits, rows)
+    adjusted = adjust(logits, rows)
     bad = sampling.unusable(adjusted)
     usable = torch.where(bad[:, None], 0, adjusted)
     tokens = sampling.likeliest(usable)
     drawing = [index for index, row in enumerate(rows) if row.rules.temperature > 0]
     if drawing:
         tokens[drawing] = _draw(usable[drawing], [rows[index] for index in drawing])
-    reports = _reports(logits, tokens, rows)
+    found = reports(logits, tokens, rows)
     return [
-        Sampled(None) if is_bad else Sampled(token, *reports.get(index, (None, ())))
+        Sampled(None) if is_bad else Sampled(token, *found.get(index, (None, ())))
         for index, (token, is_bad) in enumerate(zip(tokens.tolist(), bad.tolist(), strict=True))
     ]
 
 
-def _adjust(logits: Tensor, rows: Sequence[Chooser]) -> Tensor:
+def adjust(logits: Tensor, rows: Sequence[Chooser]) -> Tensor:
+    """Return the scores after penalties and masks: logits [n, vocab] themselves where no row has any."""
     penalized = [index for index, row in enumerate(rows) if row.rules.penalized]
     early = [index for index, row in enumerate(rows) if len(row.written) < row.rules.min_tokens]
     packed = {index: row.mask.allowed(row.written) for index, row in enumerate(rows) if row.mask}
@@ -189,9 +190,16 @@ def _draw(logits: Tensor, rows: Sequence[Chooser]) -> Tensor:
     return sampling.draw(logits, filters, sampling.uniforms(seeds, steps))
 
 
-def _reports(
+def reports(
     logits: Tensor, tokens: Tensor, rows: Sequence[Chooser]
 ) -> dict[int, tuple[float, tuple[tuple[int, float], ...]]]:
+    """Return the log-probabilities of those rows that ask for them; see `Sampled`.
+
+    Args:
+        logits: [n, vocab], before penalties and masks.
+        tokens: [n], int64, what was chosen.
+        rows: One chooser for each row.
+    """
     asked = {index: row.rules.logprobs for index, row in enumerate(rows) if row.rules.logprobs is not None}
     if not asked:
         return {}

@@ -172,11 +172,39 @@ class Scheduler:
         self._admit(step)
         return Plan(tuple(step.pieces.values()), tuple(step.copies), () if step.pieces else self._stuck())
 
+    def again(self, pieces: tuple[Piece, ...]) -> Plan | None:
+        """Plan the tokens after those that these pieces choose, before they are known.
+
+        None unless they are all that could go on, every sequence goes on unless it ends by what it says, and
+        nobody has to give way.
+
+        Args:
+            pieces: The step under way, the last token of every sequence in it.
+        """
+        sequences = [piece.sequence for piece in pieces]
+        full = len(self._running) >= self._max_sequences
+        if len(sequences) != len(self._running) or (self._waiting and not full):
+            return None
+        if not all(self._goes_on(sequence) for sequence in sequences):
+            return None
+        wanted = [sequence.pages.pages_wanted(1) for sequence in sequences]
+        if not self._prefixes.make_room(sum(whole for whole, _ in wanted), sum(local for _, local in wanted)):
+            return None
+        starts = [sequence.pages.length for sequence in sequences]
+        copies = [copy for sequence in sequences for copy in sequence.pages.extend(1)]
+        return Plan(tuple(map(Piece, sequences, starts, [1] * len(starts))), tuple(copies))
+
+    def _goes_on(self, sequence: Sequence) -> bool:
+        """Whether a sequence whose next token is being chosen needs the one after it too, in the same chunk."""
+        length = sequence.pages.length
+        edge = self._shape.chunk is not None and length % self._shape.chunk == 0
+        return sequence in self._running and not sequence.paused and not edge and length + 1 < sequence.limit
+
     def computed(self, pieces: Iterable[Piece]) -> None:
         """Keep the pages that these pieces filled, for prompts that begin alike, and leave chunks that are full."""
         for piece in pieces:
             sequence = piece.sequence
-            sequence.names.cover(sequence.tokens, sequence.pages.length)
+            sequence.names.cover(sequence.tokens, piece.end)  # the pages may be a token ahead, see `again`
             sequence.published = self._prefixes.publish(sequence.pages, sequence.names.names, sequence.published)
             if self._shape.chunk is not None and piece.end % self._shape.chunk == 0:
                 self._local_pool.release(sequence.pages.local_pages)

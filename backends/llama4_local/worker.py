@@ -28,8 +28,8 @@ T = TypeVar("T")
 class Report(Protocol):
     """Takes note of how far a model is that is being loaded."""
 
-    def __call__(self, done: int, total: int, phase: str = "loading") -> None:
-        """Be told of bytes done and in all."""
+    def __call__(self, done: int, total: int, phase: str = "loading", unit: str = "bytes") -> None:
+        """Be told of what is done and what there is to do."""
         ...
 
 
@@ -243,15 +243,15 @@ class Worker:
     def _answer(self, asked: _Ask, result: object) -> None:
         self._loop.call(lambda: asked.answer(result))
 
-    def _loading(self, done: int, total: int, phase: str = "loading") -> None:
-        """Between two tensors: look into the inbox, and tell those who wait how far it is."""
+    def _loading(self, done: int, total: int, phase: str = "loading", unit: str = "bytes") -> None:
+        """Between two tensors or steps: look into the inbox, and tell those who wait how far it is."""
         self._attend(wait=False)
         now = time.monotonic()
         if done < total and now - self._reported < _REPORT_EVERY:
             return
         self._reported = now
         for order in self._orders:
-            self._outbox.put(order.mailbox, Progress(phase, done, total, "bytes"))
+            self._outbox.put(order.mailbox, Progress(phase, done, total, unit))
         self._send()
 
     def _send(self) -> None:

@@ -9,6 +9,8 @@ depends on its own length only, and splits are merged in their order.
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import torch
 import triton
 import triton.language as tl
@@ -19,7 +21,9 @@ from llama4_local.kernels.arithmetic import dot, rounded
 from llama4_local.kernels.launch import contiguous, launch, power_above, require
 from llama4_local.kernels.products import share
 from llama4_local.kernels.tiles import DecodeTile
-from llama4_local.kv_cache import LayerCache
+
+if TYPE_CHECKING:
+    from llama4_local.kv_cache import LayerCache
 
 _LOG2E = 1.4426950408889634
 

@@ -4,6 +4,8 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import triton
 import triton.language as tl
 from torch import Tensor
@@ -13,7 +15,9 @@ from llama4_local.kernels.arithmetic import dot, rounded
 from llama4_local.kernels.groups import locate
 from llama4_local.kernels.launch import ceil_div, contiguous, launch, power_above, require
 from llama4_local.kernels.tiles import AttentionTile
-from llama4_local.kv_cache import LayerCache
+
+if TYPE_CHECKING:
+    from llama4_local.kv_cache import LayerCache
 
 _LOG2E = 1.4426950408889634
 

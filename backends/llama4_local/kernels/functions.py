@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch.nn import functional
 
-from llama4_local.kernels import gemv, heads, norms
+from llama4_local.kernels import gemv, heads, norms, sampling
 from llama4_local.kernels.activations import quantize_rows
 from llama4_local.kernels.attention_decode import attention_decode
 from llama4_local.kernels.attention_prefill import attention_prefill
@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from llama4_local.kernels.routing import Choice
     from llama4_local.kv_cache import LayerCache
     from llama4_local.quantized import Matrix
+    from llama4_local.reference.sampling import Filters
     from llama4_local.weights import MlpTree, MoeTree
 
 _ROUTER_VECTOR = VectorTile(4, 1024, 4, 4, 1)
@@ -47,6 +48,11 @@ class KernelOps:
     """
 
     choices: Choices = field(default_factory=Choices)
+
+    @property
+    def capturable(self) -> bool:
+        """See `Ops.capturable`."""
+        return True
 
     def embed(self, table: Tensor, token_ids: Tensor) -> Tensor:
         """See `Ops.embed`."""
@@ -108,6 +114,10 @@ class KernelOps:
             hidden = gemv.gate_up_vector(x, weights.gate_up, tile, choice)
             return gemv.down_vector(hidden, weights.down, tile, choice)
         return self._grouped(x, weights, choice)
+
+    def choose(self, logits: Tensor, filters: Filters, seeds: Tensor, steps: Tensor) -> Tensor:
+        """See `Ops.choose`."""
+        return sampling.choose(logits, filters, seeds, steps)
 
     def _grouped(self, x: Tensor, weights: MoeTree[Matrix], choice: Choice) -> Tensor:
         routing = route(choice)

@@ -4,6 +4,8 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import torch
 import triton
 import triton.language as tl
@@ -12,7 +14,9 @@ from torch import Tensor
 from llama4_local.heads import HeadPlan
 from llama4_local.kernels.arithmetic import rounded
 from llama4_local.kernels.launch import ceil_div, contiguous, launch, require
-from llama4_local.kv_cache import LayerCache
+
+if TYPE_CHECKING:
+    from llama4_local.kv_cache import LayerCache
 
 _HEADS = 8  # heads of a program
 

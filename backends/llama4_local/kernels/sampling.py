@@ -299,6 +299,12 @@ def adjust(
     return out
 
 
+def choose(logits: Tensor, filters: Filters, seeds: Tensor, steps: Tensor) -> Tensor:
+    """Return the next token of each row, -1 where there is none to choose; see `Ops.choose`."""
+    tokens, tops = draw(logits, filters, uniforms(seeds, steps))
+    return torch.where(torch.isfinite(tops.amax(-1)), tokens, -1)
+
+
 def draw(logits: Tensor, filters: Filters, uniforms: Tensor, block: int = BLOCK) -> tuple[Tensor, Tensor]:
     """Draw one token for each row; see `reference.sampling.draw`. Nothing comes back to the host.
 

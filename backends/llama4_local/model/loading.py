@@ -2,22 +2,20 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING
 
 import torch
-from torch import Tensor
 
 from llama4_local.config_file import read_config
 from llama4_local.model.packed_loading import load_weights, packed_model
-from llama4_local.model.transformer import Model
 from llama4sdk.errors import InvalidRequest
 
 if TYPE_CHECKING:
     from pathlib import Path
 
     from llama4_local.checkpoint import Progress
+    from llama4_local.model.transformer import Model
     from llama4_local.quantize import Kind
-    from llama4_local.weights import Weights
 
 _DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
 
@@ -29,6 +27,7 @@ def load_model(
     dtype: str = "auto",
     quantize: Kind | None = None,
     keep: bool = True,
+    deterministic: bool = False,
     progress: Progress | None = None,
     packing: Progress | None = None,
 ) -> Model:
@@ -41,6 +40,7 @@ def load_model(
             it is the type that they are multiplied with.
         quantize: How the layers' matrices of a plain checkpoint are packed; None for not at all.
         keep: Whether the packed form is kept for the next time.
+        deterministic: On a Hopper GPU, one cut of each kernel for any number of tokens.
         progress: See `load_checkpoint`.
         packing: Called instead while matrices are packed.
 
@@ -61,6 +61,4 @@ def load_model(
         progress=progress,
         packing=packing,
     )
-    if all(isinstance(leaf, Tensor) for leaf in weights.leaves()):
-        return Model.create(config, cast("Weights", weights))
-    return packed_model(config, weights)
+    return packed_model(config, weights, deterministic=deterministic)

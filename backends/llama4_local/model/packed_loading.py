@@ -6,11 +6,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
 import torch
+from torch import Tensor
 
 from llama4_local.checkpoint import load_checkpoint, stored_dtype
 from llama4_local.config_file import read_config
 from llama4_local.fp8_checkpoint import check_kind, is_fp8, load_fp8
+from llama4_local.kernels.layout import prepare
 from llama4_local.model.transformer import Model
+from llama4_local.ops import choose_ops
 from llama4_local.packing import load_packed
 from llama4_local.reference.quantized import PackedReferenceOps
 from llama4_local.tensor_files import find_tensors
@@ -19,7 +22,6 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from llama4_local.config import ModelConfig
-    from llama4_local.ops import Ops
     from llama4_local.quantize import Kind
     from llama4_local.quantized import Matrix
     from llama4_local.weights import Weights, WeightTree
@@ -98,13 +100,12 @@ def load_weights(
 
 
 def packed_model(config: ModelConfig, weights: WeightTree[Matrix], *, deterministic: bool = False) -> Model:
-    """Return the model that runs these weights where they are."""
-    ops: Ops = PackedReferenceOps()
-    if cast("Weights", weights).embedding.device.type == "cuda":
-        from llama4_local.kernels.choices import Choices
-        from llama4_local.kernels.functions import KernelOps
-        from llama4_local.kernels.layout import prepare
-
-        weights, ops = prepare(weights), KernelOps(Choices(deterministic))
+    """Return the model that runs these weights, packed or not, where they are."""
+    plain = cast("Weights", weights).embedding
+    ops = choose_ops(plain.device, dtype=plain.dtype, head_dim=config.text.head_dim, deterministic=deterministic)
+    if ops.capturable:
+        weights = prepare(weights)
+    elif not all(isinstance(leaf, Tensor) for leaf in weights.leaves()):
+        ops = PackedReferenceOps()
     # The model hands matrices to its ops as they are; whether they are tensors concerns nobody in between.
     return Model.create(config, cast("Weights", weights), ops)

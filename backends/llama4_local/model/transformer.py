@@ -13,7 +13,7 @@ import torch
 
 from llama4_local.heads import HeadPlan
 from llama4_local.model.rope import TextRope, text_rope, vision_rope
-from llama4_local.ops import choose_ops
+from llama4_local.reference.functions import ReferenceOps
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -42,11 +42,11 @@ class Model:
         Args:
             config: Its shape.
             weights: Tensors of that shape.
-            ops: Who computes; chosen by the weights' device when left out.
+            ops: Who computes; the reference when left out.
         """
         device = weights.embedding.device
         vision = None if config.vision is None else vision_rope(config.vision, device)
-        return cls(config, weights, ops or choose_ops(device.type), text_rope(config.text, device), vision)
+        return cls(config, weights, ops or ReferenceOps(), text_rope(config.text, device), vision)
 
     @property
     def device(self) -> torch.device:

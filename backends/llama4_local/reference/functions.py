@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from torch.nn import functional
 
-from llama4_local.reference import attention, heads, moe, rows
+from llama4_local.reference import attention, heads, moe, rows, sampling
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -19,6 +19,11 @@ if TYPE_CHECKING:
 
 class ReferenceOps:
     """The functions of `llama4_local.ops.Ops` in plain PyTorch, on any device."""
+
+    @property
+    def capturable(self) -> bool:
+        """See `Ops.capturable`: sizes are read back from the device here."""
+        return False
 
     def embed(self, table: Tensor, token_ids: Tensor) -> Tensor:
         """See `Ops.embed`."""
@@ -54,3 +59,7 @@ class ReferenceOps:
     def moe(self, x: Tensor, weights: MoeWeights) -> Tensor:
         """See `Ops.moe`."""
         return moe.experts(x, rows.linear(x, weights.router), weights)
+
+    def choose(self, logits: Tensor, filters: sampling.Filters, seeds: Tensor, steps: Tensor) -> Tensor:
+        """See `Ops.choose`."""
+        return sampling.choose(logits, filters, seeds, steps)

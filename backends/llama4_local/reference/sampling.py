@@ -73,6 +73,15 @@ def likeliest(logits: Tensor) -> Tensor:
     return logits.argmax(dim=-1)
 
 
+def choose(logits: Tensor, filters: Filters, seeds: Tensor, steps: Tensor) -> Tensor:
+    """Return the next token of each row, the likeliest one at temperature 0; see `Ops.choose`."""
+    bad = unusable(logits)
+    usable = torch.where(bad[:, None], 0, logits)
+    drawn = draw(usable, filters, uniforms(seeds, steps))
+    tokens = torch.where(filters.temperature > 0, drawn, likeliest(usable))
+    return torch.where(bad, -1, tokens)
+
+
 def draw(logits: Tensor, filters: Filters, uniforms: Tensor) -> Tensor:
     """Draw one token per row from what temperature, top_k, top_p and min_p leave, in this order.
 

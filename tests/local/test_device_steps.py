@@ -1,0 +1,289 @@
+"""Steps that run beside the host, on the CPU: fixed shapes, filled up, launched before their tokens are known.
+
+`Rerun` stands where a CUDA graph would be and runs the same work over the same tensors.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from llama4_local.device_steps import DeviceSteps
+from llama4_local.engine import Limits
+from llama4_local.graphs import Rerun, bucket_sizes
+from llama4_local.page_tables import PageTable
+from llama4_local.rehearsal import rehearsals
+from llama4_local.staging import Staging
+from llama4sdk.errors import ServerFault
+from llama4sdk.request import Sampling
+from local.small_backends import Reader, SmallEngine, chatting, check_at_rest, picture
+from local.small_checkpoints import CHUNK, guard, maverick, prompt, scout
+
+GREEDY = Sampling(temperature=0, max_tokens=12)
+SEEDED = Sampling(temperature=1.0, top_p=0.9, seed=7, max_tokens=12)
+LIMITS = Limits(step_tokens=16, max_sequences=6)
+MAKERS = {"scout": scout, "maverick": maverick, "guard": guard}
+
+
+def warmed(maker: str = "scout", limits: Limits = LIMITS, stops: tuple[int, ...] = (), **options: int) -> SmallEngine:
+    small = SmallEngine(chatting(MAKERS[maker](), stop_ids=stops), limits=limits, **options)
+    small.engine.warm_up(Rerun)
+    return small
+
+
+def plain(small: SmallEngine, **options: int) -> SmallEngine:
+    return SmallEngine(small.config, limits=LIMITS, **options)
+
+
+def texts(small: SmallEngine, prompts: list[list[int]], samplings: list[Sampling]) -> list[str]:
+    readers = [small.submit(ids, sampling) for ids, sampling in zip(prompts, samplings, strict=True)]
+    small.run()
+    assert all(reader.done for reader in readers)
+    return [reader.text for reader in readers]
+
+
+def some_prompts(small: SmallEngine, count: int) -> list[list[int]]:
+    return [prompt(small.config, 3 + 5 * n, seed=n) for n in range(count)]
+
+
+@pytest.mark.parametrize("maker", MAKERS)
+@pytest.mark.parametrize("sampling", [GREEDY, SEEDED], ids=["greedy", "seeded"])
+@pytest.mark.parametrize("count", [1, 3, 6, 9])
+def test_padded_steps_say_what_plain_ones_say(maker: str, sampling: Sampling, count: int) -> None:
+    small = warmed(maker)
+    prompts, samplings = some_prompts(small, count), [replace(sampling, max_tokens=8 + n) for n in range(count)]
+    assert texts(small, prompts, samplings) == texts(plain(small), prompts, samplings)
+    check_at_rest(small)
+
+
+def test_without_graphs_the_answers_are_the_same() -> None:
+    small = SmallEngine(chatting(stop_ids=()), limits=LIMITS)
+    small.engine.warm_up(None)
+    prompts = some_prompts(small, 4)
+    assert texts(small, prompts, [SEEDED] * 4) == texts(plain(small), prompts, [SEEDED] * 4)
+
+
+def test_rows_with_penalties_masks_and_reports_share_steps_with_plain_ones() -> None:
+    small = warmed()
+    samplings = [
+        GREEDY,
+        replace(SEEDED, repetition_penalty=1.3, frequency_penalty=0.5),
+        replace(SEEDED, logprobs=3),
+        replace(SEEDED, min_tokens=4, stop_token_ids=(7,)),
+        replace(GREEDY, stop_token_ids=tuple(range(0, 200, 3)), min_tokens=2),
+    ]
+    prompts = some_prompts(small, len(samplings))
+    assert texts(small, prompts, samplings) == texts(plain(small), prompts, samplings)
+
+
+def test_answers_that_end_at_different_times_leave_the_others_alone() -> None:
+    small = warmed(stops=tuple(range(0, 200, 7)))
+    prompts = some_prompts(small, 6)
+    assert texts(small, prompts, [SEEDED] * 6) == texts(plain(small), prompts, [SEEDED] * 6)
+    check_at_rest(small)
+
+
+def test_answers_go_over_many_chunk_edges() -> None:
+    small = warmed()
+    long = replace(GREEDY, max_tokens=5 * CHUNK)
+    prompts = some_prompts(small, 3)
+    assert texts(small, prompts, [long] * 3) == texts(plain(small), prompts, [long] * 3)
+
+
+def test_pictures_are_seen() -> None:
+    small = warmed()
+    tiles = picture(small.config, 1)
+    assert small.config.vision
+    assert small.config.image_token_id is not None
+    token_ids = [5, *[small.config.image_token_id] * small.config.vision.patch_tokens, 6]
+    assert small.answer(token_ids, tiles=(tiles,)).text == plain(small).answer(token_ids, tiles=(tiles,)).text
+    assert small.answer(token_ids, tiles=(tiles,)).text != ""
+
+
+def test_what_was_written_is_found_again() -> None:
+    small = warmed()
+    token_ids = prompt(small.config, 10)
+    first = small.submit(token_ids, replace(GREEDY, max_tokens=9))
+    small.run()
+    assert first.order
+    again = [*token_ids, *first.order.written]
+    reader = small.answer(again)
+    assert reader.usage.cached_tokens == 16
+    assert reader.text == plain(small).answer(again).text
+
+
+def test_too_few_pages_change_nothing() -> None:
+    small = warmed(global_pages=18, local_pages=4)
+    prompts, long = [prompt(small.config, 9 + n, seed=n) for n in range(6)], replace(SEEDED, max_tokens=24)
+    assert texts(small, prompts, [long] * 6) == texts(plain(small), prompts, [long] * 6)
+    check_at_rest(small)
+
+
+@settings(max_examples=40, deadline=None)
+@given(data=st.data())
+def test_requests_that_come_and_go_change_nothing(data: st.DataObject) -> None:
+    small = SHARED
+    calm = plain(small)
+    readers: list[tuple[Reader, list[int], Sampling]] = []
+    gone: set[int] = set()
+    for turn in range(data.draw(st.integers(2, 12), label="turns")):
+        for _ in range(data.draw(st.integers(0, 2), label="arrivals")):
+            ids = prompt(small.config, data.draw(st.integers(1, 30), label="length"), seed=turn)
+            sampling = replace(data.draw(st.sampled_from([GREEDY, SEEDED])), max_tokens=data.draw(st.integers(1, 20)))
+            readers.append((small.submit(ids, sampling), ids, sampling))
+        for _ in range(data.draw(st.integers(0, 4), label="steps")):
+            small.engine.step()
+        if readers and data.draw(st.booleans(), label="cancel"):
+            place = data.draw(st.integers(0, len(readers) - 1))
+            order = readers[place][0].order
+            assert order
+            small.engine.cancel(order)
+            gone.add(place)
+    small.run()
+    for place, (reader, ids, sampling) in enumerate(readers):
+        expected = calm.answer(ids, sampling).text
+        assert expected.startswith(reader.text) if place in gone else reader.text == expected
+    check_at_rest(small)
+
+
+SHARED = warmed()
+
+
+def test_the_next_step_is_launched_before_tokens_arrive(monkeypatch: pytest.MonkeyPatch) -> None:
+    small = warmed()
+    fed: list[bool] = []
+    real = DeviceSteps.launch
+
+    def noting(self: DeviceSteps, works: object, due: object, rows: object, *, fed: bool = False) -> object:
+        noted.append(fed)
+        return real(self, works, due, rows, fed=fed)  # type: ignore[arg-type]
+
+    noted = fed
+    monkeypatch.setattr(DeviceSteps, "launch", noting)
+    small.answer(prompt(small.config, 3), replace(GREEDY, max_tokens=20))
+    assert sum(fed) >= 10
+
+
+def test_numbers_gone_wrong_end_one_request_only() -> None:
+    small = warmed()
+    marked = 9
+    small.model.weights.embedding[marked] = torch.nan
+    bad, good = small.submit([3, marked], GREEDY), small.submit([3, 4, 5], GREEDY)
+    small.run()
+    assert isinstance(bad.error, ServerFault)
+    assert good.done
+    check_at_rest(small)
+
+
+def test_a_failing_step_ends_its_requests_and_the_next_one_is_served(monkeypatch: pytest.MonkeyPatch) -> None:
+    small = warmed()
+    expected = plain(small).answer([3, 4, 5]).text
+    with monkeypatch.context() as patch:
+        patch.setattr(PageTable, "write", _out_of_memory)
+        patch.setattr("llama4_local.device_steps.forward", _out_of_memory)
+        reader = small.submit([3, 4, 5])
+        small.run()
+    assert isinstance(reader.error, ServerFault)
+    assert small.answer([3, 4, 5]).text == expected
+    check_at_rest(small)
+
+
+def test_a_failure_between_noting_and_sending_pages_is_made_up_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    small = warmed()
+    expected = plain(small).answer([3, 4, 5]).text
+    reader = small.submit([3, 4, 5])
+    small.engine.step()
+    with monkeypatch.context() as patch:
+        patch.setattr(PageTable, "write", _out_of_memory)
+        small.run()
+    assert isinstance(reader.error, ServerFault)
+    assert small.answer([3, 4, 5]).text == expected
+
+
+def _out_of_memory(*_: object, **__: object) -> None:
+    raise torch.OutOfMemoryError("out of memory")
+
+
+def test_rows_that_stand_for_nobody_write_to_page_zero_only() -> None:
+    small = warmed()
+    cache = small.engine._cache  # pyright: ignore[reportPrivateUsage]
+    small.submit(prompt(small.config, 5), replace(GREEDY, max_tokens=30))
+    for n in range(2):
+        small.submit(prompt(small.config, 6, seed=n), replace(GREEDY, max_tokens=30))
+    for _ in range(4):
+        small.engine.step()
+    pages = small.engine._pages  # pyright: ignore[reportPrivateUsage]
+    free = {"global": pages.global_pool, "local": pages.local_pool}
+    unused = {pool: set(own._free) for pool, own in free.items()}  # pyright: ignore[reportPrivateUsage]
+    for layer in cache.layers:
+        layer.keys[list(unused[layer.pool])] = torch.nan
+    for _ in range(2):
+        small.engine.step()
+    for layer in cache.layers:
+        still = list(unused[layer.pool].intersection(free[layer.pool]._free))  # pyright: ignore[reportPrivateUsage]
+        assert still
+        assert layer.keys[still].isnan().all()
+
+
+def test_progress_counts_up_to_the_end() -> None:
+    small = SmallEngine(limits=LIMITS)
+    seen: list[tuple[int, int]] = []
+    small.engine.warm_up(Rerun, lambda done, total: seen.append((done, total)))
+    assert [done for done, _ in seen] == list(range(len(seen)))
+    assert seen[-1][0] == seen[-1][1] == len(seen) - 1
+
+
+@pytest.mark.parametrize(("most", "sizes"), [(1, (1,)), (6, (1, 2, 4, 6)), (64, (1, 2, 4, 8, 16, 32, 64))])
+def test_buckets_are_powers_of_two_and_the_most(most: int, sizes: tuple[int, ...]) -> None:
+    assert bucket_sizes(most) == sizes
+
+
+def test_rehearsals_have_every_power_of_two_of_tokens() -> None:
+    small = SmallEngine(limits=LIMITS)
+    steps = list(rehearsals(small.shape, tokens=64, sequences=6))
+    assert [sum(len(work.token_ids) for work in works) for works in steps] == [1, 2, 4, 8, 16, 32, 48, 1, 2, 4, 6]
+
+
+@given(rows=st.lists(st.lists(st.lists(st.integers(1, 9), max_size=5), min_size=3, max_size=3), max_size=8))
+def test_a_page_table_holds_what_the_rows_hold(rows: list[list[list[int]]]) -> None:
+    table = PageTable(3, 5, torch.device("cpu"))
+    for wanted in rows:
+        places, pages = table.changes(wanted)
+        table.write(torch.tensor(places, dtype=torch.int64), torch.tensor(pages, dtype=torch.int64))
+        for row, own in enumerate(wanted):
+            assert table.pages[row, : len(own)].tolist() == own
+
+
+def test_a_page_table_sends_only_what_is_new() -> None:
+    table = PageTable(2, 8, torch.device("cpu"))
+    table.changes([[1, 2, 3], [4]])
+    assert table.changes([[1, 2, 3, 7], [4]]) == ([3], [7])
+    assert table.changes([[1, 2, 3, 7], [4]]) == ([], [])
+    assert table.changes([[1, 2, 3, 8], [4]])[0] == [0, 1, 2, 3]
+
+
+def test_what_is_put_alike_lies_at_the_same_place_and_does_not_disturb_the_step_before() -> None:
+    staging = Staging(4096, torch.device("cpu"))
+    staging.begin()
+    first = staging.put([1, 2, 3]), staging.put([0.5], np.float64)
+    staging.send()
+    staging.begin()
+    second = staging.put([4, 5, 6]), staging.put([1.5], np.float64)
+    assert first == second
+    assert staging.view(first[0]).tolist() == [1, 2, 3]
+    staging.send()
+    assert staging.view(second[0]).tolist() == [4, 5, 6]
+    assert staging.view(second[1]).tolist() == [1.5]
+    assert staging.view(second[1]).data_ptr() % 16 == staging.view(second[0]).data_ptr() % 16
+
+
+def test_more_than_was_planned_for_is_refused() -> None:
+    staging = Staging(64, torch.device("cpu"))
+    staging.begin()
+    with pytest.raises(ValueError, match="64 bytes"):
+        staging.put(range(9))
