@@ -192,11 +192,11 @@ class Engine:
         pieces = [piece for piece in plan.pieces if self._pictures_ready(piece)]
         if not pieces:
             return
-        ending = [piece for piece in pieces if piece.samples]
-        sampling = [piece for piece in ending if self._owners[piece.sequence].order.answers]
+        ending = [piece for piece in pieces if piece.samples and not self._is_due(piece)]
+        sampling = [piece for piece in pieces if self._is_due(piece)]
         try:
             self._cache.copy(plan.copies)
-            scores = self._run(pieces, sampling)
+            scores = self._run(pieces)
             chosen = sample(scores, [self._owners[piece.sequence].chooser for piece in sampling])
         except Exception as error:  # noqa: BLE001 - whatever the device raises ends these requests, not the engine
             self._fail_step(pieces, error)
@@ -207,20 +207,23 @@ class Engine:
         for piece, sampled in zip(sampling, chosen, strict=True):
             self._advance(self._owners[piece.sequence], sampled)
         for piece in ending:
-            if piece not in sampling:
-                self._finish(self._owners[piece.sequence], "stop")
+            self._finish(self._owners[piece.sequence], "stop")
 
-    def _run(self, pieces: list[Piece], sampling: list[Piece]) -> Tensor:
+    def _run(self, pieces: list[Piece]) -> Tensor:
         """Compute the pieces and return the scores, [rows, vocab], of those whose next token is due."""
         works = [self._work(piece) for piece in pieces]
         model = self._model
         batch = build_batch(works, image_token_id=model.config.image_token_id, device=model.device)
         hidden = forward(model, batch, self._cache)
-        due = [index for index, piece in enumerate(pieces) if piece in sampling]
+        due = [index for index, piece in enumerate(pieces) if self._is_due(piece)]
         scores = logits(model, hidden[batch.last_rows[due]])
         if model.config.image_token_id is not None:
             scores[:, model.config.image_token_id] = -torch.inf  # a placeholder without a picture means nothing
         return scores
+
+    def _is_due(self, piece: Piece) -> bool:
+        """Whether the request's next token is chosen after this piece; some only want their prompt computed."""
+        return piece.samples and bool(self._owners[piece.sequence].order.answers)
 
     def _work(self, piece: Piece) -> Work:
         tokens = piece.sequence.tokens[piece.start : piece.end]
