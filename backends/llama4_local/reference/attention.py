@@ -107,7 +107,5 @@ def _cached(
         found = (cached[first : first + width] for cached in (layer.keys, layer.values))
     else:
         found = (cached.index_select(0, pages) for cached in (layer.keys, layer.values))
-    keys, values = (
-        part.view(len(chosen), -1, *part.shape[2:])[:, :tokens].transpose(1, 2).to(dtype) for part in found
-    )
+    keys, values = (part.view(len(chosen), -1, *part.shape[2:])[:, :tokens].transpose(1, 2).to(dtype) for part in found)
     return keys, values
