@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Protocol
 import torch
 from safetensors import safe_open
 
+from llama4_local.reference.layout import lay_out_experts
 from llama4_local.tensor_files import StoredTensor, find_tensors
 from llama4_local.weight_names import build_weights, expected_tensors
 from llama4sdk.errors import CheckpointError
@@ -86,7 +87,7 @@ def load_checkpoint(
     """Load a network, tensor by tensor.
 
     Files are mapped into memory: a CPU model in its stored type shares their pages, so they must not be
-    changed while it is in use.
+    changed while it is in use. Fused experts in fp32 are copied, see `lay_out_experts`.
 
     Args:
         folder: In Hugging Face form; fused experts or one tensor per expert.
@@ -134,15 +135,15 @@ class _Loader:
 
     def get(self, name: str) -> Tensor:
         """Return a tensor under its fused name, in the wanted type and place."""
-        if name in self._checked.tensors:
-            return self._read(name)
         prefix, kind = name.rsplit(".", 1)  # …experts, gate_up_proj or down_proj
+        if name in self._checked.tensors:
+            return lay_out_experts(self._read(name)) if prefix.endswith(".experts") else self._read(name)
         parts = ("gate_proj", "up_proj") if kind == "gate_up_proj" else (kind,)
         count = sum(stored.startswith(f"{prefix}.") for stored in self._checked.tensors) // 3
-        return torch.stack([self._expert(f"{prefix}.{expert}", parts) for expert in range(count)])
+        return torch.stack([self._expert(f"{prefix}.{expert}", parts) for expert in range(count)]).transpose(1, 2)
 
     def _expert(self, prefix: str, parts: tuple[str, ...]) -> Tensor:
-        return torch.cat([self._read(f"{prefix}.{part}.weight").t() for part in parts], dim=1)
+        return torch.cat([self._read(f"{prefix}.{part}.weight") for part in parts])
 
     def _read(self, name: str) -> Tensor:
         stored = self._checked.tensors[name]

@@ -128,11 +128,11 @@ def sample(logits: Tensor, rows: Sequence[Chooser]) -> list[Sampled]:
     """
     adjusted = adjust(logits, rows)
     bad = sampling.unusable(adjusted)
-    usable = torch.where(bad[:, None], 0, adjusted)
-    tokens = sampling.likeliest(usable)
+    tokens = sampling.likeliest(adjusted)
     drawing = [index for index, row in enumerate(rows) if row.rules.temperature > 0]
     if drawing:
-        tokens[drawing] = _draw(usable[drawing], [rows[index] for index in drawing])
+        usable = torch.where(bad[drawing, None], 0, adjusted[drawing])
+        tokens[drawing] = _draw(usable, [rows[index] for index in drawing])
     found = reports(logits, tokens, rows)
     return [
         Sampled(None) if is_bad else Sampled(token, *found.get(index, (None, ())))

@@ -13,6 +13,8 @@ if TYPE_CHECKING:
     from llama4_local.batch import Batch, PoolTable, Segment
     from llama4_local.kv_cache import LayerCache
 
+_ALIKE, _NEAR = 1.25, 64  # contexts up to so many times, and so many tokens, longer are padded together
+
 
 def write(layer: LayerCache, slots: Tensor, keys: Tensor, values: Tensor) -> None:
     """Write keys and values [rows, kv_heads, head_dim] to their slots."""
@@ -39,12 +41,35 @@ def paged_attention(queries: Tensor, layer: LayerCache, batch: Batch) -> Tensor:
 
 def _decode(queries: Tensor, layer: LayerCache, table: PoolTable, chosen: list[int]) -> Tensor:
     """Attend from one token of each chosen sequence, [sequences, heads, head_dim]."""
-    longest = max(table.contexts[i] for i in chosen)
-    pages = table.pages[chosen, : -(-longest // layer.keys.shape[1])]
-    keys, values = (_gather(cached, pages, longest, queries.dtype) for cached in (layer.keys, layer.values))
+    groups = _alike([table.contexts[i] for i in chosen])
+    if len(groups) == 1:
+        return _decode_alike(queries, layer, table, chosen)
+    out = torch.empty_like(queries).flatten(1)
+    for group in groups:
+        out[group] = _decode_alike(queries[group], layer, table, [chosen[i] for i in group])
+    return out
+
+
+def _alike(contexts: list[int]) -> list[list[int]]:
+    """Return the places of contexts in groups of nearly one length, so that padding costs little."""
+    order = sorted(range(len(contexts)), key=contexts.__getitem__)
+    groups = [[order[0]]]
+    for place in order[1:]:
+        if contexts[place] <= contexts[groups[-1][0]] * _ALIKE + _NEAR:
+            groups[-1].append(place)
+        else:
+            groups.append([place])
+    return [sorted(group) for group in groups]
+
+
+def _decode_alike(queries: Tensor, layer: LayerCache, table: PoolTable, chosen: list[int]) -> Tensor:
+    """Do what `_decode` does for sequences that are padded to the longest of them."""
+    contexts = [table.contexts[i] for i in chosen]
+    longest = max(contexts)
+    keys, values = _cached(layer, table, chosen, longest, queries.dtype)
     count, heads, head_dim = queries.shape
     mask = None
-    if min(table.contexts[i] for i in chosen) < longest:
+    if min(contexts) < longest:
         mask = torch.arange(longest, device=queries.device) < table.context_lengths[chosen][:, None]
         for cached in (keys, values):  # what a page's last holder left there may be NaN, which no mask stops
             cached.masked_fill_(~mask[:, None, :, None], 0)
@@ -58,8 +83,7 @@ def _decode(queries: Tensor, layer: LayerCache, table: PoolTable, chosen: list[i
 def _prefill(queries: Tensor, layer: LayerCache, table: PoolTable, i: int, segment: Segment) -> Tensor:
     """Attend from several tokens of one sequence, [tokens, heads, head_dim]."""
     context = table.contexts[i]
-    pages = table.pages[i : i + 1, : -(-context // layer.keys.shape[1])]
-    keys, values = (_gather(cached, pages, context, queries.dtype) for cached in (layer.keys, layer.values))
+    keys, values = _cached(layer, table, [i], context, queries.dtype)
     rows = queries.transpose(0, 1)[None]
     seen = context - segment.length
     mask = None
@@ -69,7 +93,19 @@ def _prefill(queries: Tensor, layer: LayerCache, table: PoolTable, i: int, segme
     return out[0].transpose(0, 1).flatten(1)
 
 
-def _gather(cached: Tensor, pages: Tensor, tokens: int, dtype: torch.dtype) -> Tensor:
-    """Return a copy of each sequence's first `tokens`, [sequences, kv_heads, tokens, head_dim]."""
-    found = cached[pages].flatten(1, 2)[:, :tokens]
-    return found.transpose(1, 2).to(dtype)
+def _cached(
+    layer: LayerCache, table: PoolTable, chosen: list[int], tokens: int, dtype: torch.dtype
+) -> tuple[Tensor, Tensor]:
+    """Return keys and values of each sequence's first `tokens`, [sequences, kv_heads, tokens, head_dim].
+
+    They are copies, but for one sequence whose pages follow one another in the cache: that is read in place.
+    """
+    width = -(-tokens // layer.keys.shape[1])
+    pages = table.pages[chosen[0], :width] if len(chosen) == 1 else table.pages[chosen, :width].flatten()
+    first = int(pages[0])
+    if len(chosen) == 1 and pages.tolist() == list(range(first, first + width)):
+        found = (cached[first : first + width] for cached in (layer.keys, layer.values))
+    else:
+        found = (cached.index_select(0, pages) for cached in (layer.keys, layer.values))
+    keys, values = (part.view(len(chosen), -1, *part.shape[2:])[:, :tokens].transpose(1, 2).to(dtype) for part in found)
+    return keys, values

@@ -35,7 +35,12 @@ def experts(x: Tensor, router_logits: Tensor, weights: MoeWeights) -> Tensor:
 
 
 def _one_row(x: Tensor, expert: int, weights: MoeWeights) -> Tensor:
-    return swiglu(x @ weights.gate_up[expert]) @ weights.down[expert]
+    return expert_linear(swiglu(expert_linear(x, weights.gate_up[expert])), weights.down[expert])
+
+
+def expert_linear(x: Tensor, weight: Tensor) -> Tensor:
+    """Return x [rows, in] times one expert's matrix [in, out], however it lies in memory."""
+    return linear(x, weight.t())
 
 
 def _grouped(x: Tensor, chosen: Tensor, weights: MoeWeights) -> Tensor:
@@ -45,7 +50,7 @@ def _grouped(x: Tensor, chosen: Tensor, weights: MoeWeights) -> Tensor:
     # unbind gives all experts one backward pass; indexing would fill a whole zero gradient for each.
     gate_up, down = weights.gate_up.unbind(), weights.down.unbind()
     parts = [
-        swiglu(rows @ gate_up[expert]) @ down[expert]
+        expert_linear(swiglu(expert_linear(rows, gate_up[expert])), down[expert])
         for expert, rows in enumerate(x[order].split(counts))
         if counts[expert]
     ]

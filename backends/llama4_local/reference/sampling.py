@@ -69,7 +69,7 @@ def penalize(
 
 
 def likeliest(logits: Tensor) -> Tensor:
-    """Return the likeliest token of each row: logits [n, vocab] → [n], int64."""
+    """Return the likeliest token of each row: logits [n, vocab] → [n], int64; any token of an unusable row."""
     return logits.argmax(dim=-1)
 
 

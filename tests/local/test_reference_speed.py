@@ -1,0 +1,206 @@
+"""What makes the CPU path fast changes nothing that it computes, and nothing outside it."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor
+
+from llama4_local.batch import Batch, Work, build_batch
+from llama4_local.checkpoint_writer import save_checkpoint
+from llama4_local.kv_cache import LayerCache
+from llama4_local.model.loading import load_model
+from llama4_local.pages import CacheShape, Pages, SequencePages
+from llama4_local.reference import attention
+from llama4_local.reference.attention import paged_attention
+from llama4_local.reference.layout import lay_out_experts
+from llama4_local.reference.moe import experts
+from llama4_local.reference.rows import linear
+from llama4_local.scoring import score_with
+from llama4_local.weights import MlpTree, MoeTree
+from llama4sdk import Llama4, Sampling
+from local.small_checkpoints import prompt, saved, text_only
+
+PAGE, KV_HEADS, HEADS, WIDTH = 8, 2, 6, 16
+
+
+@pytest.fixture
+def source() -> torch.Generator:
+    return torch.Generator().manual_seed(0)
+
+
+@dataclass
+class Cached:
+    """A layer's cache with some sequences in it, whose last tokens are due."""
+
+    layer: LayerCache
+    sequences: list[SequencePages]
+
+    def batch(self, chosen: list[int]) -> Batch:
+        return build_batch([Work(self.sequences[i], [0]) for i in chosen])
+
+    def attend(self, queries: Tensor, chosen: list[int]) -> Tensor:
+        return paged_attention(queries[chosen], self.layer, self.batch(chosen))
+
+
+def cached(lengths: list[int], source: torch.Generator, *, interleaved: bool = False) -> Cached:
+    """Fill a cache; with `interleaved`, no sequence's pages follow one another. What nobody holds is NaN."""
+    pages = Pages(CacheShape(2 * sum(-(-n // PAGE) for n in lengths), 0, PAGE, None))
+    sequences = [pages.sequence() for _ in lengths]
+    spare = pages.sequence()
+    for sequence, length in zip(sequences, lengths, strict=True):
+        for start in range(0, length, PAGE):
+            sequence.extend(min(PAGE, length - start))
+            if interleaved:
+                spare.extend(PAGE)
+    size = (pages.shape.global_pages + 1, PAGE, KV_HEADS, WIDTH)
+    layer = LayerCache(torch.full(size, math.nan), torch.full(size, math.nan), "global")
+    for sequence, length in zip(sequences, lengths, strict=True):
+        for place in range(length):
+            page, offset = sequence.global_pages[place // PAGE], place % PAGE
+            layer.keys[page, offset] = torch.randn((KV_HEADS, WIDTH), generator=source)
+            layer.values[page, offset] = torch.randn((KV_HEADS, WIDTH), generator=source)
+    return Cached(layer, sequences)
+
+
+@pytest.mark.parametrize("lengths", [[5], [7, 7, 7], [1, 2, 3, 64], [900, 3, 77, 300, 4, 290, 1, 1]])
+@pytest.mark.parametrize("interleaved", [False, True])
+def test_sequences_of_any_lengths_decoded_together_see_what_each_sees_alone(
+    lengths: list[int], interleaved: bool, source: torch.Generator
+):
+    queries = torch.randn((len(lengths), HEADS, WIDTH), generator=source)
+    held = cached(lengths, source, interleaved=interleaved)
+    together = held.attend(queries, list(range(len(lengths))))
+    alone = torch.cat([held.attend(queries, [i]) for i in range(len(lengths))])
+    assert together.isfinite().all()
+    assert float((together - alone).abs().max()) <= 1e-6
+
+
+def test_attention_of_one_token_is_softmax_over_all_its_keys(source: torch.Generator):
+    queries = torch.randn((1, HEADS, WIDTH), generator=source)
+    held = cached([29], source)
+    rows = [(held.sequences[0].global_pages[place // PAGE], place % PAGE) for place in range(29)]
+    keys = torch.stack([held.layer.keys[row] for row in rows]).repeat_interleave(HEADS // KV_HEADS, dim=1)
+    values = torch.stack([held.layer.values[row] for row in rows]).repeat_interleave(HEADS // KV_HEADS, dim=1)
+    weights = (torch.einsum("hd,thd->ht", queries[0], keys) / math.sqrt(WIDTH)).softmax(dim=-1)
+    expected = torch.einsum("ht,thd->hd", weights, values).flatten()
+    assert float((held.attend(queries, [0])[0] - expected).abs().max()) <= 1e-6
+
+
+def test_where_pages_lie_changes_no_bit(source: torch.Generator):
+    queries = torch.randn((1, HEADS, WIDTH), generator=source)
+    found = [
+        cached([50], torch.Generator().manual_seed(3), interleaved=interleaved).attend(queries, [0])
+        for interleaved in (False, True)
+    ]
+    assert torch.equal(*found)
+
+
+def test_reading_the_cache_never_writes_to_it(source: torch.Generator):
+    queries = torch.randn((3, HEADS, WIDTH), generator=source)
+    held = cached([50, 9, 61], source)
+    before = [held.layer.keys.clone(), held.layer.values.clone()]
+    held.attend(queries, [0, 1, 2])
+    held.attend(queries, [1])
+    for kept, now in zip(before, (held.layer.keys, held.layer.values), strict=True):
+        assert torch.equal(kept.nan_to_num(7.0), now.nan_to_num(7.0))
+
+
+def test_a_long_sequence_does_not_make_short_ones_pay(monkeypatch: pytest.MonkeyPatch, source: torch.Generator):
+    held = cached([900, 5, 6, 7], source)
+    seen: list[int] = []
+    whole = attention.scaled_dot_product_attention
+
+    def counting(queries: Tensor, keys: Tensor, values: Tensor, mask: Tensor | None) -> Tensor:
+        seen.append(keys.shape[0] * keys.shape[2])
+        return whole(queries, keys, values, mask)
+
+    monkeypatch.setattr(attention, "scaled_dot_product_attention", counting)
+    held.attend(torch.randn((4, HEADS, WIDTH), generator=source), [0, 1, 2, 3])
+    assert sum(seen) <= 1.25 * (900 + 5 + 6 + 7)
+
+
+@pytest.mark.parametrize("rows", [1, 2, 3, 8, 16, 31, 32, 33, 100])
+@pytest.mark.parametrize("stored", ["rows", "columns"])
+def test_a_product_is_the_same_for_any_number_of_rows(rows: int, stored: str, source: torch.Generator):
+    weight = torch.randn((256, 128), generator=source, dtype=torch.float64)
+    x = torch.randn((rows, 128), generator=source, dtype=torch.float64)
+    given = weight.float() if stored == "rows" else weight.float().t().contiguous().t()
+    with torch.inference_mode():
+        found = linear(x.float(), given)
+    assert found.is_contiguous()
+    assert found.dtype == torch.float32
+    assert float((found - x @ weight.t()).abs().max()) < 1e-4
+
+
+def test_products_stay_differentiable(source: torch.Generator):
+    weight = torch.randn((256, 128), generator=source).requires_grad_()
+    x = torch.randn((1, 128), generator=source)
+    linear(x, weight).sum().backward()
+    assert weight.grad is not None
+    assert torch.allclose(weight.grad, x.expand(256, -1))
+
+
+def test_experts_give_the_same_however_they_lie_in_memory(source: torch.Generator):
+    def draw(*shape: int) -> Tensor:
+        return torch.randn(shape, generator=source) * 0.1
+
+    shared = MlpTree(draw(128, 96), draw(96, 64))
+    plain = MoeTree(draw(4, 96), draw(4, 96, 128), draw(4, 64, 96), shared)
+    laid = MoeTree(plain.router, lay_out_experts(plain.gate_up), lay_out_experts(plain.down), shared)
+    assert torch.equal(laid.gate_up, plain.gate_up)
+    assert laid.gate_up[0].t().is_contiguous()
+    for rows in (1, 5, 50):
+        x = torch.randn((rows, 96), generator=source)
+        with torch.inference_mode():
+            one, other = (experts(x, linear(x, weights.router), weights) for weights in (plain, laid))
+        assert float((one - other).abs().max()) < 1e-5
+
+
+def test_bf16_experts_stay_mapped_from_their_file():
+    weights = torch.zeros((2, 8, 4), dtype=torch.bfloat16)
+    assert lay_out_experts(weights).data_ptr() == weights.data_ptr()
+
+
+def test_single_and_fused_experts_are_loaded_to_one_layout(tmp_path: Path):
+    fused = load_model(saved(tmp_path / "fused", text_only()))
+    save_checkpoint(tmp_path / "single", text_only(), fused.weights, fused=False)
+    single = load_model(tmp_path / "single")
+    for one, other in zip(fused.weights.leaves(), single.weights.leaves(), strict=True):
+        assert torch.equal(one, other)
+        assert one.stride() == other.stride()
+
+
+@pytest.fixture
+def two_threads() -> Iterator[None]:
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    yield
+    torch.set_num_threads(before)
+
+
+def settings() -> tuple[object, ...]:
+    return (
+        torch.get_num_threads(),
+        torch.get_num_interop_threads(),
+        torch.get_default_dtype(),
+        torch.is_grad_enabled(),
+        torch.get_float32_matmul_precision(),
+        torch.backends.mkldnn.enabled,
+        torch.are_deterministic_algorithms_enabled(),
+        torch.random.get_rng_state().tolist(),
+    )
+
+
+async def test_serving_changes_no_global_setting_of_the_host(two_threads: None, tmp_path: Path):
+    before = settings()
+    saved(tmp_path, text_only())
+    score_with(load_model(tmp_path), prompt(text_only(), 20), prefill_chunk=3)
+    async with Llama4("local", max_sequences=2) as llama:
+        await llama.chat("Hello", sampling=Sampling(max_tokens=3))
+    assert settings() == before
