@@ -44,7 +44,7 @@ class Recipe:
     def on(cls, device: str) -> Recipe:
         """Return the settings for a device: a GPU takes many more samples in a step, and a higher rate for them."""
         if device == "cuda":
-            return cls(samples=512, rows=32_000, rate=2e-3, warmup=100, pictures=256)
+            return cls(samples=512, rows=80_000, rate=2e-3, warmup=100, pictures=256)
         return cls()
 
 

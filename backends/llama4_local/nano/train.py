@@ -352,6 +352,8 @@ def main() -> None:
     makers = max(1, cores - 2) if device == "cuda" else 1
     progress = train(run, wanted.out, steps=wanted.steps, minutes=minutes, eyes=wanted.eyes, makers=makers)
     _log(wanted.out, f"done after {progress.step} steps and {progress.seconds / 60:.1f} minutes")
+    if device == "cuda":
+        _log(wanted.out, f"at most {torch.cuda.max_memory_allocated() / 1e9:.1f} GB of the GPU's memory")
 
 
 if __name__ == "__main__":
