@@ -75,7 +75,7 @@ def candidates(task: Task) -> list[Candidate]:
 
 def _vectors(form: Format) -> tuple[VectorTile, ...]:
     if form == "int4":
-        shapes = ((32, 2), (32, 4), (64, 4), (128, 8))
+        shapes = ((32, 4), (64, 4), (128, 4), (128, 8))
         cuts = [(rows, 128, splits, warps) for splits in (4, 2, 8) for rows, warps in shapes]
     else:
         cuts = [(rows, depth, 4, 4) for rows in (4, 8, 16) for depth in (512, 1024)] + [(8, 512, 2, 4), (8, 512, 8, 4)]

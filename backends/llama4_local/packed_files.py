@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
     from torch import Tensor
 
-VERSION = "2"  # of the packing and its files: another scale search makes other files
+VERSION = "3"  # of the packing and its files: another scale search or order of nibbles makes other files
 _PART = ".part"
 _FORMATS = {(torch.uint8, torch.bfloat16): Int4Matrix, (torch.float8_e4m3fn, torch.float32): Fp8Matrix}
 

@@ -15,7 +15,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from llama4_local.quantized import E4M3_LARGEST, LEAST_SCALE, Fp8Matrix, Int4Matrix, Matrix, Packed
+from llama4_local.quantized import E4M3_LARGEST, LEAST_SCALE, Fp8Matrix, Int4Matrix, Matrix, Packed, parts_of
 from llama4_local.weights import AttentionTree, LayerTree, MlpTree, MoeTree, WeightTree
 from llama4sdk.errors import InvalidRequest
 
@@ -173,8 +173,9 @@ def _pack_rows(rows: Tensor, group: int) -> tuple[Tensor, Tensor]:
     groups = rows.unflatten(-1, (-1, group))
     scales = _best_scales(groups)
     integers = _integers(groups, scales).add_(8).to(torch.uint8)
-    low, high = integers.chunk(2, dim=-1)
-    return (low | (high << 4)).flatten(-2), scales[..., 0]
+    parts = integers.unflatten(-1, (parts_of(group), -1))
+    bytes_ = parts[..., ::2, :] | (parts[..., 1::2, :] << 4)  # [rows, groups, bytes of a word, words]
+    return bytes_.transpose(-1, -2).flatten(-3), scales[..., 0]
 
 
 def _best_scales(groups: Tensor) -> Tensor:

@@ -22,8 +22,10 @@ _SIGN_AND_NUMBER = 0xBF80 - 0x10000  # of fp16: the sign, four bits of the expon
 class Int4Matrix:
     """Integers from -8 to 7, each times its group's scale.
 
-    Within a group of G inputs, byte i holds input i in its low nibble and input i + G/2 in its high one, both
-    plus 8: a kernel gets two ready halves of the group with one mask and one shift.
+    All are stored plus 8. In groups of 64 or 128 the four quarters of a group lie one above the other: a word of
+    16 bits, its lower byte first, holds input i of each quarter, the first quarter's lowest. Kernels take whole
+    words and get four ready quarters by shifts and masks, two words at a time. Groups of 32, whose quarters are too
+    narrow for the matrix units, hold input i in the low nibble of byte i and input i + 16 in its high one.
 
     Args:
         packed: [..., out, in / 2], uint8.
@@ -69,12 +71,18 @@ class Int4Matrix:
 
     def dequantize(self, dtype: torch.dtype = torch.float32) -> Tensor:
         """Return the matrix, [..., out, in]."""
-        halves = self.packed.unflatten(-1, (-1, self.group // 2))
-        groups = halves.new_empty((*halves.shape[:-1], 2, halves.shape[-1]), dtype=torch.float32)
-        groups[..., 0, :] = halves & 0xF
-        groups[..., 1, :] = halves >> 4
+        parts = parts_of(self.group)
+        words = (self.packed.view(torch.int16) if parts == 4 else self.packed).unflatten(-1, (-1, self.group // parts))
+        groups = words.new_empty((*words.shape[:-1], parts, words.shape[-1]), dtype=torch.float32)
+        for part in range(parts):
+            groups[..., part, :] = (words >> 4 * part) & 0xF
         scales = self.scales.float().transpose(-1, -2)[..., None]
         return groups.sub_(8).flatten(-2).mul_(scales).flatten(-2).to(dtype)
+
+
+def parts_of(group: int) -> int:
+    """Return how many parts of an int4 group lie one above the other; see `Int4Matrix`."""
+    return 4 if group >= 64 else 2
 
 
 @dataclass(frozen=True, slots=True)

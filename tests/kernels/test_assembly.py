@@ -62,20 +62,19 @@ def carried_out(assembly: str, word: Tensor, outputs: int) -> list[Tensor]:
     return [values[f"${index}"] for index in range(outputs)]
 
 
-def test_nibbles_of_all_pairs_of_bytes_come_out_less_8() -> None:
-    first, second = torch.arange(256).repeat(256), torch.arange(256).repeat_interleave(256)
-    low, high = carried_out(arithmetic.NIBBLES.value, first | second << 16, 2)
-    bytes_ = torch.stack([first, second])
-    assert torch.equal(halves(low).float(), (bytes_ & 0xF).float() - 8)
-    assert torch.equal(halves(high).float(), (bytes_ >> 4).float() - 8)
+def test_the_nibbles_of_all_words_come_out_less_8() -> None:
+    words = torch.arange(1 << 16)
+    others = words.flip(0)
+    found = carried_out(arithmetic.NIBBLES.value, words | others << 16, 4)
+    both = torch.stack([words, others])
+    for place, pairs in enumerate(found):
+        assert torch.equal(halves(pairs).float(), ((both >> 4 * place) & 0xF).float() - 8)
 
 
-def test_a_wrong_mask_or_base_is_noticed() -> None:
-    word = torch.tensor([0x00A700C4])
-    for right, wrong in (("0x000F000F", "0x0007000F"), ("0x43084308", "0x43074308"), (", 4;", ", 3;")):
-        assert right in arithmetic.NIBBLES.value
-        broken = arithmetic.NIBBLES.value.replace(right, wrong)
-        assert any(
-            not torch.equal(a, b)
-            for a, b in zip(carried_out(broken, word, 2), carried_out(arithmetic.NIBBLES.value, word, 2), strict=True)
-        )
+def test_a_wrong_mask_or_base_or_shift_is_noticed() -> None:
+    word = torch.tensor([0x95A73EC4])
+    right = carried_out(arithmetic.NIBBLES.value, word, 4)
+    for there, wrong in (("0x000F000F", "0x0007000F"), ("0x43084308", "0x43074308"), (", 8;", ", 7;")):
+        assert there in arithmetic.NIBBLES.value
+        found = carried_out(arithmetic.NIBBLES.value.replace(there, wrong), word, 4)
+        assert any(not torch.equal(one, other) for one, other in zip(found, right, strict=True))

@@ -46,9 +46,18 @@ def test_packing_in_several_threads_packs_what_one_does() -> None:
     assert torch.equal(found[0][0][::50], rows)
 
 
-def test_a_low_nibble_holds_an_input_of_the_first_half_of_its_group() -> None:
+def test_a_word_holds_an_input_of_each_quarter_of_its_group_the_first_quarters_lowest() -> None:
     weight = torch.zeros(1, 128)
-    weight[0, 3], weight[0, 64 + 3] = -8.0, 4.0
+    weight[0, 3], weight[0, 32 + 3], weight[0, 64 + 3], weight[0, 96 + 3] = -8.0, 4.0, 1.0, -3.0
+    packed = quantize_int4(weight)
+    assert packed.packed[0, 6].item() == (0 | (12 << 4))
+    assert packed.packed[0, 7].item() == (9 | (5 << 4))
+    assert torch.equal(packed.dequantize(), weight)
+
+
+def test_a_byte_of_a_small_group_holds_an_input_of_each_half() -> None:
+    weight = torch.zeros(1, 32)
+    weight[0, 3], weight[0, 16 + 3] = -8.0, 4.0
     packed = quantize_int4(weight)
     assert packed.packed[0, 3].item() == (0 | (12 << 4))
     assert torch.equal(packed.dequantize(), weight)

@@ -32,35 +32,57 @@ def dot(a, b, total):
     return total
 
 
-# Two bytes at a time, each already in a word of 16 bits: the nibbles of both at once. Written as operations on
-# single words, the same takes half as many instructions again.
+# Two words of 16 bits at a time: each of their four nibbles goes under the exponent of 128, in pairs. Written as
+# operations on single words, the same takes twice as many instructions.
 NIBBLES = tl.constexpr("""{
-.reg .b32 high, base;
-shr.u32 high, $2, 4;
+.reg .b32 second, third, fourth, base;
+shr.u32 second, $4, 4;
+shr.u32 third, $4, 8;
+shr.u32 fourth, $4, 12;
 mov.b32 base, 0x43084308;
-lop3.b32 $0, $2, 0x000F000F, 0x43004300, 0xEA;
-lop3.b32 $1, high, 0x000F000F, 0x43004300, 0xEA;
+lop3.b32 $0, $4, 0x000F000F, 0x43004300, 0xEA;
+lop3.b32 $1, second, 0x000F000F, 0x43004300, 0xEA;
+lop3.b32 $2, third, 0x000F000F, 0x43004300, 0xEA;
+lop3.b32 $3, fourth, 0x000F000F, 0x43004300, 0xEA;
 sub.rn.bf16x2 $0, $0, base;
 sub.rn.bf16x2 $1, $1, base;
+sub.rn.bf16x2 $2, $2, base;
+sub.rn.bf16x2 $3, $3, base;
 }""")
 
 
 @triton.jit
-def nibbles(packed):
-    """Return the low and the high nibbles of bytes, less 8, ready for `dot`: exact in bf16.
+def nibbles(words):
+    """Return the four nibbles of words of 16 bits, lowest first, less 8, ready for `dot`: exact in bf16.
 
     A nibble q in the mantissa of 128 makes 128 + q; taking 136 off leaves q - 8. The interpreter, which knows no
     assembly, does the same one by one.
     """
-    words = packed.to(tl.uint16)
     if INTERPRETED:
-        low = operand(((words & 0xF) | 0x4300).to(tl.bfloat16, bitcast=True)) - 136.0
-        high = operand(((words >> 4) | 0x4300).to(tl.bfloat16, bitcast=True)) - 136.0
+        first, second = less_8(words & 0xF), less_8((words >> 4) & 0xF)
+        third, fourth = less_8((words >> 8) & 0xF), less_8(words >> 12)
     else:
-        low, high = tl.inline_asm_elementwise(
-            NIBBLES, "=&r,=&r,r", [words], dtype=(tl.bfloat16, tl.bfloat16), is_pure=True, pack=2
+        first, second, third, fourth = tl.inline_asm_elementwise(
+            NIBBLES,
+            "=&r,=&r,=&r,=&r,r",
+            [words],
+            dtype=(tl.bfloat16, tl.bfloat16, tl.bfloat16, tl.bfloat16),
+            is_pure=True,
+            pack=2,
         )
-    return low, high
+    return first, second, third, fourth
+
+
+@triton.jit
+def halves(packed):
+    """Return the low and the high nibbles of bytes, less 8, as `nibbles` does."""
+    return less_8(packed & 0xF), less_8(packed >> 4)
+
+
+@triton.jit
+def less_8(nibble):
+    """Return integers from 0 to 15 less 8, ready for `dot`."""
+    return operand((nibble.to(tl.uint16) | 0x4300).to(tl.bfloat16, bitcast=True)) - 136.0
 
 
 LARGEST = tl.constexpr(448.0)  # of e4m3

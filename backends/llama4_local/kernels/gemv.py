@@ -58,7 +58,7 @@ def _four(x):
 def _int4_sums(
     words,  # [OUT, IN/8], int32: eight nibbles each
     scales,  # [IN/GROUP, OUT]
-    x,  # [IN/4], int64: four bf16 each
+    x,  # [IN/2], int32: two bf16 each; for groups of 32 [IN/4], int64: four
     rows,
     inside,
     first,
@@ -70,7 +70,8 @@ def _int4_sums(
 ):
     """Return weights[rows]·x, [ROWS], fp32.
 
-    Byte j of word i holds inputs 4i + j and, in its upper half, half a group later.
+    The lower half of word i holds input 2i of each quarter of a group, the upper half input 2i + 1; see
+    `Int4Matrix`, also for groups of 32.
     """
     WORDS: tl.constexpr = GROUP // 8
     i = tl.arange(0, WORDS)
@@ -78,17 +79,24 @@ def _int4_sums(
     total = tl.zeros((ROWS, WORDS), tl.float32)
     for step in tl.range(first, last, loop_unroll_factor=UNROLL):
         w = tl.load(w_rows + step * WORDS, mask=inside[:, None], other=0)
-        a, b, c, d = _four(tl.load(x + step * (GROUP // 4) + i))
-        e, f, g, h = _four(tl.load(x + step * (GROUP // 4) + WORDS + i))
         scale = tl.load(scales + step * OUT + rows, mask=inside, other=0.0).to(tl.float32)
+        if GROUP >= 64:
+            own = x + step * (GROUP // 2) + i
+            a, e = _wide(tl.load(own))
+            b, f = _wide(tl.load(own + WORDS))
+            c, g = _wide(tl.load(own + 2 * WORDS))
+            d, h = _wide(tl.load(own + 3 * WORDS))
+        else:
+            a, c, e, g = _four(tl.load(x + step * (GROUP // 4) + i))
+            b, d, f, h = _four(tl.load(x + step * (GROUP // 4) + WORDS + i))
         part = (a + b + c + d + e + f + g + h)[None, :] * -OFFSET
         part += _shifted(w, 0) * a[None, :]
-        part += _shifted(w, 2) * b[None, :]
-        part += _shifted(w, 4) * c[None, :]
-        part += _shifted(w, 6) * d[None, :]
-        part += _shifted(w, 1) * e[None, :]
-        part += _shifted(w, 3) * f[None, :]
-        part += _shifted(w, 5) * g[None, :]
+        part += _shifted(w, 1) * b[None, :]
+        part += _shifted(w, 2) * c[None, :]
+        part += _shifted(w, 3) * d[None, :]
+        part += _shifted(w, 4) * e[None, :]
+        part += _shifted(w, 5) * f[None, :]
+        part += _shifted(w, 6) * g[None, :]
         part += _shifted(w, 7) * h[None, :]
         total += part * scale[:, None]
     return tl.sum(total, 1)
@@ -130,7 +138,7 @@ def _sums(
 
 @triton.jit(do_not_specialize=["tokens"])
 def _gemv_kernel(
-    x,  # [slots, IN], or [tokens, IN] with PAIR; for int4 four of them as one int64
+    x,  # [slots, IN], or [tokens, IN] with PAIR; for int4 as `_int4_sums` has it
     weights,  # [groups, OUT, IN]; for int4 eight of them as one int32
     scales,
     experts,  # [tokens], or None for a single group
@@ -160,7 +168,7 @@ def _gemv_kernel(
             scales += group * OUT * (IN // DEPTH)
         if FORMAT == "fp8":
             scales += group * OUT
-    x += (token if PAIR else slot).to(tl.int64) * (IN // 4 if FORMAT == "int4" else IN)
+    x += (token if PAIR else slot).to(tl.int64) * (IN if FORMAT != "int4" else IN // 2 if DEPTH >= 64 else IN // 4)
     # With PAIR the first half of a block is gate, the second half is up, for the same outputs.
     HALF: tl.constexpr = ROWS // 2 if PAIR else ROWS
     places = tl.arange(0, ROWS)
@@ -262,10 +270,11 @@ def _launch(
     depth = parts.group or tile.depth
     splits = 1 if pair else tile.splits
     narrow = parts.format == "int4"
+    joined = torch.int32 if depth >= 64 else torch.int64
     launch(
         _gemv_kernel,
         (tokens * (1 if choice is None else 2), ceil_div(size, tile.rows // 2 if pair else tile.rows), splits),
-        {"x": x.view(torch.int64) if narrow else x, "scales": parts.scales, "out": out}
+        {"x": x.view(joined) if narrow else x, "scales": parts.scales, "out": out}
         | {"weights": parts.values.view(torch.int32) if narrow else parts.values}
         | {"experts": choice.experts if choice else None, "scores": choice.scores if choice and pair else None}
         | {"tokens": tokens, "groups": parts.values.shape[0] if choice else 1, "SIZE": size, "IN": parts.inputs},

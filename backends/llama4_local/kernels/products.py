@@ -10,7 +10,7 @@ order, whatever else is in the block.
 import triton
 import triton.language as tl
 
-from llama4_local.kernels.arithmetic import dot, nibbles
+from llama4_local.kernels.arithmetic import dot, halves, nibbles
 
 
 @triton.jit
@@ -40,7 +40,22 @@ def products(
     there = inside[:, None]
     present = live[None, :]
     x_rows = x + tokens[None, :] * IN
-    if FORMAT == "int4":
+    if FORMAT == "int4" and DEPTH >= 64:
+        QUARTER: tl.constexpr = DEPTH // 4
+        k = tl.arange(0, QUARTER)
+        words = weights.to(tl.pointer_type(tl.uint16)) + rows[:, None] * (IN // 4) + k[None, :]
+        x_rows += k[:, None]
+        for step in range(first, last):
+            x_0 = tl.load(x_rows + step * DEPTH, mask=present, other=0.0)
+            x_1 = tl.load(x_rows + (step * DEPTH + QUARTER), mask=present, other=0.0)
+            x_2 = tl.load(x_rows + (step * DEPTH + 2 * QUARTER), mask=present, other=0.0)
+            x_3 = tl.load(x_rows + (step * DEPTH + 3 * QUARTER), mask=present, other=0.0)
+            w_0, w_1, w_2, w_3 = nibbles(tl.load(words + step * QUARTER, mask=there, other=0))
+            scale = tl.load(scales + step * OUT + rows, mask=inside, other=0.0).to(tl.float32)
+            part = dot(w_1, x_1, dot(w_0, x_0, tl.zeros((ROWS, TOKENS), tl.float32)))
+            part = dot(w_3, x_3, dot(w_2, x_2, part))
+            total += part * scale[:, None]
+    elif FORMAT == "int4":
         HALF: tl.constexpr = DEPTH // 2
         k = tl.arange(0, HALF)
         w_rows = weights + rows[:, None] * (IN // 2) + k[None, :]
@@ -48,7 +63,7 @@ def products(
         for step in range(first, last):
             x_low = tl.load(x_rows + step * DEPTH, mask=present, other=0.0)
             x_high = tl.load(x_rows + (step * DEPTH + HALF), mask=present, other=0.0)
-            low, high = nibbles(tl.load(w_rows + step * HALF, mask=there, other=0))
+            low, high = halves(tl.load(w_rows + step * HALF, mask=there, other=0))
             scale = tl.load(scales + step * OUT + rows, mask=inside, other=0.0).to(tl.float32)
             part = dot(high, x_high, dot(low, x_low, tl.zeros((ROWS, TOKENS), tl.float32)))
             total += part * scale[:, None]
