@@ -96,6 +96,18 @@ def test_training_changes_every_weight(tmp_path: Path, small: ModelConfig, templ
     assert (tmp_path / "checkpoint" / "model.safetensors").is_file()
 
 
+def test_a_run_begins_with_the_weights_of_another_and_can_be_kept(
+    tmp_path: Path, small: ModelConfig, template: PromptTemplate
+) -> None:
+    first = _run(small, template)
+    train(first, tmp_path / "first", steps=1)
+    second = start(small, template, _RECIPE, begin=tmp_path / "first" / "checkpoint")
+    for one, other in zip(_weights(first), _weights(second), strict=True):
+        assert torch.equal(one.bfloat16(), other.bfloat16())
+    assert train(second, tmp_path / "second", steps=2).step == 2
+    assert load_state(tmp_path / "second", start(small, template, _RECIPE)).step == 2
+
+
 def test_a_folder_without_a_state_starts_at_zero(tmp_path: Path, small: ModelConfig, template: PromptTemplate) -> None:
     assert load_state(tmp_path, _run(small, template)) == Progress()
 

@@ -230,7 +230,7 @@ def save_state(folder: Path, run: Run, progress: Progress) -> None:
     """Write all that the run needs to go on; the file appears whole or not at all."""
     tensors = {**run.optimizer.matrices, **run.optimizer.others}
     tensors = {f"weight {name}": tensor.detach().contiguous() for name, tensor in tensors.items()}
-    tensors |= {f"moment {name}": tensor for name, tensor in run.optimizer.moments.items()}
+    tensors |= {f"moment {name}": tensor.contiguous() for name, tensor in run.optimizer.moments.items()}
     folder.mkdir(parents=True, exist_ok=True)
     save_file(tensors, folder / f"{_STATE}.new", {"step": str(progress.step), "seconds": str(progress.seconds)})
     (folder / f"{_STATE}.new").replace(folder / _STATE)
@@ -306,8 +306,8 @@ def _share(progress: Progress, steps: int | None, minutes: float | None) -> floa
 
 
 def _save(folder: Path, run: Run, progress: Progress) -> None:
-    save_state(folder, run, progress)
     write_folder(folder / "checkpoint", run.config, run.weights)
+    save_state(folder, run, progress)
     _log(folder, f"saved at step {progress.step}")
 
 
