@@ -40,8 +40,9 @@ def build_engine(folder: Path, options: Options, ready: Ready, *, outbox: Outbox
     """
     if options.threads is not None:
         torch.set_num_threads(options.threads)
-    if torch.device(ready.device).type == "cuda":
-        torch.cuda.set_device(ready.device)  # of this thread: kernels start on the current device
+    device = torch.device(ready.device)
+    if device.type == "cuda" and device.index is not None:
+        torch.cuda.set_device(device)  # of this thread: kernels start on the current device
     with packing_bar(folder.name, wanted=options.progress) as draw:
 
         def packing(done: int, total: int) -> None:
