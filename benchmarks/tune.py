@@ -29,7 +29,9 @@ from hopper_inputs import DEVICE, FORMATS, REHEARSAL, SIZES, activations_for, ex
 from hopper_times import rotated  # noqa: E402
 from tune_candidates import TASKS, Candidate, Task, candidates  # noqa: E402
 
+from llama4_local.batch import PoolTable  # noqa: E402
 from llama4_local.kernels import gemv  # noqa: E402
+from llama4_local.kernels.attention_decode import attention_decode  # noqa: E402
 from llama4_local.kernels.choices import FEW  # noqa: E402
 from llama4_local.kernels.down import down  # noqa: E402
 from llama4_local.kernels.gate_up import gate_up  # noqa: E402
@@ -37,7 +39,8 @@ from llama4_local.kernels.launch import recording  # noqa: E402
 from llama4_local.kernels.linear import linear  # noqa: E402
 from llama4_local.kernels.machine_code import SHARED_LIMIT  # noqa: E402
 from llama4_local.kernels.routing import choose, route  # noqa: E402
-from llama4_local.kernels.tiles import Tile, VectorTile  # noqa: E402
+from llama4_local.kernels.tiles import DecodeTile, Tile, VectorTile  # noqa: E402
+from llama4_local.kv_cache import LayerCache  # noqa: E402
 from llama4_local.quantized import Matrix  # noqa: E402
 
 TABLE = ROOT / "backends" / "llama4_local" / "kernels" / "table.json"
@@ -145,8 +148,8 @@ def compile_candidate(task: Task, tile: Candidate) -> Usage | str:
         with recording() as launches:
             for calls in bench_for(task, "meta")(tile):
                 calls[0]()
-        own = {"linear": "linear", "gate_up": "gate_up", "down": "down", "vector": "gemv"}[task.kernel]
-        used = [compile_one(launch) for launch in launches if launch.name == own]
+        others = ("choose", "order", "quantize_rows")  # what makes inputs, compiled when it is first needed
+        used = [compile_one(launch) for launch in launches if launch.name not in others]
     except Exception as problem:  # noqa: BLE001 - an exception may not be picklable; its text is
         return told(problem)
     return Usage(*(max(getattr(one, name) for one in used) for name in ("registers", "stack", "shared")))
@@ -154,8 +157,8 @@ def compile_candidate(task: Task, tile: Candidate) -> Usage | str:
 
 def bench_for(task: Task, device: str = DEVICE) -> Callable[[Candidate], list[list[Call]]]:
     """Return what makes lists of calls for a candidate; their median times are summed up."""
-    make = {"linear": _linear, "gate_up": _grouped, "down": _grouped, "vector": _vector}[task.kernel]
-    return make(task, device)
+    make = {"linear": _linear, "gate_up": _grouped, "down": _grouped, "vector": _vector, "attention_decode": _decode}
+    return make[task.kernel](task, device)
 
 
 def _linear(task: Task, device: str) -> Callable[[Candidate], list[list[Call]]]:
@@ -204,6 +207,24 @@ def _vector(task: Task, device: str) -> Callable[[Candidate], list[list[Call]]]:
             [partial(gemv.gate_up_vector, x, weight, cut, one) for one in picked],
             [partial(gemv.down_vector, hidden, back, cut, one) for one in picked],
         ]
+
+    return bench
+
+
+def _decode(task: Task, device: str) -> Callable[[Candidate], list[list[Call]]]:
+    count, each = task.tokens, SIZES.context // SIZES.page
+    pages = torch.randperm(count * each, device=device).view(count, each) + 1
+    contexts = torch.full((count,), SIZES.context, device=device)
+    table = PoolTable(pages[0], pages, (SIZES.context,) * count, contexts)
+    shape = (count * each + 1, SIZES.page, SIZES.kv_heads, SIZES.dim)
+    rounds = 1 if device == "meta" else max(2, 32 // count)  # so that keys and values leave the L2 cache
+    layers = [LayerCache(normal(*shape, device=device), normal(*shape, device=device), "global") for _ in range(rounds)]
+    queries = normal(count, SIZES.heads, SIZES.dim, device=device)
+    out, starts = torch.empty_like(queries).flatten(1), torch.arange(count + 1, device=device)
+
+    def bench(tile: Candidate) -> list[list[Call]]:
+        cut = tile if isinstance(tile, DecodeTile) else DecodeTile(16, 64, 4, 2)
+        return [[partial(attention_decode, queries, layer, starts, table, cut, out) for layer in layers]]
 
     return bench
 

@@ -13,9 +13,9 @@ from typing import Literal
 
 from hopper_inputs import REHEARSAL
 
-from llama4_local.kernels.tiles import Format, Tile, VectorTile
+from llama4_local.kernels.tiles import DecodeTile, Format, Tile, VectorTile
 
-Candidate = Tile | VectorTile
+Candidate = Tile | VectorTile | DecodeTile
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,13 +23,13 @@ class Task:
     """An entry of the table to be measured.
 
     Args:
-        kernel: `linear`, `gate_up`, `down`, or `vector` for all that the vector kernel does.
+        kernel: `linear`, `gate_up`, `down`, `attention_decode`, or `vector` for what the vector kernel does to experts.
         form: Weight format.
         most: The entry's bound, in tokens of a group; None for the open end.
         tokens: Tokens in all that stand for it.
     """
 
-    kernel: Literal["linear", "gate_up", "down", "vector"]
+    kernel: Literal["linear", "gate_up", "down", "vector", "attention_decode"]
     form: Format
     most: int | None
     tokens: int
@@ -42,10 +42,12 @@ def _tasks() -> list[Task]:
     few: list[Task] = [
         *(Task(kernel, "int4", 1 if kernel != "linear" else 4, 1) for kernel in ("gate_up", "down", "linear")),
         Task("vector", "int4", 4, 1),
+        Task("attention_decode", "bf16", 1, 1),
     ]
     prompts = [Task(kernel, form, None, 8192) for form in ("bf16", "int4", "fp8") for kernel in ("gate_up", "down")]
     batches = [Task(kernel, form, 8, 64) for form in ("int4", "fp8") for kernel in ("gate_up", "down")]
     rest = [
+        *(Task("attention_decode", "bf16", most, count) for most, count in ((8, 8), (None, 64))),
         *(Task("linear", form, None, 4096) for form in ("bf16", "int4", "fp8")),
         *(Task("linear", form, 64, 64) for form in ("int4", "fp8")),
         *(Task(kernel, "int4", 24, 256) for kernel in ("gate_up", "down")),
@@ -67,6 +69,9 @@ def candidates(task: Task) -> list[Candidate]:
     """Return the cuts to try for an entry."""
     if task.kernel == "vector":
         return list(_vectors(task.form))
+    if task.kernel == "attention_decode":
+        shapes = ((64, 4, 2), (64, 4, 3), (64, 4, 1), (128, 4, 2), (128, 8, 2))
+        return [DecodeTile(splits, *shape) for splits in (8, 16, 32, 64) for shape in shapes]
     group = task.most if task.most is not None else 512
     whole = task.kernel == "gate_up"
     found = _narrow(task.form, group, whole=whole) if group <= 64 else _wide(task.form, group, whole=whole)

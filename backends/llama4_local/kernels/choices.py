@@ -26,6 +26,8 @@ _WIDE = 4  # times as many outputs as inputs: enough programs without splitting,
 
 DEFAULT = Tile(64, 64, 64, 1, 4, 4)  # right for every shape, where the table has none
 
+_OTHERS = ("vector", "attention_decode")  # entries of the table that are no `Tile`
+
 Steps = tuple[tuple[int, Tile], ...]
 
 
@@ -37,7 +39,7 @@ def _table() -> dict[str, dict[str, Any]]:
 @cache
 def table() -> Mapping[tuple[str, str], Steps]:
     """Return `table.json`: for each kernel and format (most tokens of a group, cut), from few to many."""
-    found = {kernel: forms for kernel, forms in _table().items() if kernel != "vector"}
+    found = {kernel: forms for kernel, forms in _table().items() if kernel not in _OTHERS}
     return {(kernel, form): _steps(rows) for kernel, forms in found.items() for form, rows in forms.items()}
 
 
@@ -49,6 +51,19 @@ def vectors() -> Mapping[str, tuple[int, VectorTile]]:
 
 def _vector(most: int, **cut: int) -> tuple[int, VectorTile]:
     return most, VectorTile(**cut)
+
+
+@cache
+def decode_steps() -> tuple[tuple[int, DecodeTile], ...]:
+    """Return, for most sequences, how attention of single tokens is cut: `attention_decode` in `table.json`.
+
+    Few sequences need more splits to fill the chip.
+    """
+    return tuple(_decode(**row) for row in _table()["attention_decode"]["bf16"])
+
+
+def _decode(most: int | None, **cut: int) -> tuple[int, DecodeTile]:
+    return most or _EVER, DecodeTile(**cut)
 
 
 def _steps(rows: list[dict[str, int | None]]) -> Steps:
@@ -72,8 +87,6 @@ FIXED_TILES: Mapping[tuple[Kernel, Format], Tile] = {
 }
 
 PREFILL_TILE = AttentionTile(128, 64, 8, 2)
-# Few sequences need more splits to fill the chip. E4m3 loads stay 16 bytes wide only outside the pipeline.
-DECODE_TILES: tuple[tuple[int, DecodeTile], ...] = ((8, DecodeTile(64, 64, 4, 2)), (_EVER, DecodeTile(16, 64, 4, 2)))
 FIXED_DECODE_TILE = DecodeTile(32, 64, 4, 2)
 
 Cut = TypeVar("Cut", Tile, VectorTile)
@@ -114,7 +127,8 @@ class Choices:
 
     def decode(self, sequences: int, *, narrow: bool) -> DecodeTile:
         """Return the cut of attention for single tokens; `narrow` says that the cache holds e4m3."""
-        tile = FIXED_DECODE_TILE if self.deterministic else _first(DECODE_TILES, sequences)
+        tile = FIXED_DECODE_TILE if self.deterministic else _first(decode_steps(), sequences)
+        # E4m3 loads stay 16 bytes wide only outside the pipeline.
         return replace(tile, stages=1) if narrow else tile
 
 

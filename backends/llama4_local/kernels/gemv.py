@@ -75,7 +75,8 @@ def _int4_sums(
     """
     WORDS: tl.constexpr = GROUP // 8
     i = tl.arange(0, WORDS)
-    w_rows = words + rows[:, None] * (IN // 8) + i[None, :]
+    width = tl.multiple_of(IN // 8, 4)  # groups divide rows; said aloud, since loads are as wide as it is known
+    w_rows = words + rows[:, None] * width + i[None, :]
     total = tl.zeros((ROWS, WORDS), tl.float32)
     for step in tl.range(first, last, loop_unroll_factor=UNROLL):
         w = tl.load(w_rows + step * WORDS, mask=inside[:, None], other=0)

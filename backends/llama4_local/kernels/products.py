@@ -43,7 +43,8 @@ def products(
     if FORMAT == "int4" and DEPTH >= 64:
         QUARTER: tl.constexpr = DEPTH // 4
         k = tl.arange(0, QUARTER)
-        words = weights.to(tl.pointer_type(tl.uint16)) + rows[:, None] * (IN // 4) + k[None, :]
+        width = tl.multiple_of(IN // 4, 16)  # groups divide rows; said aloud, since loads are as wide as it is known
+        words = weights.to(tl.pointer_type(tl.uint16)) + rows[:, None] * width + k[None, :]
         x_rows += k[:, None]
         for step in range(first, last):
             x_0 = tl.load(x_rows + step * DEPTH, mask=present, other=0.0)
@@ -58,7 +59,7 @@ def products(
     elif FORMAT == "int4":
         HALF: tl.constexpr = DEPTH // 2
         k = tl.arange(0, HALF)
-        w_rows = weights + rows[:, None] * (IN // 2) + k[None, :]
+        w_rows = weights + rows[:, None] * tl.multiple_of(IN // 2, 16) + k[None, :]
         x_rows += k[:, None]
         for step in range(first, last):
             x_low = tl.load(x_rows + step * DEPTH, mask=present, other=0.0)

@@ -89,6 +89,7 @@ def _tally_kernel(
     logits,
     tops,
     temperature,  # [rows], fp32
+    wanted,  # [rows], fp64: infinite where nothing is looked for
     least,  # [rows], int32: bits found so far
     tallies,  # [rows, blocks, CANDIDATES], fp64
     vocab,
@@ -100,6 +101,8 @@ def _tally_kernel(
 ):
     row = tl.program_id(0)
     block = tl.program_id(1)
+    if tl.load(wanted + row) == float("inf"):
+        return
     candidate = tl.load(least + row) + (tl.arange(0, CANDIDATES) << SHIFT)
     total = tl.zeros((CANDIDATES,), tl.float64)
     for chunk in range(0, BLOCK, CHUNK):
@@ -122,6 +125,8 @@ def _decide_kernel(
     BLOCKS: tl.constexpr,
 ):
     row = tl.program_id(0)
+    if tl.load(wanted + row) == float("inf"):
+        return
     b = tl.arange(0, BLOCKS)
     c = tl.arange(0, CANDIDATES)
     place = (row * blocks + b)[:, None] * CANDIDATES + c[None, :]
@@ -160,7 +165,7 @@ def _target_kernel(
     top_k,  # [rows], int64
     top_p,  # [rows], fp64
     least,  # [rows], int32
-    wanted,  # [rows], fp64, written: top_p of the mass that top_k leaves
+    wanted,  # [rows], fp64, written: top_p of the mass that top_k leaves; infinite where top_p rules nothing out
     blocks,
     BLOCKS: tl.constexpr,
 ):
@@ -172,7 +177,8 @@ def _target_kernel(
     limit = tl.load(top_k + row)
     edge = tl.load(least + row).to(tl.float32, bitcast=True).to(tl.float64)
     mass += tl.where(limit == 0, 0.0, (limit.to(tl.float64) - count) * edge)
-    tl.store(wanted + row, tl.load(top_p + row) * mass)
+    share = tl.load(top_p + row)
+    tl.store(wanted + row, tl.where(share < 1.0, share * mass, float("inf")))
 
 
 @triton.jit
@@ -359,7 +365,7 @@ def _ranked(
             launch(
                 _tally_kernel,
                 (rows, blocks),
-                source | sizes | {"least": least, "tallies": tallies},
+                source | sizes | {"wanted": wanted, "least": least, "tallies": tallies},
                 shape | {"SHIFT": shift, "MASS": mass},
             )
             launch(
