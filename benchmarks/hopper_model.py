@@ -138,7 +138,7 @@ def _profile(form: Format, model: Model, cache: KvCache, size: int) -> Row:
         spent = {one.key[:60]: (round(float(one.self_device_time_total), 1), one.count) for one in seen.key_averages()}
     except Exception as problem:  # noqa: BLE001 - the profiler needs more of a machine than CUDA does
         return {"format": form, "case": case, "exception": told(problem)}
-    most = sorted(spent, reverse=True)[:25]
+    most = sorted(((took, count, name) for name, (took, count) in spent.items()), reverse=True)[:25]
     note = ", ".join(f"{name} {took:.0f}/{count}" for took, count, name in most if took)
     print(f"Scout {form} {case}, us/launches: {note}", flush=True)
     return {"format": form, "case": case, "note": note}

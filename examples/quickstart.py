@@ -14,10 +14,10 @@ from llama4sdk import Llama4
 
 def picture() -> Image.Image:
     """Draw a red circle and a blue square on a light ground."""
-    image = Image.new("RGB", (112, 56), "#f4f1e8")
+    image = Image.new("RGB", (112, 112), "#f4f1e8")
     draw = ImageDraw.Draw(image)
-    draw.ellipse((10, 12, 42, 44), fill="red")
-    draw.rectangle((72, 14, 102, 44), fill="blue")
+    draw.ellipse((16, 18, 48, 50), fill="red")
+    draw.rectangle((66, 66, 96, 96), fill="blue")
     return image
 
 

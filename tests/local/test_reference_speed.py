@@ -10,13 +10,14 @@ from pathlib import Path
 import pytest
 import torch
 from torch import Tensor
+from torch.nn import functional
 
 from llama4_local.batch import Batch, Work, build_batch
 from llama4_local.checkpoint_writer import save_checkpoint
 from llama4_local.kv_cache import LayerCache
 from llama4_local.model.loading import load_model
 from llama4_local.pages import CacheShape, Pages, SequencePages
-from llama4_local.reference import attention
+from llama4_local.reference import attention, rows
 from llama4_local.reference.attention import paged_attention
 from llama4_local.reference.layout import lay_out_experts
 from llama4_local.reference.moe import experts
@@ -155,8 +156,8 @@ def test_experts_give_the_same_however_they_lie_in_memory(source: torch.Generato
     laid = MoeTree(plain.router, lay_out_experts(plain.gate_up), lay_out_experts(plain.down), shared)
     assert torch.equal(laid.gate_up, plain.gate_up)
     assert laid.gate_up[0].t().is_contiguous()
-    for rows in (1, 5, 50):
-        x = torch.randn((rows, 96), generator=source)
+    for count in (1, 5, 50):
+        x = torch.randn((count, 96), generator=source)
         with torch.inference_mode():
             one, other = (experts(x, linear(x, weights.router), weights) for weights in (plain, laid))
         assert float((one - other).abs().max()) < 1e-5
@@ -204,3 +205,24 @@ async def test_serving_changes_no_global_setting_of_the_host(two_threads: None, 
     async with Llama4("local", max_sequences=2) as llama:
         await llama.chat("Hello", sampling=Sampling(max_tokens=3))
     assert settings() == before
+
+
+@pytest.mark.parametrize("count", [1, 2, 3, 5, 64, 65, 130])
+def test_bf16_products_are_made_in_few_sizes_and_give_each_row_its_own(
+    count: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made: list[int] = []
+    plain = functional.linear
+
+    def noting(x: Tensor, weight: Tensor) -> Tensor:
+        made.append(len(x))
+        return plain(x, weight)
+
+    monkeypatch.setattr(functional, "linear", noting)
+    x, weight = torch.randn(count, 64).bfloat16(), torch.randn(32, 64).bfloat16()
+    with torch.inference_mode():
+        found = rows.linear(x, weight)
+    assert made == [rows.rounded_up(count)]
+    torch.testing.assert_close(found.float(), x.float() @ weight.float().t(), rtol=2e-2, atol=2e-1)
+    sizes = {rows.rounded_up(number) for number in range(1, 513)}
+    assert len(sizes) == 14

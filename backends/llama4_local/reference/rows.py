@@ -7,6 +7,7 @@ from torch import Tensor
 from torch.nn import functional
 
 _FEW_ROWS = 32
+_FULL = 64
 _WORTH_IT = 2**14  # numbers in a matrix, below which the library's way to a product costs more than the product
 
 
@@ -23,7 +24,19 @@ def linear(x: Tensor, weight: Tensor) -> Tensor:
     """Return x [rows, in] times the transpose of `weight` [out, in], which may be a transposed view."""
     if _reads_faster_on_the_left(weight) and len(x) <= _FEW_ROWS:
         return _weight_first(x, weight)
+    if _is_compiled_by_size(x):
+        return functional.linear(functional.pad(x, (0, 0, 0, rounded_up(len(x)) - len(x))), weight)[: len(x)]
     return functional.linear(x, weight)
+
+
+def rounded_up(rows: int) -> int:
+    """Return the number of rows that a product in bf16 is made with on a CPU: a power of two, then multiples of 64."""
+    return 1 << (rows - 1).bit_length() if rows <= _FULL else -(-rows // _FULL) * _FULL
+
+
+def _is_compiled_by_size(x: Tensor) -> bool:
+    # oneDNN keeps a compiled product for each number of rows, up to 1,024 of them, outside of any plan of memory.
+    return x.dtype == torch.bfloat16 and x.device.type == "cpu" and not torch.is_grad_enabled()
 
 
 def _reads_faster_on_the_left(weight: Tensor) -> bool:
