@@ -5,9 +5,6 @@
 The process is measured after a first answer of a backend that is closed again, so that the libraries are loaded, and
 at its peak. In between are weights, cache, workspace, a thousand requests and their readers. Ends with exit code 1 if
 a stream does not finish, or the growth exceeds `--memory` and what a stream's Python objects may take.
-
-In bfloat16 it does exceed it on CPUs that have instructions for it: oneDNN, which torch multiplies with there, keeps
-up to 1,024 compiled products, one for each number of rows, outside of any plan.
 """
 
 from __future__ import annotations
