@@ -14,7 +14,8 @@ import torch
 from llama4_local.answer import Answer, Decoder
 from llama4_local.batch import Work, build_batch
 from llama4_local.crossing import Outbox
-from llama4_local.device_steps import DeviceSteps, Landing
+from llama4_local.device_steps import DeviceSteps
+from llama4_local.jobs import Flight, Job
 from llama4_local.keeping import Keeper
 from llama4_local.kv_cache import KvCache
 from llama4_local.masks import LookAhead
@@ -25,7 +26,7 @@ from llama4_local.prefix_cache import PageNames, PrefixCache
 from llama4_local.sampler import Chooser, Rules, Sampled, sample
 from llama4_local.scheduler import Piece, Scheduler, Sequence
 from llama4sdk.errors import LlamaError, Overloaded, ServerFault
-from llama4sdk.events import Done, FinishReason, Progress, Usage
+from llama4sdk.events import Done, FinishReason, Progress
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -85,53 +86,6 @@ class Load:
     local_pages: int = 0
 
 
-@dataclass(slots=True, eq=False)
-class Job:
-    """A request inside the engine."""
-
-    order: Order
-    sequence: Sequence
-    chooser: Chooser
-    answer: Answer
-    pictures: Pictures | None
-
-    @property
-    def usage(self) -> Usage:
-        """Tokens so far."""
-        return Usage(
-            prompt_tokens=len(self.order.token_ids),
-            completion_tokens=len(self.answer.written),
-            image_tokens=self.order.image_tokens,
-            cached_tokens=self.sequence.reused or 0,
-        )
-
-
-@dataclass(frozen=True, slots=True)
-class _Flight:
-    """A step that was launched.
-
-    Args:
-        pieces: What it computes.
-        sampling: Those whose next token is due.
-        landing: Where the tokens come from; None where they are there already.
-        chosen: The tokens, where they are there already.
-    """
-
-    pieces: tuple[Piece, ...]
-    sampling: tuple[Piece, ...]
-    landing: Landing | None = None
-    chosen: tuple[Sampled, ...] = ()
-
-    @property
-    def feeds(self) -> bool:
-        """Whether the next step can go on from its tokens before the host has seen them."""
-        return self.landing is not None and self.landing.feeds
-
-    def result(self) -> Iterable[Sampled]:
-        """Wait for the tokens."""
-        return self.chosen if self.landing is None else self.landing.result()
-
-
 class Engine:
     """Continuous batching over a paged cache.
 
@@ -163,7 +117,7 @@ class Engine:
         self._jobs: dict[Order, Job] = {}
         self._owners: dict[Sequence, Job] = {}
         self._device: DeviceSteps | None = None
-        self._flight: _Flight | None = None  # launched, not yet landed
+        self._flight: Flight | None = None  # launched, not yet landed
 
     @torch.inference_mode()
     def warm_up(self, capture: Capture | None, progress: Callable[[int, int], None] = lambda done, total: None) -> None:
@@ -250,7 +204,7 @@ class Engine:
         finally:
             self._land(flight)
 
-    def _take_off(self) -> _Flight | None:
+    def _take_off(self) -> Flight | None:
         """Launch what the scheduler wants next, if anything."""
         plan = self._scheduler.schedule()
         for sequence in plan.stuck:
@@ -258,12 +212,12 @@ class Engine:
         pieces = [piece for piece in plan.pieces if self._pictures_ready(piece)]
         return self._launch(pieces, plan.copies) if pieces else None
 
-    def _follow(self, flight: _Flight) -> _Flight | None:
+    def _follow(self, flight: Flight) -> Flight | None:
         """Launch the step after, if it can go on from tokens that are not known here yet."""
         plan = self._scheduler.again(flight.pieces) if flight.feeds else None
         return self._launch(list(plan.pieces), plan.copies, fed=True) if plan else None
 
-    def _launch(self, pieces: list[Piece], copies: Iterable[PageCopy], *, fed: bool = False) -> _Flight | None:
+    def _launch(self, pieces: list[Piece], copies: Iterable[PageCopy], *, fed: bool = False) -> Flight | None:
         sampling = tuple(piece for piece in pieces if fed or self._is_due(piece))
         try:
             self._cache.copy(copies)
@@ -272,7 +226,7 @@ class Engine:
             self._fail_step(pieces, error)
             return None
 
-    def _land(self, flight: _Flight) -> None:
+    def _land(self, flight: Flight) -> None:
         """Wait for a step's tokens and hand them out; requests that are gone meanwhile get none."""
         try:
             chosen = dict(zip(flight.sampling, flight.result(), strict=True))
@@ -289,16 +243,16 @@ class Engine:
             elif piece.samples:
                 self._finish(self._owners[piece.sequence], "stop")
 
-    def _run(self, pieces: list[Piece], sampling: tuple[Piece, ...], *, fed: bool) -> _Flight:
+    def _run(self, pieces: list[Piece], sampling: tuple[Piece, ...], *, fed: bool) -> Flight:
         """Compute the pieces and choose the tokens that are due."""
         works = [self._work(piece) for piece in pieces]
         due = [index for index, piece in enumerate(pieces) if piece in sampling]
         choosers = [self._owners[piece.sequence].chooser for piece in sampling]
         if self._device is not None:
-            return _Flight(tuple(pieces), sampling, self._device.launch(works, due, choosers, fed=fed))
+            return Flight(tuple(pieces), sampling, self._device.launch(works, due, choosers, fed=fed))
         with self._look_ahead.over([(row.mask, row.written) for row in choosers if row.mask]):
             scores = self._scores(works, due)
-        return _Flight(tuple(pieces), sampling, chosen=tuple(sample(scores, choosers)))
+        return Flight(tuple(pieces), sampling, chosen=tuple(sample(scores, choosers)))
 
     def _scores(self, works: list[Work], due: list[int]) -> Tensor:
         """Compute a step and return the scores, [rows, vocab], of those works whose next token is due."""
