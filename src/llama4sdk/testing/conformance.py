@@ -47,7 +47,7 @@ class BackendConformance:
     @abstractmethod
     def make(self) -> Backend:
         """Return a fresh backend, not started yet."""
-        raise NotImplementedError
+        ...
 
     def held(self, backend: Backend) -> int:
         """Return how much the backend holds for running requests: slots, pages, connections."""
