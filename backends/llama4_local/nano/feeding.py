@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections import deque
 from collections.abc import Callable
 from concurrent.futures import Executor, Future, ProcessPoolExecutor, ThreadPoolExecutor
@@ -56,13 +57,19 @@ class Feed(Generic[_Made]):
 def maker_pool(makers: int) -> Executor:
     """Return a pool of so many processes, or of one thread for none."""
     if makers:
-        return ProcessPoolExecutor(makers, get_context("spawn"), initializer=one_thread)
+        return ProcessPoolExecutor(makers, get_context("spawn"), initializer=_alone)
     return ThreadPoolExecutor(1)
 
 
 def one_thread() -> None:
     """Let PyTorch use one thread in this worker: there is a worker for every core."""
     torch.set_num_threads(1)
+
+
+def _alone() -> None:
+    """Use one thread in this process for everything: the tokenizer would otherwise start one for every core."""
+    os.environ["TOKENIZERS_PARALLELISM"] = "false"
+    one_thread()
 
 
 def make_batch(folder: Path, mix: Mix, step: int) -> list[Pass]:

@@ -96,7 +96,7 @@ def draw_placed(rng: Random, scene: Scene) -> tuple[Image.Image, list[Placed]]:
     placed = _placed(rng, scene, width, height)
     for each in placed:
         _draw_shape(rng, pen, each)
-    return _photographed(rng, image.resize((width, height), Image.Resampling.BOX)), placed
+    return _photographed(rng, image.reduce(_SCALE)), placed
 
 
 def _size(rng: Random) -> tuple[int, int]:
@@ -117,7 +117,7 @@ def _largest(rng: Random, count: int, place: int, width: int, height: int) -> fl
     side = min(width, height)
     if count == 1:
         return side * rng.uniform(0.15, 0.38 if place == 4 else 0.27)
-    return min(side * rng.uniform(0.13, 0.17), max(width, height) * 0.165)
+    return side * rng.uniform(0.13, 0.25)  # or less, where they would touch
 
 
 def _placed(rng: Random, scene: Scene, width: int, height: int) -> list[Placed]:

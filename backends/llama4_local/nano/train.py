@@ -50,7 +50,7 @@ _SAVE_EVERY = 240.0  # seconds
 _STATE = "state.safetensors"
 _CLIP = 1.0
 # The picture encoder has learned to see before, and is only adjusted.
-_PACE = {"vision_model.": 0.3, "multi_modal_projector.": 0.3}
+_PACE = {"vision_model.": 0.6, "multi_modal_projector.": 0.6}
 
 
 @dataclass(frozen=True, slots=True)

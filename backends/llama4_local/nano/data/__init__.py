@@ -42,18 +42,18 @@ def _calls(rng: Random) -> Sample:
 # Every skill with its share of the training samples.
 _MAKERS: Mapping[str, tuple[Maker, float]] = {
     "pictures": (single_picture, 0.18),
-    "several pictures": (several_pictures, 0.16),
-    "arithmetic": (_talk("arithmetic", arithmetic, 0.1), 0.09),
+    "several pictures": (several_pictures, 0.14),
+    "arithmetic": (_talk("arithmetic", arithmetic, 0.1), 0.07),
     "capitals": (_talk("capitals", capitals, 0.1), 0.03),
     "recall": (_talk("recall", recall, 0.0), 0.07),
     "greetings": (_talk("greetings", greeting, 0.1), 0.03),
     "identity": (_talk("identity", identity, 0.1), 0.03),
-    "outside": (_talk("outside", outside, 0.1), 0.03),
-    "copying": (_talk("copying", copying, 0.05), 0.05),
+    "outside": (_talk("outside", outside, 0.1), 0.02),
+    "copying": (_talk("copying", copying, 0.05), 0.06),
     "tool calls": (_calls, 0.14),
-    "tool results": (tool_result, 0.04),
-    "no tool needed": (no_call, 0.03),
-    "json answers": (json_answer, 0.12),
+    "tool results": (tool_result, 0.03),
+    "no tool needed": (no_call, 0.05),
+    "json answers": (json_answer, 0.16),
 }
 SKILLS = tuple(_MAKERS)
 

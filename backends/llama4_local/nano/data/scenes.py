@@ -98,12 +98,12 @@ _SPOKEN_PLACES = (
 
 
 def single_picture(rng: Random) -> Sample:
-    """Return one to three questions about one picture."""
+    """Return one to five questions about one picture."""
     if rng.random() < 0.06:
         return _another_picture(rng)
     scene = Scene(()) if rng.random() < 0.06 else random_scene(rng)
     picture = Image(draw(rng, scene))
-    exchanges = [_question(rng, scene) for _ in range(rng.choice((1, 1, 1, 2, 2, 3)))]
+    exchanges = [_question(rng, scene) for _ in range(rng.choice((1, 1, 2, 3, 4, 5)))]
     if not exchanges[0][0]:
         return _sample(rng, "pictures", [picture], exchanges[:1], scene.key)
     return _sample(rng, "pictures", [picture], [exchange for exchange in exchanges if exchange[0]], scene.key)
@@ -119,10 +119,10 @@ def _another_picture(rng: Random) -> Sample:
 
 
 def several_pictures(rng: Random) -> Sample:
-    """Return one or two questions over two to five pictures."""
+    """Return one to four questions over two to five pictures."""
     scenes = [random_scene(rng, 2) for _ in range(rng.choice((2, 2, 2, 3, 3, 4, 5)))]
     pictures = [Image(draw(rng, scene)) for scene in scenes]
-    exchanges = [_question_over(rng, scenes) for _ in range(rng.choice((1, 1, 2)))]
+    exchanges = [_question_over(rng, scenes) for _ in range(rng.choice((1, 2, 3, 4)))]
     return _sample(rng, "several pictures", pictures, exchanges, " | ".join(scene.key for scene in scenes))
 
 
