@@ -34,7 +34,7 @@ from llama4_local.kernels.gate_up import gate_up
 from llama4_local.kernels.heads import qkv_epilogue
 from llama4_local.kernels.linear import linear
 from llama4_local.kernels.norms import add_rms_norm
-from llama4_local.kernels.routing import Routing, choose, route
+from llama4_local.kernels.routing import Routing, choose, route, routed
 from llama4_local.kernels.tiles import Format
 from llama4_local.kv_cache import LayerCache
 from llama4_local.quantized import Matrix
@@ -139,7 +139,8 @@ def mixtures(form: Format, tokens: int) -> Iterator[Found]:
     x, logits = normal(tokens, HIDDEN), normal(tokens, EXPERTS, dtype=torch.float32)
     choice = choose(logits)
     yield Found("choose", f"{tokens} tokens", choice.experts.long() + 1, logits.argmax(-1) + 1, 0.0)
-    routing = route(choice)
+    routing = routed(logits)
+    yield Found("route", f"{tokens} tokens", routing.order + 1, route(choice).order + 1, 0.0)
     for deterministic in (False, True):
         choices = Choices(deterministic)
         case = f"{form} {tokens} tokens{' fixed' if deterministic else ''}"

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from llama4_local.batch import Batch, PoolTable, Segment
 from llama4_local.config import ModelConfig, RopeScaling, TextConfig
+from llama4_local.kernels.choices import Choices
 from llama4_local.kernels.functions import KernelOps
 from llama4_local.kernels.sampling import draw
 from llama4_local.kernels.tiles import Format
@@ -95,7 +96,9 @@ def run_model(form: Format, ceilings: Ceilings, budget: Budget, *, quick: bool) 
 
 def _measured(form: Format, ceilings: Ceilings, budget: Budget, *, quick: bool) -> Iterator[Row]:
     with torch.inference_mode():
-        model = Model.create(scout(), random_scout(form), KernelOps())  # type: ignore[arg-type]
+        weights = random_scout(form)
+        model = Model.create(scout(), weights, KernelOps())  # type: ignore[arg-type]
+        fixed = Model.create(scout(), weights, KernelOps(Choices(deterministic=True)))  # type: ignore[arg-type]
         batches = BATCHES[::2] if quick else BATCHES
         cache = _cache(model, max(batches))
     rate = ceilings.fp8 if form == "fp8" and ceilings.fp8 else ceilings.bf16
@@ -109,6 +112,16 @@ def _measured(form: Format, ceilings: Ceilings, budget: Budget, *, quick: bool) 
         )
         for size in batches
         for graph in (True, False)
+    ]
+    cases += [
+        (
+            f"decode {size} at {CONTEXT}, deterministic",
+            size,
+            True,
+            partial(_decode, fixed, cache, size, graph=True),
+            _floor(form, size) / ceilings.copy,
+        )
+        for size in batches[:3]
     ]
     cases += [
         (f"prefill {tokens}", tokens, False, partial(_prefill, model, cache, tokens), _operations(tokens) / rate)
@@ -159,7 +172,7 @@ def _attempt(form: Format, case: str, count: int, floor: float, measure: Callabl
 
 def line(found: Row) -> str:
     """Return a row of results as a person reads it."""
-    what = f"Scout {found['format']:<5}{found['case']:<18}"
+    what = f"Scout {found['format']:<5}{found['case']:<32}"
     if "ms" not in found:
         return what + str(found.get("exception") or found.get("note"))
     return (

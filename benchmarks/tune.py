@@ -27,6 +27,7 @@ from hopper_clock import Budget, alive, seconds, told  # noqa: E402
 from hopper_compile import Usage, Workers, compile_one, pretend  # noqa: E402
 from hopper_inputs import DEVICE, FORMATS, REHEARSAL, SIZES, activations_for, experts, matrix, normal  # noqa: E402
 from hopper_times import rotated  # noqa: E402
+from torch import Tensor  # noqa: E402
 from tune_candidates import TASKS, Candidate, Task, candidates  # noqa: E402
 
 from llama4_local.batch import PoolTable  # noqa: E402
@@ -38,6 +39,7 @@ from llama4_local.kernels.gate_up import gate_up  # noqa: E402
 from llama4_local.kernels.launch import recording  # noqa: E402
 from llama4_local.kernels.linear import linear  # noqa: E402
 from llama4_local.kernels.machine_code import SHARED_LIMIT  # noqa: E402
+from llama4_local.kernels.norms import add_rms_norm  # noqa: E402
 from llama4_local.kernels.routing import choose, route  # noqa: E402
 from llama4_local.kernels.tiles import DecodeTile, Tile, VectorTile  # noqa: E402
 from llama4_local.kv_cache import LayerCache  # noqa: E402
@@ -166,11 +168,13 @@ def _linear(task: Task, device: str) -> Callable[[Candidate], list[list[Call]]]:
     weights = [many(lambda shape=shape: matrix(task.form, *shape, device=device), device) for shape in shapes]
     inputs = [activations_for(normal(task.tokens, shape[1], device=device), task.form) for shape in shapes]
 
+    after = [None, _norm_behind(task.tokens, device)]  # who reads the projections reads parts as well, in less time
+
     def bench(tile: Candidate) -> list[list[Call]]:
         cut = _matrix_tile(tile)
         return [
-            [partial(linear, x, weight, cut, x_scales=scales) for weight in own]
-            for own, (x, scales, _) in zip(weights, inputs, strict=True)
+            [partial(_then, partial(linear, x, weight, cut, x_scales=scales), norm) for weight in own]
+            for own, (x, scales, _), norm in zip(weights, inputs, after, strict=True)
         ]
 
     return bench
@@ -185,14 +189,27 @@ def _grouped(task: Task, device: str) -> Callable[[Candidate], list[list[Call]]]
     routings = [route(choose(one)) for one in logits]
     rows = normal(task.tokens * (1 if up else 2), shape[1], device=device)
     x, scales, _ = activations_for(rows, task.form)
+    norm = _norm_behind(task.tokens, device)
 
     def bench(tile: Candidate) -> list[list[Call]]:
         cut = _matrix_tile(tile)
         if up:
             return [[partial(gate_up, x, weight, cut, routing=one, x_scales=scales) for one in routings]]
-        return [[partial(down, x, weight, cut, one, x_scales=scales) for one in routings]]
+        return [[partial(_then, partial(down, x, weight, cut, one, x_scales=scales), norm) for one in routings]]
 
     return bench
+
+
+def _norm_behind(tokens: int, device: str) -> Callable[[Tensor], object]:
+    """Return the norm that sums up a result's parts: more parts cost it time."""
+    residual, weight = normal(tokens, HIDDEN, device=device), normal(HIDDEN, device=device)
+    return lambda result: add_rms_norm(result, residual, weight, 1e-5)
+
+
+def _then(call: Callable[[], Tensor], after: Callable[[Tensor], object] | None) -> None:
+    result = call()
+    if after:
+        after(result)
 
 
 def _vector(task: Task, device: str) -> Callable[[Candidate], list[list[Call]]]:

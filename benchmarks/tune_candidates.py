@@ -40,7 +40,7 @@ class Task:
 
 def _tasks() -> list[Task]:
     few: list[Task] = [
-        *(Task(kernel, "int4", 1 if kernel != "linear" else 4, 1) for kernel in ("gate_up", "down", "linear")),
+        *(Task(kernel, "int4", 1 if kernel != "linear" else 8, 1) for kernel in ("gate_up", "down", "linear")),
         Task("vector", "int4", 4, 1),
         Task("attention_decode", "bf16", 1, 1),
     ]
@@ -74,6 +74,8 @@ def candidates(task: Task) -> list[Candidate]:
         return [DecodeTile(splits, *shape) for splits in (8, 16, 32, 64) for shape in shapes]
     group = task.most if task.most is not None else 512
     whole = task.kernel == "gate_up"
+    if task.form == "int4" and task.tokens == 1:
+        return list(_tiny(whole=whole)[: 2 if REHEARSAL else None])
     found = _narrow(task.form, group, whole=whole) if group <= 64 else _wide(task.form, group, whole=whole)
     return list(found[:2] if REHEARSAL else found)
 
@@ -100,6 +102,19 @@ def _narrow(form: Format, group: int, *, whole: bool) -> tuple[Tile, ...]:
         for parts in splits
         for stages in ((3, 5) if parts > 1 else (3, 4, 6))
         if not (warps == 4 and rows == 128 and width > 32)
+    )
+
+
+def _tiny(*, whole: bool) -> tuple[Tile, ...]:
+    """Return blocks for 8 tokens, which the older matrix instructions multiply, and the smallest that Hopper's do."""
+    blocks = [(64, 4), (64, 2), (32, 2), (32, 1), (128, 8)] + ([(128, 4)] if whole else [])
+    steps = ((128, 4), (256, 3), (128, 6)) if not whole else ((128, 3), (128, 4), (128, 6), (256, 3), (256, 4))
+    shapes = [(rows, warps, 8, *step) for rows, warps in blocks for step in steps]
+    shapes += [(64, 4, 16, 128, 6), (64, 4, 16, 128, 3), (64, 4, 16, 256, 3)]
+    return tuple(
+        Tile(rows, tokens, depth, parts, warps, stages)
+        for parts in ((1,) if whole else (4, 8))
+        for rows, warps, tokens, depth, stages in shapes
     )
 
 

@@ -73,6 +73,14 @@ def test_what_serving_launches_at_other_sizes_is_compiled_as_well(tokens: int) -
             assert (launch.name, specialize(launch)) in known
 
 
+@pytest.mark.parametrize("tokens", [16, 17, 64, 300])
+def test_from_16_tokens_on_every_product_asks_for_hoppers_matrix_units(tokens: int) -> None:
+    for form in FORMATS:
+        launched = [one for one in matrix_launches(SHAPES[0], form, tokens, KernelOps()) if one.name in MATRIX_KERNELS]
+        assert launched
+        assert all(one.matmul for one in launched)
+
+
 def planned(tile: Tile, tokens: int = 256) -> Launch:
     packed = torch.empty(1024, 512, dtype=torch.uint8, device="meta")
     scales = torch.empty(8, 1024, dtype=torch.bfloat16, device="meta")

@@ -54,6 +54,7 @@ def _attention_decode_kernel(
     kv_head = tl.program_id(1)
     split = tl.program_id(2)
     row = tl.load(starts + segment)
+    context = tl.load(contexts + segment).to(tl.int32)
     if tl.load(starts + segment + 1) - row != 1:
         return
     GROUP: tl.constexpr = HEADS // KV_HEADS
@@ -62,7 +63,6 @@ def _attention_decode_kernel(
     own = column < GROUP
     d = tl.arange(0, DIM)
     query = tl.load(queries + row * (HEADS * DIM) + head[None, :] * DIM + d[:, None], mask=own[None, :], other=0.0)
-    context = tl.load(contexts + segment).to(tl.int32)
     first, last = share((context + KEYS - 1) // KEYS, split, SPLITS)
     table = pages + segment.to(tl.int64) * width
     k = tl.arange(0, KEYS)
@@ -100,24 +100,23 @@ def _attention_merge_kernel(
     HEADS: tl.constexpr,
     DIM: tl.constexpr,
     SPLITS: tl.constexpr,
+    WIDTH: tl.constexpr,
 ):
     segment = tl.program_id(0)
     head = tl.program_id(1)
     row = tl.load(starts + segment)
     if tl.load(starts + segment + 1) - row != 1:
         return
+    split = tl.arange(0, WIDTH)
+    there = split < SPLITS
     d = tl.arange(0, DIM)
-    best = tl.load(tops + segment * SPLITS * HEADS + head)
-    for split in tl.static_range(1, SPLITS):
-        best = tl.maximum(best, tl.load(tops + (segment * SPLITS + split) * HEADS + head))
-    weight = 0.0
-    total = tl.zeros((DIM,), tl.float32)
-    for split in tl.static_range(SPLITS):
-        place = (segment * SPLITS + split) * HEADS + head
-        fade = tl.exp2(tl.load(tops + place) - best)
-        weight += tl.load(weights + place) * fade
-        total += tl.load(sums + place.to(tl.int64) * DIM + d) * fade
-    tl.store(out + row * (HEADS * DIM) + head * DIM + d, rounded(total / weight, out.dtype.element_ty))
+    place = (segment * SPLITS + split) * HEADS + head
+    top = tl.load(tops + place, mask=there, other=float("-inf"))
+    weight = tl.load(weights + place, mask=there, other=0.0)
+    parts = tl.load(sums + place.to(tl.int64)[:, None] * DIM + d[None, :], mask=there[:, None], other=0.0)
+    fade = tl.exp2(top - tl.max(top, 0))
+    total = tl.sum(parts * fade[:, None], 0) / tl.sum(weight * fade, 0)
+    tl.store(out + row * (HEADS * DIM) + head * DIM + d, rounded(total, out.dtype.element_ty))
 
 
 def attention_decode(
@@ -159,6 +158,6 @@ def attention_decode(
         _attention_merge_kernel,
         (segments, heads),
         {"sums": sums, "tops": tops, "weights": weights, "starts": starts, "out": out},
-        shape,
-        warps=1,
+        shape | {"WIDTH": power_above(tile.splits)},
+        warps=4,
     )

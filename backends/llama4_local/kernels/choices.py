@@ -111,7 +111,9 @@ class Choices:
         """Return the cut of a matrix kernel whose groups share `tokens` tokens."""
         if self.deterministic:
             return FIXED_TILES[kernel, form]
-        return _first(table().get((kernel, form), ((_EVER, DEFAULT),)), -(-tokens // groups))
+        # Some groups get more than their share: one token more than all do, at least.
+        each = tokens if groups == 1 else tokens // groups + 1
+        return _first(table().get((kernel, form), ((_EVER, DEFAULT),)), each)
 
     def linear(self, form: Format, tokens: int, outputs: int, inputs: int) -> Tile:
         """Return the cut of a dense product; much wider than deep ones are never split."""

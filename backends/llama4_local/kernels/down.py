@@ -39,6 +39,7 @@ def _down_kernel(
     ROWS: tl.constexpr,
     TOKENS: tl.constexpr,
     DEPTH: tl.constexpr,
+    GROUP: tl.constexpr,
     EVEN: tl.constexpr,
     STRIP: tl.constexpr,
 ):
@@ -51,14 +52,14 @@ def _down_kernel(
     live = slots < end
     weights += group.to(tl.int64) * OUT * (IN // 2 if FORMAT == "int4" else IN)
     if FORMAT == "int4":
-        scales += group.to(tl.int64) * OUT * (IN // DEPTH)
+        scales += group.to(tl.int64) * OUT * (IN // GROUP)
     if FORMAT == "fp8":
         scales += group * OUT
     rows = row_tile * ROWS + tl.arange(0, ROWS)
     inside = rows < OUT
     first, last = share(tl.cdiv(IN, DEPTH), split, SPLITS)
     total = products(
-        weights, scales, x, rows, inside, slots, live, first, last, OUT, IN, FORMAT, ROWS, TOKENS, DEPTH, EVEN
+        weights, scales, x, rows, inside, slots, live, first, last, OUT, IN, FORMAT, ROWS, TOKENS, DEPTH, GROUP, EVEN
     )
     if FORMAT == "fp8":
         total *= tl.load(scales + rows, mask=inside, other=0.0)[:, None]
@@ -92,7 +93,7 @@ def down(x: Tensor, weight: Matrix, tile: Tile, routing: Routing, *, x_scales: T
     token_tiles = routing.most_tiles(tile.tokens)
     dtype = torch.float32 if tile.splits > 1 else torch.bfloat16
     out = torch.empty((2 * tile.splits, count, rows), dtype=dtype, device=x.device)
-    depth = parts.group or tile.depth
+    depth = parts.depth(tile)
     launch(
         _down_kernel,
         (token_tiles * ceil_div(rows, tile.rows), tile.splits),
@@ -100,9 +101,9 @@ def down(x: Tensor, weight: Matrix, tile: Tile, routing: Routing, *, x_scales: T
         | {"order": routing.order, "offsets": routing.offsets, "count": count, "token_tiles": token_tiles}
         | {"groups": groups, "OUT": rows, "IN": size},
         {"FORMAT": parts.format, "GROUPS": power_above(groups), "SPLITS": tile.splits, "ROWS": tile.rows}
-        | {"TOKENS": tile.tokens, "DEPTH": depth, "EVEN": size % depth == 0, "STRIP": STRIP},
+        | {"TOKENS": tile.tokens, "DEPTH": depth, "GROUP": parts.group, "EVEN": size % depth == 0, "STRIP": STRIP},
         warps=tile.warps,
         stages=tile.stages,
-        matmul=True,
+        matmul=tile.matmul,
     )
     return out

@@ -17,7 +17,7 @@ from llama4_local.kernels.down import down
 from llama4_local.kernels.gate_up import gate_up
 from llama4_local.kernels.launch import require
 from llama4_local.kernels.linear import linear
-from llama4_local.kernels.routing import choose, route
+from llama4_local.kernels.routing import choose, routed
 from llama4_local.kernels.tiles import VectorTile, format_of
 from llama4_local.kernels.weights import operands
 from llama4_local.quantized import Fp8Matrix
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
     from llama4_local.batch import Batch
     from llama4_local.heads import HeadPlan
-    from llama4_local.kernels.routing import Choice
+    from llama4_local.kernels.routing import Routing
     from llama4_local.kv_cache import LayerCache
     from llama4_local.quantized import Matrix
     from llama4_local.reference.sampling import Filters
@@ -107,20 +107,19 @@ class KernelOps:
         """See `Ops.moe`; the result comes in parts."""
         experts = weights.router.shape[0]
         require(len(_values(weights.gate_up)) == experts + 1, "the shared expert must lie behind the others: `prepare`")
-        choice = choose(self._router_logits(x, weights.router))
+        scores = self._router_logits(x, weights.router)
         form = format_of(weights.gate_up)
         if self.choices.vector(form, len(x)):
-            tile = self.choices.vector_tile(form)
+            tile, choice = self.choices.vector_tile(form), choose(scores)
             hidden = gemv.gate_up_vector(x, weights.gate_up, tile, choice)
             return gemv.down_vector(hidden, weights.down, tile, choice)
-        return self._grouped(x, weights, choice)
+        return self._grouped(x, weights, routed(scores))
 
     def choose(self, logits: Tensor, filters: Filters, seeds: Tensor, steps: Tensor) -> Tensor:
         """See `Ops.choose`."""
         return sampling.choose(logits, filters, seeds, steps)
 
-    def _grouped(self, x: Tensor, weights: MoeTree[Matrix], choice: Choice) -> Tensor:
-        routing = route(choice)
+    def _grouped(self, x: Tensor, weights: MoeTree[Matrix], routing: Routing) -> Tensor:
         form, groups = format_of(weights.gate_up), len(_values(weights.router))
         narrow, scales = _narrow(x, weights.gate_up)
         tile = self.choices.tile("gate_up", form, len(x), groups)

@@ -39,6 +39,7 @@ def _gate_up_kernel(
     ROWS: tl.constexpr,
     TOKENS: tl.constexpr,
     DEPTH: tl.constexpr,
+    GROUP: tl.constexpr,
     EVEN: tl.constexpr,
     STRIP: tl.constexpr,
 ):
@@ -56,7 +57,7 @@ def _gate_up_kernel(
         tokens = tl.load(order + slots, mask=live, other=0)
         weights += group.to(tl.int64) * 2 * SIZE * (IN // 2 if FORMAT == "int4" else IN)
         if FORMAT == "int4":
-            scales += group.to(tl.int64) * 2 * SIZE * (IN // DEPTH)
+            scales += group.to(tl.int64) * 2 * SIZE * (IN // GROUP)
         if FORMAT == "fp8":
             scales += group * 2 * SIZE
     # The upper half of a block is gate, the lower half is up, for the same outputs.
@@ -80,6 +81,7 @@ def _gate_up_kernel(
         ROWS,
         TOKENS,
         DEPTH,
+        GROUP,
         EVEN,
     )
     if FORMAT == "fp8":
@@ -123,7 +125,7 @@ def gate_up(
     contiguous(x=x, weight=parts.values, scales=parts.scales)
     token_tiles = ceil_div(count, tile.tokens) if routing is None else routing.most_tiles(tile.tokens)
     out = torch.empty((slots, half), dtype=torch.bfloat16, device=x.device)
-    depth = parts.group or tile.depth
+    depth = parts.depth(tile)
     launch(
         _gate_up_kernel,
         (token_tiles * ceil_div(half, tile.rows // 2),),
@@ -132,9 +134,9 @@ def gate_up(
         | {"offsets": None if routing is None else routing.offsets, "count": count, "token_tiles": token_tiles}
         | {"groups": groups, "SIZE": half, "IN": size},
         {"FORMAT": parts.format, "GROUPS": power_above(groups), "ROWS": tile.rows, "TOKENS": tile.tokens}
-        | {"DEPTH": depth, "EVEN": size % depth == 0, "STRIP": STRIP},
+        | {"DEPTH": depth, "GROUP": parts.group, "EVEN": size % depth == 0, "STRIP": STRIP},
         warps=tile.warps,
         stages=tile.stages,
-        matmul=True,
+        matmul=tile.matmul,
     )
     return out

@@ -33,6 +33,7 @@ def _linear_kernel(
     ROWS: tl.constexpr,
     TOKENS: tl.constexpr,
     DEPTH: tl.constexpr,
+    GROUP: tl.constexpr,
     EVEN: tl.constexpr,
     STRIP: tl.constexpr,
 ):
@@ -44,7 +45,7 @@ def _linear_kernel(
     live = tokens < count
     first, last = share(tl.cdiv(IN, DEPTH), split, SPLITS)
     total = products(
-        weights, scales, x, rows, inside, tokens, live, first, last, OUT, IN, FORMAT, ROWS, TOKENS, DEPTH, EVEN
+        weights, scales, x, rows, inside, tokens, live, first, last, OUT, IN, FORMAT, ROWS, TOKENS, DEPTH, GROUP, EVEN
     )
     if FORMAT == "fp8":
         total *= tl.load(scales + rows, mask=inside, other=0.0)[:, None]
@@ -75,16 +76,16 @@ def linear(
     contiguous(x=x, weight=parts.values, scales=parts.scales)
     split = tile.splits > 1
     out = x.new_empty((tile.splits, count, rows), dtype=torch.float32 if split else dtype)
-    depth = parts.group or tile.depth
+    depth = parts.depth(tile)
     launch(
         _linear_kernel,
         (ceil_div(count, tile.tokens) * ceil_div(rows, tile.rows), tile.splits),
         {"x": x, "x_scales": x_scales, "weights": parts.values, "scales": parts.scales, "out": out}
         | {"count": count, "OUT": rows, "IN": size},
         {"FORMAT": parts.format, "SPLITS": tile.splits, "ROWS": tile.rows, "TOKENS": tile.tokens}
-        | {"DEPTH": depth, "EVEN": size % depth == 0, "STRIP": STRIP},
+        | {"DEPTH": depth, "GROUP": parts.group, "EVEN": size % depth == 0, "STRIP": STRIP},
         warps=tile.warps,
         stages=tile.stages,
-        matmul=True,
+        matmul=tile.matmul,
     )
     return out if split else out[0]

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 SHARED_LIMIT = 227 * 1024  # bytes of shared memory that a program on Hopper may have
 
 # Kernels whose loads are a few words for each row: nothing to widen.
-_SMALL_LOADS = {"choose", "order", "tally", "decide", "target", "uniforms", "draw"}
+_SMALL_LOADS = {"choose", "order", "route_few", "tally", "decide", "target", "uniforms", "draw"}
 
 
 class MachineCodeError(LlamaError):
@@ -52,11 +52,12 @@ class MachineCode:
 
     def problems(self, name: str, *, matmul: bool) -> list[str]:
         """Return what is wrong with a kernel's machine code, one sentence each."""
+        slow = self.slow_matrix if matmul else 0
         rules = {
             f"spills: {self.stack} bytes of stack, {self.local} local accesses": not (self.stack or self.local),
             f"{self.shared} bytes of shared memory are more than {SHARED_LIMIT}": self.shared <= SHARED_LIMIT,
             "no HGMMA: the product does not run on Hopper's matrix units": bool(self.matrix) or not matmul,
-            f"{self.slow_matrix} HMMA: part of the product runs on the older matrix units": not self.slow_matrix,
+            f"{slow} HMMA: part of the product runs on the older matrix units": not slow,
             "no 16-byte global load": bool(self.wide_loads) or name in _SMALL_LOADS,
         }
         return [problem for problem, kept in rules.items() if not kept]

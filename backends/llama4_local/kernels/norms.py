@@ -31,6 +31,7 @@ def _norm_kernel(
     there = column < SIZE
     place = row * SIZE + column
     x = tl.load(residual + place, mask=there, other=0.0).to(tl.float32)
+    gain = tl.load(weight + column, mask=there, other=0.0)  # on its way while the rest is summed
     for part in tl.static_range(PARTS):
         x += tl.load(update + (part * count).to(tl.int64) * SIZE + place, mask=there, other=0.0).to(tl.float32)
     if PARTS > 0:
@@ -39,7 +40,7 @@ def _norm_kernel(
         x = stored.to(tl.float32)
     scale = tl.rsqrt(tl.sum(x * x, 0) / SIZE + eps)
     # Cast back before the weight, as the published network does.
-    value = rounded(x * scale, normed.dtype.element_ty).to(tl.float32) * tl.load(weight + column, mask=there, other=0.0)
+    value = rounded(x * scale, normed.dtype.element_ty).to(tl.float32) * gain
     tl.store(normed + place, rounded(value, normed.dtype.element_ty), mask=there)
 
 
@@ -78,5 +79,5 @@ def _launch(
         {"update": update, "residual": residual, "weight": weight, "normed": normed, "total": total}
         | {"count": count, "eps": eps},
         {"SIZE": size, "WIDTH": width, "PARTS": 0 if update is None else update.shape[0]},
-        warps=8 if width > 2048 else 4,
+        warps=16 if width > 4096 else 8 if width > 2048 else 4,
     )

@@ -30,44 +30,48 @@ def products(
     ROWS: tl.constexpr,
     TOKENS: tl.constexpr,
     DEPTH: tl.constexpr,
+    GROUP: tl.constexpr,
     EVEN: tl.constexpr,
 ):
     """Return weights[rows]·x[tokens]ᵀ, [ROWS, TOKENS], fp32.
 
-    A step covers DEPTH inputs; for int4, DEPTH is the size of a group. EVEN says that DEPTH divides IN.
+    A step covers DEPTH inputs; for int4 these are whole groups of GROUP. EVEN says that DEPTH divides IN.
     """
     total = tl.zeros((ROWS, TOKENS), tl.float32)
     there = inside[:, None]
     present = live[None, :]
     x_rows = x + tokens[None, :] * IN
-    if FORMAT == "int4" and DEPTH >= 64:
-        QUARTER: tl.constexpr = DEPTH // 4
+    if FORMAT == "int4" and GROUP >= 64:
+        QUARTER: tl.constexpr = GROUP // 4
         k = tl.arange(0, QUARTER)
         width = tl.multiple_of(IN // 4, 16)  # groups divide rows; said aloud, since loads are as wide as it is known
         words = weights.to(tl.pointer_type(tl.uint16)) + rows[:, None] * width + k[None, :]
         x_rows += k[:, None]
         for step in range(first, last):
-            x_0 = tl.load(x_rows + step * DEPTH, mask=present, other=0.0)
-            x_1 = tl.load(x_rows + (step * DEPTH + QUARTER), mask=present, other=0.0)
-            x_2 = tl.load(x_rows + (step * DEPTH + 2 * QUARTER), mask=present, other=0.0)
-            x_3 = tl.load(x_rows + (step * DEPTH + 3 * QUARTER), mask=present, other=0.0)
-            w_0, w_1, w_2, w_3 = nibbles(tl.load(words + step * QUARTER, mask=there, other=0))
-            scale = tl.load(scales + step * OUT + rows, mask=inside, other=0.0).to(tl.float32)
-            part = dot(w_1, x_1, dot(w_0, x_0, tl.zeros((ROWS, TOKENS), tl.float32)))
-            part = dot(w_3, x_3, dot(w_2, x_2, part))
-            total += part * scale[:, None]
+            for part in tl.static_range(DEPTH // GROUP):
+                group = step * (DEPTH // GROUP) + part
+                x_0 = tl.load(x_rows + group * GROUP, mask=present, other=0.0)
+                x_1 = tl.load(x_rows + (group * GROUP + QUARTER), mask=present, other=0.0)
+                x_2 = tl.load(x_rows + (group * GROUP + 2 * QUARTER), mask=present, other=0.0)
+                x_3 = tl.load(x_rows + (group * GROUP + 3 * QUARTER), mask=present, other=0.0)
+                w_0, w_1, w_2, w_3 = nibbles(tl.load(words + group * QUARTER, mask=there, other=0))
+                scale = tl.load(scales + group * OUT + rows, mask=inside, other=0.0).to(tl.float32)
+                sums = dot(w_1, x_1, dot(w_0, x_0, tl.zeros((ROWS, TOKENS), tl.float32)))
+                sums = dot(w_3, x_3, dot(w_2, x_2, sums))
+                total += sums * scale[:, None]
     elif FORMAT == "int4":
-        HALF: tl.constexpr = DEPTH // 2
+        HALF: tl.constexpr = GROUP // 2
         k = tl.arange(0, HALF)
         w_rows = weights + rows[:, None] * tl.multiple_of(IN // 2, 16) + k[None, :]
         x_rows += k[:, None]
         for step in range(first, last):
-            x_low = tl.load(x_rows + step * DEPTH, mask=present, other=0.0)
-            x_high = tl.load(x_rows + (step * DEPTH + HALF), mask=present, other=0.0)
-            low, high = halves(tl.load(w_rows + step * HALF, mask=there, other=0))
-            scale = tl.load(scales + step * OUT + rows, mask=inside, other=0.0).to(tl.float32)
-            part = dot(high, x_high, dot(low, x_low, tl.zeros((ROWS, TOKENS), tl.float32)))
-            total += part * scale[:, None]
+            for part in tl.static_range(DEPTH // GROUP):
+                group = step * (DEPTH // GROUP) + part
+                x_low = tl.load(x_rows + group * GROUP, mask=present, other=0.0)
+                x_high = tl.load(x_rows + (group * GROUP + HALF), mask=present, other=0.0)
+                low, high = halves(tl.load(w_rows + group * HALF, mask=there, other=0))
+                scale = tl.load(scales + group * OUT + rows, mask=inside, other=0.0).to(tl.float32)
+                total += dot(high, x_high, dot(low, x_low, tl.zeros((ROWS, TOKENS), tl.float32))) * scale[:, None]
     else:
         k = tl.arange(0, DEPTH)
         w_rows = weights + rows[:, None] * IN + k[None, :]

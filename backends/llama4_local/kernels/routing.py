@@ -52,6 +52,64 @@ class Routing:
         return ceil_div(count, tokens) + min(experts, count) + ceil_div(count, tokens)
 
 
+@triton.jit
+def _likeliest(logits, tokens, live, count, PARTS: tl.constexpr, EXPERTS: tl.constexpr, WIDTH: tl.constexpr):
+    """Return the expert and the score of each token; logits are [PARTS, count, EXPERTS], summed in their order."""
+    e = tl.arange(0, WIDTH)
+    there = live[:, None] & (e < EXPERTS)[None, :]
+    place = logits + tokens[:, None] * EXPERTS + e[None, :]
+    values = tl.load(place, mask=there, other=float("-inf"))
+    for part in tl.static_range(1, PARTS):
+        values += tl.load(place + part * count * EXPERTS, mask=there, other=0.0)
+    # Logits that are no numbers must not lead out of the tensors: their replies end with an error later.
+    chosen = tl.minimum(tl.argmax(values, 1, tie_break_left=True), EXPERTS - 1)
+    return chosen, 1.0 / (1.0 + tl.exp(-tl.max(values, 1)))
+
+
+@triton.jit
+def _store_slots(order, scores, tokens, live, count, own, firsts, score, BLOCK: tl.constexpr):
+    """Give each token of a block its slot behind its expert's first one, and its slot of the shared expert.
+
+    own: [BLOCK, WIDTH], which expert each has; firsts: [WIDTH], the first slot that this block has of each.
+    """
+    earlier = tl.cumsum(own.to(tl.int32), 0) - 1
+    places = tl.sum(tl.where(own, earlier + firsts[None, :], 0), 1)
+    tl.store(order + places, tokens, mask=live)
+    tl.store(scores + places, score, mask=live)
+    tl.store(order + count + tokens, tokens, mask=live)
+    tl.store(scores + count + tokens, tl.full((BLOCK,), 1.0, tl.float32), mask=live)
+
+
+@triton.jit
+def _store_offsets(offsets, ends, e, count, EXPERTS: tl.constexpr):
+    tl.store(offsets, 0)
+    tl.store(offsets + 1 + e, ends, mask=e < EXPERTS)
+    tl.store(offsets + EXPERTS + 1, 2 * count)
+
+
+@triton.jit(do_not_specialize=["count"])
+def _route_few_kernel(
+    logits,  # [PARTS, count, EXPERTS], fp32
+    order,  # [2·count]
+    scores,  # [2·count]
+    offsets,  # [EXPERTS + 2]
+    count,
+    PARTS: tl.constexpr,
+    EXPERTS: tl.constexpr,
+    WIDTH: tl.constexpr,
+    BLOCK: tl.constexpr,
+):
+    tokens = tl.arange(0, BLOCK)
+    live = tokens < count
+    chosen, score = _likeliest(logits, tokens, live, count, PARTS, EXPERTS, WIDTH)
+    e = tl.arange(0, WIDTH)
+    own = (chosen[:, None] == e[None, :]) & live[:, None]
+    total = tl.sum(own.to(tl.int32), 0)
+    ends = tl.cumsum(total, 0)
+    _store_offsets(offsets, ends, e, count, EXPERTS)
+    _store_slots(order, scores, tokens, live, count, own, ends - total, score, BLOCK)
+
+
 @triton.jit(do_not_specialize=["count"])
 def _choose_kernel(
     logits,  # [PARTS, count, EXPERTS], fp32
@@ -68,15 +126,9 @@ def _choose_kernel(
     tokens = block * BLOCK + tl.arange(0, BLOCK)
     live = tokens < count
     e = tl.arange(0, WIDTH)
-    there = live[:, None] & (e < EXPERTS)[None, :]
-    place = logits + tokens[:, None] * EXPERTS + e[None, :]
-    values = tl.load(place, mask=there, other=float("-inf"))
-    for part in tl.static_range(1, PARTS):
-        values += tl.load(place + part * count * EXPERTS, mask=there, other=0.0)
-    # Logits that are no numbers must not lead out of the tensors: their replies end with an error later.
-    chosen = tl.minimum(tl.argmax(values, 1, tie_break_left=True), EXPERTS - 1)
+    chosen, score = _likeliest(logits, tokens, live, count, PARTS, EXPERTS, WIDTH)
     tl.store(experts + tokens, chosen, mask=live)
-    tl.store(scores + tokens, 1.0 / (1.0 + tl.exp(-tl.max(values, 1))), mask=live)
+    tl.store(scores + tokens, score, mask=live)
     hits = (chosen[:, None] == e[None, :]) & live[:, None]
     tl.store(counts + block * EXPERTS + e, tl.sum(hits.to(tl.int32), 0), mask=e < EXPERTS)
 
@@ -105,19 +157,29 @@ def _order_kernel(
         before += tl.where(other < block, hits, 0)
     ends = tl.cumsum(total, 0)
     if block == 0:
-        tl.store(offsets, 0)
-        tl.store(offsets + 1 + e, ends, mask=e < EXPERTS)
-        tl.store(offsets + EXPERTS + 1, 2 * count)
+        _store_offsets(offsets, ends, e, count, EXPERTS)
     tokens = block * BLOCK + tl.arange(0, BLOCK)
     live = tokens < count
     chosen = tl.load(experts + tokens, mask=live, other=0)
     own = (chosen[:, None] == e[None, :]) & live[:, None]
-    earlier = tl.cumsum(own.to(tl.int32), 0) - 1
-    places = tl.sum(tl.where(own, earlier + (ends - total + before)[None, :], 0), 1)
-    tl.store(order + places, tokens, mask=live)
-    tl.store(scores + places, tl.load(token_scores + tokens, mask=live, other=0.0), mask=live)
-    tl.store(order + count + tokens, tokens, mask=live)
-    tl.store(scores + count + tokens, tl.full((BLOCK,), 1.0, tl.float32), mask=live)
+    score = tl.load(token_scores + tokens, mask=live, other=0.0)
+    _store_slots(order, scores, tokens, live, count, own, ends - total + before, score, BLOCK)
+
+
+def routed(logits: Tensor) -> Routing:
+    """Choose experts as `choose` does and sort tokens as `route` does, in one launch where they are few."""
+    parts, count, experts = _checked(logits)
+    if count > _BLOCK:
+        return route(choose(logits))
+    routing = _empty_routing(count, experts, logits.device)
+    launch(
+        _route_few_kernel,
+        (1,),
+        {"logits": logits, "order": routing.order, "scores": routing.scores, "offsets": routing.offsets}
+        | {"count": count},
+        {"PARTS": parts, "EXPERTS": experts, "WIDTH": power_above(experts), "BLOCK": _BLOCK},
+    )
+    return routing
 
 
 def choose(logits: Tensor) -> Choice:
@@ -126,10 +188,7 @@ def choose(logits: Tensor) -> Choice:
     Args:
         logits: [tokens, experts], fp32; or parts of them, [parts, tokens, experts], summed in their order.
     """
-    parts = logits if logits.dim() == 3 else logits[None]
-    _, count, experts = parts.shape
-    require(logits.dtype == torch.float32, f"router logits must be fp32, got {logits.dtype}")
-    contiguous(logits=logits)
+    parts, count, experts = _checked(logits)
     blocks = ceil_div(count, _BLOCK)
     chosen = torch.empty(count, dtype=torch.int32, device=logits.device)
     scores = torch.empty(count, dtype=torch.float32, device=logits.device)
@@ -138,7 +197,7 @@ def choose(logits: Tensor) -> Choice:
         _choose_kernel,
         (blocks,),
         {"logits": logits, "experts": chosen, "scores": scores, "counts": counts, "count": count},
-        {"PARTS": parts.shape[0], "EXPERTS": experts, "WIDTH": power_above(experts), "BLOCK": _BLOCK},
+        {"PARTS": parts, "EXPERTS": experts, "WIDTH": power_above(experts), "BLOCK": _BLOCK},
     )
     return Choice(chosen, scores, counts)
 
@@ -147,14 +206,32 @@ def route(choice: Choice) -> Routing:
     """Sort tokens by expert, keeping their order within each."""
     blocks, experts = choice.counts.shape
     (count,) = choice.experts.shape
-    order = torch.empty(2 * count, dtype=torch.int32, device=choice.experts.device)
-    scores = torch.empty(2 * count, dtype=torch.float32, device=order.device)
-    offsets = torch.empty(experts + 2, dtype=torch.int32, device=order.device)
+    routing = _empty_routing(count, experts, choice.experts.device)
     launch(
         _order_kernel,
         (blocks,),
-        {"experts": choice.experts, "token_scores": choice.scores, "counts": choice.counts, "order": order}
-        | {"scores": scores, "offsets": offsets, "count": count, "blocks": blocks},
+        {"experts": choice.experts, "token_scores": choice.scores, "counts": choice.counts}
+        | {
+            "order": routing.order,
+            "scores": routing.scores,
+            "offsets": routing.offsets,
+            "count": count,
+            "blocks": blocks,
+        },
         {"EXPERTS": experts, "WIDTH": power_above(experts), "BLOCK": _BLOCK},
     )
-    return Routing(order, scores, offsets)
+    return routing
+
+
+def _checked(logits: Tensor) -> tuple[int, int, int]:
+    """Return how many parts, tokens and experts router logits have."""
+    require(logits.dtype == torch.float32, f"router logits must be fp32, got {logits.dtype}")
+    contiguous(logits=logits)
+    count, experts = logits.shape[-2:]
+    return (logits.shape[0] if logits.dim() == 3 else 1), count, experts
+
+
+def _empty_routing(count: int, experts: int, device: torch.device) -> Routing:
+    order = torch.empty(2 * count, dtype=torch.int32, device=device)
+    scores = torch.empty(2 * count, dtype=torch.float32, device=device)
+    return Routing(order, scores, torch.empty(experts + 2, dtype=torch.int32, device=device))

@@ -29,7 +29,7 @@ class Tile:
     Args:
         rows: Outputs of a block, half of them gate and half up where both are computed together.
         tokens: Tokens of a block.
-        depth: Inputs of a step; int4 takes the size of a group instead.
+        depth: Inputs of a step; for int4 a whole number of groups.
         splits: Parts that the inputs are cut into, summed later in their order.
         warps: Warps of a program.
         stages: Loads in flight.
@@ -41,6 +41,14 @@ class Tile:
     splits: int
     warps: int
     stages: int
+
+    @property
+    def matmul(self) -> bool:
+        """Whether Hopper's own matrix instructions do it: they take four warps and 16 tokens at least.
+
+        Smaller cuts go to the instructions of older GPUs, which wait less for so little work.
+        """
+        return self.warps >= 4 and self.tokens >= 16
 
 
 def format_of(weight: Matrix) -> Format:

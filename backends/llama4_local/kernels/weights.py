@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from llama4_local.kernels.launch import require
-from llama4_local.kernels.tiles import Format
+from llama4_local.kernels.tiles import Format, Tile
 from llama4_local.quantized import Int4Matrix, Matrix
 
 
@@ -39,6 +39,11 @@ class Operands:
     def inputs(self) -> int:
         """Columns of the matrix."""
         return self.values.shape[-1] * (2 if self.format == "int4" else 1)
+
+    def depth(self, tile: Tile) -> int:
+        """Inputs of a step: the cut's, where int4 has whole groups of them and nothing is left over."""
+        whole = self.group and (tile.depth % self.group or self.inputs % tile.depth)
+        return self.group if whole else tile.depth
 
 
 def operands(weight: Matrix) -> Operands:

@@ -21,7 +21,7 @@ from kernel_inputs import (
 from llama4_local.kernels.down import down
 from llama4_local.kernels.gate_up import gate_up
 from llama4_local.kernels.gemv import down_vector, gate_up_vector, linear_vector
-from llama4_local.kernels.routing import Routing, choose, route
+from llama4_local.kernels.routing import Routing, choose, route, routed
 from llama4_local.kernels.tiles import Format, VectorTile
 from llama4_local.quantized import Matrix
 
@@ -176,12 +176,12 @@ def test_tokens_are_sorted_by_expert_and_keep_their_order(tokens: int, count: in
     best, chosen = logits.max(dim=-1)
     assert torch.equal(choice.experts.long(), chosen)
     assert torch.allclose(choice.scores, best.sigmoid(), rtol=1e-6)
-    routing = route(choice)
     order = torch.argsort(chosen, stable=True)
-    assert torch.equal(routing.order.long(), torch.cat([order, torch.arange(tokens)]))
-    assert torch.equal(routing.scores, torch.cat([choice.scores[order], torch.ones(tokens)]))
     counts = torch.bincount(chosen, minlength=count)
-    assert routing.offsets.tolist() == [0, *counts.cumsum(0).tolist(), 2 * tokens]
+    for routing in (route(choice), routed(logits)):
+        assert torch.equal(routing.order.long(), torch.cat([order, torch.arange(tokens)]))
+        assert torch.equal(routing.scores, torch.cat([choice.scores[order], torch.ones(tokens)]))
+        assert routing.offsets.tolist() == [0, *counts.cumsum(0).tolist(), 2 * tokens]
 
 
 def test_equal_logits_go_to_the_first_expert_and_no_logit_leads_astray() -> None:
@@ -194,4 +194,11 @@ def test_equal_logits_go_to_the_first_expert_and_no_logit_leads_astray() -> None
 
 def test_router_logits_may_come_in_parts() -> None:
     parts = torch.randn(3, 10, 5)
-    assert torch.equal(choose(parts).experts.long(), ((parts[0] + parts[1]) + parts[2]).argmax(-1))
+    chosen = ((parts[0] + parts[1]) + parts[2]).argmax(-1)
+    assert torch.equal(choose(parts).experts.long(), chosen)
+    assert torch.equal(routed(parts).order[:10].long(), torch.argsort(chosen, stable=True))
+
+
+def test_a_token_that_chooses_nothing_still_gets_a_slot() -> None:
+    logits = torch.tensor([[1.0, 2.0, 2.0], [float("nan")] * 3, [float("-inf")] * 3])
+    assert sorted(routed(logits).order.tolist()) == [0, 0, 1, 1, 2, 2]

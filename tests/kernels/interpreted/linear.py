@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 
@@ -42,6 +44,14 @@ def test_inputs_need_not_fill_the_last_step(form: Format) -> None:
 def test_every_size_of_group_is_unpacked(group: int) -> None:
     weight, x = matrix("int4", 64, 256, group=group), activations(4, 256)
     assert error(linear(x, weight, tile(), dtype=torch.float32), x.double() @ exact(weight).t()) < WHOLE
+
+
+@pytest.mark.parametrize("group", [32, 64])
+@pytest.mark.parametrize(("inputs", "splits"), [(256, 2), (320, 2), (96, 1)])
+def test_a_step_may_cover_several_groups(group: int, inputs: int, splits: int) -> None:
+    weight, x = matrix("int4", 64, inputs // group * group, group=group), activations(9, inputs // group * group)
+    parts = linear(x, weight, replace(tile(splits=splits), tokens=8, depth=128), dtype=torch.float32)
+    assert error(parts.reshape(-1, 9, 64).sum(0), x.double() @ exact(weight).t()) < WHOLE
 
 
 @pytest.mark.parametrize("form", FORMATS)
