@@ -22,6 +22,53 @@ if TYPE_CHECKING:
 _LOG2E = 1.4426950408889634
 
 
+@triton.jit
+def _attended(
+    query,  # [QUERIES, DIM]
+    keys,
+    values,
+    table,  # pages of the sequence
+    first,  # key of the block
+    positions,  # [QUERIES]
+    context,
+    kv_head,
+    scale,
+    best,  # [QUERIES]: largest logit so far, times scale
+    weight,  # [QUERIES]: sum of weights
+    total,  # [QUERIES, DIM]: weighted sum of values
+    KV_HEADS: tl.constexpr,
+    DIM: tl.constexpr,
+    PAGE: tl.constexpr,
+    KEYS: tl.constexpr,
+    WHOLE: tl.constexpr,
+):
+    """Return (best, weight, total) with one block of keys more; WHOLE says that every query sees all of it."""
+    k = tl.arange(0, KEYS)
+    d = tl.arange(0, DIM)
+    at = first + k
+    there = at < context
+    if PAGE % KEYS == 0:  # one page has the whole block: its address is looked up once
+        slot = (tl.load(table + first // PAGE) * PAGE + first % PAGE) + k
+    else:
+        slot = tl.load(table + at // PAGE, mask=there, other=0) * PAGE + at % PAGE
+    slot = slot * (KV_HEADS * DIM) + kv_head * DIM
+    if WHOLE:
+        key = tl.load(keys + slot[None, :] + d[:, None])
+        value = tl.load(values + slot[:, None] + d[None, :])
+    else:
+        key = tl.load(keys + slot[None, :] + d[:, None], mask=there[None, :], other=0.0)
+        value = tl.load(values + slot[:, None] + d[None, :], mask=there[:, None], other=0.0)
+    score = dot(query, key.to(query.dtype), tl.zeros((query.shape[0], KEYS), tl.float32))
+    if not WHOLE:
+        score = tl.where(at[None, :] <= positions[:, None], score, float("-inf"))
+    top = tl.maximum(best, tl.max(score, 1) * scale)
+    fade = tl.exp2(best - top)
+    probability = tl.exp2(score * scale - top[:, None])  # one instruction before the power
+    weight = weight * fade + tl.sum(probability, 1)
+    total = dot(rounded(probability, query.dtype), value.to(query.dtype), total * fade[:, None])
+    return top, weight, total
+
+
 @triton.jit(do_not_specialize=["segments", "width"])
 def _attention_prefill_kernel(
     queries,  # [tokens, HEADS, DIM]
@@ -58,26 +105,22 @@ def _attention_prefill_kernel(
     context = tl.load(contexts + segment).to(tl.int32)
     positions = (context - (end - rows)).to(tl.int32)  # the last row sees the whole context
     reach = tl.minimum(context, context - (end - row).to(tl.int32) + QUERIES)
+    # The first row's keys, itself included, are seen by all the others: blocks within them need no mask.
+    shared = (context - (end - row).to(tl.int32) + 1) // KEYS * KEYS
     table = pages + segment.to(tl.int64) * width
-    k = tl.arange(0, KEYS)
     best = tl.full((QUERIES,), float("-inf"), tl.float32)
     weight = tl.zeros((QUERIES,), tl.float32)
     total = tl.zeros((QUERIES, DIM), tl.float32)
-    for first in range(0, reach, KEYS):
-        at = first + k
-        there = at < context
-        page = tl.load(table + at // PAGE, mask=there, other=0)
-        slot = (page * PAGE + at % PAGE) * (KV_HEADS * DIM) + kv_head * DIM
-        key = tl.load(keys + slot[None, :] + d[:, None], mask=there[None, :], other=0.0).to(query.dtype)
-        score = dot(query, key, tl.zeros((QUERIES, KEYS), tl.float32)) * scale
-        score = tl.where(at[None, :] <= positions[:, None], score, float("-inf"))
-        top = tl.maximum(best, tl.max(score, 1))
-        fade = tl.exp2(best - top)
-        probability = tl.exp2(score - top[:, None])
-        weight = weight * fade + tl.sum(probability, 1)
-        value = tl.load(values + slot[:, None] + d[None, :], mask=there[:, None], other=0.0).to(query.dtype)
-        total = dot(rounded(probability, query.dtype), value, total * fade[:, None])
-        best = top
+    for first in range(0, shared, KEYS):
+        best, weight, total = _attended(
+            query, keys, values, table, first, positions, context, kv_head, scale, best, weight, total,
+            KV_HEADS, DIM, PAGE, KEYS, True,
+        )  # fmt: skip
+    for first in range(shared, reach, KEYS):
+        best, weight, total = _attended(
+            query, keys, values, table, first, positions, context, kv_head, scale, best, weight, total,
+            KV_HEADS, DIM, PAGE, KEYS, False,
+        )  # fmt: skip
     total = total / weight[:, None]
     tl.store(out + place, rounded(total, out.dtype.element_ty), mask=live[:, None])
 
