@@ -190,6 +190,6 @@ def _photographed(rng: Random, image: Image.Image) -> Image.Image:
 
 
 def _grain(size: tuple[int, int], strength: float) -> Image.Image:
-    """Return grey noise, the same for the same strength: Pillow's own is drawn from a generator that no seed reaches."""
+    """Return grey noise, the same for the same strength; no seed reaches the generator behind Pillow's own."""
     noise = np.random.default_rng(int(strength * 2**32)).normal(128, strength, size[::-1])
     return Image.fromarray(noise.clip(0, 255).astype(np.uint8)).convert("RGB")
