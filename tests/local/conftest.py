@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from llama4_local.config import ModelConfig
+from local.small_backends import SmallEngine, chatting, endless, saved_chat
 from local.small_checkpoints import guard, maverick, saved, scout
 
 # The matrices here are tiny: a second thread only waits, and for long where other work has the cores.
@@ -22,3 +23,15 @@ def small(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFacto
     name = str(request.param)
     config = MAKERS[name]()
     return saved(tmp_path_factory.mktemp(name), config), config
+
+
+@pytest.fixture(scope="module", params=MAKERS)
+def shaped(request: pytest.FixtureRequest) -> SmallEngine:
+    """An engine over a network of each shape, which never stops by itself."""
+    return SmallEngine(endless(MAKERS[str(request.param)]()))
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A saved checkpoint that a backend can serve, whose answers never end by themselves."""
+    return saved_chat(tmp_path_factory.mktemp("checkpoint"), chatting(stop_ids=()))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-from collections.abc import AsyncGenerator, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -50,6 +50,7 @@ _NAMED = (
 )
 EOM, EOT = FIRST_SPECIAL + 1, FIRST_SPECIAL + 2
 GREEDY = Sampling(temperature=0, max_tokens=12)
+ENDLESS = Sampling(temperature=0, max_tokens=400)
 
 
 def tokenizer_file() -> bytes:
@@ -72,6 +73,11 @@ def saved_chat(folder: Path, config: ModelConfig | None = None, seed: int = 0) -
     saved(folder, config or chatting(), seed)
     (folder / "tokenizer.json").write_bytes(tokenizer_file())
     return folder
+
+
+def endless(config: ModelConfig | None = None) -> ModelConfig:
+    """A network that never stops by itself, so that answers have a known length."""
+    return chatting(config, stop_ids=())
 
 
 @dataclass
@@ -239,3 +245,23 @@ async def events_of(backend: LocalBackend, request: Request) -> list[Event]:
 def text_of(events: Sequence[Event]) -> str:
     """The text that the deltas add up to."""
     return "".join(event.text for event in events if isinstance(event, TextDelta))
+
+
+async def until(condition: Callable[[], bool]) -> None:
+    """Wait for what another thread does."""
+    with anyio.fail_after(30):
+        while not condition():  # noqa: ASYNC110 - a thread sets no event of this loop
+            await anyio.sleep(0.002)
+
+
+async def at_rest(backend: LocalBackend) -> None:
+    """Wait until the engine holds nothing for any request."""
+    await until(lambda: backend.load is not None and not backend.load.requests and not backend.load.global_pages)
+
+
+async def until_text(events: AsyncIterator[Event]) -> TextDelta:
+    """Read up to the first text."""
+    async for event in events:
+        if isinstance(event, TextDelta):
+            return event
+    raise AssertionError("there was no text")

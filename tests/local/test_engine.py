@@ -3,42 +3,23 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Callable
 from dataclasses import replace
 from functools import cache
 
-import numpy as np
 import pytest
 import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from llama4_local import engine as engine_module
-from llama4_local import pictures as pictures_module
-from llama4_local.config import ModelConfig
 from llama4_local.engine import Limits
 from llama4_local.scoring import score_with
-from llama4sdk.errors import ContextOverflow, InvalidRequest, Overloaded, ServerFault
 from llama4sdk.events import Done, Progress, TextDelta
-from llama4sdk.images import Tiles
 from llama4sdk.request import Sampling
-from local.small_backends import Reader, SmallEngine, chatting, check_at_rest, picture
-from local.small_checkpoints import CHUNK, guard, maverick, prompt, scout
+from local.small_backends import GREEDY, Reader, SmallEngine, check_at_rest, endless
+from local.small_checkpoints import CHUNK, prompt
 from long_runs import often
 
-GREEDY = Sampling(temperature=0, max_tokens=12)
 SEEDED = Sampling(temperature=1.0, top_p=0.9, seed=7, max_tokens=12)
-MAKERS: dict[str, Callable[[], ModelConfig]] = {"scout": scout, "maverick": maverick, "guard": guard}
-
-
-def endless(config: ModelConfig | None = None) -> ModelConfig:
-    """A network that never stops by itself, so that answers have a known length."""
-    return chatting(config, stop_ids=())
-
-
-@pytest.fixture(scope="module", params=MAKERS)
-def shaped(request: pytest.FixtureRequest) -> SmallEngine:
-    return SmallEngine(endless(MAKERS[str(request.param)]()))
 
 
 def greedy_by_scoring(small: SmallEngine, token_ids: list[int], count: int) -> list[int]:
@@ -203,171 +184,6 @@ def test_log_probabilities_are_those_of_the_network() -> None:
         assert [top.token_id for top in one.top] == scores.topk(3).indices.tolist()
         tokens.append(one.token_id)
     assert reports
-
-
-def test_what_does_not_fit_the_cache_is_refused_before_the_device_is_touched() -> None:
-    small = SmallEngine(endless(), global_pages=4)
-    reader = small.submit(prompt(small.config, 17))
-    assert isinstance(reader.error, ContextOverflow)
-    check_at_rest(small)
-
-
-def test_an_answer_ends_where_the_cache_ends() -> None:
-    small = SmallEngine(endless(), global_pages=4)
-    reader = small.answer(prompt(small.config, 10), replace(GREEDY, max_tokens=100))
-    assert reader.done
-    assert reader.done.finish_reason == "length"
-    assert reader.usage.total_tokens == 16
-
-
-def test_fault_55_a_full_queue_is_overloaded_and_the_others_go_on() -> None:
-    small = SmallEngine(endless(), limits=Limits(step_tokens=16, max_sequences=1, max_waiting=2))
-    readers = [small.submit(prompt(small.config, 5, seed=n)) for n in range(4)]
-    small.run()
-    assert [isinstance(reader.error, Overloaded) for reader in readers] == [False, False, True, True]
-    assert all(reader.done for reader in readers[:2])
-
-
-@pytest.mark.parametrize("steps", [0, 1, 2, 5])
-def test_fault_54_a_cancel_frees_everything_before_the_next_step(steps: int) -> None:
-    small = SmallEngine(endless(), limits=Limits(step_tokens=8))
-    reader = small.submit(prompt(small.config, 20))
-    for _ in range(steps):
-        small.engine.step()
-    assert reader.order
-    small.engine.cancel(reader.order)
-    small.engine.cancel(reader.order)
-    check_at_rest(small)
-    assert not reader.over
-
-
-def test_fault_56_an_error_in_a_step_ends_its_requests_and_not_the_engine(monkeypatch: pytest.MonkeyPatch) -> None:
-    small = SmallEngine(endless())
-    expected = small.answer(prompt(small.config, 9)).text
-    reader = small.submit(prompt(small.config, 9, seed=1))
-    small.engine.step()
-
-    def out_of_memory(*_: object) -> None:
-        raise torch.OutOfMemoryError("no memory left")
-
-    with monkeypatch.context() as patch:
-        patch.setattr(engine_module, "forward", out_of_memory)
-        small.engine.step()
-    assert isinstance(reader.error, ServerFault)
-    assert isinstance(reader.error.__cause__, torch.OutOfMemoryError)
-    assert small.answer(prompt(small.config, 9)).text == expected
-    check_at_rest(small)
-
-
-def test_fault_57_numbers_gone_wrong_end_one_request_only(monkeypatch: pytest.MonkeyPatch) -> None:
-    small = SmallEngine(endless())
-    first, second = prompt(small.config, 5), prompt(small.config, 5, seed=1)
-    expected = small.answer(first).text
-    readers = [small.submit(first), small.submit(second)]
-    small.engine.step()
-    real = engine_module.logits
-
-    def one_row_broken(*arguments: object) -> torch.Tensor:
-        scores = real(*arguments)  # pyright: ignore[reportArgumentType]
-        scores[1] = torch.nan
-        return scores
-
-    with monkeypatch.context() as patch:
-        patch.setattr(engine_module, "logits", one_row_broken)
-        small.engine.step()
-    small.run()
-    assert isinstance(readers[1].error, ServerFault)
-    assert readers[0].text == expected
-    again = small.answer(second)
-    assert again.usage.cached_tokens == 0
-    check_at_rest(small)
-
-
-async def test_fault_60_a_slow_reader_waits_alone() -> None:
-    small = SmallEngine(endless(), limits=Limits(step_tokens=16, max_sequences=1))
-    sampling = replace(GREEDY, max_tokens=40)
-    expected = small.answer(prompt(small.config, 5), sampling).text
-    slow = small.submit(prompt(small.config, 5), sampling, room=8)
-    quick = [small.submit(prompt(small.config, 5, seed=n), sampling) for n in range(3)]
-    small.run()
-    assert all(reader.done for reader in quick)
-    assert not slow.over
-    assert len(slow.letters) <= 8 + 2
-    taken = 0
-    while not slow.over:
-        for _ in range(taken, len(slow.letters)):
-            await slow.mailbox.take()
-        taken = len(slow.letters)
-        small.run()
-    assert slow.text == expected
-    check_at_rest(small)
-
-
-async def test_a_cancel_while_waiting_for_a_slow_reader_frees_everything() -> None:
-    small = SmallEngine(endless())
-    slow = small.submit(prompt(small.config, 5), replace(GREEDY, max_tokens=40), room=8)
-    small.run()
-    assert not slow.over
-    assert slow.order
-    small.engine.cancel(slow.order)
-    check_at_rest(small)
-
-
-def pixels_of(*pictures: Tiles) -> torch.Tensor:
-    return torch.from_numpy(np.concatenate([picture.pixels for picture in pictures]))
-
-
-def scored_with_pixels(small: SmallEngine, token_ids: list[int], pictures: tuple[Tiles, ...], count: int) -> str:
-    tokens = list(token_ids)
-    for _ in range(count):
-        scores = score_with(small.model, tokens, pixels=pixels_of(*pictures))[-1]
-        scores[small.config.image_token_id or 0] = -torch.inf
-        tokens.append(int(scores.argmax()))
-    return small.tokenizer.decode(tokens[len(token_ids) :])
-
-
-def test_pictures_are_seen_in_any_pieces_and_company(shaped: SmallEngine) -> None:
-    pictures = (picture(shaped.config, 2, seed=1), picture(shaped.config, 1, seed=2))
-    token_ids = prompt(shaped.config, 12, tiles=2) + prompt(shaped.config, 9, tiles=1, seed=1)
-    sampling = replace(GREEDY, max_tokens=4)
-    expected = scored_with_pixels(shaped, token_ids, pictures, 4)
-    for step_tokens in (3, 16):
-        small = SmallEngine(shaped.config, limits=Limits(step_tokens=step_tokens, max_sequences=2))
-        mate = small.submit(prompt(shaped.config, 15, seed=5), sampling)
-        assert small.answer(token_ids, sampling, tiles=pictures).text == expected
-        assert mate.done
-        check_at_rest(small)
-
-
-def test_another_picture_in_the_same_place_shares_nothing_after_it() -> None:
-    small = SmallEngine(endless())
-    token_ids = prompt(small.config, 24, tiles=1)
-    cached: list[int] = []
-    for seed in (1, 1, 2):
-        reader = small.answer(token_ids, replace(GREEDY, max_tokens=2), tiles=(picture(small.config, 1, seed),))
-        cached.append(reader.usage.cached_tokens)
-    assert cached == [0, 24, 4]
-
-
-def test_tiles_that_do_not_fit_the_prompt_are_refused() -> None:
-    small = SmallEngine(endless())
-    reader = small.answer(prompt(small.config, 8), tiles=(picture(small.config, 1),))
-    assert isinstance(reader.error, InvalidRequest)
-    check_at_rest(small)
-
-
-def test_a_picture_that_cannot_be_encoded_ends_one_request_only(monkeypatch: pytest.MonkeyPatch) -> None:
-    small = SmallEngine(endless())
-
-    def broken(*_: object) -> torch.Tensor:
-        raise RuntimeError("no")
-
-    monkeypatch.setattr(pictures_module, "encode_tiles", broken)
-    mate = small.submit(prompt(small.config, 6))
-    reader = small.answer(prompt(small.config, 8, tiles=1), tiles=(picture(small.config, 1),))
-    assert isinstance(reader.error, ServerFault)
-    assert mate.done
-    check_at_rest(small)
 
 
 def test_forty_steps_of_hunger_do_not_starve_the_least_urgent() -> None:

@@ -127,6 +127,12 @@ def test_pictures_have_any_size_and_shape() -> None:
     assert any(height > 1.5 * width for width, height in sizes)
 
 
+def test_the_same_seed_draws_the_same_picture_grain_included() -> None:
+    for seed in range(60):
+        first, second = (draw(rng, random_scene(rng)) for rng in (Random(seed), Random(seed)))
+        assert first.tobytes() == second.tobytes()
+
+
 def test_shapes_lie_where_the_scene_says() -> None:
     rng = Random(2)
     for place in range(len(PLACES)):

@@ -10,14 +10,22 @@ from pathlib import Path
 import pytest
 
 EXAMPLES = Path(__file__).resolve().parents[2] / "examples"
-# What an example prints, whatever the model's answers are.
+BULK = tuple(f"{number} + {number + 3} = {2 * number + 3}." for number in range(12))
+# What an example prints, nano's answers among it.
 SHOWS = {
-    "quickstart": ("Two streams at once:", "17 + 25 = 42", "Paris"),
-    "vision": ("1. ", "Which picture"),
+    "quickstart": ("Two streams at once:", "17 + 25 = 42", "Paris", "A red circle and a blue square."),
+    "vision": ("1. A green circle.", "2. A blue square.", "3. A black triangle.", "Picture 2 has a blue square."),
     "streaming": ("started", "done", "cancelled: ", "deadline"),
-    "sessions": ("aside, in a fork:", "saved ", "restored ", "tokens were kept", "another backend: Sessions are not"),
+    "sessions": (
+        "aside, in a fork:",
+        "saved ",
+        "restored ",
+        "20 + 30 = 50.",
+        "tokens were kept",
+        "another backend: Sessions are not",
+    ),
     "own_backend": ("THE SAME MESSAGES",),
-    "bulk": ("the first half", "(from the journal)", "12 done, 6 of them from the journal"),
+    "bulk": ("the first half", "(from the journal)", "12 done, 6 of them from the journal", *BULK),
 }
 
 

@@ -7,6 +7,7 @@ import math
 from dataclasses import dataclass
 from random import Random
 
+import numpy as np
 from PIL import Image, ImageDraw, ImageFilter
 
 COLOURS: dict[str, tuple[int, int, int]] = {
@@ -178,7 +179,7 @@ def _photographed(rng: Random, image: Image.Image) -> Image.Image:
     if rng.random() < 0.15:
         image = image.filter(ImageFilter.GaussianBlur(rng.uniform(0.3, 1.0)))
     if rng.random() < 0.2:
-        grain = Image.effect_noise(image.size, rng.uniform(5, 25)).convert("RGB")
+        grain = _grain(image.size, rng.uniform(5, 25))
         image = Image.blend(image, grain, rng.uniform(0.02, 0.1))
     if rng.random() < 0.25:
         file = io.BytesIO()
@@ -186,3 +187,9 @@ def _photographed(rng: Random, image: Image.Image) -> Image.Image:
         image = Image.open(file)
         image.load()
     return image
+
+
+def _grain(size: tuple[int, int], strength: float) -> Image.Image:
+    """Return grey noise, the same for the same strength; no seed reaches the generator behind Pillow's own."""
+    noise = np.random.default_rng(int(strength * 2**32)).normal(128, strength, size[::-1])
+    return Image.fromarray(noise.clip(0, 255).astype(np.uint8)).convert("RGB")
