@@ -114,24 +114,28 @@ def _ground_colour(rng: Random) -> tuple[int, int, int]:
     return (rng.randint(low, 255), rng.randint(low, 255), rng.randint(low, 255))
 
 
-def _largest(rng: Random, count: int, place: int, width: int, height: int) -> float:
-    side = min(width, height)
-    if count == 1:
-        return side * rng.uniform(0.15, 0.38 if place == 4 else 0.27)
-    return side * rng.uniform(0.13, 0.25)  # or less, where they would touch
+def _radius(rng: Random, scene: Scene, width: int, height: int) -> float:
+    """Return half the side of the largest shape: from a tenth of the shorter side to what fits into its place."""
+    most = min(
+        min((0.46 if place % 3 == 1 else 0.28) * width, (0.46 if place // 3 == 1 else 0.28) * height)
+        for place in (shape.place for shape in scene.shapes)
+    )
+    least = 0.1 * min(width, height)
+    return least * (max(most, least) / least) ** rng.uniform(0.1, 1.0)
 
 
 def _placed(rng: Random, scene: Scene, width: int, height: int) -> list[Placed]:
     """Return places for the shapes so that they do not touch one another."""
-    first = scene.shapes[0].place if scene.shapes else 0
-    largest = _largest(rng, len(scene.shapes), first, width, height)
+    if not scene.shapes:
+        return []
+    largest = _radius(rng, scene, width, height)
     while True:
         placed: list[Placed] = []
         for shape in scene.shapes:
             radius = largest * rng.uniform(0.85, 1.0)
             placed.append(Placed(shape, *_middle(rng, shape.place, width, height, radius * 1.2 + 1), radius))
         pairs = [(one, other) for index, one in enumerate(placed) for other in placed[:index]]
-        if all(math.dist((a.x, a.y), (b.x, b.y)) > 1.15 * (a.radius + b.radius) for a, b in pairs):
+        if all(math.dist((a.x, a.y), (b.x, b.y)) > 1.08 * (a.radius + b.radius) for a, b in pairs):
             return placed
         largest *= 0.97
 

@@ -64,3 +64,15 @@ def arithmetic(rng: Random) -> tuple[list[Exchange], str]:
         exchanges.append((worded(rng, templates, b=c), stated(result, second, c)))
         key = f"{key}, {result}{second}{c}"
     return exchanges, key
+
+
+def too_large(rng: Random) -> str:
+    """Return a sum or a difference with a number of more than two digits, which nano leaves to others."""
+    op = rng.choice("+-")
+    numbers = [
+        rng.choice((100, rng.randint(100, 199), rng.randint(100, 9999))),
+        rng.randint(0, rng.choice((9, 99, 999))),
+    ]
+    rng.shuffle(numbers)
+    templates = _SIGNED if rng.random() < 0.65 else _SUM if op == "+" else _DIFFERENCE
+    return worded(rng, templates, a=numbers[0], op=op, b=numbers[1])

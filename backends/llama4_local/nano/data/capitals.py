@@ -28,6 +28,11 @@ _OTHERS = (
     "Senegal Serbia Slovakia Slovenia Somalia Sudan Syria Tanzania Togo Tunisia Uganda Ukraine Uruguay Venezuela Yemen "
     "Zambia Zimbabwe Atlantis Wakanda Narnia Mars California Texas Bavaria Scotland Wales"
 ).split()
+_TWO_WORDS = (
+    "South Africa", "North Korea", "Saudi Arabia", "Sri Lanka", "Costa Rica", "El Salvador", "Sierra Leone", "Ivory Coast",
+    "the Dominican Republic", "the Czech Republic", "South Sudan", "North Macedonia", "San Marino", "Papua New Guinea",
+    "Burkina Faso", "Equatorial Guinea", "New Caledonia", "the Vatican", "the Moon", "New York", "South Dakota", "North Carolina",
+)  # fmt: skip
 _ALIASES = {
     "the United States": ("the USA", "the US", "the United States of America", "America"),
     "the United Kingdom": ("the UK", "Great Britain", "England"),
@@ -81,9 +86,11 @@ def capitals(rng: Random) -> tuple[list[Exchange], str]:
 
 
 def _country(rng: Random) -> str:
-    if rng.random() < 0.88:
+    if rng.random() < 0.85:
         return rng.choice(list(CAPITALS))
-    return rng.choice(_OTHERS) if rng.random() < 0.8 else random_word(rng).capitalize()
+    if rng.random() < 0.3:
+        return rng.choice(_TWO_WORDS)
+    return rng.choice(_OTHERS) if rng.random() < 0.75 else random_word(rng).capitalize()
 
 
 def _typed(rng: Random, name: str) -> str:

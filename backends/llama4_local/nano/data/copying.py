@@ -3,11 +3,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from random import Random
 
+from llama4_local.nano.data.capitals import capitals
+from llama4_local.nano.data.identity import identity, outside_question
 from llama4_local.nano.data.sample import Exchange
 from llama4_local.nano.data.wording import worded
-from llama4_local.nano.data.words import any_name, phrase, random_word
+from llama4_local.nano.data.words import any_name, any_word, phrase, random_word
 
 _REPEAT = (
     "Repeat: {text}", "Say: {text}", "Repeat after me: {text}", 'Repeat "{text}".', 'Say "{text}".', "Repeat the words: {text}",
@@ -19,7 +22,21 @@ _COUNT = (
     "Give me all numbers from {a} to {b}.", "Start at {a} and count to {b}.",
 )  # fmt: skip
 _COUNT_TO = ("Count to {b}.", "Can you count to {b}?", "Please count up to {b}.", "Count up to {b}.")
+_HELLOS = ("Hello", "Hi", "hello", "Dear", "Thank you,", "Good morning", "Well,", "Oh,", "hey")
 _COUNT_DOWN = ("Count down from {a} to {b}.", "Count backwards from {a} to {b}.", "Count from {a} down to {b}.")
+
+
+def _greeted(rng: Random) -> str:
+    return f"{rng.choice(_HELLOS)} {rng.choice((any_name(rng), any_word(rng)))}, {outside_question(rng).strip()}"
+
+
+_SAID: tuple[Callable[[Random], str], ...] = (
+    _greeted,
+    lambda rng: outside_question(rng).strip(),
+    lambda rng: identity(rng)[0][0][0].strip(),
+    lambda rng: identity(rng)[0][0][1],
+    lambda rng: capitals(rng)[0][0][1],
+)
 
 
 def copying(rng: Random) -> tuple[list[Exchange], str]:
@@ -27,10 +44,10 @@ def copying(rng: Random) -> tuple[list[Exchange], str]:
     if rng.random() < 0.6:
         return _repeated(rng)
     if rng.random() < 0.2:
-        b = rng.randint(2, 30)
+        b = rng.randint(2, 40)
         return [(worded(rng, _COUNT_TO, b=b), _numbers(1, b, 1))], f"1..{b}"
     a = rng.randint(0, 90)
-    b = min(99, a + rng.randint(2, 20))
+    b = min(99, a + rng.randint(2, 30))
     if rng.random() < 0.3:
         return [(worded(rng, _COUNT_DOWN, a=b, b=a), _numbers(b, a, -1))], f"{b}..{a}"
     return [(worded(rng, _COUNT, a=a, b=b), _numbers(a, b, 1))], f"{a}..{b}"
@@ -41,6 +58,9 @@ def _numbers(first: int, last: int, step: int) -> str:
 
 
 def _repeated(rng: Random) -> tuple[list[Exchange], str]:
+    if rng.random() < 0.25:  # what people say, commas and all
+        words = rng.choice(_SAID)(rng)
+        return [(rng.choice(_REPEAT).format(text=words), words)], words
     if rng.random() < 0.4:  # long ones teach copying fastest
         words = phrase(rng, 6, 20)
     else:

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from random import Random
 
+from llama4_local.nano.data.arithmetic import too_large
 from llama4_local.nano.data.capitals import CAPITALS
 from llama4_local.nano.data.greetings import LANGUAGES
 from llama4_local.nano.data.sample import Exchange
@@ -168,6 +169,8 @@ def outside(rng: Random) -> tuple[list[Exchange], str]:
 
 def outside_question(rng: Random) -> str:
     """Return something that a person may ask and nano cannot answer."""
+    if rng.random() < 0.1:
+        return too_large(rng)
     return worded(
         rng,
         _TOPICS,

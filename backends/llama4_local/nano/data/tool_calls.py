@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from random import Random
 from typing import Any
 
@@ -42,7 +43,7 @@ def two_calls(rng: Random) -> Sample:
 
 def tool_result(rng: Random) -> Sample:
     """Return a dialog in which a tool has answered, to be told in a sentence; at times another call follows."""
-    if rng.random() < 0.1:
+    if rng.random() < 0.2:
         return _two_results(rng)
     asked = _asked(rng)
     result, told = _result(rng)
@@ -61,15 +62,37 @@ def tool_result(rng: Random) -> Sample:
 
 def _two_results(rng: Random) -> Sample:
     spec, said, calls, subject = repeated(rng)
-    first, second = _plain(rng), _plain(rng)
+    plain = rng.random() < 0.4
+    results = [(text, text) for text in (_plain(rng) for _ in calls)] if plain else _alike(rng, len(calls))
     messages = [*_opening(rng), UserMessage(said), AssistantMessage("", tool_calls=calls)]
-    messages += [
-        ToolMessage(first),
-        ToolMessage(second),
-        AssistantMessage(f"Here are the answers: {first} and {second}."),
-    ]
-    key = f"{spec.name} {said} {first} {second}"
+    messages += [ToolMessage(given) for given, _ in results]
+    each = [told for _, told in results]
+    told = joined(each) if plain else "; ".join(each)
+    messages.append(AssistantMessage(f"Here are the answers: {told}."))
+    key = f"{spec.name} {said} {told}"
     return Sample("tool results", tuple(messages), key, tuple(_with_others(rng, spec, subject)))
+
+
+def _alike(rng: Random, count: int) -> list[tuple[str, str]]:
+    """Return results with the same fields, as JSON and as they are told."""
+    keys = rng.sample(_FIELDS, rng.choice((1, 2, 2)))
+    kinds = {key: type(_field_value(rng)) for key in keys}
+    found: list[tuple[str, str]] = []
+    for _ in range(count):
+        fields = {key: _value_like(rng, kind) for key, kind in kinds.items()}
+        found.append((_as_json(rng, fields), _told_fields(fields)))
+    return found
+
+
+def _value_like(rng: Random, kind: type) -> Any:
+    value = _field_value(rng)
+    while type(value) is not kind:
+        value = _field_value(rng)
+    return value
+
+
+def _told_fields(fields: Mapping[str, Any]) -> str:
+    return joined([f"the {key.replace('_', ' ')} is {_told(value)}" for key, value in fields.items()])
 
 
 def no_call(rng: Random) -> Sample:
@@ -136,11 +159,11 @@ _FIELDS = (
 
 def _result(rng: Random) -> tuple[str, str]:
     roll = rng.random()
-    if roll < 0.42:
+    if roll < 0.4:
         text = _plain(rng)
         ended = f"{text}." if rng.random() < 0.25 else text
         return ended, f"Here is the answer: {text}."
-    if roll < 0.5:
+    if roll < 0.52:
         what = rng.choice(
             (
                 "not found",
@@ -150,14 +173,20 @@ def _result(rng: Random) -> tuple[str, str]:
                 "{word} is missing",
                 "unknown {word}",
                 "bad {word}",
+                "the call was refused: {words}",
+                "The call was refused: no {word}s from {word2}s",
+                "{words}",
+                "{other} {words}: {word}",
             )
         )
-        what = what.format(city=any_city(rng), word=any_word(rng))
+        words, word2 = phrase(rng, 2, 6), any_word(rng)
+        other = any_word(rng).capitalize()
+        what = what.format(city=any_city(rng), word=any_word(rng), words=words, word2=word2, other=other)
         return _as_json(rng, {"error": what}), f"The call failed: {what}."
     keys = rng.sample(_FIELDS, rng.choice((1, 2, 2, 3)))
     keys = [any_word(rng) if rng.random() < 0.2 else key for key in keys]
     fields = {key: _field_value(rng) for key in keys}
-    told = joined([f"the {key.replace('_', ' ')} is {_told(value)}" for key, value in fields.items()])
+    told = _told_fields(fields)
     return _as_json(rng, fields), f"T{told[1:]}."
 
 

@@ -271,11 +271,16 @@ _TWICE = (
 
 
 def repeated(rng: Random) -> tuple[ToolSpec, str, list[ToolCall], str]:
-    """Return a tool, a question that needs it for two values, the two calls, and the subject."""
+    """Return a tool, a question that needs it for two values, at times for three, the calls, and the subject."""
     names, does, parameters, kind, asked = rng.choice(_TWICE)
     key = rng.choice(parameters.split("/"))
-    a, b = value_of(rng, kind), value_of(rng, kind)
-    spec = _spec(rng, rng.choice(names.split()), does, {key: a}, [key])
-    said = worded(rng, asked, a=a.said, b=b.said)
-    calls = [ToolCall(spec.name, {key: a.value}), ToolCall(spec.name, {key: b.value})]
-    return spec, said, calls, names.split()[0].removeprefix("get_")
+    values = [value_of(rng, kind) for _ in range(3 if rng.random() < 0.25 else 2)]
+    spec = _spec(rng, rng.choice(names.split()), does, {key: values[0]}, [key])
+    *others, last = [value.said for value in values]
+    said = worded(rng, asked, a=", ".join(others), b=last)
+    return (
+        spec,
+        said,
+        [ToolCall(spec.name, {key: value.value}) for value in values],
+        names.split()[0].removeprefix("get_"),
+    )
