@@ -6,7 +6,7 @@ A weight lies between 0 and 1, so 30 bits tell it. Every block of a row counts a
 five bits; that serves both searches. Which first bits the threshold has then follows from the tallies of the whole
 row, and only weights with the same ones remain in question. Where those are many, they are tallied by their next
 five bits too. The rest are gathered side by side, in the order of their tokens, and one program halves the range
-between the least and the largest of them until a single weight is left.
+between the least and the largest of them until both are the same.
 
 Sums are taken in fp64 and in an order that the row's own weights decide. A weight of 0 is never in question: it adds
 nothing, and where fewer tokens than top_k have any weight, all of them pass.
@@ -69,7 +69,7 @@ def _tally_kernel(
     weight = weights(logits, tops, temperature, row, token, vocab, blocks, BLOCKS)
     tl.store(sums + row * blocks + block, tl.sum(tl.where(token < vocab, weight.to(tl.float64), 0.0), 0))
     # All weights below (1 - top_p) / vocab together are less than what top_p may leave out.
-    spare = ((1.0 - share) / vocab).to(tl.float32).to(tl.int32, bitcast=True) >> FIRST
+    spare = ((1.0 - share).to(tl.float32) / vocab).to(tl.int32, bitcast=True) >> FIRST
     bits = weight.to(tl.int32, bitcast=True)
     digit = bits >> FIRST
     counted = (bits > 0) & (bits < ABOVE_ONE) & (digit >= tl.where(every, spare, 0)) & (token < vocab)
@@ -242,15 +242,20 @@ def _extremes(rest, there, SPAN: tl.constexpr):
 
 
 @triton.jit
-def _from(rest, there, bound, MASS: tl.constexpr, SPAN: tl.constexpr):
-    """Return the mass, or the count, of the weights in question whose bits are at least `bound`, above 0."""
+def _split(rest, there, bound, MASS: tl.constexpr, SPAN: tl.constexpr):
+    """Return the mass, or count, of weights in question from `bound` on, the least bits of these, the largest below."""
     total = tl.zeros((SPAN,), tl.float64)
+    least = tl.full((SPAN,), ABOVE_ONE, tl.int32)
+    largest = tl.zeros((SPAN,), tl.int32)
     for start in range(0, there, SPAN):
         i = start + tl.arange(0, SPAN)
         weight = tl.load(rest + i, mask=i < there, other=0.0)
+        bits = weight.to(tl.int32, bitcast=True)
         amount = weight.to(tl.float64) if MASS else tl.full((SPAN,), 1.0, tl.float64)
-        total += tl.where(weight.to(tl.int32, bitcast=True) >= bound, amount, 0.0)
-    return tl.sum(total, 0)
+        total += tl.where(bits >= bound, amount, 0.0)
+        least = tl.minimum(least, tl.where(bits >= bound, bits, ABOVE_ONE))
+        largest = tl.maximum(largest, tl.where(bits >= bound, 0, bits))
+    return tl.sum(total, 0), tl.min(least, 0), tl.max(largest, 0)
 
 
 @triton.jit
@@ -258,11 +263,13 @@ def _halve(rest, there, aim, above, MASS: tl.constexpr, SPAN: tl.constexpr):
     """Return the bits of the largest weight in question with which the aim is reached, the least one at any rate."""
     least, largest = _extremes(rest, there, SPAN)
     while least < largest:
+        # Both are bits of weights, so that there are weights on either side of what lies between.
         middle = least + (largest - least + 1) // 2
-        if above + _from(rest, there, middle, MASS, SPAN) >= aim:
-            least = middle
+        amount, from_middle, below = _split(rest, there, middle, MASS, SPAN)
+        if above + amount >= aim:
+            least = from_middle
         else:
-            largest = middle - 1
+            largest = below
     return least
 
 
@@ -302,9 +309,10 @@ def _settle_kernel(
             edge = _halve(rest, there, aim, mass if MASS else count.to(tl.float64), MASS, SPAN)
         if not MASS:
             # Of those as likely as the last one, only as many count as top_k asks for.
-            missing = aim - count - _from(rest, there, edge + 1, False, SPAN)
+            more, _, _ = _split(rest, there, edge + 1, False, SPAN)
+            heavier, _, _ = _split(rest, there, edge + 1, True, SPAN)
             last = edge.to(tl.float32, bitcast=True).to(tl.float64)
-            left = mass + _from(rest, there, edge + 1, True, SPAN) + missing * last
+            left = mass + heavier + (aim - count - more) * last
     tl.store(least + row, edge)
     if not MASS:
         share = tl.load(top_p + row)
