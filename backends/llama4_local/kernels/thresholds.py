@@ -311,7 +311,7 @@ def _settle_kernel(
             # Of those as likely as the last one, only as many count as top_k asks for.
             more, _, _ = _split(rest, there, edge + 1, False, SPAN)
             heavier, _, _ = _split(rest, there, edge + 1, True, SPAN)
-            last = edge.to(tl.float32, bitcast=True).to(tl.float64)
+            last = tl.cast(edge, tl.float32, bitcast=True).to(tl.float64)
             left = mass + heavier + (aim - count - more) * last
     tl.store(least + row, edge)
     if not MASS:

@@ -121,8 +121,9 @@ def test_a_top_k_beyond_the_tokens_that_a_mask_allows_lets_all_of_them_pass() ->
     assert found(logits, rules) == sought(logits, rules)
 
 
-def test_a_top_p_of_0_leaves_the_likeliest() -> None:
-    logits = torch.randn(2, VOCAB)
+@pytest.mark.parametrize("spread", [0.1, 3.0])
+def test_a_top_p_of_0_leaves_the_likeliest(spread: float) -> None:
+    logits = torch.randn(2, VOCAB) * spread
     tokens, _ = draw(logits, filters((1.0, 0, 0.0), (0.5, 10, 0.0)), torch.tensor([0.1, 0.9]).double(), BLOCK)
     assert torch.equal(tokens, logits.argmax(-1))
 
