@@ -300,10 +300,22 @@ def norms() -> Iterator[Found]:
 
 
 def draws() -> Iterator[Found]:
-    rows, vocab = (4, 9000) if REHEARSAL else (16, 202_048)
-    logits = normal(rows, vocab, dtype=torch.float32, std=4.0)
-    chances = torch.rand(rows, dtype=torch.float64, device=DEVICE)
-    for name, top_k, top_p, ranked in (("plain", 0, 1.0, False), ("top_k", 40, 1.0, True), ("top_p", 0, 0.9, True)):
+    vocab = 9000 if REHEARSAL else 202_048
+    cases = (
+        ("plain", 16, 4.0, 0, 1.0, False),
+        ("top_k", 16, 4.0, 40, 1.0, True),
+        ("top_p", 16, 4.0, 0, 0.9, True),
+        ("top_p, one row", 1, 4.0, 0, 0.9, True),
+        ("top_p after top_k", 64, 4.0, 1000, 0.9, True),
+        ("top_p, nearly flat", 16, 0.05, 0, 0.9, True),
+        ("top_p, most ruled out", 16, 4.0, 0, 0.95, True),
+    )
+    for name, rows, std, top_k, top_p, ranked in cases:
+        rows = min(rows, 4) if REHEARSAL else rows
+        logits = normal(rows, vocab, dtype=torch.float32, std=std)
+        if "ruled out" in name:
+            logits[torch.rand_like(logits) < 0.999] = float("-inf")
+        chances = torch.rand(rows, dtype=torch.float64, device=DEVICE)
         filters = reference_sampling.Filters(
             torch.full((rows,), 0.8, device=DEVICE),
             torch.full((rows,), top_k, device=DEVICE),
@@ -315,4 +327,4 @@ def draws() -> Iterator[Found]:
         wanted = reference_sampling.draw(logits, filters, chances)
         # A draw on the edge between two tokens may fall to either side: exponentials differ in their last bit.
         same = (got == wanted).double().mean()
-        yield Found("draw", name, same, torch.ones_like(same), 1.01 / rows)
+        yield Found("draw", name, same, torch.ones_like(same), 1.01 / max(rows, 2))

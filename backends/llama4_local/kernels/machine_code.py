@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 SHARED_LIMIT = 227 * 1024  # bytes of shared memory that a program on Hopper may have
 
 # Kernels whose loads are a few words for each row: nothing to widen.
-_SMALL_LOADS = {"choose", "order", "route_few", "tally", "decide", "target", "uniforms", "draw"}
+_SMALL_LOADS = {"choose", "order", "route_few", "settle", "uniforms", "draw"}
 
 
 class MachineCodeError(LlamaError):

@@ -2,9 +2,8 @@
 # Triton is untyped: what a jitted function takes are its own blocks, not Python values.
 """One token for each row of logits, chosen on the device so that it can feed the next step.
 
-A row of logits is cut into blocks that work side by side. top_k and top_p each look for a least weight that
-passes: weights lie between 0 and 1, so their 30 bits are found five at a time, by counting (or summing up)
-in every block what lies at or above each of 32 candidates. Sums are taken in fp64 and in a fixed order.
+A row of logits is cut into blocks that work side by side. The least weights that pass top_k and top_p are found in
+`thresholds.py`. Sums are taken in fp64 and in an order that the row alone decides.
 """
 
 from __future__ import annotations
@@ -15,13 +14,10 @@ import triton.language as tl
 from torch import Tensor
 
 from llama4_local.kernels.launch import Constant, ceil_div, contiguous, launch, power_above, require
+from llama4_local.kernels.thresholds import thresholds, weights
 from llama4_local.reference.sampling import Filters
 
-BLOCK = 4096  # logits of a program; a multiple of CHUNK
-_SHIFTS = (25, 20, 15, 10, 5, 0)
-CANDIDATES = tl.constexpr(32)
-CHUNK = tl.constexpr(128)
-COLDEST = tl.constexpr(1e-6)  # below it a draw is the likeliest token anyway
+BLOCK = 4096  # logits of a program
 
 
 @triton.jit
@@ -76,112 +72,6 @@ def _peaks_kernel(
 
 
 @triton.jit
-def _weights(logits, tops, temperature, row, token, vocab, blocks, BLOCKS: tl.constexpr):
-    """Return exp((logit - largest) / temperature) of tokens: the likeliest weighs 1."""
-    b = tl.arange(0, BLOCKS)
-    best = tl.max(tl.load(tops + row * blocks + b, mask=b < blocks, other=float("-inf")), 0)
-    value = tl.load(logits + row.to(tl.int64) * vocab + token, mask=token < vocab, other=float("-inf"))
-    return tl.exp((value - best) / tl.maximum(tl.load(temperature + row), COLDEST))
-
-
-@triton.jit
-def _tally_kernel(
-    logits,
-    tops,
-    temperature,  # [rows], fp32
-    wanted,  # [rows], fp64: infinite where nothing is looked for
-    least,  # [rows], int32: bits found so far
-    tallies,  # [rows, blocks, CANDIDATES], fp64
-    vocab,
-    blocks,
-    SHIFT: tl.constexpr,
-    MASS: tl.constexpr,
-    BLOCK: tl.constexpr,
-    BLOCKS: tl.constexpr,
-):
-    row = tl.program_id(0)
-    block = tl.program_id(1)
-    if tl.load(wanted + row) == float("inf"):
-        return
-    candidate = tl.load(least + row) + (tl.arange(0, CANDIDATES) << SHIFT)
-    total = tl.zeros((CANDIDATES,), tl.float64)
-    for chunk in range(0, BLOCK, CHUNK):
-        token = block * BLOCK + chunk + tl.arange(0, CHUNK)
-        weight = _weights(logits, tops, temperature, row, token, vocab, blocks, BLOCKS)
-        bits = weight.to(tl.int32, bitcast=True)
-        amount = weight.to(tl.float64) if MASS else tl.full((CHUNK,), 1.0, tl.float64)
-        hit = (bits[:, None] >= candidate[None, :]) & (token < vocab)[:, None]
-        total += tl.sum(tl.where(hit, amount[:, None], 0.0), 0)
-    tl.store(tallies + (row * blocks + block) * CANDIDATES + tl.arange(0, CANDIDATES), total)
-
-
-@triton.jit
-def _decide_kernel(
-    tallies,  # [rows, blocks, CANDIDATES], fp64
-    wanted,  # [rows], fp64: what must lie at or above the least weight
-    least,  # [rows], int32, replaced
-    blocks,
-    SHIFT: tl.constexpr,
-    BLOCKS: tl.constexpr,
-):
-    row = tl.program_id(0)
-    if tl.load(wanted + row) == float("inf"):
-        return
-    b = tl.arange(0, BLOCKS)
-    c = tl.arange(0, CANDIDATES)
-    place = (row * blocks + b)[:, None] * CANDIDATES + c[None, :]
-    total = tl.sum(tl.load(tallies + place, mask=(b < blocks)[:, None], other=0.0), 0)
-    digit = tl.max(tl.where(total >= tl.load(wanted + row), c, 0), 0)
-    tl.store(least + row, tl.load(least + row) + (digit << SHIFT))
-
-
-@triton.jit
-def _nucleus_kernel(
-    logits,
-    tops,
-    temperature,
-    top_k,  # [rows], int64; 0 for all
-    least,  # [rows], int32: bits of the weight that passes top_k
-    sums,  # [rows, blocks, 2], fp64: mass above it, count above it
-    vocab,
-    blocks,
-    BLOCK: tl.constexpr,
-    BLOCKS: tl.constexpr,
-):
-    row = tl.program_id(0)
-    block = tl.program_id(1)
-    token = block * BLOCK + tl.arange(0, BLOCK)
-    weight = _weights(logits, tops, temperature, row, token, vocab, blocks, BLOCKS)
-    above = weight.to(tl.int32, bitcast=True) > tl.load(least + row)
-    above = (above | (tl.load(top_k + row) == 0)) & (token < vocab)
-    place = sums + (row * blocks + block) * 2
-    tl.store(place, tl.sum(tl.where(above, weight.to(tl.float64), 0.0), 0))
-    tl.store(place + 1, tl.sum(above.to(tl.float64), 0))
-
-
-@triton.jit
-def _target_kernel(
-    sums,  # [rows, blocks, 2], fp64
-    top_k,  # [rows], int64
-    top_p,  # [rows], fp64
-    least,  # [rows], int32
-    wanted,  # [rows], fp64, written: top_p of the mass that top_k leaves; infinite where top_p rules nothing out
-    blocks,
-    BLOCKS: tl.constexpr,
-):
-    row = tl.program_id(0)
-    b = tl.arange(0, BLOCKS)
-    place = sums + (row * blocks + b) * 2
-    mass = tl.sum(tl.load(place, mask=b < blocks, other=0.0), 0)
-    count = tl.sum(tl.load(place + 1, mask=b < blocks, other=0.0), 0)
-    limit = tl.load(top_k + row)
-    edge = tl.load(least + row).to(tl.float32, bitcast=True).to(tl.float64)
-    mass += tl.where(limit == 0, 0.0, (limit.to(tl.float64) - count) * edge)
-    share = tl.load(top_p + row)
-    tl.store(wanted + row, tl.where(share < 1.0, share * mass, float("inf")))
-
-
-@triton.jit
 def _mass_kernel(
     logits,
     tops,
@@ -199,7 +89,7 @@ def _mass_kernel(
     row = tl.program_id(0)
     block = tl.program_id(1)
     token = block * BLOCK + tl.arange(0, BLOCK)
-    weight = _weights(logits, tops, temperature, row, token, vocab, blocks, BLOCKS)
+    weight = weights(logits, tops, temperature, row, token, vocab, blocks, BLOCKS)
     least = _least(min_p, k_least, p_least, top_p, row)
     kept = (weight >= least) & (token < vocab)
     tl.store(masses + row * blocks + block, tl.sum(tl.where(kept, weight.to(tl.float64), 0.0), 0))
@@ -244,7 +134,7 @@ def _draw_kernel(
     block = tl.minimum(tl.min(tl.where((through > target) & (block_masses > 0), b, BLOCKS), 0), last)
     before = tl.sum(tl.where(b < block, block_masses, 0.0), 0)
     token = block * BLOCK + tl.arange(0, BLOCK)
-    weight = _weights(logits, tops, temperature, row, token, vocab, blocks, BLOCKS)
+    weight = weights(logits, tops, temperature, row, token, vocab, blocks, BLOCKS)
     kept = (weight >= _least(min_p, k_least, p_least, top_p, row)) & (token < vocab)
     mass = before + tl.cumsum(tl.where(kept, weight.to(tl.float64), 0.0), 0)
     final = tl.max(tl.where(kept, token, 0), 0)
@@ -333,7 +223,7 @@ def draw(logits: Tensor, filters: Filters, uniforms: Tensor, block: int = BLOCK)
     source = {"logits": logits, "tops": tops, "temperature": filters.temperature}
     shape: dict[str, Constant] = {"BLOCK": block, "BLOCKS": power_above(blocks)}
     launch(_peaks_kernel, (rows, blocks), {"logits": logits, "tops": tops, "places": places} | sizes, {"BLOCK": block})
-    least = _ranked(source, filters, sizes, shape) if filters.ranked else {"k_least": None, "p_least": None}
+    least = thresholds(source, filters, sizes, shape) if filters.ranked else {"k_least": None, "p_least": None}
     masses = torch.empty((rows, blocks), dtype=torch.float64, device=logits.device)
     limits = least | {"min_p": filters.min_p, "top_p": filters.top_p}
     launch(_mass_kernel, (rows, blocks), source | sizes | limits | {"masses": masses}, shape)
@@ -346,51 +236,6 @@ def draw(logits: Tensor, filters: Filters, uniforms: Tensor, block: int = BLOCK)
         warps=8,
     )
     return out, tops
-
-
-def _ranked(
-    source: dict[str, Tensor], filters: Filters, sizes: dict[str, int], shape: dict[str, Constant]
-) -> dict[str, Tensor]:
-    """Find the bits of the least weights that pass top_k, and top_p after it, [rows] each."""
-    rows, blocks = filters.top_k.shape[0], sizes["blocks"]
-    like = filters.top_p
-    tallies = torch.empty((rows, blocks, CANDIDATES.value), dtype=torch.float64, device=like.device)
-    sums = torch.empty((rows, blocks, 2), dtype=torch.float64, device=like.device)
-    k_least = torch.zeros(rows, dtype=torch.int32, device=like.device)
-    p_least = torch.zeros_like(k_least)
-    wanted = filters.top_k.to(torch.float64)
-
-    def search(least: Tensor, wanted: Tensor, *, mass: bool) -> None:
-        for shift in _SHIFTS:
-            launch(
-                _tally_kernel,
-                (rows, blocks),
-                source | sizes | {"wanted": wanted, "least": least, "tallies": tallies},
-                shape | {"SHIFT": shift, "MASS": mass},
-            )
-            launch(
-                _decide_kernel,
-                (rows,),
-                {"tallies": tallies, "wanted": wanted, "least": least, "blocks": blocks},
-                {"SHIFT": shift, "BLOCKS": shape["BLOCKS"]},
-            )
-
-    search(k_least, torch.where(filters.top_k > 0, wanted, torch.inf), mass=False)
-    launch(
-        _nucleus_kernel,
-        (rows, blocks),
-        source | sizes | {"top_k": filters.top_k, "least": k_least, "sums": sums},
-        shape,
-    )
-    target = torch.empty_like(like)
-    launch(
-        _target_kernel,
-        (rows,),
-        {"sums": sums, "top_k": filters.top_k, "top_p": like, "least": k_least, "wanted": target, "blocks": blocks},
-        {"BLOCKS": shape["BLOCKS"]},
-    )
-    search(p_least, target, mass=True)
-    return {"k_least": k_least, "p_least": p_least}
 
 
 def uniforms(seeds: Tensor, steps: Tensor) -> Tensor:
