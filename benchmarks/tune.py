@@ -76,7 +76,7 @@ def main() -> None:
             continue
         timed = measure(task, compiling[task], budget)
         times.extend({**asdict(task), **asdict(one.tile), "us": one.took * 1e6} for one in timed)
-        if timed:
+        if timed and alive():  # else the best candidates may not have had their turn
             winner = min(timed, key=lambda one: one.took)
             enter(table, task, winner.tile)
             fastest[task] = winner.took
