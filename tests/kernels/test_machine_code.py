@@ -20,7 +20,7 @@ from llama4_local.kernels.functions import KernelOps
 from llama4_local.kernels.launch import Launch, recording
 from llama4_local.kernels.linear import linear
 from llama4_local.kernels.machine_code import MachineCode, MachineCodeError, occupancy
-from llama4_local.kernels.serving import FORMATS, SHAPES, matrix_launches
+from llama4_local.kernels.serving import FORMATS, SHAPES, Shape, matrix_launches
 from llama4_local.kernels.tiles import Tile
 from llama4_local.quantized import Int4Matrix
 
@@ -73,10 +73,11 @@ def test_what_serving_launches_at_other_sizes_is_compiled_as_well(tokens: int) -
             assert (launch.name, specialize(launch)) in known
 
 
+@pytest.mark.parametrize("shape", SHAPES, ids=lambda shape: shape.name)
 @pytest.mark.parametrize("tokens", [16, 17, 64, 300])
-def test_from_16_tokens_on_every_product_asks_for_hoppers_matrix_units(tokens: int) -> None:
+def test_from_16_tokens_on_every_product_asks_for_hoppers_matrix_units(tokens: int, shape: Shape) -> None:
     for form in FORMATS:
-        launched = [one for one in matrix_launches(SHAPES[0], form, tokens, KernelOps()) if one.name in MATRIX_KERNELS]
+        launched = [one for one in matrix_launches(shape, form, tokens, KernelOps()) if one.name in MATRIX_KERNELS]
         assert launched
         assert all(one.matmul for one in launched)
 

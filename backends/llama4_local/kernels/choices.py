@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
 FEW = 4  # tokens that the vector kernel is made for; the table says where it serves them
 
+_ENOUGH = 16  # tokens on the narrow side of Hopper's matrix instructions, as they are used here
 _EVER = 1 << 30
 _WIDE = 4  # times as many outputs as inputs: enough programs without splitting, and logits come whole
 
@@ -111,8 +112,9 @@ class Choices:
         """Return the cut of a matrix kernel whose groups share `tokens` tokens."""
         if self.deterministic:
             return FIXED_TILES[kernel, form]
-        # Some groups get more than their share: one token more than all do, at least.
-        each = tokens if groups == 1 else tokens // groups + 1
+        # Some groups get more than their share, and the shared expert gets all: enough for Hopper's matrix units.
+        least = 2 if tokens >= _ENOUGH else 1
+        each = tokens if groups == 1 else max(least, tokens // groups + 1)
         return _first(table().get((kernel, form), ((_EVER, DEFAULT),)), each)
 
     def linear(self, form: Format, tokens: int, outputs: int, inputs: int) -> Tile:
