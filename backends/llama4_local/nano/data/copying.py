@@ -6,7 +6,6 @@ from __future__ import annotations
 from collections.abc import Callable
 from random import Random
 
-from llama4_local.nano.data.capitals import capitals
 from llama4_local.nano.data.identity import identity, outside_question
 from llama4_local.nano.data.sample import Exchange
 from llama4_local.nano.data.wording import worded
@@ -34,8 +33,6 @@ _SAID: tuple[Callable[[Random], str], ...] = (
     _greeted,
     lambda rng: outside_question(rng).strip(),
     lambda rng: identity(rng)[0][0][0].strip(),
-    lambda rng: identity(rng)[0][0][1],
-    lambda rng: capitals(rng)[0][0][1],
 )
 
 
@@ -58,7 +55,7 @@ def _numbers(first: int, last: int, step: int) -> str:
 
 
 def _repeated(rng: Random) -> tuple[list[Exchange], str]:
-    if rng.random() < 0.25:  # what people say, commas and all
+    if rng.random() < 0.2:  # what people say, commas and all
         words = rng.choice(_SAID)(rng)
         return [(rng.choice(_REPEAT).format(text=words), words)], words
     if rng.random() < 0.4:  # long ones teach copying fastest
