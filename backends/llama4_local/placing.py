@@ -68,24 +68,24 @@ class Placing:
 
     def matrix(self, pieces: Pieces) -> Matrix:
         """Read one matrix or vector, whose rows are those of its pieces."""
-        names = [piece.name for piece in pieces]
-        if len(names) == 1 and self._stays(names[0]):
-            return self._share(names[0])
+        names = _names(pieces)
+        left = self._as_stored(names[0]) if len(names) == 1 else None
+        if left is not None:
+            return left
         rows = sum(piece.shape[0] for piece in pieces)
         room = self._room((rows, *pieces[0].shape[1:]), narrow=self._narrow(names))
         self._fill(room, names)
         return room
 
     def _mixture(self, schema: MoeTree[Pieces]) -> MoeTree[Matrix]:
-        own = [name for pieces in (schema.gate_up, schema.down) for name in self._names(pieces)]
-        shared = [piece.name for pieces in (schema.shared.gate_up, schema.shared.down) for piece in pieces]
-        router = self.matrix(schema.router)
-        if not self.stacked or self._narrow(own) != self._narrow(shared):
-            gate_up, down = self._experts(schema.gate_up), self._experts(schema.down)
-            return MoeTree(router, gate_up, down, schema.shared.map(self.matrix))
-        gate_up = self._experts(schema.gate_up, schema.shared.gate_up)
-        down = self._experts(schema.down, schema.shared.down)
-        return MoeTree(router, gate_up, down, MlpTree(_expert(gate_up, -1), _expert(down, -1)))
+        router, shared = self.matrix(schema.router), schema.shared
+        pairs = (schema.gate_up, shared.gate_up), (schema.down, shared.down)
+        if self.stacked and all(
+            self._narrow(self._expert_names(own)) == self._narrow(_names(one)) for own, one in pairs
+        ):
+            gate_up, down = (self._experts(own, one) for own, one in pairs)
+            return MoeTree(router, gate_up, down, MlpTree(_last(gate_up), _last(down)))
+        return MoeTree(router, self._experts(schema.gate_up), self._experts(schema.down), shared.map(self.matrix))
 
     def _experts(self, pieces: Pieces, shared: Pieces = ()) -> Room:
         """Read a layer's experts, and the shared one's pieces behind them.
@@ -97,9 +97,10 @@ class Placing:
         name, (count, inputs, outputs) = pieces[0].name, pieces[0].shape
         fused = name in self.source.tensors
         # Products in fp32 on a CPU want each output's weights side by side; in bf16 they gain nothing by a copy.
-        if fused and not shared and self._stays(name) and self.dtype != torch.float32:
-            return self._share(name)
-        room = self._room((count + bool(shared), outputs, inputs), narrow=self._narrow(self._names(pieces)))
+        left = self._as_stored(name) if fused and not shared and self.dtype != torch.float32 else None
+        if left is not None:
+            return left
+        room = self._room((count + bool(shared), outputs, inputs), narrow=self._narrow(self._expert_names(pieces)))
         for expert in range(count):
             if fused:
                 self._fill_transposed(room[expert], name, expert)
@@ -108,11 +109,11 @@ class Placing:
         if fused and isinstance(room, Fp8Matrix):
             room.scales[:count].copy_(self.source.lend(scale_name(name)).reshape(count, outputs))
         if shared:
-            self._fill(room[-1], [piece.name for piece in shared])
+            self._fill(room[-1], _names(shared))
         return room.transpose(1, 2) if isinstance(room, Tensor) else room
 
-    def _names(self, pieces: Pieces) -> list[str]:
-        """Return the stored names of a layer's experts."""
+    def _expert_names(self, pieces: Pieces) -> list[str]:
+        """Return the stored names of a layer's experts, under which they are fused or alone."""
         name, count = pieces[0].name, pieces[0].shape[0]
         if name in self.source.tensors:
             return [name]
@@ -121,13 +122,10 @@ class Placing:
     def _narrow(self, names: Sequence[str]) -> bool:
         return all(self.source.tensors[name].dtype == _NARROW for name in names)
 
-    def _stays(self, name: str) -> bool:
-        """Whether a tensor can be used as it lies in its file."""
-        return self.mapped is not None and self.source.tensors[name].dtype == _STORED.get(self.dtype)
-
-    def _share(self, name: str) -> Tensor:
-        if self.mapped is None:
-            raise ValueError("no files are mapped")
+    def _as_stored(self, name: str) -> Tensor | None:
+        """Return a tensor that is right as it lies in its file; None where it is not, or has to be copied."""
+        if self.mapped is None or self.source.tensors[name].dtype != _STORED.get(self.dtype):
+            return None
         return self.source.share(name, self.mapped)
 
     def _room(self, shape: tuple[int, ...], *, narrow: bool) -> Room:
@@ -177,6 +175,10 @@ def scale_name(name: str) -> str:
     return f"{name}_scale"
 
 
-def _expert(experts: Room, index: int) -> Room:
-    """Return one expert, [out, in], as a view of a stack as `_experts` returns it."""
-    return experts[index].t() if isinstance(experts, Tensor) else experts[index]
+def _names(pieces: Pieces) -> list[str]:
+    return [piece.name for piece in pieces]
+
+
+def _last(experts: Room) -> Room:
+    """Return the last expert, [out, in], as a view of a stack as `Placing` makes it."""
+    return experts[-1].t() if isinstance(experts, Tensor) else experts[-1]
