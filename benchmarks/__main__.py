@@ -7,7 +7,16 @@ import sys
 from pathlib import Path
 
 HERE = Path(__file__).parent
-CPU = ("stream_overhead", "first_answer", "local_cpu", "long_context", "thousand_streams", "masks", "packed_accuracy")
+CPU = (
+    "stream_overhead",
+    "first_answer",
+    "local_cpu",
+    "long_context",
+    "thousand_streams",
+    "masks",
+    "packed_accuracy",
+    "loading",
+)
 
 
 def main() -> int:

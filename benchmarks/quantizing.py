@@ -13,7 +13,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import resource
+import re
 import shutil
 import signal
 import subprocess
@@ -37,6 +37,7 @@ from llama4_local.weight_names import expected_tensors
 HIDDEN, EXPERT, EXPERTS = 2048, 1024, 16
 SHARD = 500_000_000  # bytes
 KILL_AFTER = 2  # layers
+_HIGHEST = re.compile(r"^VmHWM:\s+([0-9]+) kB$", re.MULTILINE)
 
 
 def config_for(gigabytes: float) -> ModelConfig:
@@ -120,8 +121,11 @@ def child(folder: Path, kind: Kind) -> None:
 
 
 def _peak() -> int:
-    """Return the most memory that this process has had, in bytes."""
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    """Return the most memory that this process has had, in bytes; `getrusage` would count its parent's."""
+    found = _HIGHEST.search(Path("/proc/self/status").read_text())
+    if found is None:
+        raise SystemExit("this system does not say how much memory a process had")
+    return int(found[1]) * 1024
 
 
 def run_child(folder: Path, kind: str, threads: int) -> dict[str, float]:

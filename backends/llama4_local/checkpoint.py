@@ -10,20 +10,18 @@ import contextlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, cast
 
 import torch
-from safetensors import safe_open
 
-from llama4_local.reference.layout import lay_out_experts
+from llama4_local.placing import Placing
 from llama4_local.tensor_files import StoredTensor, find_tensors
-from llama4_local.weight_names import build_weights, expected_tensors
+from llama4_local.tensor_source import MappedFiles, TensorSource, stored_bytes
+from llama4_local.weight_names import expected_tensors, single_names, weight_schema
 from llama4sdk.errors import CheckpointError
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
-
-    from torch import Tensor
 
     from llama4_local.config import ModelConfig
     from llama4_local.weights import Weights
@@ -31,15 +29,6 @@ if TYPE_CHECKING:
 Progress = Callable[[int, int], None]
 
 DTYPES = {"F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
-_ITEM_BYTES = {"F32": 4, "F16": 2, "BF16": 2}
-
-
-class TensorReader(Protocol):
-    """An open safetensors file."""
-
-    def get_tensor(self, name: str) -> Tensor:
-        """Return one tensor, on the CPU and in its stored type."""
-        ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,8 +61,7 @@ def check_checkpoint(folder: str | Path, config: ModelConfig) -> CheckedFolder:
         problems += _misfit(stored[name], expected[name])
     if problems:
         raise CheckpointError(folder, problems)
-    sizes = (_ITEM_BYTES[tensor.dtype] * _count(tensor.shape) for tensor in stored.values())
-    return CheckedFolder(stored, sum(sizes))
+    return CheckedFolder(stored, sum(map(stored_bytes, stored.values())))
 
 
 def load_checkpoint(
@@ -82,18 +70,21 @@ def load_checkpoint(
     *,
     dtype: torch.dtype | None = None,
     device: str = "cpu",
+    stacked: bool = False,
     progress: Progress | None = None,
 ) -> Weights:
     """Load a network, tensor by tensor.
 
     Files are mapped into memory: a CPU model in its stored type shares their pages, so they must not be
-    changed while it is in use. Fused experts in fp32 are copied, see `lay_out_experts`.
+    changed while it is in use. Experts in fp32 are copied, each to lie in memory as [out, in].
 
     Args:
         folder: In Hugging Face form; fused experts or one tensor per expert.
         config: As `read_config` returns it for the same folder.
         dtype: Type of all tensors; by default the one they are stored in.
         device: Where they go.
+        stacked: Whether experts are laid out as the kernels want them, [experts + 1, in, out] with the shared one
+            last; `shared` is a view of them.
         progress: Called with the bytes read so far and in all, at least once for each tensor; whatever it
             raises ends the loading.
 
@@ -101,12 +92,14 @@ def load_checkpoint(
         CheckpointError: See `check_checkpoint`; or values that are not finite.
     """
     checked = check_checkpoint(folder, config)
+    source = TensorSource(checked.tensors, progress)
     with contextlib.ExitStack() as files:
-        loader = _Loader(files, checked, dtype or stored_dtype(checked.tensors), device, progress)
-        weights = build_weights(config, loader.get)
-    if loader.problems:
-        raise CheckpointError(folder, loader.problems)
-    return weights
+        mapped = MappedFiles(files) if torch.device(device).type == "cpu" else None
+        placing = Placing(source, dtype or stored_dtype(checked.tensors), device, stacked=stacked, mapped=mapped)
+        weights = placing.network(weight_schema(config))
+    if source.problems:
+        raise CheckpointError(folder, source.problems)
+    return cast("Weights", weights)  # nothing in it is in e4m3
 
 
 def stored_dtype(tensors: Mapping[str, StoredTensor]) -> torch.dtype:
@@ -115,68 +108,20 @@ def stored_dtype(tensors: Mapping[str, StoredTensor]) -> torch.dtype:
     return next(stored, None) or torch.bfloat16
 
 
-class _Loader:
-    def __init__(
-        self,
-        files: contextlib.ExitStack,
-        checked: CheckedFolder,
-        dtype: torch.dtype,
-        device: str,
-        progress: Progress | None,
-    ) -> None:
-        self.problems: list[str] = []
-        self._files = files
-        self._open: dict[Path, TensorReader] = {}
-        self._checked = checked
-        self._dtype = dtype
-        self._device = device
-        self._progress = progress
-        self._done = 0
-
-    def get(self, name: str) -> Tensor:
-        """Return a tensor under its fused name, in the wanted type and place."""
-        prefix, kind = name.rsplit(".", 1)  # …experts, gate_up_proj or down_proj
-        if name in self._checked.tensors:
-            return lay_out_experts(self._read(name)) if prefix.endswith(".experts") else self._read(name)
-        parts = ("gate_proj", "up_proj") if kind == "gate_up_proj" else (kind,)
-        count = sum(stored.startswith(f"{prefix}.") for stored in self._checked.tensors) // 3
-        return torch.stack([self._expert(f"{prefix}.{expert}", parts) for expert in range(count)]).transpose(1, 2)
-
-    def _expert(self, prefix: str, parts: tuple[str, ...]) -> Tensor:
-        return torch.cat([self._read(f"{prefix}.{part}.weight") for part in parts])
-
-    def _read(self, name: str) -> Tensor:
-        stored = self._checked.tensors[name]
-        tensor = self._reader(stored.file).get_tensor(name)
-        tensor = tensor.to(dtype=self._dtype, device=self._device)
-        if not _is_finite(tensor):
-            self.problems.append(f"{name} has values that are not finite numbers in {self._dtype}")
-        self._done += _ITEM_BYTES[stored.dtype] * _count(stored.shape)
-        if self._progress is not None:
-            self._progress(self._done, self._checked.total_bytes)
-        return tensor
-
-    def _reader(self, file: Path) -> TensorReader:
-        if file not in self._open:
-            self._open[file] = self._files.enter_context(safe_open(file, framework="pt"))
-        return self._open[file]
-
-
 def _expected_names(config: ModelConfig, stored: dict[str, StoredTensor]) -> dict[str, tuple[int, ...]]:
     """Return the names and shapes a folder must have, with each layer's experts as it stores them."""
     expected: dict[str, tuple[int, ...]] = {}
     for name, shape in expected_tensors(config).items():
-        prefix, kind = name.rsplit(".", 1)
+        prefix = name.rpartition(".")[0]
         single = prefix.endswith(".experts") and name not in stored and f"{prefix}.0.down_proj.weight" in stored
-        expected |= _per_expert(prefix, kind, shape) if single else {name: shape}
+        expected |= _per_expert(name, shape) if single else {name: shape}
     return expected
 
 
-def _per_expert(prefix: str, kind: str, shape: tuple[int, ...]) -> dict[str, tuple[int, ...]]:
+def _per_expert(fused: str, shape: tuple[int, ...]) -> dict[str, tuple[int, ...]]:
     count, inner, outer = shape
-    parts = ("gate_proj", "up_proj") if kind == "gate_up_proj" else (kind,)
-    rows = outer // len(parts)
-    return {f"{prefix}.{expert}.{part}.weight": (rows, inner) for expert in range(count) for part in parts}
+    names = [single_names(fused, expert) for expert in range(count)]
+    return {name: (outer // len(own), inner) for own in names for name in own}
 
 
 def _quantized(stored: dict[str, StoredTensor]) -> list[str]:
@@ -193,16 +138,3 @@ def _misfit(tensor: StoredTensor, shape: tuple[int, ...]) -> list[str]:
     if tensor.dtype not in DTYPES:
         problems.append(f"{tensor.name} is stored as {tensor.dtype}; {', '.join(DTYPES)} can be read")
     return problems
-
-
-def _count(shape: tuple[int, ...]) -> int:
-    total = 1
-    for size in shape:
-        total *= size
-    return total
-
-
-def _is_finite(tensor: Tensor) -> bool:
-    # The extremes carry any NaN or infinity, and finding them needs no memory.
-    low, high = torch.aminmax(tensor)
-    return bool(torch.isfinite(low) & torch.isfinite(high))

@@ -12,22 +12,17 @@ from typing import TYPE_CHECKING, cast
 import torch
 
 from llama4_local.json_file import read_json_object
-from llama4_local.packing import single_names
-from llama4_local.quantize import stack
-from llama4_local.quantized import Fp8Matrix
+from llama4_local.placing import Placing, scale_name
 from llama4_local.tensor_files import StoredTensor, find_tensors
-from llama4_local.tensor_source import TensorSource, is_finite
-from llama4_local.weight_names import expected_tensors, weight_schema
+from llama4_local.tensor_source import TensorSource
+from llama4_local.weight_names import expected_tensors, single_names, weight_schema
 from llama4sdk.errors import CheckpointError, InvalidRequest
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from torch import Tensor
-
     from llama4_local.config import ModelConfig
     from llama4_local.quantized import Matrix
-    from llama4_local.weight_names import Pieces
     from llama4_local.weights import WeightTree
 
 _CONFIG_BYTES = 2**20
@@ -59,6 +54,7 @@ def load_fp8(
     *,
     dtype: torch.dtype = torch.bfloat16,
     device: str = "cpu",
+    stacked: bool = False,
     progress: Callable[[int, int], None] | None = None,
 ) -> WeightTree[Matrix]:
     """Load a network published in FP8; matrices in e4m3 stay so, the rest becomes `dtype`.
@@ -68,6 +64,8 @@ def load_fp8(
         config: As `read_config` returns it for the same folder.
         dtype: Of what is not in e4m3.
         device: Where the tensors go.
+        stacked: Whether experts are laid out as the kernels want them: the shared one last, where it is in the same
+            format; `shared` is a view of them.
         progress: Called with the bytes read so far and in all; whatever it raises ends the loading.
 
     Raises:
@@ -78,8 +76,8 @@ def load_fp8(
     stored = find_tensors(folder)
     check_fp8(folder, config, stored)
     source = TensorSource(stored, progress)
-    reader = _Reader(source, dtype, device, _bound(folder))
-    weights = weight_schema(config).map(reader.matrix)
+    placing = Placing(source, dtype, device, _bound(folder), stacked)
+    weights = placing.network(weight_schema(config))
     if source.problems:
         raise CheckpointError(folder, source.problems)
     return weights
@@ -106,11 +104,6 @@ def fp8_problems(stored: dict[str, StoredTensor], config: ModelConfig) -> list[s
             problems += _misfit(stored, name, shape)
             known.add(scale_name(name))
     return problems + [f"{name} is not part of this network" for name in stored if name not in known]
-
-
-def scale_name(name: str) -> str:
-    """Return the name of a matrix's scales."""
-    return f"{name}_scale"
 
 
 def _expected(stored: dict[str, StoredTensor], config: ModelConfig) -> dict[str, tuple[int, ...]]:
@@ -149,64 +142,6 @@ def _fits(scale: tuple[int, ...], matrix: tuple[int, ...]) -> bool:
         return count in (1, matrix[0])
     experts, _, outputs = matrix
     return count == experts * outputs
-
-
-class _Reader:
-    def __init__(self, source: TensorSource, dtype: torch.dtype, device: str, bound: float | None) -> None:
-        self._source = source
-        self._bound = bound
-        self._dtype = dtype
-        self._device = device
-
-    def matrix(self, pieces: Pieces) -> Matrix:
-        """Return one matrix of the network: joined rows, or a stack of experts."""
-        first = pieces[0]
-        if first.name not in self._source.tensors:
-            return self._single_experts(first.name, first.shape[0])
-        if self._source.tensors[first.name].dtype == _NARROW and len(first.shape) == 3:
-            return self._fused_experts(first.name)
-        return self._joined([piece.name for piece in pieces])
-
-    def _joined(self, names: list[str]) -> Matrix:
-        narrow = all(self._source.tensors[name].dtype == _NARROW for name in names)
-        return (self._narrow(names) if narrow else self._wide(names)).to(self._device)
-
-    def _narrow(self, names: list[str]) -> Fp8Matrix:
-        parts = [self._source.read(name) for name in names]
-        values = torch.cat([part.view(torch.uint8) for part in parts]).view(torch.float8_e4m3fn)
-        scales = torch.cat([self._scales(name, len(part)) for name, part in zip(names, parts, strict=True)])
-        return Fp8Matrix(values, scales, self._bound)
-
-    def _wide(self, names: list[str]) -> Tensor:
-        parts = [self._widened(name) for name in names]
-        return parts[0] if len(parts) == 1 else torch.cat(parts)
-
-    def _widened(self, name: str) -> Tensor:
-        part = self._source.read(name)
-        if part.dtype == torch.float8_e4m3fn:  # joined with others that are not
-            part = part.float() * self._scales(name, len(part))[:, None]
-        wide = part.to(dtype=self._dtype)
-        if wide.dtype != part.dtype and is_finite(part) and not is_finite(wide):
-            self._source.problems.append(f"{name} has values that are not finite numbers in {self._dtype}")
-        return wide.to(self._device)
-
-    def _scales(self, name: str, outputs: int) -> Tensor:
-        return self._source.read(scale_name(name)).float().flatten().expand(outputs).contiguous()
-
-    def _fused_experts(self, name: str) -> Fp8Matrix:
-        """[experts, in, out] with scales for each output becomes [experts, out, in]."""
-        experts, _, outputs = self._source.tensors[name].shape
-        values = torch.stack(
-            [self._source.part(name, expert).view(torch.uint8).t().contiguous() for expert in range(experts)]
-        )
-        scales = self._source.read(scale_name(name)).float().reshape(experts, outputs)
-        return Fp8Matrix(values.view(torch.float8_e4m3fn), scales, self._bound).to(self._device)
-
-    def _single_experts(self, fused: str, count: int) -> Matrix:
-        names = [single_names(fused, expert) for expert in range(count)]
-        if self._source.tensors[names[0][0]].dtype == _NARROW:
-            return stack((self._narrow(own) for own in names), count).to(self._device)
-        return torch.stack([self._wide(own).t() for own in names])
 
 
 def _bound(folder: Path) -> float | None:

@@ -16,7 +16,7 @@ from llama4_local.fingerprint import file_identity
 from llama4_local.packed_files import PackedFiles
 from llama4_local.quantize import packer, stack
 from llama4_local.tensor_source import TensorSource, is_finite
-from llama4_local.weight_names import weight_schema
+from llama4_local.weight_names import single_names, weight_schema
 from llama4_local.weights import AttentionTree, LayerTree, MlpTree, MoeTree, WeightTree
 from llama4sdk.errors import CheckpointError
 
@@ -155,9 +155,9 @@ class _Packing:
     def _experts(self, recipe: Recipe, experts: Piece) -> Iterator[Tensor]:
         for expert in range(experts.shape[0]):
             if experts.name in self._source.tensors:
-                yield self._source.part(experts.name, expert).t()
+                yield self._source.lend(experts.name, expert).t()
             else:
-                yield torch.cat([self._source.read(name) for name in single_names(experts.name, expert)])
+                yield torch.cat([self._source.lend(name) for name in single_names(experts.name, expert)])
         yield self._rows(recipe.pieces)
 
     def _names(self, recipe: Recipe) -> list[str]:
@@ -192,13 +192,6 @@ class _Packing:
     def _mixture(self, schema: MoeTree[Pieces], matrices: dict[str, Packed]) -> MoeTree[Matrix]:
         gate_up, down = matrices["gate_up"], matrices["down"]
         return MoeTree(self._plain(schema.router), gate_up, down, MlpTree(gate_up[-1], down[-1]))
-
-
-def single_names(fused: str, expert: int) -> list[str]:
-    """Return the names that one expert's matrices have where experts are not fused."""
-    prefix, kind = fused.rsplit(".", 1)
-    parts = ("gate_proj", "up_proj") if kind == "gate_up_proj" else (kind,)
-    return [f"{prefix}.{expert}.{part}.weight" for part in parts]
 
 
 def _shapes(wanted: dict[str, Recipe]) -> dict[str, tuple[int, ...]]:

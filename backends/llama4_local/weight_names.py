@@ -46,6 +46,13 @@ def expected_tensors(config: ModelConfig) -> dict[str, tuple[int, ...]]:
     return {piece.name: piece.shape for pieces in weight_schema(config).leaves() for piece in pieces}
 
 
+def single_names(fused: str, expert: int) -> list[str]:
+    """Return the names that one expert's matrices have where experts are not fused."""
+    prefix, kind = fused.rsplit(".", 1)
+    parts = ("gate_proj", "up_proj") if kind == "gate_up_proj" else (kind,)
+    return [f"{prefix}.{expert}.{part}.weight" for part in parts]
+
+
 def build_weights(config: ModelConfig, get: Callable[[str], Tensor]) -> Weights:
     """Put a network together from published tensors; `get` is asked once for each name.
 

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Self
 from torch.autograd.profiler import profile
 
 if TYPE_CHECKING:
+    from collections.abc import Collection
     from types import TracebackType
 
 
@@ -17,9 +18,13 @@ class MemoryPeak:
     with MemoryPeak() as measured:
         …
     measured.peak  # bytes above what was there before
+
+    Args:
+        mapped: Sizes of files whose mappings do not count: torch calls each an allocation of the whole file.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, mapped: Collection[int] = ()) -> None:
+        self._mapped = mapped
         self._profile = profile(profile_memory=True)
         self.peak = 0
 
@@ -36,4 +41,4 @@ class MemoryPeak:
             raise RuntimeError("the profiler has no results")
         events = [event for event in results.events() if event.name() == "[memory]"]
         changes: list[int] = [event.nbytes() for event in events]  # pyright: ignore[reportAttributeAccessIssue] # not in torch's stubs
-        self.peak = max(accumulate(changes), default=0)
+        self.peak = max(accumulate(change for change in changes if abs(change) not in self._mapped), default=0)

@@ -19,7 +19,6 @@ from llama4_local.model.loading import load_model
 from llama4_local.pages import CacheShape, Pages, SequencePages
 from llama4_local.reference import attention, rows
 from llama4_local.reference.attention import paged_attention
-from llama4_local.reference.layout import lay_out_experts
 from llama4_local.reference.moe import experts
 from llama4_local.reference.rows import linear
 from llama4_local.scoring import score_with
@@ -153,7 +152,7 @@ def test_experts_give_the_same_however_they_lie_in_memory(source: torch.Generato
 
     shared = MlpTree(draw(128, 96), draw(96, 64))
     plain = MoeTree(draw(4, 96), draw(4, 96, 128), draw(4, 64, 96), shared)
-    laid = MoeTree(plain.router, lay_out_experts(plain.gate_up), lay_out_experts(plain.down), shared)
+    laid = MoeTree(plain.router, laid_out(plain.gate_up), laid_out(plain.down), shared)
     assert torch.equal(laid.gate_up, plain.gate_up)
     assert laid.gate_up[0].t().is_contiguous()
     for count in (1, 5, 50):
@@ -163,9 +162,16 @@ def test_experts_give_the_same_however_they_lie_in_memory(source: torch.Generato
         assert float((one - other).abs().max()) < 1e-5
 
 
-def test_bf16_experts_stay_mapped_from_their_file():
-    weights = torch.zeros((2, 8, 4), dtype=torch.bfloat16)
-    assert lay_out_experts(weights).data_ptr() == weights.data_ptr()
+def laid_out(experts: Tensor) -> Tensor:
+    """Return experts [experts, in, out] that lie in memory as [experts, out, in]."""
+    return experts.transpose(1, 2).contiguous().transpose(1, 2)
+
+
+def test_experts_in_fp32_are_loaded_to_lie_as_the_products_read_them(tmp_path: Path):
+    moe = load_model(saved(tmp_path, text_only())).weights.layers[0].moe
+    assert moe is not None
+    assert moe.gate_up.transpose(1, 2).is_contiguous()
+    assert moe.down.transpose(1, 2).is_contiguous()
 
 
 def test_single_and_fused_experts_are_loaded_to_one_layout(tmp_path: Path):

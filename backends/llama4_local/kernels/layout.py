@@ -1,4 +1,7 @@
-"""Lays a network's weights out as the matrix kernels want them."""
+"""Lays a network's weights out as the matrix kernels want them.
+
+What is loaded from a checkpoint is laid out so already, see `placing.py`; this is for networks that are in memory.
+"""
 
 from __future__ import annotations
 

@@ -82,16 +82,19 @@ def load_weights(
     """
     folder = Path(folder)
     stored = find_tensors(folder)
+    dtype = dtype or stored_dtype(stored)
+    # Laid out as it is read: a network that is copied afterwards takes its room twice.
+    stacked = choose_ops(device, dtype=dtype, head_dim=config.text.head_dim).capturable
     if is_fp8(stored):
         check_kind(quantize)
-        return load_fp8(folder, config, dtype=dtype or stored_dtype(stored), device=device, progress=progress)
+        return load_fp8(folder, config, dtype=dtype, device=device, stacked=stacked, progress=progress)
     if quantize is None:
-        return load_checkpoint(folder, config, dtype=dtype, device=device, progress=progress)
+        return load_checkpoint(folder, config, dtype=dtype, device=device, stacked=stacked, progress=progress)
     return load_packed(
         folder,
         config,
         quantize,
-        dtype=dtype or stored_dtype(stored),
+        dtype=dtype,
         device=device,
         keep=keep,
         progress=progress,
