@@ -55,7 +55,7 @@ class LocalBackend:
             kept beside the checkpoint for the next start. Checkpoints published in FP8 are loaded as they are.
         cache_dtype: Type of the keys and values that are kept of every token; `auto` for that of the activations.
             `fp8` keeps them in e4m3, a byte each: half the memory for a token against bf16, so twice the tokens.
-            Each is rounded to three bits behind its first, 3% off at most, and cut off at ±448; answers differ
+            Each is rounded to three bits behind its first, by 6% at most, and cut off at ±448; answers differ
             a little, see `docs/quantization.md`. On a CPU it takes time besides.
         memory: Bytes for weights, cache and work together, or a string like `16GB`; by default what is free,
             of which on a CPU the cache takes a quarter at most. The cache never takes more than
