@@ -340,6 +340,13 @@ def test_the_command_is_run_as_documented() -> None:
     assert "60.39 GB" in done.stdout
 
 
+def test_the_command_plans_with_an_fp8_cache(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["scout", "--memory", H200, "--quantize", "int4", "--context", "3M", "--cache", "fp8"]) == 0
+    assert "fp8 cache" in capsys.readouterr().out
+    assert main(["scout", "--memory", H200, "--quantize", "int4", "--context", "3M"]) == 1
+    assert "cache_dtype='fp8' makes it fit." in capsys.readouterr().out
+
+
 def test_the_command_tells_by_its_status_what_does_not_fit(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["scout", "--memory", "80GB", "--context", "128K", "--machine", "h100"]) == 1
     printed = capsys.readouterr().out
