@@ -178,6 +178,15 @@ def test_fewer_shorter_narrower_and_more_memory_are_proposed() -> None:
         assert plan("scout", **{"memory": "100GB", "context": "90K", "sequences": 8, "quantize": "int4", **change}).fits  # pyright: ignore[reportArgumentType]
 
 
+def test_packed_weights_and_a_narrow_cache_are_proposed_together_where_neither_is_enough() -> None:
+    options = {"memory": "80GB", "context": "320K"}
+    tight = plan("scout", **options)  # pyright: ignore[reportArgumentType]
+    assert "quantize='int4' with cache_dtype='fp8' makes it fit." in tight.advice
+    assert "cache_dtype='fp8' makes it fit." not in tight.advice
+    assert not plan("scout", quantize="int4", **options).fits  # pyright: ignore[reportArgumentType]
+    assert plan("scout", quantize="int4", cache_dtype="fp8", **options).fits  # pyright: ignore[reportArgumentType]
+
+
 def test_what_fits_needs_no_advice() -> None:
     found = plan("guard-4", memory="80GB", context="8K")
     assert found.fits
