@@ -13,7 +13,7 @@ from llama4_local import LocalBackend, plan, score
 from llama4_local.capacity import cache_shape
 from llama4_local.checkpoint_writer import save_checkpoint
 from llama4_local.kv_cache import KvCache, LayerCache
-from llama4_local.narrow import widened
+from llama4_local.narrow import rounded, widened
 from llama4_local.pages import CacheShape, PageCopy
 from llama4_local.reference.attention import write
 from llama4_local.weight_names import random_weights
@@ -68,6 +68,20 @@ def test_what_is_beyond_448_is_cut_off_and_no_nan(dtype: torch.dtype) -> None:
     assert torch.equal(layer.keys[1, 1].float(), wanted)
     assert torch.equal(layer.values[1, 1].float(), -wanted)
     assert not layer.keys[0].float().any()
+
+
+def test_a_torch_that_makes_nan_of_what_is_too_large_makes_none(monkeypatch: pytest.MonkeyPatch) -> None:
+    cast = torch.Tensor.to
+
+    def as_some_versions_do(x: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
+        found = cast(x, dtype)
+        found.view(torch.uint8).masked_fill_(x.abs() >= 464, 0x7F)
+        return found
+
+    monkeypatch.setattr(torch.Tensor, "to", as_some_versions_do)
+    found = rounded(torch.tensor([500.0, -1e4, torch.inf, 3]), E4M3)
+    monkeypatch.undo()
+    assert found.float().tolist() == [448, -448, 448, 3]
 
 
 def test_what_is_not_a_number_stays_so() -> None:
@@ -153,6 +167,18 @@ async def test_the_backend_keeps_it_as_the_option_says(folder: Path, dtype: str)
             worker, _ = backend.running()
             held.append(await worker.ask(lambda engine: engine.cache_bytes))
     assert held[0] == held[1] * (4 if dtype == "float32" else 2)
+
+
+async def test_in_a_small_memory_the_backend_makes_twice_the_pages(folder: Path) -> None:
+    pages: list[int] = []
+    bare = plan(folder, memory="1GB", machine="cpu", context=16, step_tokens=16, dtype="bfloat16")
+    options = {"memory": round(bare.needed * 2), "context": 512, "step_tokens": 16, "max_sequences": 64}
+    for cache_dtype in ("auto", "fp8"):
+        async with serving(folder, dtype="bfloat16", cache_dtype=cache_dtype, **options) as backend:
+            worker, _ = backend.running()
+            shape = await worker.ask(lambda engine: engine._pages.shape)  # pyright: ignore[reportPrivateUsage]
+            pages.append(shape.global_pages)
+    assert 2 * pages[0] <= pages[1] < 64 * 512 / CHUNK  # fewer than all sequences could ever fill
 
 
 async def test_a_string_names_the_backend_and_an_option_the_cache(folder: Path) -> None:
