@@ -14,7 +14,7 @@ import anyio
 from anyio import to_thread
 
 from llama4_local.crossing import EventLoop
-from llama4_local.options import DType, Options, Quantize
+from llama4_local.options import CacheType, DType, Options, Quantize
 from llama4_local.readiness import Ready, look_at
 from llama4_local.run import Run
 from llama4_local.sessions import Session, begin, restore
@@ -50,9 +50,13 @@ class LocalBackend:
     Args:
         checkpoint: Folder in Hugging Face form; None for the bundled nano model.
         device: `auto` (a CUDA device where there is one), or a torch device.
-        dtype: Type of weights and cache; `auto` for the one that the weights are stored in.
+        dtype: Type of weights and activations; `auto` for the one that the weights are stored in.
         quantize: `int4` or `fp8` to pack the layers' matrices, None to leave them as they are. The packed form is
             kept beside the checkpoint for the next start. Checkpoints published in FP8 are loaded as they are.
+        cache_dtype: Type of the keys and values that are kept of every token; `auto` for that of the activations.
+            `fp8` keeps them in e4m3, a byte each: half the memory for a token against bf16, so twice the tokens.
+            Each is rounded to three bits behind its first, by 6% at most, and cut off at ±448; answers differ
+            a little, see `docs/quantization.md`. On a CPU it takes time besides.
         memory: Bytes for weights, cache and work together, or a string like `16GB`; by default what is free,
             of which on a CPU the cache takes a quarter at most. The cache never takes more than
             `max_sequences` of `context` tokens need. What does not fit is refused by `start`.
@@ -81,6 +85,7 @@ class LocalBackend:
         device: str = "auto",
         dtype: DType = "auto",
         quantize: Quantize | None = None,
+        cache_dtype: CacheType = "auto",
         memory: int | str | None = None,
         context: int | None = None,
         max_sequences: int = 64,
@@ -102,6 +107,7 @@ class LocalBackend:
             device=device,
             dtype=dtype,
             quantize=quantize,
+            cache_dtype=cache_dtype,
             memory=memory,
             context=context,
             max_sequences=max_sequences,
@@ -200,7 +206,7 @@ class LocalBackend:
 
         Raises:
             CheckpointError: The file cannot be read, is no session, or belongs to another checkpoint.
-            InvalidRequest: It was computed in another dtype; or as `session`.
+            InvalidRequest: It was computed in another dtype or cache_dtype; or as `session`.
             Overloaded: The cache has no room for it.
         """
         self._check_sessions()

@@ -10,6 +10,7 @@ from llama4_local.bar import packing_bar
 from llama4_local.capacity import cache_shape
 from llama4_local.engine import Engine, Limits
 from llama4_local.graphs import cuda_capture
+from llama4_local.kv_cache import type_of_cache
 from llama4_local.model.loading import load_model
 from llama4_local.options import step_tokens
 from llama4_local.planning.models import NANO
@@ -59,12 +60,13 @@ def build_engine(folder: Path, options: Options, ready: Ready, *, outbox: Outbox
             progress=report,
             packing=packing,
         )
+    cache_dtype = type_of_cache(options.cache_dtype, model.dtype)
     shape = cache_shape(
         model.config.text,
         context=ready.context,
         sequences=options.max_sequences,
         memory=ready.cache_memory,
-        itemsize=model.dtype.itemsize,
+        itemsize=cache_dtype.itemsize,
     )
     limits = Limits(
         step_tokens=step_tokens(options, model.device.type),
@@ -72,7 +74,7 @@ def build_engine(folder: Path, options: Options, ready: Ready, *, outbox: Outbox
         max_waiting=options.max_waiting,
         prefix_caching=options.prefix_caching,
     )
-    engine = Engine(model, shape, limits, tokenizer=ready.template.tokenizer, outbox=outbox)
+    engine = Engine(model, shape, limits, tokenizer=ready.template.tokenizer, outbox=outbox, cache_dtype=cache_dtype)
     if model.ops.capturable:
         capture = cuda_capture() if options.cuda_graphs else None
         engine.warm_up(capture, lambda done, total: report(done, total, "warming", "steps"))

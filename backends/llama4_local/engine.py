@@ -95,14 +95,24 @@ class Engine:
         limits: How much to take on at once.
         tokenizer: Turns tokens into text.
         outbox: Takes what there is to say.
+        cache_dtype: Type of the cache's numbers; None for the model's.
     """
 
-    def __init__(self, model: Model, shape: CacheShape, limits: Limits, *, tokenizer: Decodes, outbox: Outbox) -> None:
+    def __init__(
+        self,
+        model: Model,
+        shape: CacheShape,
+        limits: Limits,
+        *,
+        tokenizer: Decodes,
+        outbox: Outbox,
+        cache_dtype: torch.dtype | None = None,
+    ) -> None:
         self._model = model
         self._limits = limits
         self._tokenizer = tokenizer
         self._outbox = outbox
-        self._cache = KvCache.allocate(model.config.text, shape, dtype=model.dtype, device=model.device)
+        self._cache = KvCache.allocate(model.config.text, shape, dtype=cache_dtype or model.dtype, device=model.device)
         self._pages = Pages(shape)
         self._prefixes = PrefixCache(self._pages, enabled=limits.prefix_caching)
         self._scheduler = Scheduler(

@@ -9,6 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from llama4_local.narrow import words
 from llama4sdk.errors import InvalidRequest
 
 if TYPE_CHECKING:
@@ -73,7 +74,9 @@ class Keeper:
         shape = self._cache.shape
         per_edge = 1 if shape.chunk is None else shape.chunk // shape.page_size
         pages = pages[: len(pages) // per_edge * per_edge]
-        keys, values = (tensor[:, pages].flatten(1, 2).cpu() for tensor in self._cache.storage["global"])
+        keys, values = (
+            words(tensor)[:, pages].flatten(1, 2).cpu().view(tensor.dtype) for tensor in self._cache.storage["global"]
+        )
         return KeptState(keys, values)
 
     def write(self, key: object, names: Sequence[bytes], state: KeptState) -> None:
@@ -89,9 +92,9 @@ class Keeper:
             if tuple(tensor.shape) != wanted or tensor.dtype != stored.dtype:
                 raise InvalidRequest(
                     f"The session holds {tensor.dtype} {tuple(tensor.shape)} and this backend's cache takes "
-                    f"{stored.dtype} {wanted}; restore it with the dtype that it was saved with."
+                    f"{stored.dtype} {wanted}; restore it with the dtype= and cache_dtype= that it was saved with."
                 )
         pages = self._prefixes.adopt(names)
         self._held[key] = pages
         for tensor, stored in zip((state.keys, state.values), self._cache.storage["global"], strict=True):
-            stored[:, pages] = tensor.unflatten(1, (len(names), shape.page_size)).to(stored.device)
+            words(stored)[:, pages] = words(tensor).unflatten(1, (len(names), shape.page_size)).to(stored.device)

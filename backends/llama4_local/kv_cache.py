@@ -7,12 +7,15 @@ from typing import TYPE_CHECKING
 
 import torch
 
+from llama4_local.narrow import words
+
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
     from torch import Tensor
 
     from llama4_local.config import TextConfig
+    from llama4_local.options import CacheType
     from llama4_local.pages import CacheShape, PageCopy, PoolName
 
 
@@ -48,7 +51,14 @@ class KvCache:
     def allocate(
         cls, text: TextConfig, shape: CacheShape, *, dtype: torch.dtype, device: str | torch.device = "cpu"
     ) -> KvCache:
-        """Allocate both pools: keys and values of [layers in pool, pages + 1, page_size, kv_heads, head_dim]."""
+        """Allocate both pools: keys and values of [layers in pool, pages + 1, page_size, kv_heads, head_dim].
+
+        Args:
+            text: The decoder's shape.
+            shape: How many pages there are, and how large.
+            dtype: Type of its numbers: that of the activations, or float8_e4m3fn.
+            device: Torch device.
+        """
         row = (shape.page_size, text.kv_heads, text.head_dim)
         sizes: dict[PoolName, tuple[int, int]] = {
             "global": (len(text.global_layers), shape.global_pages + 1),
@@ -71,8 +81,18 @@ class KvCache:
     def copy(self, copies: Iterable[PageCopy]) -> None:
         """Copy pages, in all layers of their pool, as `SequencePages.extend` asks."""
         for copy in copies:
-            for tensor in self.storage[copy.pool]:
+            for tensor in map(words, self.storage[copy.pool]):
                 tensor[:, copy.target] = tensor[:, copy.source]
+
+
+def type_of_cache(wanted: CacheType, activations: torch.dtype) -> torch.dtype:
+    """Return the type of a cache's numbers.
+
+    Args:
+        wanted: See `LocalBackend`.
+        activations: The type that the model computes in.
+    """
+    return torch.float8_e4m3fn if wanted == "fp8" else activations
 
 
 def cache_bytes(text: TextConfig, shape: CacheShape, itemsize: int) -> int:

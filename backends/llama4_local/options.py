@@ -12,6 +12,7 @@ _STEP_TOKENS = {"cpu": 512, "cuda": 8192}
 
 DType = Literal["auto", "float32", "bfloat16", "float16"]
 Quantize = Literal["int4", "fp8"]
+CacheType = Literal["auto", "fp8"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,6 +26,7 @@ class Options:
     device: str = "auto"
     dtype: DType = "auto"
     quantize: Quantize | None = None
+    cache_dtype: CacheType = "auto"
     memory: int | str | None = None
     context: int | None = None
     max_sequences: int = 64
@@ -42,6 +44,8 @@ class Options:
         tools_place(self.tools_in)
         if self.quantize not in (None, *get_args(Quantize)):
             raise InvalidRequest(f"quantize is one of {', '.join(get_args(Quantize))}, or None; got {self.quantize!r}.")
+        if self.cache_dtype not in get_args(CacheType):
+            raise InvalidRequest(f"cache_dtype is one of {', '.join(get_args(CacheType))}; got {self.cache_dtype!r}.")
         for name in ("context", "max_sequences", "max_waiting", "max_images", "step_tokens", "threads"):
             value = getattr(self, name)
             if value is not None and (isinstance(value, bool) or not isinstance(value, int) or value < 1):

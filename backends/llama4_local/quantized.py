@@ -129,9 +129,16 @@ class Fp8Matrix:
 
     def dequantize(self, dtype: torch.dtype = torch.float32) -> Tensor:
         """Return the matrix, [..., out, in]; it must hold no NaN."""
-        # The bits of e4m3, moved to where fp16 has its own, say a 256th: on a CPU ten times as fast as a conversion.
-        bits = self.values.view(torch.int8).to(torch.int16).bitwise_left_shift_(7).bitwise_and_(_SIGN_AND_NUMBER)
-        return bits.view(torch.float16).float().mul_((self.scales * 256)[..., None]).to(dtype)
+        return a_256th(self.values).float().mul_((self.scales * 256)[..., None]).to(dtype)
+
+
+def a_256th(values: Tensor) -> Tensor:
+    """Return a 256th of numbers in e4m3, exact in fp16; they must hold no NaN.
+
+    Their bits, moved to where fp16 has its own, say so much less: on a CPU ten times as fast as a conversion.
+    """
+    bits = values.view(torch.int8).to(torch.int16).bitwise_left_shift_(7).bitwise_and_(_SIGN_AND_NUMBER)
+    return bits.view(torch.float16)
 
 
 Packed = Int4Matrix | Fp8Matrix

@@ -136,6 +136,8 @@ def _cache_memory(folder: Path, config: ModelConfig, options: Options, device: s
         context=options.context and min(options.context, config.text.max_positions),
         quantize=options.quantize,
         dtype=formats.dtype,
+        cache_dtype=options.cache_dtype,
+        changes=("cache_dtype", "context", "memory"),
         tensors=formats.fp8,
         device=kind,
         step_tokens=step_tokens(options, kind),

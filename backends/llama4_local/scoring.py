@@ -10,7 +10,7 @@ import numpy as np
 import torch
 
 from llama4_local.batch import Work, build_batch
-from llama4_local.kv_cache import KvCache
+from llama4_local.kv_cache import KvCache, type_of_cache
 from llama4_local.model.loading import load_model
 from llama4_local.model.transformer import Model, forward, logits
 from llama4_local.model.vision import encode_tiles
@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
     from torch import Tensor
 
+    from llama4_local.options import CacheType
     from llama4_local.quantize import Kind
 
 
@@ -46,6 +47,7 @@ def score(
     device: str = "cpu",
     dtype: str = "float32",
     quantize: Kind | None = None,
+    cache_dtype: CacheType = "auto",
 ) -> Tensor:
     """Return the scores of the next token at every position of a prompt.
 
@@ -58,8 +60,9 @@ def score(
             object with `.pixels`, for each picture.
         prefill_chunk: Most tokens that one step takes; as many as fit the chunk when left out.
         device: Torch device.
-        dtype: Type of the weights and the cache: `float32`, `bfloat16` or `float16`.
+        dtype: Type of the weights and the activations: `float32`, `bfloat16` or `float16`.
         quantize: `int4` or `fp8` to pack the layers' matrices; see `LocalBackend`.
+        cache_dtype: `fp8` to keep keys and values in e4m3; see `LocalBackend`.
 
     Returns:
         [tokens, vocab], fp32.
@@ -70,12 +73,17 @@ def score(
     """
     pixels = _pixels(tiles)
     model = load_model(path, device=device, dtype=dtype, quantize=quantize)
-    return score_with(model, token_ids, pixels=pixels, prefill_chunk=prefill_chunk)
+    return score_with(model, token_ids, pixels=pixels, prefill_chunk=prefill_chunk, cache_dtype=cache_dtype)
 
 
 @torch.no_grad()
 def score_with(
-    model: Model, token_ids: Sequence[int], *, pixels: Tensor | None = None, prefill_chunk: int | None = None
+    model: Model,
+    token_ids: Sequence[int],
+    *,
+    pixels: Tensor | None = None,
+    prefill_chunk: int | None = None,
+    cache_dtype: CacheType = "auto",
 ) -> Tensor:
     """Do what `score` does with a model that is loaded already."""
     token_ids = _checked_ids(model, token_ids)
@@ -83,7 +91,8 @@ def score_with(
         raise InvalidRequest(f"prefill_chunk must be at least 1, got {prefill_chunk}")
     features = _features(model, token_ids, pixels)
     shape = _cache_shape(model, len(token_ids))
-    cache = KvCache.allocate(model.config.text, shape, dtype=model.dtype, device=model.device)
+    dtype = type_of_cache(cache_dtype, model.dtype)
+    cache = KvCache.allocate(model.config.text, shape, dtype=dtype, device=model.device)
     sequence = Pages(shape).sequence()
     found: list[Tensor] = []
     while sequence.length < len(token_ids):

@@ -15,6 +15,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
 from llama4_local.keeping import KeptState
+from llama4_local.tensor_source import is_finite
 from llama4sdk.errors import CheckpointError
 from llama4sdk.images import Tiles
 
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 _FORM = "llama4_local session 2"
+_TYPES = (torch.float32, torch.bfloat16, torch.float16, torch.float8_e4m3fn)  # that a cache may have
 _FARTHEST = 2**40  # the farthest position that a session may begin at
 
 
@@ -95,7 +97,7 @@ def read_session(path: Path) -> SavedSession:
 def _session(metadata: dict[str, str], tensors: dict[str, Tensor]) -> SavedSession:
     keys, values = tensors["keys"], tensors["values"]
     for tensor in (keys, values):
-        if tensor.ndim != 4 or not bool(torch.isfinite(tensor).all()):
+        if tensor.dtype not in _TYPES or tensor.ndim != 4 or (tensor.numel() and not is_finite(tensor)):
             raise ValueError("keys and values are finite numbers, [layers, tokens, heads, width]")
     pictures = cast("list[list[int | str]]", json.loads(metadata["pictures"]))
     tiles = [_tiles(*picture, tensors.get(f"levels.{index}")) for index, picture in enumerate(pictures)]  # type: ignore[arg-type]

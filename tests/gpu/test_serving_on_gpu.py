@@ -178,6 +178,30 @@ async def test_packed_weights_serve(kind: str) -> None:
         assert same >= len(got) / 2
 
 
+async def test_an_fp8_cache_serves() -> None:
+    narrow = {"cache_dtype": "fp8"}
+    async with serving(device="cpu", **narrow) as cpu, serving(device="cuda", **narrow) as gpu:
+        wanted = [await cpu.chat(question, sampling=replace(GREEDY, logprobs=8)) for question in QUESTIONS]
+        got, together = await answers(gpu), await answers_at_once(gpu)
+        same = [mine == reply.text for mine, reply in zip(got, wanted, strict=True)]
+        among = sum(a == b for a, b in zip(got, together, strict=True))
+        print(f"\n  fp8 cache: {sum(same)} of {len(got)} as on the CPU, {among} the same eight at once", end="")
+        assert sum(same) >= len(same) / 2
+        assert among >= len(same) / 2
+    async with serving(device="cuda", **narrow, cuda_graphs=False) as eager:
+        assert await answers(eager) == got
+
+
+async def test_an_fp8_cache_takes_half_the_memory() -> None:
+    held: list[int] = []
+    for cache_dtype in ("auto", "fp8"):
+        async with serving(device="cuda", dtype="bfloat16", cache_dtype=cache_dtype) as gpu:
+            assert isinstance(gpu.backend, LocalBackend)
+            worker, _ = gpu.backend.running()
+            held.append(await worker.ask(lambda engine: engine.cache_bytes))
+    assert held[0] == 2 * held[1]
+
+
 class Bench:
     """An engine over nano without stop tokens, stepped here."""
 

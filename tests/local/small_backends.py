@@ -144,6 +144,7 @@ class SmallEngine:
         page_size: int = 4,
         limits: Limits | None = None,
         seed: int = 0,
+        cache_dtype: torch.dtype | None = None,
     ) -> None:
         self.config = config or chatting()
         self.model = Model.create(self.config, biting_weights(self.config, seed))
@@ -152,7 +153,12 @@ class SmallEngine:
         self.tokenizer = Tokenizer.from_bytes(tokenizer_file())
         self.outbox = CollectingOutbox()
         self.engine = Engine(
-            self.model, self.shape, limits or Limits(step_tokens=16), tokenizer=self.tokenizer, outbox=self.outbox
+            self.model,
+            self.shape,
+            limits or Limits(step_tokens=16),
+            tokenizer=self.tokenizer,
+            outbox=self.outbox,
+            cache_dtype=cache_dtype,
         )
 
     def submit(

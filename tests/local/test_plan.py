@@ -40,7 +40,7 @@ def near(value: float, share: float) -> object:
 
 
 def small_sizing(config: ModelConfig, dtype: str = "float32") -> Sizing:
-    return Sizing.of(config, quantize=None, dtype=dtype, kv="auto", step_tokens=64, reference=True)
+    return Sizing.of(config, quantize=None, dtype=dtype, cache_dtype="auto", step_tokens=64, reference=True)
 
 
 # The figures below were worked out by hand from the shapes: 62.9M parameters of attention per layer, 125.8M per expert.
@@ -70,7 +70,7 @@ def test_what_a_step_of_scout_reads_in_fp8_is_as_worked_out(batch: int, gigabyte
 @pytest.mark.parametrize(("quantize", "gigabytes"), [(None, 217), ("fp8", 112), ("int4", 60)])
 def test_scouts_weights_are_as_large_as_worked_out(quantize: str | None, gigabytes: float) -> None:
     sizing = Sizing.of(
-        PUBLISHED["scout"], quantize=quantize, dtype="auto", kv="auto", step_tokens=8192, reference=False
+        PUBLISHED["scout"], quantize=quantize, dtype="auto", cache_dtype="auto", step_tokens=8192, reference=False
     )
     assert sizing.weights().total / 1e9 == near(gigabytes, 0.03)
 
@@ -83,13 +83,13 @@ def test_scouts_cache_takes_48_kib_per_token_and_1_21_gb_for_the_chunk() -> None
 
 
 def test_in_fp8_scouts_cache_is_half_as_large() -> None:
-    wide, narrow = (plan("scout", context="1M", kv=kv).cache.total for kv in ("bf16", "fp8"))
+    wide, narrow = (plan("scout", context="1M", cache_dtype=cache_dtype).cache.total for cache_dtype in ("bf16", "fp8"))
     assert narrow * 2 == wide
 
 
-@pytest.mark.parametrize(("kv", "tokens"), [("bf16", 1.66e6), ("fp8", 3.35e6)])
-def test_scouts_longest_sequence_on_an_h200_is_as_worked_out(kv: str, tokens: float) -> None:
-    found = plan("scout", memory=H200, quantize="int4", kv="fp8" if kv == "fp8" else "bf16")
+@pytest.mark.parametrize(("cache_dtype", "tokens"), [("bf16", 1.66e6), ("fp8", 3.35e6)])
+def test_scouts_longest_sequence_on_an_h200_is_as_worked_out(cache_dtype: str, tokens: float) -> None:
+    found = plan("scout", memory=H200, quantize="int4", cache_dtype="fp8" if cache_dtype == "fp8" else "bf16")
     assert found.longest_single == near(tokens, 0.03)
 
 
@@ -149,7 +149,7 @@ def test_packed_matrices_are_as_large_as_planned() -> None:
 @settings(max_examples=40, deadline=None)
 def test_what_is_called_longest_fits_and_one_more_does_not(memory: int, sequences: int, shape: str) -> None:
     found = plan(SMALL[shape](), memory=memory, machine="cpu", context=100, sequences=sequences)
-    sizing = Sizing.of(SMALL[shape](), quantize=None, dtype="auto", kv="auto", step_tokens=512, reference=True)
+    sizing = Sizing.of(SMALL[shape](), quantize=None, dtype="auto", cache_dtype="auto", step_tokens=512, reference=True)
     assert found.fits == (found.longest_context >= 100) == (found.most_sequences >= sequences)
     for context in (found.longest_context, found.longest_context + 1):
         if context:
@@ -160,7 +160,7 @@ def test_what_is_called_longest_fits_and_one_more_does_not(memory: int, sequence
 def test_every_proposal_makes_it_fit() -> None:
     tight = plan("scout", memory="100GB", context="200K", sequences=16)
     assert not tight.fits
-    assert "quantize='int4' with kv='fp8'" not in tight.explanation
+    assert "quantize='int4' with cache_dtype='fp8'" not in tight.explanation
     assert "quantize='int4' makes it fit with context=" in tight.explanation
     longest = int(tight.explanation.split("with context=")[1].split(".")[0])
     assert plan("scout", memory="100GB", context=longest, sequences=16, quantize="int4").fits
@@ -170,12 +170,21 @@ def test_every_proposal_makes_it_fit() -> None:
 def test_fewer_shorter_narrower_and_more_memory_are_proposed() -> None:
     tight = plan("scout", memory="100GB", context="90K", sequences=8, quantize="int4")
     assert not tight.fits
-    assert "kv='fp8' makes it fit." in tight.advice
+    assert "cache_dtype='fp8' makes it fit." in tight.advice
     assert f"sequences={tight.most_sequences} fits." in tight.advice
     assert f"context={tight.longest_context} fits." in tight.advice
     assert "one H200 has it" in tight.advice[-1]
-    for change in ({"kv": "fp8"}, {"sequences": tight.most_sequences}, {"context": tight.longest_context}):
+    for change in ({"cache_dtype": "fp8"}, {"sequences": tight.most_sequences}, {"context": tight.longest_context}):
         assert plan("scout", **{"memory": "100GB", "context": "90K", "sequences": 8, "quantize": "int4", **change}).fits  # pyright: ignore[reportArgumentType]
+
+
+def test_packed_weights_and_a_narrow_cache_are_proposed_together_where_neither_is_enough() -> None:
+    options = {"memory": "80GB", "context": "320K"}
+    tight = plan("scout", **options)  # pyright: ignore[reportArgumentType]
+    assert "quantize='int4' with cache_dtype='fp8' makes it fit." in tight.advice
+    assert "cache_dtype='fp8' makes it fit." not in tight.advice
+    assert not plan("scout", quantize="int4", **options).fits  # pyright: ignore[reportArgumentType]
+    assert plan("scout", quantize="int4", cache_dtype="fp8", **options).fits  # pyright: ignore[reportArgumentType]
 
 
 def test_what_fits_needs_no_advice() -> None:
@@ -252,8 +261,8 @@ def test_names_that_nothing_has_are_refused_with_those_that_there_are() -> None:
         plan("scout", machine="h300")
     with pytest.raises(InvalidRequest, match="quantize is one of int4, fp8"):
         plan("scout", quantize="int3")  # pyright: ignore[reportArgumentType]
-    with pytest.raises(InvalidRequest, match="kv is one of"):
-        plan("scout", kv="int4")  # pyright: ignore[reportArgumentType]
+    with pytest.raises(InvalidRequest, match="cache_dtype is one of"):
+        plan("scout", cache_dtype="int4")  # pyright: ignore[reportArgumentType]
     with pytest.raises(InvalidRequest, match="dtype is one of"):
         plan("scout", dtype="int8")  # pyright: ignore[reportArgumentType]
     with pytest.raises(InvalidRequest, match="memory='16GB'"):
@@ -338,6 +347,13 @@ def test_the_command_is_run_as_documented() -> None:
     done = run("scout", "--memory", "141GB", "--quantize", "int4", "--context", "1M")
     assert (done.returncode, done.stderr) == (0, "")
     assert "60.39 GB" in done.stdout
+
+
+def test_the_command_plans_with_an_fp8_cache(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["scout", "--memory", H200, "--quantize", "int4", "--context", "3M", "--cache", "fp8"]) == 0
+    assert "fp8 cache" in capsys.readouterr().out
+    assert main(["scout", "--memory", H200, "--quantize", "int4", "--context", "3M"]) == 1
+    assert "cache_dtype='fp8' makes it fit." in capsys.readouterr().out
 
 
 def test_the_command_tells_by_its_status_what_does_not_fit(capsys: pytest.CaptureFixture[str]) -> None:

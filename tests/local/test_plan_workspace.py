@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 import pytest
 import torch
 
 from llama4_local.batch import Work, build_batch
-from llama4_local.kv_cache import KvCache
+from llama4_local.kv_cache import KvCache, type_of_cache
 from llama4_local.model.packed_loading import packed_model
 from llama4_local.model.transformer import Model, forward, logits
 from llama4_local.model.vision import encode_tiles
@@ -35,7 +35,14 @@ SEQUENCES, CONTEXT = 3, 64
 class Run:
     """A small model with its cache, and the workspace planned for it."""
 
-    def __init__(self, config: ModelConfig, dtype: torch.dtype, quantize: Kind | None = None) -> None:
+    def __init__(
+        self,
+        config: ModelConfig,
+        dtype: torch.dtype,
+        quantize: Kind | None = None,
+        *,
+        cache_dtype: Literal["auto", "fp8"] = "auto",
+    ) -> None:
         self.config = config
         weights = random_weights(config, 0, dtype=dtype)
         self.model = (
@@ -43,9 +50,11 @@ class Run:
         )
         self.step = config.text.chunk or CONTEXT
         name = str(dtype).removeprefix("torch.")
-        sizing = Sizing.of(config, quantize=quantize, dtype=name, kv="auto", step_tokens=512, reference=True)
+        sizing = Sizing.of(
+            config, quantize=quantize, dtype=name, cache_dtype=cache_dtype, step_tokens=512, reference=True
+        )
         shape = sizing.cache(CONTEXT, SEQUENCES).shape
-        self.cache = KvCache.allocate(config.text, shape, dtype=dtype)
+        self.cache = KvCache.allocate(config.text, shape, dtype=type_of_cache(cache_dtype, dtype))
         pages = Pages(shape)
         self.sequences = [pages.sequence() for _ in range(SEQUENCES)]
         planned = replace(sizing, step_tokens=SEQUENCES * self.step)
@@ -81,6 +90,15 @@ def dtype(request: pytest.FixtureRequest) -> torch.dtype:
 @torch.inference_mode()
 def test_layers_take_no_more_than_planned_and_at_least_a_third(shape: str, dtype: torch.dtype) -> None:
     run = Run(SMALL[shape](), dtype)
+    with MemoryPeak() as measured:
+        run.fill()
+    assert measured.peak <= run.planned.layers + run.planned.gathered <= 3 * measured.peak
+
+
+@pytest.mark.parametrize("shape", SMALL)
+@torch.inference_mode()
+def test_with_an_fp8_cache_too_layers_take_no_more_than_planned(shape: str, dtype: torch.dtype) -> None:
+    run = Run(SMALL[shape](), dtype, cache_dtype="fp8")
     with MemoryPeak() as measured:
         run.fill()
     assert measured.peak <= run.planned.layers + run.planned.gathered <= 3 * measured.peak

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from llama4_local.planning.machines import Machine
     from llama4_local.planning.sizing import Quantize, Sizing
 
-CHANGES = ("quantize", "kv", "context", "sequences", "memory")
+CHANGES = ("quantize", "cache_dtype", "context", "sequences", "memory")
 _SMALLER: tuple[Quantize, ...] = ("fp8", "int4")
 
 
@@ -48,7 +48,13 @@ class Gap:
 
 def advise(gap: Gap) -> tuple[str, ...]:
     """Return what would make it fit, one sentence each."""
-    proposals = {"quantize": _formats, "kv": _cache_type, "sequences": _fewer, "context": _shorter, "memory": _more}
+    proposals = {
+        "quantize": _formats,
+        "cache_dtype": _cache_type,
+        "sequences": _fewer,
+        "context": _shorter,
+        "memory": _more,
+    }
     return tuple(sentence for name, propose in proposals.items() if name in gap.changes for sentence in propose(gap))
 
 
@@ -63,15 +69,15 @@ def _formats(gap: Gap) -> Iterator[str]:
             continue
         if gap.closed_by(smaller):
             yield f"quantize='{quantize}' makes it fit."
-        elif "kv" in gap.changes and gap.closed_by(smaller.changed(kv="fp8")):
-            yield f"quantize='{quantize}' with kv='fp8' makes it fit."
+        elif "cache_dtype" in gap.changes and gap.closed_by(smaller.changed(cache_dtype="fp8")):
+            yield f"quantize='{quantize}' with cache_dtype='fp8' makes it fit."
         elif longest := smaller.longest_context(gap.memory, gap.sequences):
             yield f"quantize='{quantize}' makes it fit with context={longest}."
 
 
 def _cache_type(gap: Gap) -> Iterator[str]:
-    if gap.sizing.kv != "fp8" and gap.closed_by(gap.sizing.changed(kv="fp8")):
-        yield "kv='fp8' makes it fit."
+    if gap.sizing.cache_dtype != "fp8" and gap.closed_by(gap.sizing.changed(cache_dtype="fp8")):
+        yield "cache_dtype='fp8' makes it fit."
 
 
 def _fewer(gap: Gap) -> Iterator[str]:

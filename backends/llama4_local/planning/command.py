@@ -26,7 +26,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             options.model,
             memory=options.memory,
             quantize=options.quantize,
-            kv=options.kv,
+            cache_dtype=options.cache_dtype,
             context=options.context,
             sequences=options.sequences,
             dtype=options.dtype,
@@ -51,7 +51,13 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("model", help="scout, maverick, guard-4, nano, a checkpoint folder or a config.json")
     parser.add_argument("--memory", help="141GB (powers of 1000), 80GiB (powers of 1024); default: the machine's")
     parser.add_argument("--quantize", choices=("int4", "fp8"), help="how weights are packed; default: not at all")
-    parser.add_argument("--kv", choices=("auto", "bf16", "fp16", "fp32", "fp8"), default="auto", help="type of cache")
+    parser.add_argument(
+        "--cache",
+        dest="cache_dtype",
+        choices=("auto", "bf16", "fp16", "fp32", "fp8"),
+        default="auto",
+        help="type of cache",
+    )
     parser.add_argument("--context", help="tokens of each sequence: 8192, 128K (128,000), 1M, 1Mi (1,048,576)")
     parser.add_argument("--sequences", type=int, default=1, help="sequences at once; default: 1")
     parser.add_argument(

@@ -27,7 +27,7 @@ def check_fits(
     sequences: int = 1,
     quantize: str | None = None,
     dtype: str = "auto",
-    kv: str = "auto",
+    cache_dtype: str = "auto",
     device: str = "cpu",
     step_tokens: int | None = None,
     cache: int | None = None,
@@ -45,7 +45,7 @@ def check_fits(
         sequences: Sequences that must fit at once.
         quantize: How matrices are packed.
         dtype: Type of plain weights and activations.
-        kv: Type of the cache.
+        cache_dtype: Type of the cache.
         device: Kind of torch device: `cpu`, or that of a GPU.
         step_tokens: Most tokens in a step.
         cache: Bytes that the cache is going to take, where that has been decided.
@@ -64,7 +64,7 @@ def check_fits(
         config,
         quantize=quantize,
         dtype=dtype,
-        kv=kv,
+        cache_dtype=cache_dtype,
         step_tokens=step_tokens or usual_step_tokens(machine),
         reference=machine.reference,
         tensors=tensors,

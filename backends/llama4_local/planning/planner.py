@@ -63,7 +63,7 @@ class Plan:
         reserve: Of this, what is left to driver, libraries and allocator.
         quantize: How matrices are packed.
         dtype: Type of plain weights and activations.
-        kv: Type of the cache.
+        cache_dtype: Type of the cache.
         context: Tokens of each sequence.
         sequences: Sequences at once.
         weights: Bytes of the weights, by part.
@@ -85,7 +85,7 @@ class Plan:
     reserve: int
     quantize: Quantize | None
     dtype: str
-    kv: str
+    cache_dtype: str
     context: int
     sequences: int
     weights: WeightBytes
@@ -137,7 +137,7 @@ def plan(
     *,
     memory: int | str | None = None,
     quantize: Quantize | None = None,
-    kv: CacheType = "auto",
+    cache_dtype: CacheType = "auto",
     context: int | str | None = None,
     sequences: int = 1,
     dtype: DType = "auto",
@@ -151,7 +151,7 @@ def plan(
         model: `scout`, `maverick`, `guard-4`, `nano`, a checkpoint folder, a `config.json`, or a config.
         memory: Bytes there are, or a string like `141GB` or `80GiB`; by default what the machine has.
         quantize: How matrices are packed.
-        kv: Type of the cache; `auto` for that of the activations.
+        cache_dtype: Type of the cache; `auto` for that of the activations.
         context: Tokens of each sequence, or a string like `128K` (128,000) or `1Mi` (1,048,576); by default the
             model's own, and at most 131,072.
         sequences: Sequences at once.
@@ -172,7 +172,7 @@ def plan(
         config,
         quantize=quantize,
         dtype=dtype,
-        kv=kv,
+        cache_dtype=cache_dtype,
         step_tokens=parse_tokens(step_tokens or usual_step_tokens(place), name="step_tokens"),
         reference=place.reference,
         tensors=stored_tensors(model) if config.fp8 else None,
@@ -209,7 +209,7 @@ def make_plan(
         reserve=reserve,
         quantize=sizing.quantize,
         dtype=sizing.dtype,
-        kv=sizing.kv,
+        cache_dtype=sizing.cache_dtype,
         context=context,
         sequences=sequences,
         weights=sizing.weights(),

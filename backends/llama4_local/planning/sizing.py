@@ -36,7 +36,7 @@ class Sizing:
         config: The network.
         quantize: How its matrices are packed; None for not at all.
         dtype: Type of plain weights and activations.
-        kv: Type of the cache.
+        cache_dtype: Type of the cache.
         step_tokens: Most tokens in a step.
         reference: Whether the reference functions run.
         stored: Bytes of the weights, where a checkpoint has formats of its own in which it is loaded.
@@ -45,7 +45,7 @@ class Sizing:
     config: ModelConfig
     quantize: Quantize | None
     dtype: str
-    kv: str
+    cache_dtype: str
     step_tokens: int
     reference: bool
     stored: WeightBytes | None = None
@@ -57,7 +57,7 @@ class Sizing:
         *,
         quantize: str | None,
         dtype: str,
-        kv: str,
+        cache_dtype: str,
         step_tokens: int,
         reference: bool,
         tensors: Mapping[str, StoredTensor] | None = None,
@@ -68,7 +68,7 @@ class Sizing:
             config: The network.
             quantize: How its matrices are packed.
             dtype: Type of plain weights and activations.
-            kv: Type of the cache.
+            cache_dtype: Type of the cache.
             step_tokens: Most tokens in a step.
             reference: Whether the reference functions run.
             tensors: Those of a checkpoint that holds matrices in FP8, where its files are there.
@@ -78,18 +78,18 @@ class Sizing:
         """
         if dtype == "auto":
             dtype = config.dtype if config.dtype in _DTYPE_BYTES else "bfloat16"
-        kv = _CACHE_OF.get(dtype, "bf16") if kv == "auto" else kv
+        cache_dtype = _CACHE_OF.get(dtype, "bf16") if cache_dtype == "auto" else cache_dtype
         _check("dtype", dtype, get_args(DType))
-        _check("kv", kv, get_args(CacheType))
+        _check("cache_dtype", cache_dtype, get_args(CacheType))
         if quantize is not None:
             _check("quantize", quantize, get_args(Quantize))
         packing: Quantize | None = "int4" if quantize == "int4" else "fp8" if quantize == "fp8" else None
         if tensors is None and not config.fp8:
-            return cls(config, packing, dtype, kv, step_tokens, reference)
+            return cls(config, packing, dtype, cache_dtype, step_tokens, reference)
         if packing == "int4":
             raise InvalidRequest("This checkpoint is in FP8 already, and is loaded as it is; leave quantize= out.")
         stored = stored_weight_bytes(tensors, _DTYPE_BYTES[dtype]) if tensors else None
-        return cls(config, None, dtype, kv, step_tokens, reference, stored)
+        return cls(config, None, dtype, cache_dtype, step_tokens, reference, stored)
 
     @property
     def storage(self) -> Storage:
@@ -104,9 +104,9 @@ class Sizing:
         return self.quantize is not None or self.stored is not None or self.config.fp8
 
     @property
-    def kv_itemsize(self) -> int:
+    def cache_itemsize(self) -> int:
         """Bytes of one number in the cache."""
-        return _CACHE_BYTES[self.kv]
+        return _CACHE_BYTES[self.cache_dtype]
 
     def weights(self) -> WeightBytes:
         """Return the bytes of the weights."""
@@ -114,7 +114,7 @@ class Sizing:
 
     def cache(self, context: int, sequences: int) -> CacheBytes:
         """Return the bytes of the cache."""
-        return plan_cache(self.config.text, context=context, sequences=sequences, itemsize=self.kv_itemsize)
+        return plan_cache(self.config.text, context=context, sequences=sequences, itemsize=self.cache_itemsize)
 
     def workspace(self, context: int, sequences: int) -> Workspace:
         """Return the bytes that a step works with."""
@@ -134,7 +134,7 @@ class Sizing:
 
     def step_bytes(self, context: int, batch: int) -> tuple[float, float]:
         """Return the bytes of weights and of cache that a step reads which gives each of `batch` sequences a token."""
-        cache = step_cache_bytes(self.config.text, context=context, itemsize=self.kv_itemsize)
+        cache = step_cache_bytes(self.config.text, context=context, itemsize=self.cache_itemsize)
         return touched_bytes(self.weights(), self.config.text.experts, batch), batch * cache
 
     def longest_context(self, memory: int, sequences: int) -> int:
@@ -145,9 +145,9 @@ class Sizing:
         """Return the most sequences of `context` tokens that fit; 0 where not even one does."""
         return _most(lambda sequences: self.needed(context, sequences) <= memory)
 
-    def changed(self, *, quantize: Quantize | None = None, kv: str | None = None) -> Sizing:
+    def changed(self, *, quantize: Quantize | None = None, cache_dtype: str | None = None) -> Sizing:
         """Return the same with other formats."""
-        return replace(self, quantize=quantize or self.quantize, kv=kv or self.kv)
+        return replace(self, quantize=quantize or self.quantize, cache_dtype=cache_dtype or self.cache_dtype)
 
 
 def _check(name: str, value: str, known: tuple[str, ...]) -> None:

@@ -41,7 +41,7 @@ def print_plan(plan: Plan, console: Console) -> None:
 
 
 def _title(plan: Plan) -> str:
-    kind = f"{plan.quantize or plan.dtype} weights, {plan.kv} cache"
+    kind = f"{plan.quantize or plan.dtype} weights, {plan.cache_dtype} cache"
     return f"{plan.model} · {kind} · {plan.sequences:,} × {plan.context:,} tokens"
 
 

@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING
 import torch
 from torch.nn.functional import scaled_dot_product_attention
 
+from llama4_local.narrow import rounded, widened, words
+
 if TYPE_CHECKING:
     from torch import Tensor
 
@@ -17,9 +19,9 @@ _ALIKE, _NEAR = 1.25, 64  # contexts up to so many times, and so many tokens, lo
 
 
 def write(layer: LayerCache, slots: Tensor, keys: Tensor, values: Tensor) -> None:
-    """Write keys and values [rows, kv_heads, head_dim] to their slots."""
-    layer.keys.flatten(0, 1).index_copy_(0, slots, keys.to(layer.keys.dtype))
-    layer.values.flatten(0, 1).index_copy_(0, slots, values.to(layer.values.dtype))
+    """Write keys and values [rows, kv_heads, head_dim] to their slots; in e4m3 what is beyond ±448 becomes ±448."""
+    for cached, rows in ((layer.keys, keys), (layer.values, values)):
+        words(cached).flatten(0, 1).index_copy_(0, slots, words(rounded(rows, cached.dtype)))
 
 
 def paged_attention(queries: Tensor, layer: LayerCache, batch: Batch) -> Tensor:
@@ -98,7 +100,8 @@ def _cached(
 ) -> tuple[Tensor, Tensor]:
     """Return keys and values of each sequence's first `tokens`, [sequences, kv_heads, tokens, head_dim].
 
-    They are copies, but for one sequence whose pages follow one another in the cache: that is read in place.
+    They are copies, but for one sequence whose pages follow one another in the cache: that is read in place, unless
+    the cache is of another type.
     """
     width = -(-tokens // layer.keys.shape[1])
     pages = table.pages[chosen[0], :width] if len(chosen) == 1 else table.pages[chosen, :width].flatten()
@@ -106,6 +109,7 @@ def _cached(
     if len(chosen) == 1 and pages.tolist() == list(range(first, first + width)):
         found = (cached[first : first + width] for cached in (layer.keys, layer.values))
     else:
-        found = (cached.index_select(0, pages) for cached in (layer.keys, layer.values))
-    keys, values = (part.view(len(chosen), -1, *part.shape[2:])[:, :tokens].transpose(1, 2).to(dtype) for part in found)
+        found = (words(cached).index_select(0, pages).view(cached.dtype) for cached in (layer.keys, layer.values))
+    cut = (part.view(len(chosen), -1, *part.shape[2:])[:, :tokens].transpose(1, 2) for part in found)
+    keys, values = (widened(part, dtype) for part in cut)
     return keys, values

@@ -87,10 +87,13 @@ def model(form: Format) -> Model:
     return Model.create(config, prepare(packed), KernelOps(FewSplits()))  # type: ignore[arg-type]
 
 
-def said(form: Format, capture: Capture | None, prompts: list[list[int]]) -> list[list[int]]:
+def said(
+    form: Format, capture: Capture | None, prompts: list[list[int]], cache_dtype: torch.dtype | None = None
+) -> list[list[int]]:
     outbox = CollectingOutbox()
     limits = Limits(step_tokens=8, max_sequences=4)
-    engine = Engine(model(form), CacheShape(12, 8, 4, 8), limits, tokenizer=Numbers(), outbox=outbox)
+    shape = CacheShape(12, 8, 4, 8)
+    engine = Engine(model(form), shape, limits, tokenizer=Numbers(), outbox=outbox, cache_dtype=cache_dtype)
     engine.warm_up(capture)
     readers: list[Reader] = []
     for number, ids in enumerate(prompts):
@@ -111,3 +114,10 @@ def test_padded_steps_over_kernels_say_what_plain_ones_say(form: Format, monkeyp
     monkeypatch.setattr(device_steps, "rehearsals", no_rehearsals)
     prompts = [[5, 6, 7, 8, 9], [40, 41], [90, 3, 4]]
     assert said(form, Rerun, prompts) == said(form, None, prompts)
+
+
+def test_padded_steps_over_an_fp8_cache_say_what_plain_ones_say(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(device_steps, "rehearsals", no_rehearsals)
+    prompts = [[5, 6, 7, 8, 9, 10, 11]]  # the second token of the answer is beyond a chunk edge
+    narrow = said("bf16", Rerun, prompts, torch.float8_e4m3fn)
+    assert narrow == said("bf16", None, prompts, torch.float8_e4m3fn)
