@@ -26,7 +26,7 @@ from llama4_local.tensor_files import SINGLE_FILE, find_tensors
 from llama4_local.tensor_source import is_finite, stored_bytes
 from llama4_local.weight_names import named_tensors, random_weights
 from llama4_local.weights import MoeTree, WeightTree
-from llama4sdk.errors import CheckpointError
+from llama4sdk.errors import CheckpointError, InvalidRequest
 from local.fp8_checkpoints import saved_fp8
 from local.memory_peak import MemoryPeak
 from local.packable import parts, taken
@@ -215,6 +215,19 @@ def test_a_shared_expert_in_another_format_stays_alone(tmp_path: Path, plain: st
         assert float((got - theirs).float().norm() / theirs.float().norm()) < 0.04
     assert isinstance(moe.gate_up, Fp8Matrix)
     assert isinstance(moe.shared.gate_up, Tensor if plain != "shared_expert.down_proj" else Fp8Matrix)
+
+
+@pytest.mark.usefixtures("as_for_kernels")
+def test_the_kernels_refuse_such_a_shared_expert_and_say_where_it_is_served(tmp_path: Path) -> None:
+    weights = random_weights(text_only(), 0, dtype=torch.bfloat16)
+    folder = saved_fp8(tmp_path, text_only(), weights, fused=True)
+    tensors = load_file(folder / SINGLE_FILE)
+    for name in [name for name in tensors if "shared_expert" in name and not name.endswith("_scale")]:
+        del tensors[f"{name}_scale"]
+        tensors[name] = named_tensors(text_only(), weights)[name].clone()
+    save_file(tensors, folder / SINGLE_FILE)
+    with pytest.raises(InvalidRequest, match="device='cpu'"):
+        load_packed_model(folder)
 
 
 def test_experts_of_which_some_are_in_fp8_are_read_as_plain_ones(tmp_path: Path) -> None:

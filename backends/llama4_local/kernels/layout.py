@@ -13,6 +13,7 @@ from torch import Tensor
 
 from llama4_local.quantized import Int4Matrix, Matrix
 from llama4_local.weights import MlpTree, MoeTree, WeightTree
+from llama4sdk.errors import InvalidRequest
 
 if TYPE_CHECKING:
     from llama4_local.weights import LayerTree
@@ -23,6 +24,9 @@ def prepare(weights: WeightTree[Matrix]) -> WeightTree[Matrix]:
 
     Plain experts keep their shape, [experts + 1, in, out], and lie in memory as [experts + 1, out, in]. The
     reference functions take the result as well. Layers that are laid out already stay as they are.
+
+    Raises:
+        InvalidRequest: A shared expert in another format than the routed ones.
     """
     return replace(weights, layers=tuple(_prepare_layer(layer) for layer in weights.layers))
 
@@ -48,7 +52,10 @@ def _append(experts: Matrix, shared: Matrix) -> Matrix:
             torch.cat([experts.packed, shared.packed[None]]), torch.cat([experts.scales, shared.scales[None]])
         )
     if isinstance(experts, Tensor | Int4Matrix) or isinstance(shared, Tensor | Int4Matrix):
-        raise TypeError("experts and the shared expert must have the same weight format")
+        raise InvalidRequest(
+            "The kernels take a layer's shared expert in the format of its routed ones, and this checkpoint has them "
+            "in different ones; serve it with device='cpu'."
+        )
     values = torch.cat([experts.values.view(torch.uint8), shared.values.view(torch.uint8)[None]])
     return replace(
         experts,
