@@ -37,7 +37,7 @@ def send_message(person: str, text: str) -> str:
 
 def approve(call: ToolCall) -> bool | str:
     """Let everything pass but messages."""
-    return "no messages from examples" if call.name == "send_message" else True
+    return "not allowed" if call.name == "send_message" else True
 
 
 async def watch(llama: Llama4, question: str) -> None:

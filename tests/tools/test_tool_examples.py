@@ -45,7 +45,7 @@ async def test_the_tools_example_calls_and_answers(
     shown = capsys.readouterr().out
     assert "get_weather {'city': 'Rome'}" in shown
     assert "→ 27.50 USD" in shown
-    assert "no messages from examples" in shown
+    assert "The call was refused: not allowed" in shown
     assert shown.count("answered") == 3
 
 
