@@ -30,14 +30,17 @@ LIMITS = Limits(step_tokens=16, max_sequences=6)
 MAKERS = {"scout": scout, "maverick": maverick, "guard": guard}
 
 
-def warmed(maker: str = "scout", limits: Limits = LIMITS, stops: tuple[int, ...] = (), **options: int) -> SmallEngine:
-    small = SmallEngine(chatting(MAKERS[maker](), stop_ids=stops), limits=limits, **options)
+def warmed(maker: str = "scout", limits: Limits = LIMITS, stops: tuple[int, ...] = ()) -> SmallEngine:
+    return warm(SmallEngine(chatting(MAKERS[maker](), stop_ids=stops), limits=limits))
+
+
+def warm(small: SmallEngine) -> SmallEngine:
     small.engine.warm_up(Rerun)
     return small
 
 
-def plain(small: SmallEngine, **options: int) -> SmallEngine:
-    return SmallEngine(small.config, limits=LIMITS, **options)
+def plain(small: SmallEngine) -> SmallEngine:
+    return SmallEngine(small.config, limits=LIMITS)
 
 
 def texts(small: SmallEngine, prompts: list[list[int]], samplings: list[Sampling]) -> list[str]:
@@ -118,7 +121,7 @@ def test_what_was_written_is_found_again() -> None:
 
 
 def test_too_few_pages_change_nothing() -> None:
-    small = warmed(global_pages=18, local_pages=4)
+    small = warm(SmallEngine(chatting(scout()), limits=LIMITS, global_pages=18, local_pages=4))
     prompts, long = [prompt(small.config, 9 + n, seed=n) for n in range(6)], replace(SEEDED, max_tokens=24)
     assert texts(small, prompts, [long] * 6) == texts(plain(small), prompts, [long] * 6)
     check_at_rest(small)
