@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Protocol
 import torch
 
 from llama4_local.batch import Batch, PoolTable, Segment, Work
-from llama4_local.model.transformer import forward
+from llama4_local.model.transformer import forward, uncast_logits
 from llama4_local.page_tables import PageTable
 from llama4_local.pages import NULL_PAGE
 from llama4_local.settings import Settings
@@ -171,7 +171,7 @@ class DecodeGraphs:
 
         def scoring() -> None:
             hidden = forward(self._model, self._batch(places, starts), self._cache)
-            scores.copy_(self._model.ops.linear(hidden, self._model.weights.head))
+            scores.copy_(uncast_logits(self._model, hidden))
             if image_token is not None:
                 scores[:, image_token].fill_(-torch.inf)  # a placeholder without a picture means nothing
 

@@ -23,7 +23,7 @@ FEW = 4  # tokens that the vector kernel is made for; the table says where it se
 
 _ENOUGH = 16  # tokens on the narrow side of Hopper's matrix instructions, as they are used here
 _EVER = 1 << 30
-_WIDE = 4  # times as many outputs as inputs: enough programs without splitting, and logits come whole
+_WIDE = 4  # times as many outputs as inputs: enough programs without splitting
 
 DEFAULT = Tile(64, 64, 64, 1, 4, 4)  # right for every shape, where the table has none
 

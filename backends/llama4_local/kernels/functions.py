@@ -41,7 +41,7 @@ class KernelOps:
     """See `Ops`; activations are bf16, matrices bf16, FP8 or int4, as `prepare` lays them out.
 
     `linear` and the feed-forwards may return parts, [parts, tokens, size] in fp32: `add_rms_norm` and
-    `qkv_epilogue` sum them as they read them. Logits always come whole, [tokens, vocab].
+    `qkv_epilogue` sum them as they read them, and `logits` where a small network's head is not much wider than deep.
 
     Args:
         choices: How kernels are cut.

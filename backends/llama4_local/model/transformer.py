@@ -87,7 +87,14 @@ def forward(model: Model, batch: Batch, cache: KvCache) -> Tensor:
 
 def logits(model: Model, hidden: Tensor) -> Tensor:
     """Return the scores of the next token, [rows, vocab], in fp32."""
-    return model.ops.linear(hidden, model.weights.head).float()
+    return uncast_logits(model, hidden).float()
+
+
+def uncast_logits(model: Model, hidden: Tensor) -> Tensor:
+    """Return what `logits` does, in the type that the head's product comes in."""
+    scores = model.ops.linear(hidden, model.weights.head)
+    # Kernels leave a product in parts, unless it is much wider than deep, as heads are in all but small networks.
+    return scores if scores.dim() == 2 else scores.sum(0)
 
 
 def embed(model: Model, token_ids: Tensor, image_rows: Tensor, features: Tensor | None) -> Tensor:

@@ -63,7 +63,7 @@ class FewSplits(Choices):
 def nano_sized() -> ModelConfig:
     """One layer with RoPE and one without."""
     text = TextConfig(
-        vocab_size=1024,
+        vocab_size=256,
         hidden_size=256,
         heads=4,
         kv_heads=2,
