@@ -8,8 +8,10 @@ import pytest
 import torch
 
 from llama4_local.config import ModelConfig
-from local.small_backends import SmallEngine, chatting, endless, saved_chat
-from local.small_checkpoints import guard, maverick, saved, scout
+from llama4_local.grammar import Grammars
+from llama4sdk.prompting import Tokenizer
+from local.small_backends import EOM, EOT, SmallEngine, chatting, endless, saved_chat, tokenizer_file
+from local.small_checkpoints import VOCABULARY, guard, maverick, saved, scout
 
 # The matrices here are tiny: a second thread only waits, and for long where other work has the cores.
 torch.set_num_threads(1)
@@ -35,3 +37,15 @@ def shaped(request: pytest.FixtureRequest) -> SmallEngine:
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A saved checkpoint that a backend can serve, whose answers never end by themselves."""
     return saved_chat(tmp_path_factory.mktemp("checkpoint"), chatting(stop_ids=()))
+
+
+@pytest.fixture(scope="module")
+def tokenizer() -> Tokenizer:
+    """The small networks' own."""
+    return Tokenizer.from_bytes(tokenizer_file())
+
+
+@pytest.fixture(scope="module")
+def grammars(tokenizer: Tokenizer) -> Grammars:
+    """Forms of answers over it."""
+    return Grammars(tokenizer, VOCABULARY, [EOT, EOM])

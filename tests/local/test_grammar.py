@@ -23,22 +23,12 @@ from llama4sdk.output import JsonSchema, answer_form
 from llama4sdk.prompting import Tokenizer
 from llama4sdk.tools import Tool, read_calls, specs_of
 from local.random_forms import random_schema, random_tools
-from local.small_backends import EOM, EOT, saved_chat, serving, tokenizer_file
+from local.small_backends import EOM, EOT, saved_chat, serving
 from local.small_checkpoints import VOCABULARY
 
 # How many random schemas and tool sets to try; the whole thousand takes a few minutes.
 MANY = int(os.environ.get("LLAMA4_RANDOM_FORMS", "25"))
 ROOM = 400  # tokens
-
-
-@pytest.fixture(scope="module")
-def tokenizer() -> Tokenizer:
-    return Tokenizer.from_bytes(tokenizer_file())
-
-
-@pytest.fixture(scope="module")
-def grammars(tokenizer: Tokenizer) -> Grammars:
-    return Grammars(tokenizer, VOCABULARY, [EOT, EOM])
 
 
 def asked(**options: Any) -> Request:

@@ -16,18 +16,7 @@ from llama4_local.grammar import Grammars
 from llama4sdk import DeadlineExceeded, Deadlines, InvalidRequest, OutputSpec, Request, ToolSpec
 from llama4sdk.messages import conversation
 from llama4sdk.prompting import Tokenizer
-from local.small_backends import EOM, EOT, asking, events_of, saved_chat, serving, text_of, tokenizer_file
-from local.small_checkpoints import VOCABULARY
-
-
-@pytest.fixture(scope="module")
-def tokenizer() -> Tokenizer:
-    return Tokenizer.from_bytes(tokenizer_file())
-
-
-@pytest.fixture(scope="module")
-def grammars(tokenizer: Tokenizer) -> Grammars:
-    return Grammars(tokenizer, VOCABULARY, [EOT, EOM])
+from local.small_backends import asking, events_of, saved_chat, serving, text_of
 
 
 def asked(**options: Any) -> Request:
