@@ -40,6 +40,9 @@ def test_no_kernel_spills_and_every_product_runs_on_hoppers_matrix_units(built: 
     check(built[1])
     assert {one.name for one in built[1] if one.matmul} == MATRIX_KERNELS
     assert all(one.code.matrix for one in built[1] if one.matmul)
+    small = [one for one in built[1] if one.name in MATRIX_KERNELS and not one.matmul]
+    assert small
+    assert all(one.code.slow_matrix for one in small)  # the older ones, but no product of single numbers
 
 
 def test_the_manifest_lists_every_cubin(built: tuple[Path, list[Built]]) -> None:
