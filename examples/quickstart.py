@@ -12,7 +12,7 @@ from PIL import Image, ImageDraw
 from llama4sdk import Llama4
 
 
-def picture() -> Image.Image:
+def image() -> Image.Image:
     """Draw a red circle and a blue square on a light ground."""
     image = Image.new("RGB", (112, 112), "#f4f1e8")
     draw = ImageDraw.Draw(image)
@@ -32,12 +32,10 @@ async def chat(llama: Llama4) -> None:
 
 
 async def look(llama: Llama4) -> None:
-    """Ask about a picture that was made just now."""
-    print("\nyou   [a picture] What is in this picture?")
-    reply = await llama.vision("What is in this picture?", picture())
-    print(
-        f"nano  {reply.text}\n      ({reply.usage.image_tokens} of {reply.usage.prompt_tokens} tokens are the picture)"
-    )
+    """Ask about an image that was made just now."""
+    print("\nyou   [an image] What is in this picture?")
+    reply = await llama.vision("What is in this picture?", image())
+    print(f"nano  {reply.text}\n      ({reply.usage.image_tokens} of {reply.usage.prompt_tokens} tokens are the image)")
 
 
 async def two_at_once(llama: Llama4) -> None:

@@ -1,6 +1,6 @@
-"""Ask about your own pictures: python examples/vision.py [picture …] [--ask QUESTION] [--backend NAME]
+"""Ask about your own images: python examples/vision.py [image …] [--ask QUESTION] [--backend NAME]
 
-Without a picture, three are drawn. The bundled nano model only knows circles, squares and triangles; with
+Without an image, three are drawn. The bundled nano model only knows circles, squares and triangles; with
 `--backend http://127.0.0.1:8000/v1` or `--backend local:/models/scout` the same code asks a model that
 knows the world.
 """
@@ -10,17 +10,17 @@ from __future__ import annotations
 import argparse
 import asyncio
 
-from PIL import Image, ImageDraw
+from PIL import Image as Canvas
+from PIL import ImageDraw
 
-from llama4sdk import Image as Picture
-from llama4sdk import Llama4, LlamaError, UserMessage
+from llama4sdk import Image, Llama4, LlamaError, UserMessage
 
 
-def drawn() -> list[Image.Image]:
-    """Draw three pictures with one shape each."""
-    pictures: list[Image.Image] = []
+def drawn() -> list[Canvas.Image]:
+    """Draw three images with one shape each."""
+    images: list[Canvas.Image] = []
     for colour, shape in (("green", "circle"), ("blue", "square"), ("black", "triangle")):
-        image = Image.new("RGB", (56, 56), "white")
+        image = Canvas.new("RGB", (56, 56), "white")
         draw = ImageDraw.Draw(image)
         if shape == "circle":
             draw.ellipse((12, 12, 44, 44), fill=colour)
@@ -28,26 +28,26 @@ def drawn() -> list[Image.Image]:
             draw.rectangle((12, 12, 44, 44), fill=colour)
         else:
             draw.polygon([(28, 10), (10, 46), (46, 46)], fill=colour)
-        pictures.append(image)
-    return pictures
+        images.append(image)
+    return images
 
 
 async def main() -> None:
-    """Describe each picture, then ask across all of them."""
+    """Describe each image, then ask across all of them."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
-    parser.add_argument("pictures", nargs="*")
+    parser.add_argument("images", nargs="*")
     parser.add_argument("--ask", default="Which picture has a blue square?")
     parser.add_argument("--backend")
     options = parser.parse_args()
-    pictures = options.pictures or drawn()
+    images = options.images or drawn()
     async with Llama4(options.backend) as llama:
-        for number, picture in enumerate(pictures, 1):
+        for number, image in enumerate(images, 1):
             try:
-                reply = await llama.vision("What is in this picture?", picture)
+                reply = await llama.vision("What is in this picture?", image)
                 print(f"{number}. {reply.text}")
             except LlamaError as error:
                 print(f"{number}. {type(error).__name__}: {error}")
-        async with llama.stream(UserMessage([*map(Picture, pictures), options.ask])) as stream:
+        async with llama.stream(UserMessage([*map(Image, images), options.ask])) as stream:
             print(f"\n{options.ask} ", end="")
             async for text in stream.text():
                 print(text, end="", flush=True)

@@ -46,7 +46,7 @@ class AnswerReader:
         out: Where events go, in order; what came before a failure stays there.
         max_event: Most bytes of one event.
         max_answer: Most bytes of the whole answer.
-        image_tokens: Tokens that stand for the request's pictures, as far as known here.
+        image_tokens: Tokens that stand for the request's images, as far as known here.
         details: What `Done` shall tell beside the finish reason.
         check_prompt: Called with the token ids that the server made of the prompt, when it tells them.
     """

@@ -18,7 +18,7 @@ import httpx
 from anyio import to_thread
 from anyio.lowlevel import current_token
 
-from llama4_http import outgoing, pictures, prompt
+from llama4_http import images, outgoing, prompt
 from llama4_http.errors import Sent, error_for_status, named
 from llama4_http.exchange import Exchange
 from llama4_http.network import Link, log
@@ -29,7 +29,7 @@ from llama4sdk.backend import Capabilities
 from llama4sdk.errors import DeadlineExceeded, InvalidRequest, LlamaError, Overloaded, ServerFault, Unreachable
 
 if TYPE_CHECKING:
-    from llama4_http.pictures import Packed
+    from llama4_http.images import Packed
     from llama4_http.settings import Settings
     from llama4sdk.events import Event
     from llama4sdk.messages import Image
@@ -264,7 +264,7 @@ class HttpBackend:
         await self._prepare()
         profile, settings = self.profile, self._settings
         outgoing.check(request, profile, settings)
-        packed = [await self._pack(image, profile) for image in outgoing.pictures_of(request)]
+        packed = [await self._pack(image, profile) for image in outgoing.images_of(request)]
         sent = self.sent(request.request_id)
         assets = {
             place: await self._upload(pack, profile.assets_url, sent)
@@ -288,19 +288,19 @@ class HttpBackend:
             return None  # the server fetches it
         settings, most = self._settings, profile.max_inline
         if image.url is None:
-            return await to_thread.run_sync(lambda: pictures.pack(image, settings, max_inline=most))
+            return await to_thread.run_sync(lambda: images.pack(image, settings, max_inline=most))
         from llama4sdk.images import load_async
 
-        picture = await load_async(image, limits=settings.image_limits)
-        return await to_thread.run_sync(lambda: pictures.pack_read(picture, None, settings, max_inline=most))
+        pixels = await load_async(image, limits=settings.image_limits)
+        return await to_thread.run_sync(lambda: images.pack_read(pixels, None, settings, max_inline=most))
 
     async def _upload(self, pack: Packed, assets_url: str, sent: Sent) -> str:
-        asked = pictures.asset_request(pack)
+        asked = images.asset_request(pack)
         status, headers, body = await self.link.fetch("POST", assets_url, sent, content=asked)
         if status != 200:
             raise error_for_status(status, headers, body, sent)
         asset, url = asset_of(body, assets_url)
-        typed = {"Content-Type": pack.mime, "x-amz-meta-nvcf-asset-description": pictures.ASSET_NAME}
+        typed = {"Content-Type": pack.mime, "x-amz-meta-nvcf-asset-description": images.ASSET_NAME}
         status, headers, body = await self.link.fetch(
             "PUT", url, sent, content=pack.data, headers=typed, with_key=False
         )

@@ -182,7 +182,7 @@ def _refused(text: str, code: str, message: str) -> LlamaError:
             limit=limit,
         )
     if _IMAGES.search(text):
-        return TooManyImages(f"{message} The server takes fewer pictures in one request.")
+        return TooManyImages(f"{message} The server takes fewer images in one request.")
     return InvalidRequest(f"{message} The server cannot serve this request as it stands.")
 
 

@@ -203,7 +203,7 @@ class Exchange(AsyncIterator[Event]):
             max_event=settings.max_event_bytes,
             max_answer=settings.max_answer_bytes,
             image_tokens=posted.image_tokens,
-            details={"picture_bytes_saved": posted.saved_bytes} if posted.saved_bytes else None,
+            details={"image_bytes_saved": posted.saved_bytes} if posted.saved_bytes else None,
             check_prompt=None
             if ours is None or not settings.verify_prompt
             else (lambda theirs: prompt.compare(ours, theirs)),
@@ -245,7 +245,7 @@ class Exchange(AsyncIterator[Event]):
         text = "" if self._reader is None else self._reader.partial().text
         try:
             prompt_ids = await self._backend.render(self._request)
-        except LlamaError:  # a picture that only the server can fetch: the answer is complete all the same
+        except LlamaError:  # an image that only the server can fetch: the answer is complete all the same
             return done
         answer_ids = await self._backend.prompt_template.tokenizer.encode_async(text)
         return Done(done.finish_reason, Usage(len(prompt_ids), len(answer_ids)), done.details)

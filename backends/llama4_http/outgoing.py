@@ -1,4 +1,4 @@
-"""A request, with all that was found out about prompt and pictures → what is posted: pure."""
+"""A request, with all that was found out about prompt and images → what is posted: pure."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from llama4sdk.errors import InvalidRequest, TooManyImages
 from llama4sdk.messages import Image
 
 if TYPE_CHECKING:
-    from llama4_http.pictures import Packed
+    from llama4_http.images import Packed
     from llama4_http.profiles import Profile
     from llama4_http.settings import Settings
     from llama4sdk.request import Request
@@ -25,9 +25,9 @@ class Outgoing:
         path: Below the base address.
         body: JSON.
         headers: Further headers.
-        image_tokens: Tokens of the pictures that were prepared here.
+        image_tokens: Tokens of the images that were prepared here.
         prompt_ids: The prompt as token ids, when it was made here.
-        saved_bytes: What scaling saved of the pictures' files.
+        saved_bytes: What scaling saved of the images' files.
     """
 
     path: str
@@ -38,8 +38,8 @@ class Outgoing:
     saved_bytes: int = 0
 
 
-def pictures_of(request: Request) -> list[Image]:
-    """Return the pictures of a request, in order."""
+def images_of(request: Request) -> list[Image]:
+    """Return the images of a request, in order."""
     return [image for message in request.messages for image in message.images]
 
 
@@ -47,17 +47,17 @@ def check(request: Request, profile: Profile, settings: Settings) -> None:
     """Refuse what this server can be known not to take, before anything is read or sent.
 
     Raises:
-        TooManyImages: For more pictures than it takes.
-        InvalidRequest: For pictures in a prompt that is sent as token ids, or a prefill it does not know.
+        TooManyImages: For more images than it takes.
+        InvalidRequest: For images in a prompt that is sent as token ids, or a prefill it does not know.
     """
-    count = len(pictures_of(request))
+    count = len(images_of(request))
     most = settings.max_images if settings.max_images is not None else profile.max_images
     if most is not None and count > most:
-        raise TooManyImages(f"The request holds {count} pictures; this server takes at most {most}.")
+        raise TooManyImages(f"The request holds {count} images; this server takes at most {most}.")
     settings.image_limits.check_count(count)
     if settings.prompt_mode == "client":
         if count:
-            raise InvalidRequest("Pictures cannot be sent as token ids; use prompt_mode='server' for them.")
+            raise InvalidRequest("Images cannot be sent as token ids; use prompt_mode='server' for them.")
         if profile.prompt_ids == "none":
             raise InvalidRequest(
                 f"Servers of the profile {profile.name} take no token ids; use prompt_mode='server', or name the "
@@ -84,8 +84,8 @@ def compose(
         profile: What the server understands.
         settings: The backend's choices.
         model: The model's name there.
-        packed: The prepared pictures, None where the caller's URL is passed on.
-        assets: By picture, the id of an upload that stands for it.
+        packed: The prepared images, None where the caller's URL is passed on.
+        assets: By image, the id of an upload that stands for it.
         prompt_ids: The prompt as token ids, when it was made here.
 
     Raises:
@@ -94,7 +94,7 @@ def compose(
     assets = assets or {}
     urls = [
         _url(image, pack, assets.get(place))
-        for place, (image, pack) in enumerate(zip(pictures_of(request), packed, strict=True))
+        for place, (image, pack) in enumerate(zip(images_of(request), packed, strict=True))
     ]
     by_completions = settings.prompt_mode == "client" and profile.prompt_ids == "completions"
     return_ids = settings.verify_prompt and profile.returns_prompt_ids
@@ -107,7 +107,7 @@ def compose(
             request,
             profile,
             model=model,
-            pictures=urls,
+            images=urls,
             prefill=settings.prefill,
             tools_in=settings.tools_in,
             return_prompt_ids=return_ids,

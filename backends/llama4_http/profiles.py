@@ -38,10 +38,10 @@ class Profile:
         prefill: How it goes on with an assistant message that stands last.
         usage_field: Whether it takes `stream_options.include_usage`.
         logprobs: Whether it takes `logprobs` and `top_logprobs`.
-        max_images: Most pictures per request; None where it depends on how it was started.
-        max_inline: Most bytes of one inline picture, as base64; None for no known limit.
+        max_images: Most images per request; None where it depends on how it was started.
+        max_inline: Most bytes of one inline image, as base64; None for no known limit.
         progress: Whether it reports the reading of the prompt when asked.
-        assets_url: Where pictures that are too large to be inline are uploaded.
+        assets_url: Where images that are too large to be inline are uploaded.
         status_url: Where an answer that takes long (HTTP 202) is asked for; its id is appended.
     """
 
@@ -208,7 +208,7 @@ def asset_of(body: bytes, assets_url: str) -> tuple[str, str]:
     asset, url = told.get("assetId"), told.get("uploadUrl")
     safe = isinstance(url, str) and (url.startswith("https://") or assets_url.startswith("http://"))
     if not isinstance(asset, str) or not _ID.fullmatch(asset) or not isinstance(url, str) or not safe:
-        raise ProtocolError("The server did not say where a picture can be uploaded.")
+        raise ProtocolError("The server did not say where an image can be uploaded.")
     return asset, url
 
 

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 def render(template: PromptTemplate, request: Request, prefill: str = "") -> list[int]:
     """Return the prompt's token ids, ending with the assistant's header and the words to begin with.
 
-    Decodes pictures: call it in a worker thread.
+    Decodes images: call it in a worker thread.
 
     Raises:
         InvalidRequest: For messages that cannot be rendered.

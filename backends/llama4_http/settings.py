@@ -31,11 +31,11 @@ class Settings:
         tools_in: Whether what is declared in the prompt, because the server has no field for it or because the
             prompt is made here, goes into the `system` message or into the first `user` message.
         prefill: Words with which every answer begins; not repeated in the reply.
-        tile: Side of the model's picture tiles, in pixels.
-        max_tiles: Most tiles of a picture, the global one aside.
-        fit_pictures: Scale pictures down to what the model sees before they are sent.
-        max_images: Most pictures per request; None for the profile's own limit.
-        image_limits: What is read of pictures at all.
+        tile: Side of the model's image tiles, in pixels.
+        max_tiles: Most tiles of an image, the global one aside.
+        fit_images: Scale images down to what the model sees before they are sent.
+        max_images: Most images per request; None for the profile's own limit.
+        image_limits: What is read of images at all.
         extra_body: Fields added to every request, over those made here.
         max_event_bytes: Most bytes of one event of an answer.
         max_answer_bytes: Most bytes of one answer.
@@ -51,7 +51,7 @@ class Settings:
     prefill: str = ""
     tile: int = TILE
     max_tiles: int = MAX_TILES
-    fit_pictures: bool = True
+    fit_images: bool = True
     max_images: int | None = None
     image_limits: ImageLimits = DEFAULT_LIMITS
     extra_body: Mapping[str, Any] = field(default_factory=dict[str, Any], repr=False)
@@ -110,7 +110,7 @@ class Choices(TypedDict, total=False):
     prefill: str
     tile: int
     max_tiles: int
-    fit_pictures: bool
+    fit_images: bool
     max_images: int | None
     image_limits: ImageLimits
     extra_body: Mapping[str, Any]

@@ -27,7 +27,7 @@ def chat_body(
     profile: Profile,
     *,
     model: str,
-    pictures: Sequence[str] = (),
+    images: Sequence[str] = (),
     prefill: str = "",
     tools_in: ToolsPlace = "system",
     return_prompt_ids: bool = False,
@@ -39,7 +39,7 @@ def chat_body(
         request: What is asked.
         profile: What the server understands.
         model: The model's name there.
-        pictures: A URL for each picture of the messages, in order.
+        images: A URL for each image of the messages, in order.
         prefill: Words with which the answer begins.
         tools_in: Where tools and answer form are declared, for servers that have no field for them.
         return_prompt_ids: Whether to ask for the prompt's token ids.
@@ -48,7 +48,7 @@ def chat_body(
     Raises:
         InvalidRequest: For what the server has no field for.
     """
-    body: dict[str, Any] = {"model": model, "messages": _messages(request, profile, pictures, tools_in), "stream": True}
+    body: dict[str, Any] = {"model": model, "messages": _messages(request, profile, images, tools_in), "stream": True}
     body |= _sampling(request.sampling, profile)
     if profile.tools and request.tools and request.tool_choice != "none":
         body["tools"] = [
@@ -165,9 +165,7 @@ def _choice(choice: ToolChoice) -> object:
     return {"type": "function", "function": {"name": choice}}
 
 
-def _messages(
-    request: Request, profile: Profile, pictures: Sequence[str], tools_in: ToolsPlace
-) -> list[dict[str, Any]]:
+def _messages(request: Request, profile: Profile, images: Sequence[str], tools_in: ToolsPlace) -> list[dict[str, Any]]:
     told = with_declarations(
         request.messages,
         tools=() if profile.tools else request.tools,
@@ -175,7 +173,7 @@ def _messages(
         output=request.output if profile.schema == "none" else None,
         place=tools_in,
     )
-    urls = iter(pictures)
+    urls = iter(images)
     ids = _CallIds()
     return [_message(message, profile, urls, ids) for message in told]
 
@@ -241,7 +239,7 @@ def _content(message: Message, urls: Iterator[str]) -> str | list[dict[str, Any]
         if isinstance(part, Image):
             url = next(urls, None)
             if url is None:
-                raise InvalidRequest("The messages hold more pictures than were prepared to be sent.")
+                raise InvalidRequest("The messages hold more images than were prepared to be sent.")
             parts.append({"type": "image_url", "image_url": {"url": url}})
         else:
             parts.append({"type": "text", "text": part.text})

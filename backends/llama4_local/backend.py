@@ -63,7 +63,7 @@ class LocalBackend:
         context: Most tokens that prompt and answer may take together; by default the model's own.
         max_sequences: Most requests that run at once; others wait.
         max_waiting: Most requests that wait; beyond it they are refused with `Overloaded`.
-        max_images: Most pictures in a request.
+        max_images: Most images in a request.
         step_tokens: Most tokens of a step: more is faster, less keeps streams smoother.
         prefix_caching: Whether prompts that begin alike are computed once; see `Request.cache_salt`.
         deterministic: On a Hopper GPU, one cut of each kernel for any number of tokens, so that an answer never

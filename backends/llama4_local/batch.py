@@ -29,7 +29,7 @@ class Work:
     Args:
         pages: The sequence, after `extend(len(token_ids))`.
         token_ids: Tokens to write; they never cross a chunk edge, since `extend` refuses that.
-        features: [placeholders in token_ids, hidden]: what replaces the embeddings of picture
+        features: [placeholders in token_ids, hidden]: what replaces the embeddings of image
             placeholders among them, on the model's device; None treats placeholders as ordinary tokens.
     """
 
@@ -110,7 +110,7 @@ def build_batch(
 
     Args:
         works: At least one, each of another sequence.
-        image_token_id: The picture placeholder.
+        image_token_id: The image placeholder.
         device: Where the tensors go.
 
     Raises:
@@ -166,7 +166,7 @@ def _image_rows(works: Sequence[Work], segments: Sequence[Segment], image_token_
             continue
         own = [segment.start + i for i, token in enumerate(work.token_ids) if token == image_token_id]
         if len(own) != len(work.features):
-            raise InvalidRequest(f"{len(own)} picture placeholders but {len(work.features)} features")
+            raise InvalidRequest(f"{len(own)} image placeholders but {len(work.features)} features")
         rows += own
     return rows
 

@@ -3,7 +3,7 @@
     ModelConfig
     ├── TextConfig        the decoder: sizes, which layers use RoPE, which are mixtures of experts
     │   └── RopeScaling   how long contexts stretch the rotary wavelengths
-    ├── VisionConfig      the picture encoder; None for a text-only checkpoint
+    ├── VisionConfig      the image encoder; None for a text-only checkpoint
     └── GenerationConfig  stop tokens and sampling defaults
 
 `config_file.py` makes them from the JSON files of a checkpoint folder, `config_writer.py` goes back. No size is assumed
@@ -98,7 +98,7 @@ class TextConfig:
 
 @dataclass(frozen=True, slots=True)
 class VisionConfig:
-    """The picture encoder's shape: tiles in, tokens as wide as the decoder's out.
+    """The image encoder's shape: tiles in, tokens as wide as the decoder's out.
 
     Args:
         image_size: Side of a tile in pixels.
@@ -159,10 +159,10 @@ class ModelConfig:
     """Everything that is known about a checkpoint before its tensors are read.
 
     Args:
-        image_token_id: The placeholder that picture features replace; None without a picture encoder.
-        image_begin_id: Token before a picture.
-        image_end_id: Token after a picture.
-        max_tiles: Most tiles that a picture is cut into, the overview of the whole not counted.
+        image_token_id: The placeholder that image features replace; None without an image encoder.
+        image_begin_id: Token before an image.
+        image_end_id: Token after an image.
+        max_tiles: Most tiles that an image is cut into, the overview of the whole not counted.
         dtype: Type of the published weights (`bfloat16`, …), when the config names one.
         fp8: Whether the checkpoint holds matrices in FP8.
 

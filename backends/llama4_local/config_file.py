@@ -65,7 +65,7 @@ def parse_config(
     Args:
         data: Content of `config.json`, in either form.
         generation: Content of `generation_config.json`.
-        processor: Content of the picture processor's config.
+        processor: Content of the image processor's config.
         source: What errors name.
 
     Raises:

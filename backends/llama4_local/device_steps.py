@@ -151,7 +151,7 @@ class DeviceSteps:
         hidden = forward(model, sent, self._cache)
         scores = logits(model, hidden[self._staging.view(last)])
         if model.config.image_token_id is not None:
-            scores[:, model.config.image_token_id] = -torch.inf  # a placeholder without a picture means nothing
+            scores[:, model.config.image_token_id] = -torch.inf  # a placeholder without an image means nothing
         return scores, settings
 
     def _sent(self, batch: Batch) -> Batch:

@@ -15,13 +15,13 @@ from llama4_local.answer import Answer, Decoder
 from llama4_local.batch import Work, build_batch
 from llama4_local.crossing import Outbox
 from llama4_local.device_steps import DeviceSteps
+from llama4_local.images import Images
 from llama4_local.jobs import Flight, Job
 from llama4_local.keeping import Keeper
 from llama4_local.kv_cache import KvCache
 from llama4_local.masks import LookAhead
 from llama4_local.model.transformer import forward, logits
 from llama4_local.pages import Pages
-from llama4_local.pictures import Pictures
 from llama4_local.prefix_cache import PageNames, PrefixCache
 from llama4_local.sampler import Chooser, Rules, Sampled, sample
 from llama4_local.scheduler import Piece, Scheduler, Sequence
@@ -188,8 +188,8 @@ class Engine:
             InvalidRequest: It does not fit this model's cache.
             Overloaded: There is no room for it.
         """
-        pictures = Pictures(self._model, prefix.token_ids, prefix.tiles) if prefix.tiles else None
-        names = self._names(prefix, pictures)
+        images = Images(self._model, prefix.token_ids, prefix.tiles) if prefix.tiles else None
+        names = self._names(prefix, images)
         names.cover(prefix.token_ids, state.keys.shape[1])
         self.keeper.write(prefix.kept_as, names.names, state)
 
@@ -219,7 +219,7 @@ class Engine:
         plan = self._scheduler.schedule()
         for sequence in plan.stuck:
             self._end(self._owners[sequence], Overloaded("What is kept in the cache leaves no room for this request."))
-        pieces = [piece for piece in plan.pieces if self._pictures_ready(piece)]
+        pieces = [piece for piece in plan.pieces if self._images_ready(piece)]
         return self._launch(pieces, plan.copies) if pieces else None
 
     def _follow(self, flight: Flight) -> Flight | None:
@@ -271,7 +271,7 @@ class Engine:
         hidden = forward(model, batch, self._cache)
         scores = logits(model, hidden[batch.last_rows[due]])
         if model.config.image_token_id is not None:
-            scores[:, model.config.image_token_id] = -torch.inf  # a placeholder without a picture means nothing
+            scores[:, model.config.image_token_id] = -torch.inf  # a placeholder without an image means nothing
         return scores
 
     def _is_due(self, piece: Piece) -> bool:
@@ -280,16 +280,16 @@ class Engine:
 
     def _work(self, piece: Piece) -> Work:
         tokens = piece.sequence.tokens[piece.start : piece.end] or [0]  # not known here yet
-        pictures = self._owners[piece.sequence].pictures
-        features = pictures.features(piece.start, piece.end) if pictures else None
+        images = self._owners[piece.sequence].images
+        features = images.features(piece.start, piece.end) if images else None
         return Work(piece.sequence.pages, tokens, features)
 
-    def _pictures_ready(self, piece: Piece) -> bool:
-        """Encode the pictures that a piece needs; a failure there ends only its own request."""
+    def _images_ready(self, piece: Piece) -> bool:
+        """Encode the images that a piece needs; a failure there ends only its own request."""
         job = self._owners[piece.sequence]
         try:
-            if job.pictures:
-                job.pictures.features(piece.start, piece.end)
+            if job.images:
+                job.images.features(piece.start, piece.end)
         except Exception as error:  # noqa: BLE001 - as in `step`
             self._fail_step([piece], error)
             return False
@@ -324,8 +324,8 @@ class Engine:
 
     def _job(self, order: Order) -> Job:
         rules = self._rules(order)
-        pictures = Pictures(self._model, order.token_ids, order.tiles) if order.tiles else None
-        names = self._names(order, pictures)
+        images = Images(self._model, order.token_ids, order.tiles) if order.tiles else None
+        names = self._names(order, images)
         limit = min(order.limit, max(self._scheduler.capacity, len(order.token_ids) + order.answers))
         pages = self._pages.sequence(order.origin)
         sequence = Sequence(list(order.token_ids), pages, names, limit, order.priority)
@@ -337,12 +337,12 @@ class Engine:
             text_of=self._tokenizer.decode,
             written=order.written,
         )
-        return Job(order, sequence, Chooser(rules, order.token_ids, answer.written, order.mask), answer, pictures)
+        return Job(order, sequence, Chooser(rules, order.token_ids, answer.written, order.mask), answer, images)
 
-    def _names(self, of: Order | Prefix, pictures: Pictures | None) -> PageNames:
+    def _names(self, of: Order | Prefix, images: Images | None) -> PageNames:
         # The same tokens at another place in a text are not the same: queries of global layers know their position.
         salt = f"{of.cache_salt} from {of.origin}" if of.origin else of.cache_salt
-        return PageNames(self._pages.shape.page_size, salt, pictures.names if pictures else ())
+        return PageNames(self._pages.shape.page_size, salt, images.names if images else ())
 
     def _rules(self, order: Order) -> Rules:
         generation = self._model.config.generation

@@ -173,7 +173,7 @@ class DecodeGraphs:
             hidden = forward(self._model, self._batch(places, starts), self._cache)
             scores.copy_(uncast_logits(self._model, hidden))
             if image_token is not None:
-                scores[:, image_token].fill_(-torch.inf)  # a placeholder without a picture means nothing
+                scores[:, image_token].fill_(-torch.inf)  # a placeholder without an image means nothing
 
         def choosing(*, ranked: bool) -> Callable[[], None]:
             settings = places.settings.views(self._staging, ranked=ranked, rows=size)

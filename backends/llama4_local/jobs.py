@@ -12,8 +12,8 @@ if TYPE_CHECKING:
 
     from llama4_local.answer import Answer
     from llama4_local.device_steps import Landing
+    from llama4_local.images import Images
     from llama4_local.orders import Order
-    from llama4_local.pictures import Pictures
     from llama4_local.sampler import Chooser, Sampled
     from llama4_local.scheduler import Piece, Sequence
 
@@ -26,7 +26,7 @@ class Job:
     sequence: Sequence
     chooser: Chooser
     answer: Answer
-    pictures: Pictures | None
+    images: Images | None
 
     @property
     def usage(self) -> Usage:

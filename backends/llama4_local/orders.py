@@ -25,8 +25,8 @@ class Order:
     Args:
         request_id: Names it in errors.
         token_ids: The prompt, at least one token, all in the vocabulary.
-        tiles: The pixels of its pictures, in order.
-        image_tokens: Of the prompt, those that stand for pictures.
+        tiles: The pixels of its images, in order.
+        image_tokens: Of the prompt, those that stand for images.
         limit: Most tokens that prompt and answer may have together; above the prompt's length.
         sampling: How tokens are chosen.
         seed: What decides the draws where `sampling` has no seed.
@@ -63,8 +63,8 @@ class Prefix:
 
     Args:
         token_ids: Those of all turns so far, each with its end.
-        tiles: Their pictures.
-        image_tokens: Of the tokens, those that stand for pictures.
+        tiles: Their images.
+        image_tokens: Of the tokens, those that stand for images.
         cache_salt: Shared computation is looked for under it.
         kept_as: The session's key.
         origin: Position of the first token.
@@ -81,7 +81,7 @@ class Prefix:
 def prepare(
     ready: Ready, request: Request, mailbox: Mailbox, *, prefix: Prefix | None = None, answers: bool = True
 ) -> Order:
-    """Render and check a request; long prompts and pictures take their time, so call it in a worker thread.
+    """Render and check a request; long prompts and images take their time, so call it in a worker thread.
 
     Args:
         ready: What the checkpoint is.
@@ -92,7 +92,7 @@ def prepare(
 
     Raises:
         ContextOverflow: The prompt leaves no room for an answer.
-        TooManyImages: More pictures than the backend takes.
+        TooManyImages: More images than the backend takes.
         InvalidRequest: Anything else that cannot be served.
     """
     turn = request.part == "turn"
@@ -132,18 +132,18 @@ def prepare(
 
 def _check(token_ids: Sequence[int], tiles: Sequence[Tiles], ready: Ready, sampling: Sampling) -> None:
     """Refuse what the model cannot take, before the device is touched."""
-    count, pictures, vocab = len(token_ids), len(tiles), ready.config.text.vocab_size
+    count, images, vocab = len(token_ids), len(tiles), ready.config.text.vocab_size
     if count >= ready.context:
         raise ContextOverflow(
             f"The prompt has {count} tokens and the context holds {ready.context}, the answer included; shorten it.",
             prompt_tokens=count,
             limit=ready.context,
         )
-    if pictures and ready.config.vision is None:
-        raise InvalidRequest("This checkpoint has no picture encoder; send text only.")
-    if pictures > ready.max_images:
+    if images and ready.config.vision is None:
+        raise InvalidRequest("This checkpoint has no image encoder; send text only.")
+    if images > ready.max_images:
         raise TooManyImages(
-            f"The request has {pictures} pictures and this backend takes {ready.max_images}; "
+            f"The request has {images} images and this backend takes {ready.max_images}; "
             "send fewer or raise max_images=."
         )
     for what, ids in (("The prompt", token_ids), ("stop_token_ids", sampling.stop_token_ids)):

@@ -1,7 +1,7 @@
 """Pages kept for their content, so that prompts which begin alike are computed once.
 
 A full page is named by a chain of SHA-256 over everything up to its end: the caller's salt, the token ids, and the
-pixels of pictures. The cache is one more holder of each page: a page that only the cache still refers to goes, least
+pixels of images. The cache is one more holder of each page: a page that only the cache still refers to goes, least
 recently used first, as soon as a sequence needs room.
 """
 
@@ -21,12 +21,12 @@ class PageNames:
     Args:
         page_size: Tokens in a page.
         salt: Sequences share pages only with the same salt.
-        pictures: For each picture the position of its first token and the SHA-256 of its pixels, in order.
+        images: For each image the position of its first token and the SHA-256 of its pixels, in order.
     """
 
-    def __init__(self, page_size: int, salt: str = "", pictures: Iterable[tuple[int, str]] = ()) -> None:
+    def __init__(self, page_size: int, salt: str = "", images: Iterable[tuple[int, str]] = ()) -> None:
         self._page_size = page_size
-        self._pictures = tuple(pictures)
+        self._images = tuple(images)
         self._last = hashlib.sha256(salt.encode()).digest()
         self.names: list[bytes] = []
 
@@ -37,7 +37,7 @@ class PageNames:
             last = first + self._page_size
             content = hashlib.sha256(self._last)
             content.update(array("q", tokens[first:last]).tobytes())
-            for position, digest in self._pictures:
+            for position, digest in self._images:
                 if first <= position < last:
                     content.update(f"{position - first}:{digest};".encode())
             self._last = content.digest()

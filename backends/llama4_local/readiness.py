@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from llama4_local.tensor_files import StoredTensor
 
 _MODEST_SHARE = 4  # of a CPU's free memory
-_PUBLISHED_TILE = 336  # pixels, for a template that never sees a picture
+_PUBLISHED_TILE = 336  # pixels, for a template that never sees an image
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,7 +33,7 @@ class Ready:
         config: The checkpoint's shape and defaults.
         template: How its prompts are rendered.
         context: Most tokens that prompt and answer may take together.
-        max_images: Most pictures in a request.
+        max_images: Most images in a request.
         grammars: What keeps answers in the form that was asked for.
         device: Where it will run, as torch calls it.
         cache_memory: Bytes that the cache may take.

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 
 class HasPixels(Protocol):
-    """A cut picture, as `llama4sdk.images.tile` returns it."""
+    """A cut image, as `llama4sdk.images.tile` returns it."""
 
     @property
     def pixels(self) -> np.ndarray:
@@ -55,9 +55,9 @@ def score(
 
     Args:
         path: Checkpoint folder in Hugging Face form.
-        token_ids: The prompt, picture placeholders included.
+        token_ids: The prompt, image placeholders included.
         tiles: Pixels of all tiles, fp32 [tiles, channels, size, size] in −1 to 1; or one such array, or
-            object with `.pixels`, for each picture.
+            object with `.pixels`, for each image.
         prefill_chunk: Most tokens that one step takes; as many as fit the chunk when left out.
         device: Torch device.
         dtype: Type of the weights and the activations: `float32`, `bfloat16` or `float16`.
@@ -153,15 +153,15 @@ def _cache_shape(model: Model, tokens: int) -> CacheShape:
 def _pixels(tiles: Pixels | HasPixels | Sequence[Pixels | HasPixels] | None) -> Tensor | None:
     if tiles is None:
         return None
-    pictures = list(tiles) if isinstance(tiles, Sequence) else [tiles]
-    arrays = [_tensor(picture) for picture in pictures]
+    images = list(tiles) if isinstance(tiles, Sequence) else [tiles]
+    arrays = [_tensor(image) for image in images]
     if any(array.ndim != 4 for array in arrays):
-        raise InvalidRequest("tiles must be [tiles, channels, size, size], for each picture")
+        raise InvalidRequest("tiles must be [tiles, channels, size, size], for each image")
     return torch.cat(arrays) if arrays else None
 
 
-def _tensor(picture: Pixels | HasPixels) -> Tensor:
-    if isinstance(picture, torch.Tensor):
-        return picture.float()
-    array = picture if isinstance(picture, np.ndarray) else picture.pixels
+def _tensor(image: Pixels | HasPixels) -> Tensor:
+    if isinstance(image, torch.Tensor):
+        return image.float()
+    array = image if isinstance(image, np.ndarray) else image.pixels
     return torch.from_numpy(np.array(array, dtype=np.float32))  # a copy: the array may be read-only

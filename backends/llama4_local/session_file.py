@@ -34,8 +34,8 @@ class SavedSession:
     Args:
         fingerprint: Of the checkpoint that computed it.
         token_ids: All its tokens.
-        image_tokens: Of these, those that stand for pictures.
-        tiles: Its pictures; those that need not be seen again have no pixels any more.
+        image_tokens: Of these, those that stand for images.
+        tiles: Its images; those that need not be seen again have no pixels any more.
         state: Keys and values of the first tokens.
         origin: Position of the first token in its text, where what comes before is not kept; else 0.
     """
@@ -55,16 +55,16 @@ def write_session(path: Path, session: SavedSession) -> None:
         "values": session.state.values.contiguous(),
         "token_ids": torch.tensor(session.token_ids, dtype=torch.int32),
     }
-    for index, picture in enumerate(session.tiles):
-        if picture.levels.size:
-            tensors[f"levels.{index}"] = torch.from_numpy(picture.levels.copy())
-    pictures = [[len(of.levels), of.rows, of.cols, of.digest] for of in session.tiles]
+    for index, image in enumerate(session.tiles):
+        if image.levels.size:
+            tensors[f"levels.{index}"] = torch.from_numpy(image.levels.copy())
+    images = [[len(of.levels), of.rows, of.cols, of.digest] for of in session.tiles]
     metadata = {
         "form": _FORM,
         "fingerprint": session.fingerprint,
         "image_tokens": str(session.image_tokens),
         "origin": str(session.origin),
-        "pictures": json.dumps(pictures),
+        "images": json.dumps(images),
     }
     descriptor, name = tempfile.mkstemp(dir=path.parent, prefix=path.name, suffix=".part")
     os.close(descriptor)
@@ -99,8 +99,8 @@ def _session(metadata: dict[str, str], tensors: dict[str, Tensor]) -> SavedSessi
     for tensor in (keys, values):
         if tensor.dtype not in _TYPES or tensor.ndim != 4 or (tensor.numel() and not is_finite(tensor)):
             raise ValueError("keys and values are finite numbers, [layers, tokens, heads, width]")
-    pictures = cast("list[list[int | str]]", json.loads(metadata["pictures"]))
-    tiles = [_tiles(*picture, tensors.get(f"levels.{index}")) for index, picture in enumerate(pictures)]  # type: ignore[arg-type]
+    images = cast("list[list[int | str]]", json.loads(metadata["images"]))
+    tiles = [_tiles(*image, tensors.get(f"levels.{index}")) for index, image in enumerate(images)]  # type: ignore[arg-type]
     token_ids = tuple(int(token) for token in tensors["token_ids"].tolist())
     if keys.shape[1] > len(token_ids):
         raise ValueError("more keys than tokens")
@@ -115,10 +115,10 @@ def _tiles(count: int, rows: int, cols: int, digest: str, levels: Tensor | None)
     if levels is None:
         return without_pixels(Tiles(np.zeros((count, 0, 0, 0), dtype=np.uint8), rows, cols, digest))
     if levels.dtype != torch.uint8 or levels.ndim != 4 or len(levels) != count:
-        raise ValueError("a picture's pixels do not fit it")
+        raise ValueError("an image's pixels do not fit it")
     return Tiles(levels.numpy(), rows, cols, digest)
 
 
-def without_pixels(picture: Tiles) -> Tiles:
-    """Return a picture that still says how many tiles it has, but can be encoded no more."""
-    return Tiles(np.zeros((len(picture.levels), 0, 0, 0), dtype=np.uint8), picture.rows, picture.cols, picture.digest)
+def without_pixels(image: Tiles) -> Tiles:
+    """Return an image that still says how many tiles it has, but can be encoded no more."""
+    return Tiles(np.zeros((len(image.levels), 0, 0, 0), dtype=np.uint8), image.rows, image.cols, image.digest)

@@ -55,8 +55,8 @@ class Turns:
 
     Args:
         token_ids: The tokens, every turn with its end.
-        tiles: The pictures among them.
-        image_tokens: Of the tokens, those that stand for pictures.
+        tiles: The images among them.
+        image_tokens: Of the tokens, those that stand for images.
         origin: Position of the first token, where it goes on from text that is not kept; a multiple of the chunk.
     """
 
@@ -278,14 +278,14 @@ def _read(path: Path, folder: Path, ready: Ready) -> SavedSession:
 
 
 def _still_needed(turns: Turns, edge: int, ready: Ready) -> tuple[Tiles, ...]:
-    """The pictures, without the pixels of those that end before the first `edge` tokens do."""
+    """The images, without the pixels of those that end before the first `edge` tokens do."""
     from llama4_local.session_file import without_pixels
 
     vision, placeholder = ready.config.vision, ready.config.image_token_id
     before = turns.token_ids[:edge].count(placeholder if placeholder is not None else -1)
     kept: list[Tiles] = []
     seen = 0
-    for picture in turns.tiles:
-        seen += len(picture.levels) * (vision.patch_tokens if vision else 0)
-        kept.append(without_pixels(picture) if seen <= before else picture)
+    for image in turns.tiles:
+        seen += len(image.levels) * (vision.patch_tokens if vision else 0)
+        kept.append(without_pixels(image) if seen <= before else image)
     return tuple(kept)

@@ -94,7 +94,7 @@ class AffineTree(Generic[T]):
 
 @dataclass(frozen=True, slots=True)
 class VisionLayerTree(Generic[T]):
-    """One layer of the picture encoder."""
+    """One layer of the image encoder."""
 
     input_norm: AffineTree[T]  # [hidden]
     qkv: AffineTree[T]  # [3·hidden, hidden]
@@ -117,7 +117,7 @@ class VisionLayerTree(Generic[T]):
 
 @dataclass(frozen=True, slots=True)
 class VisionTree(Generic[T]):
-    """The picture encoder with adapter and projector."""
+    """The image encoder with adapter and projector."""
 
     patch: T  # [hidden, channels·patch·patch]
     class_token: T  # [hidden]

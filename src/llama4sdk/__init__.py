@@ -1,4 +1,4 @@
-"""llama4sdk talks to Llama 4 — chat, pictures, streams — wherever the model runs.
+"""llama4sdk talks to Llama 4 — chat, images, streams — wherever the model runs.
 
     from llama4sdk import Llama4
 

@@ -44,8 +44,8 @@ class Capabilities:
         name: The backend's name, for errors and logs.
         model: The model's name.
         context: Tokens that prompt and answer may take together.
-        max_images: Most pictures in one request.
-        vision: Whether it takes pictures at all.
+        max_images: Most images in one request.
+        vision: Whether it takes images at all.
         tools: Whether the model is told of tools.
         parses_tool_calls: Whether it emits tool calls as events rather than as text.
         structured_output: Whether it makes the answer keep to a JSON schema while it is written.

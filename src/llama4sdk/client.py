@@ -134,7 +134,7 @@ class Llama4(Lifetime):
         sampling: Sampling | None = None,
         deadlines: Deadlines | None = None,
     ) -> Reply:
-        """Ask about one or more pictures; the model sees the pictures first, then the question.
+        """Ask about one or more images; the model sees the images first, then the question.
 
         Args:
             question: What to ask.
@@ -143,13 +143,13 @@ class Llama4(Lifetime):
             deadlines: How long each phase may take.
 
         Raises:
-            InvalidRequest: Without a picture, or for one that cannot be read.
+            InvalidRequest: Without an image, or for one that cannot be read.
             LlamaError: When the request fails.
         """
         if not images:
-            raise InvalidRequest("vision() needs at least one picture; for text alone there is chat().")
-        pictures = [image if isinstance(image, Image) else Image(image) for image in images]
-        return await self.chat(UserMessage([*pictures, question]), sampling=sampling, deadlines=deadlines)
+            raise InvalidRequest("vision() needs at least one image; for text alone there is chat().")
+        parts = [image if isinstance(image, Image) else Image(image) for image in images]
+        return await self.chat(UserMessage([*parts, question]), sampling=sampling, deadlines=deadlines)
 
     async def run(
         self,
@@ -370,7 +370,7 @@ class Llama4(Lifetime):
     ) -> Rendered:
         """Return the prompt as the model will read it, without any network.
 
-        Decodes pictures, so call it in a worker thread where the loop must not wait.
+        Decodes images, so call it in a worker thread where the loop must not wait.
 
         Raises:
             InvalidRequest: When the backend knows no tokenizer, or the prompt cannot be rendered.

@@ -3,9 +3,9 @@
     LlamaError
     ├── InvalidRequest          the request cannot be served as it stands; change it
     │   ├── ContextOverflow     the prompt is longer than the model's context
-    │   ├── TooManyImages       more pictures than the model or the server takes
-    │   ├── ImageError          a picture that cannot be read, or may not be
-    │   └── UrlBlocked          a remote picture that the caller did not allow, or an address nobody may reach
+    │   ├── TooManyImages       more images than the model or the server takes
+    │   ├── ImageError          an image that cannot be read, or may not be
+    │   └── UrlBlocked          a remote image that the caller did not allow, or an address nobody may reach
     ├── Unreachable             no connection, no name, no valid certificate
     ├── DeadlineExceeded        a phase took longer than its deadline (`.phase`)
     ├── Rejected                the server understood and refused
@@ -21,7 +21,7 @@
     └── BackendMissing          no such backend, or one that cannot be imported
 
 Each carries `.backend` (its name), `.request_id` and `.retryable` (would the same call have a chance
-later?). Cancellation is never wrapped in any of them. No message carries a key, a prompt or a picture.
+later?). Cancellation is never wrapped in any of them. No message carries a key, a prompt or an image.
 """
 
 from __future__ import annotations
@@ -105,15 +105,15 @@ class ContextOverflow(InvalidRequest):
 
 
 class TooManyImages(InvalidRequest):
-    """More pictures than the model or the server takes."""
+    """More images than the model or the server takes."""
 
 
 class ImageError(InvalidRequest):
-    """A picture that cannot be read, or whose size or format is not allowed."""
+    """An image that cannot be read, or whose size or format is not allowed."""
 
 
 class UrlBlocked(InvalidRequest):
-    """A remote picture without `fetch=True`, or an address that nobody may reach."""
+    """A remote image without `fetch=True`, or an address that nobody may reach."""
 
 
 class Unreachable(LlamaError):

@@ -20,9 +20,9 @@ class Usage:
     """Tokens that a request took, as the model's tokenizer counts them.
 
     Args:
-        prompt_tokens: Tokens in, pictures and template included.
+        prompt_tokens: Tokens in, images and template included.
         completion_tokens: Tokens out.
-        image_tokens: Of the prompt, those that stand for pictures.
+        image_tokens: Of the prompt, those that stand for images.
         cached_tokens: Of the prompt, those whose computation was reused.
     """
 

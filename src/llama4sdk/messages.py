@@ -58,14 +58,14 @@ class _Message(Value):
 
     @property
     def text(self) -> str:
-        """The text of all parts, joined; pictures are left out."""
+        """The text of all parts, joined; images are left out."""
         if isinstance(self.content, str):
             return self.content
         return "".join(part.text for part in self.content if isinstance(part, Text))
 
     @property
     def images(self) -> tuple[Image, ...]:
-        """The pictures, in order."""
+        """The images, in order."""
         return tuple(part for part in self.parts if isinstance(part, Image))
 
 
@@ -81,14 +81,14 @@ class SystemMessage(_Message):
     def __init__(self, content: ContentLike, **data: object) -> None:
         super().__init__(content, **data)
         if self.images:
-            raise InvalidRequest("A system message holds text only; put pictures into a user message.")
+            raise InvalidRequest("A system message holds text only; put images into a user message.")
 
 
 class UserMessage(_Message):
     """What the person says and shows.
 
     Args:
-        content: Text, pictures, or both in the order in which the model shall see them.
+        content: Text, images, or both in the order in which the model shall see them.
     """
 
     role: Literal["user"] = "user"
@@ -124,7 +124,7 @@ class ToolMessage(_Message):
     """The result of a tool call.
 
     Args:
-        content: What the tool returned: text, or pictures where the model takes them.
+        content: What the tool returned: text, or images where the model takes them.
         tool_call_id: The id of the call that this answers, when it had one.
         name: The tool's name, when known.
     """

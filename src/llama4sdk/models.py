@@ -36,7 +36,7 @@ class ModelCard:
         experts: Routed experts per mixture-of-experts layer; 0 for a dense model.
         parameters: Parameters in all, in units.
         active_parameters: Parameters that a token passes through, in units.
-        max_images: Most pictures per prompt that it was tested with.
+        max_images: Most images per prompt that it was tested with.
         languages: Languages it is meant for.
     """
 

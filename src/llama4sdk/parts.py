@@ -1,4 +1,4 @@
-"""What a message's content is made of: text and pictures, from objects or from the familiar chat dicts."""
+"""What a message's content is made of: text and images, from objects or from the familiar chat dicts."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ class Text(Value):
 
 
 class Image(Value):
-    """A picture inside a message; read only when a backend or a renderer needs its pixels.
+    """An image inside a message; read only when a backend or a renderer needs its pixels.
 
     Args:
         source: A path, the bytes of an image file, a PIL image, a `data:` URL, or an http(s) URL.

@@ -131,7 +131,7 @@ async def test_penalties_masks_and_reports_work_beside_plain_rows() -> None:
         assert [reply.text for reply in replies[3:]] == plain[:4]
 
 
-async def test_a_picture_is_seen_as_on_the_cpu() -> None:
+async def test_an_image_is_seen_as_on_the_cpu() -> None:
     image = Image.new("RGB", (56, 56), "#f4f1e8")
     ImageDraw.Draw(image).ellipse((10, 12, 42, 44), fill="red")
     async with serving(device="cpu") as cpu, serving(device="cuda") as gpu:

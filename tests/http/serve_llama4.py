@@ -1,6 +1,6 @@
 """Runs `transformers serve` on a checkpoint folder: python serve_llama4.py FOLDER PORT.
 
-For pictures that server wants torchvision, whose wheels are all built for CUDA. Without CUDA they can be
+For images that server wants torchvision, whose wheels are all built for CUDA. Without CUDA they can be
 used installed without their dependencies, and with the parts stubbed that would load CUDA code.
 """
 
@@ -22,17 +22,17 @@ def stub_torchvision() -> object:
     library = torch.library.Library("torchvision", "DEF")
     library.define("nms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
 
-    pictures: Any = importlib.import_module("torchvision.io")
+    images: Any = importlib.import_module("torchvision.io")
 
     def decode_image(data: Any, *_: object, **__: object) -> torch.Tensor:
         import numpy as np
         from PIL import Image
 
         raw = bytes(data.numpy().tobytes()) if hasattr(data, "numpy") else data
-        picture = Image.open(io.BytesIO(raw) if isinstance(raw, bytes) else raw).convert("RGB")
-        return torch.from_numpy(np.array(picture)).permute(2, 0, 1)
+        image = Image.open(io.BytesIO(raw) if isinstance(raw, bytes) else raw).convert("RGB")
+        return torch.from_numpy(np.array(image)).permute(2, 0, 1)
 
-    pictures.decode_image = decode_image
+    images.decode_image = decode_image
     return library  # its operator exists as long as it does
 
 

@@ -71,12 +71,12 @@ async def test_a_replay_refuses_what_was_not_recorded(tmp_path: Path) -> None:
 
 
 def test_the_digest_sees_what_is_asked_and_nothing_else() -> None:
-    picture = (UserMessage([Image(b"\x89PNG"), "Hi"]),)
+    image = (UserMessage([Image(b"\x89PNG"), "Hi"]),)
     base = Request(conversation("Hi"))
     assert request_digest(base) == request_digest(
         Request(conversation("Hi"), deadlines=Deadlines(total=1), priority=3, request_id="x")
     )
-    others = [Request(conversation("Ho")), Request(picture), Request(base.messages, sampling=Sampling(seed=1))]
+    others = [Request(conversation("Ho")), Request(image), Request(base.messages, sampling=Sampling(seed=1))]
     assert len({request_digest(request) for request in [base, *others]}) == 4
 
 

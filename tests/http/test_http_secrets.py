@@ -1,4 +1,4 @@
-"""No key, prompt or picture in any error, log record or repr: canaries are planted and looked for."""
+"""No key, prompt or image in any error, log record or repr: canaries are planted and looked for."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ KEY = "nvapi-CANARYKEY0123456789"
 PROMPT = "CANARYPROMPT about something private"
 
 
-def picture() -> bytes:
+def image() -> bytes:
     file = BytesIO()
     Pillow.effect_noise((40, 40), 90).convert("RGB").save(file, "PNG")
     return file.getvalue()
@@ -31,7 +31,7 @@ def picture() -> bytes:
     "name", ["echo", "echo_in_stream", "status_401", "reset_mid_stream", "html_502", "huge_line", "redirect"]
 )
 async def test_no_canary_appears_anywhere(name: str, caplog: pytest.LogCaptureFixture) -> None:
-    data = picture()
+    data = image()
     inline = base64.b64encode(data).decode()[40:80]
     caplog.set_level(logging.DEBUG)
     async with FaultServer() as server:

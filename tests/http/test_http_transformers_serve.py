@@ -1,6 +1,6 @@
 """A real server: `transformers serve` on the CPU, with the bundled nano checkpoint.
 
-It needs the serving extra (`pip install 'transformers[serving]'`). Pictures need torchvision as well, which
+It needs the serving extra (`pip install 'transformers[serving]'`). Images need torchvision as well, which
 has no CPU build: see `serve_llama4.py` for how it is used without its compiled operators. That server takes
 no tools (this profile tells the model of them in the prompt), no JSON schema, no logprobs, no presence
 penalty and no second choice: asking for one of them is refused before anything is sent.
@@ -165,15 +165,15 @@ async def test_what_it_cannot_do_is_refused_before_it_is_asked(server: str, chec
     await backend.aclose()
 
 
-@pytest.mark.skipif(not SEES, reason="pictures need torchvision: pip install --no-deps torchvision")
+@pytest.mark.skipif(not SEES, reason="images need torchvision: pip install --no-deps torchvision")
 @pytest.mark.parametrize("size", [(40, 30), (112, 56), (300, 200)])
-async def test_a_picture_takes_the_tokens_of_its_tiles(server: str, checkpoint: Path, size: tuple[int, int]) -> None:
+async def test_an_image_takes_the_tokens_of_its_tiles(server: str, checkpoint: Path, size: tuple[int, int]) -> None:
     backend = HttpBackend(server, model=str(checkpoint), profile="transformers", tile=TILE, max_tiles=MAX_TILES)
-    picture = Pillow.new("RGB", size, (200, 30, 60))
+    image = Pillow.new("RGB", size, (200, 30, 60))
     limits = Sampling(max_tokens=2, temperature=0)
-    with_picture = Request((UserMessage([Image(picture), "What is this?"]),), sampling=limits)
+    with_image = Request((UserMessage([Image(image), "What is this?"]),), sampling=limits)
     without = Request((UserMessage("What is this?"),), sampling=limits)
-    seen, unseen = (await ask(backend, with_picture)), (await ask(backend, without))
+    seen, unseen = (await ask(backend, with_image)), (await ask(backend, without))
     assert (seen.error, unseen.error) == (None, None)
     tokens = grid_for(*size, tile=TILE, max_tiles=MAX_TILES).prompt_tokens
     assert seen.reply.usage.image_tokens == tokens

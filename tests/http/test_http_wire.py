@@ -158,7 +158,7 @@ def test_extra_fields_of_the_caller_win() -> None:
     assert (sent["model"], sent["best_of"]) == ("mine", 2)
 
 
-def test_more_pictures_than_the_server_takes_are_refused_before_sending() -> None:
+def test_more_images_than_the_server_takes_are_refused_before_sending() -> None:
     request = Request(conversation([{"role": "user", "content": [{"type": "image", "data": b"x"}] * 6}]))
     with pytest.raises(TooManyImages, match="at most 5"):
         check(request, profile_named("nim"), Settings())

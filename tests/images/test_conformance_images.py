@@ -9,7 +9,7 @@ import pytest
 
 import conformance_data
 from llama4sdk.images import TileGrid, grid_for, load, tile
-from synthetic_pictures import draw
+from synthetic_images import draw
 
 if TYPE_CHECKING:
     from conformance_data import Case

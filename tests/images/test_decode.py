@@ -10,11 +10,11 @@ import numpy as np
 import pytest
 from PIL import Image, ImageOps
 
+from image_files import animated, chunk, encoded, png, turned
 from llama4sdk.errors import ImageError
 from llama4sdk.images import load
 from llama4sdk.images.decode import decode
-from picture_files import animated, chunk, encoded, png, turned
-from synthetic_pictures import draw
+from synthetic_images import draw
 
 WHITE, BLACK, RED = (255, 255, 255), (0, 0, 0), (255, 0, 0)
 HALVES = Image.fromarray(np.repeat(np.array([[RED, (0, 0, 255)]], np.uint8), 8, axis=1).repeat(8, axis=0))
@@ -29,8 +29,8 @@ def at(image: Image.Image, x: int, y: int) -> tuple[int, ...]:
 @pytest.mark.parametrize("kind", ["PNG", "GIF", "WEBP"])
 def test_formats_without_loss_give_the_pixels_back(kind: str) -> None:
     options: dict[str, object] = {"lossless": True} if kind == "WEBP" else {}
-    picture = HALVES if kind == "GIF" else draw(60, 40, 1)
-    assert decode(encoded(picture, kind, **options)).tobytes() == picture.tobytes()
+    image = HALVES if kind == "GIF" else draw(60, 40, 1)
+    assert decode(encoded(image, kind, **options)).tobytes() == image.tobytes()
 
 
 @pytest.mark.parametrize("options", [{}, {"progressive": True}, {"quality": 100, "subsampling": 0}])
@@ -42,7 +42,7 @@ def test_a_jpeg_is_what_pillow_makes_of_it(options: dict[str, object]) -> None:
 
 @pytest.mark.parametrize("size", [(1, 1), (2, 3), (8, 8), (33, 17)])
 def test_interlaced_png_files_are_read(size: tuple[int, int]) -> None:
-    # Every pass of an all-white grey picture is rows of a filter byte and 255s.
+    # Every pass of an all-white grey image is rows of a filter byte and 255s.
     width, height = size
     passes = ((0, 0, 8, 8), (4, 0, 8, 8), (0, 4, 4, 8), (2, 0, 4, 4), (0, 2, 2, 4), (1, 0, 2, 2), (0, 1, 1, 2))
     rows = b""
@@ -61,7 +61,7 @@ def test_every_depth_of_grey_is_read(depth: int) -> None:
     assert decode(png(5, 3, row * 3, depth=depth, colour=0)).getextrema() == ((255, 255),) * 3
 
 
-def test_fault_26_what_is_no_picture_is_an_image_error_without_details() -> None:
+def test_fault_26_what_is_no_image_is_an_image_error_without_details() -> None:
     html = b"<html><body>404 Not Found</body></html>"
     zero = [png(0, 5, b""), png(5, 0, b""), b"GIF89a" + bytes(7) + b";"]
     for data in (b"", b"\0", html, b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff", b"GIF89a", b"RIFF\0\0\0\0WEBP", *zero):
@@ -141,7 +141,7 @@ def test_fault_29_grey_of_16_bits_is_scaled_not_clipped() -> None:
 @pytest.mark.parametrize(
     "data",
     [animated("GIF"), animated("WEBP", lossless=True), animated("PNG"), animated("PNG", default_image=True)],
-    ids=["GIF", "WEBP", "APNG", "APNG with a still picture"],
+    ids=["GIF", "WEBP", "APNG", "APNG with a still image"],
 )
 def test_fault_30_an_animation_is_its_first_frame(data: bytes) -> None:
     image = decode(data)

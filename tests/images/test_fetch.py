@@ -1,4 +1,4 @@
-"""Pictures from the web: a loopback server and a made-up resolver, no real network."""
+"""Images from the web: a loopback server and a made-up resolver, no real network."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ import pytest
 from anyio.abc import SocketAttribute, SocketStream
 from PIL import Image
 
+from image_files import encoded
 from llama4sdk.errors import DeadlineExceeded, ImageError, LlamaError, Unreachable, UrlBlocked
 from llama4sdk.images import fetch, load_async
 from llama4sdk.images.address import IPAddress
-from llama4sdk.images.fetch import fetch_picture
-from picture_files import encoded
+from llama4sdk.images.fetch import fetch_image
 
-PICTURE = encoded(Image.new("RGB", (6, 4), "red"))
+IMAGE = encoded(Image.new("RGB", (6, 4), "red"))
 LOOPBACK = ip_address("127.0.0.1")
 METADATA = ip_address("169.254.169.254")
 
@@ -66,7 +66,7 @@ async def serving(*answers: bytes | Callable[[SocketStream], Awaitable[None]]) -
         tasks.cancel_scope.cancel()
 
 
-def answer(body: bytes = PICTURE, status: str = "200 OK", **headers: str) -> bytes:
+def answer(body: bytes = IMAGE, status: str = "200 OK", **headers: str) -> bytes:
     lines = {"Content-Length": str(len(body)), "Connection": "close", **headers}
     head = "".join(f"{name.replace('_', '-')}: {value}\r\n" for name, value in lines.items())
     return f"HTTP/1.1 {status}\r\n{head}\r\n".encode() + body
@@ -90,30 +90,30 @@ def only_loopback(address: IPAddress) -> bool:
 
 
 async def get(url: str, *, max_bytes: int = 10_000, timeout: float = 10.0, **known: Sequence[IPAddress]) -> bytes:
-    return await fetch_picture(url, max_bytes=max_bytes, timeout=timeout, resolve=names(**known), allowed=only_loopback)
+    return await fetch_image(url, max_bytes=max_bytes, timeout=timeout, resolve=names(**known), allowed=only_loopback)
 
 
-async def test_a_picture_is_fetched_by_its_name() -> None:
+async def test_an_image_is_fetched_by_its_name() -> None:
     async with serving(answer()) as server:
-        assert await get(server.url("/a.png?size=1")) == PICTURE
+        assert await get(server.url("/a.png?size=1")) == IMAGE
     (request,) = server.requests
     assert request.startswith(b"GET /a.png?size=1 HTTP/1.1\r\n")
     assert f"Host: pictures.example:{server.port}\r\n".encode() in request
 
 
-def test_a_picture_is_fetched_under_trio_too() -> None:
+def test_an_image_is_fetched_under_trio_too() -> None:
     async def main() -> bytes:
         async with serving(redirect("/b.png"), answer()) as server:
             return await get(server.url())
 
-    assert anyio.run(main, backend="trio") == PICTURE
+    assert anyio.run(main, backend="trio") == IMAGE
 
 
 async def test_nothing_of_the_process_goes_out(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HTTP_PROXY", "http://127.0.0.1:1")
     monkeypatch.setenv("ALL_PROXY", "http://127.0.0.1:1")
     async with serving(redirect("/b.png"), answer()) as server:
-        assert await get(server.url()) == PICTURE
+        assert await get(server.url()) == IMAGE
     for request in server.requests:
         assert b"authorization" not in request.lower()
         assert b"cookie" not in request.lower()
@@ -122,9 +122,9 @@ async def test_nothing_of_the_process_goes_out(monkeypatch: pytest.MonkeyPatch) 
 async def test_load_fetches_where_the_caller_allows_it(monkeypatch: pytest.MonkeyPatch) -> None:
     async def fetched(url: str, *, max_bytes: int) -> bytes:
         assert url == "https://pictures.example/a.png"
-        return PICTURE
+        return IMAGE
 
-    monkeypatch.setattr(fetch, "fetch_picture", fetched)
+    monkeypatch.setattr(fetch, "fetch_image", fetched)
     image = await load_async("https://pictures.example/a.png", fetch=True)
     assert image.size == (6, 4)
 
@@ -142,14 +142,14 @@ async def test_load_fetches_where_the_caller_allows_it(monkeypatch: pytest.Monke
 async def test_fault_36_addresses_that_nobody_may_reach_are_blocked(url: str) -> None:
     async with serving() as server:
         with pytest.raises(UrlBlocked, match="not on the public internet"):
-            await fetch_picture(url.replace(":1/", f":{server.port}/"), max_bytes=100)
+            await fetch_image(url.replace(":1/", f":{server.port}/"), max_bytes=100)
     assert server.requests == []
 
 
 async def test_fault_36_a_name_of_such_an_address_is_blocked_too() -> None:
     async with serving() as server:
         with pytest.raises(UrlBlocked, match="not on the public internet"):
-            await fetch_picture(server.url(host="localhost"), max_bytes=100)
+            await fetch_image(server.url(host="localhost"), max_bytes=100)
     assert server.requests == []
 
 
@@ -157,7 +157,7 @@ async def test_fault_37_one_private_address_among_public_ones_blocks_the_name() 
     async with serving() as server:
         for order in ([LOOPBACK, METADATA], [METADATA, LOOPBACK]):
             with pytest.raises(UrlBlocked):
-                await get(server.url(), pictures_example=order)
+                await get(server.url(), images_example=order)
     assert server.requests == []
 
 
@@ -168,8 +168,8 @@ async def test_fault_39_the_connection_goes_to_the_address_that_was_checked() ->
         return answers.pop(0)
 
     async with serving(answer()) as server:
-        data = await fetch_picture(server.url(), max_bytes=1000, resolve=changing, allowed=only_loopback)
-    assert data == PICTURE
+        data = await fetch_image(server.url(), max_bytes=1000, resolve=changing, allowed=only_loopback)
+    assert data == IMAGE
     assert answers == [[METADATA]]  # the name was looked up once
 
 
@@ -181,7 +181,7 @@ async def test_fault_39_a_second_look_up_for_a_redirect_is_checked_as_well() -> 
 
     async with serving(redirect("/b.png")) as server:
         with pytest.raises(UrlBlocked):
-            await fetch_picture(server.url(), max_bytes=1000, resolve=changing, allowed=only_loopback)
+            await fetch_image(server.url(), max_bytes=1000, resolve=changing, allowed=only_loopback)
     assert len(server.requests) == 1
 
 
@@ -208,7 +208,7 @@ async def test_fault_40_every_redirect_is_checked_again(where: str) -> None:
 @pytest.mark.parametrize("status", ["301 Moved", "302 Found", "303 Other", "307 Temporary", "308 Permanent"])
 async def test_an_allowed_redirect_is_followed(status: str) -> None:
     async with serving(redirect("b.png", status), answer()) as server:
-        assert await get(server.url("/deep/a.png")) == PICTURE
+        assert await get(server.url("/deep/a.png")) == IMAGE
     assert server.requests[1].startswith(b"GET /deep/b.png ")
 
 
@@ -265,7 +265,7 @@ async def test_time_is_bounded_in_every_phase() -> None:
                 await get(server.url(), timeout=0.2)
             assert caught.value.phase == "total"
         with pytest.raises(DeadlineExceeded):
-            await fetch_picture(server.url(), max_bytes=1, timeout=0.05, resolve=asleep)
+            await fetch_image(server.url(), max_bytes=1, timeout=0.05, resolve=asleep)
 
 
 async def test_a_cancel_is_passed_on_and_closes_the_connection() -> None:
@@ -288,7 +288,7 @@ async def test_a_cancel_is_passed_on_and_closes_the_connection() -> None:
 
 
 @pytest.mark.parametrize("status", ["404 Not Found", "500 Oops", "204 No Content", "206 Partial", "304 Not Modified"])
-async def test_another_status_is_no_picture(status: str) -> None:
+async def test_another_status_is_no_image(status: str) -> None:
     async with serving(answer(b"" if status[0] in "23" else b"secret", status)) as server:
         with pytest.raises(ImageError, match=status[:3]) as caught:
             await get(server.url("/a.png?token=hidden"))
@@ -319,10 +319,10 @@ async def test_another_address_is_tried_where_the_first_does_not_answer() -> Non
         return [silent, LOOPBACK]
 
     async with serving(answer()) as server:
-        data = await fetch_picture(
+        data = await fetch_image(
             server.url(), max_bytes=1000, resolve=resolve, allowed=lambda address: address.is_loopback
         )
-    assert data == PICTURE
+    assert data == IMAGE
 
 
 async def test_a_name_without_an_address_is_unreachable() -> None:
@@ -334,7 +334,7 @@ async def test_a_name_without_an_address_is_unreachable() -> None:
 
     for resolve in (failing, empty):
         with pytest.raises(Unreachable, match="has no address"):
-            await fetch_picture("http://pictures.example/", max_bytes=1, resolve=resolve)
+            await fetch_image("http://pictures.example/", max_bytes=1, resolve=resolve)
 
 
 async def test_over_tls_the_name_is_kept_and_certificates_are_checked() -> None:

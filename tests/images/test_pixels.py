@@ -1,4 +1,4 @@
-"""Pictures as tiles: what lies where, and that equal pictures are equal."""
+"""Images as tiles: what lies where, and that equal images are equal."""
 
 from __future__ import annotations
 
@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from image_files import encoded
 from llama4sdk.errors import ImageError, InvalidRequest
 from llama4sdk.images import TileGrid, Tiles, cut, tile, tile_async
-from picture_files import encoded
-from synthetic_pictures import draw
+from synthetic_images import draw
 
 
 def test_tiles_are_floats_between_minus_one_and_one() -> None:
@@ -27,7 +27,7 @@ def test_every_level_is_normalised_as_published() -> None:
     assert np.array_equal(tiles.pixels, (levels / np.float32(255) - np.float32(0.5)) / np.float32(0.5))
 
 
-def test_tiles_go_row_by_row_and_the_whole_picture_comes_last() -> None:
+def test_tiles_go_row_by_row_and_the_whole_image_comes_last() -> None:
     colours = np.array([[[255, 0, 0], [0, 255, 0]], [[0, 0, 255], [255, 255, 255]]], np.uint8)
     image = Image.fromarray(colours.repeat(336, axis=0).repeat(336, axis=1))
     tiles = tile(image)
@@ -38,7 +38,7 @@ def test_tiles_go_row_by_row_and_the_whole_picture_comes_last() -> None:
         assert (tiles.levels[4, :, row, col] == colours[row // 168, col // 168]).all()
 
 
-def test_what_the_picture_does_not_cover_is_black() -> None:
+def test_what_the_image_does_not_cover_is_black() -> None:
     tiles = tile(Image.new("RGB", (336, 100), "white"))
     assert (tiles.levels[0, :, :100] == 255).all()
     assert not tiles.levels[0, :, 100:].any()
@@ -51,7 +51,7 @@ def test_fault_24_one_pixel_fills_one_tile() -> None:
 
 
 @pytest.mark.parametrize("size", [(1, 20_000), (20_000, 1)])
-def test_fault_25_a_line_becomes_no_more_tiles_than_any_picture(size: tuple[int, int]) -> None:
+def test_fault_25_a_line_becomes_no_more_tiles_than_any_image(size: tuple[int, int]) -> None:
     assert tile(Image.new("RGB", size)).levels.shape == (17, 3, 336, 336)
 
 
@@ -63,7 +63,7 @@ def test_small_tiles_for_a_small_model() -> None:
         tile(draw(30, 20, 2), tile=50)
 
 
-def test_the_same_picture_has_the_same_digest() -> None:
+def test_the_same_image_has_the_same_digest() -> None:
     tiles, again = tile(draw(50, 40, 3)), tile(encoded(draw(50, 40, 3)))
     assert tiles == again
     assert hash(tiles) == hash(again)
@@ -75,7 +75,7 @@ def test_another_pixel_or_another_grid_is_another_digest() -> None:
     changed = image.copy()
     changed.putpixel((600, 300), (1, 1, 1))
     turned = image.transpose(Image.Transpose.ROTATE_90)
-    assert len({tile(picture).digest for picture in (image, changed, turned)}) == 3
+    assert len({tile(image).digest for image in (image, changed, turned)}) == 3
 
 
 def test_tiles_cannot_be_changed() -> None:
@@ -100,6 +100,6 @@ async def test_tiles_made_beside_the_loop_are_the_same() -> None:
     assert found == tile(draw(640, 480, 1), tile=56, max_tiles=4)
 
 
-async def test_a_bad_picture_fails_the_same_way_beside_the_loop() -> None:
+async def test_a_bad_image_fails_the_same_way_beside_the_loop() -> None:
     with pytest.raises(ImageError, match="empty"):
         await tile_async(b"")

@@ -1,4 +1,4 @@
-"""Where pictures come from, and where they must not come from."""
+"""Where images come from, and where they must not come from."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ from typing import NoReturn
 import pytest
 from PIL import Image
 
+from image_files import encoded, turned
 from llama4sdk.errors import ImageError, InvalidRequest, TooManyImages, UrlBlocked
 from llama4sdk.images import ImageLimits, Source, load, load_async, source
-from picture_files import encoded, turned
 
 RED = Image.new("RGB", (6, 4), (255, 0, 0))
 DATA = encoded(RED)
@@ -32,7 +32,7 @@ def pixels(image: Image.Image) -> tuple[tuple[int, int], bytes]:
 
 
 @pytest.mark.parametrize("kind", ["path", "str", "bytes", "bytearray", "memoryview", "image", "data URL"])
-async def test_a_picture_is_read_from_every_kind_of_source(kind: str, tmp_path: Path) -> None:
+async def test_an_image_is_read_from_every_kind_of_source(kind: str, tmp_path: Path) -> None:
     path = tmp_path / "red.png"
     path.write_bytes(DATA)
     sources: dict[str, Source] = {
@@ -63,7 +63,7 @@ def test_a_message_part_says_itself_how_it_is_read() -> None:
         load(Part("https://example.com/a.png"), fetch=True)
 
 
-async def test_pictures_are_decoded_off_the_loop(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_images_are_decoded_off_the_loop(monkeypatch: pytest.MonkeyPatch) -> None:
     threads: list[int] = []
     read = source.decode
 
@@ -107,7 +107,7 @@ def test_a_path_that_leads_nowhere_is_an_image_error(
         load(name)
 
 
-def test_a_picture_mistaken_for_a_path_is_not_repeated_in_the_error() -> None:
+def test_an_image_mistaken_for_a_path_is_not_repeated_in_the_error() -> None:
     text = base64.b64encode(DATA * 10).decode()
     with pytest.raises(ImageError) as caught:
         load(text)
@@ -169,7 +169,7 @@ def test_data_urls_of_all_four_formats_are_read(kind: str, name: str) -> None:
         (data_url() + "AA==AA==", "base64 is not valid"),
         ("data:image/png;base64,A===", "base64 is not valid"),
         ("data:image/png;base64,", "empty"),
-        ("data:image/png;base64,AAAA", "not a picture"),
+        ("data:image/png;base64,AAAA", "not an image"),
         (data_url(kind="image/jpeg"), "says JPEG, but its data is PNG"),
         (data_url(kind="image/svg+xml"), "must begin with"),
         (data_url(kind="text/html"), "must begin with"),
@@ -254,8 +254,8 @@ def test_limits_refuse_nonsense_where_they_are_made() -> None:
                 ImageLimits(**{name: bound})  # pyright: ignore[reportArgumentType]
 
 
-def test_more_pictures_than_allowed_are_too_many() -> None:
+def test_more_images_than_allowed_are_too_many() -> None:
     limits = ImageLimits(max_images=2)
     limits.check_count(2)
-    with pytest.raises(TooManyImages, match="3 pictures; at most 2"):
+    with pytest.raises(TooManyImages, match="3 images; at most 2"):
         limits.check_count(3)

@@ -1,4 +1,4 @@
-"""Which grid a picture gets: arithmetic that holds for every size."""
+"""Which grid an image gets: arithmetic that holds for every size."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def test_a_grid_has_no_more_tiles_than_allowed(width: int, height: int, tile: in
 
 
 @given(width=sides, height=sides, tile=tiles, most=counts)
-def test_a_picture_fits_its_canvas_and_touches_two_of_its_sides(width: int, height: int, tile: int, most: int) -> None:
+def test_an_image_fits_its_canvas_and_touches_two_of_its_sides(width: int, height: int, tile: int, most: int) -> None:
     grid = grid_for(width, height, tile=tile, max_tiles=most)
     fitted_width, fitted_height = fitted_size(width, height, grid.rows, grid.cols, tile)
     room_width = min(max(width, tile), grid.cols * tile)
@@ -34,13 +34,13 @@ def test_a_picture_fits_its_canvas_and_touches_two_of_its_sides(width: int, heig
 
 
 @given(width=sides, height=sides, most=counts)
-def test_a_turned_picture_gets_the_turned_grid(width: int, height: int, most: int) -> None:
+def test_a_turned_image_gets_the_turned_grid(width: int, height: int, most: int) -> None:
     grid, turned = grid_for(width, height, max_tiles=most), grid_for(height, width, max_tiles=most)
     assert (grid.rows, grid.cols, grid.tiles) == (turned.cols, turned.rows, turned.tiles)
 
 
 @given(width=sides, height=sides)
-def test_a_picture_is_never_shrunk_where_a_canvas_has_room_for_it(width: int, height: int) -> None:
+def test_an_image_is_never_shrunk_where_a_canvas_has_room_for_it(width: int, height: int) -> None:
     fits = any(
         width <= cols * 336 and height <= rows * 336 for rows in range(1, 17) for cols in range(1, 16 // rows + 1)
     )

@@ -207,8 +207,8 @@ class SmallEngine:
         return reader
 
 
-def picture(config: ModelConfig, tiles: int, seed: int = 0) -> Tiles:
-    """A picture of random pixels, cut into so many tiles."""
+def image(config: ModelConfig, tiles: int, seed: int = 0) -> Tiles:
+    """An image of random pixels, cut into so many tiles."""
     assert config.vision
     side = config.vision.image_size
     levels = np.random.default_rng(seed).integers(0, 256, (tiles, 3, side, side), dtype=np.uint8)

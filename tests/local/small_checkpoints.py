@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from llama4_local.weights import Weights
 
 VOCABULARY = 320
-PATCH = 300  # id of the picture placeholder
+PATCH = 300  # id of the image placeholder
 CHUNK = 8
 
 

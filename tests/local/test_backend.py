@@ -52,7 +52,7 @@ async def test_streams_at_once_say_what_each_says_alone(folder: Path) -> None:
     assert [text_of(events) for events in together] == alone
 
 
-async def test_a_picture_is_seen(folder: Path) -> None:
+async def test_an_image_is_seen(folder: Path) -> None:
     def showing(colour: str) -> Request:
         return Request(
             (UserMessage([Image(Pillow.new("RGB", (90, 40), colour)), "What is it?"]),),
@@ -67,18 +67,18 @@ async def test_a_picture_is_seen(folder: Path) -> None:
     assert red[-1].usage.image_tokens > 8
 
 
-async def test_too_many_pictures_are_refused(folder: Path) -> None:
-    picture = Image(Pillow.new("RGB", (20, 20)))
+async def test_too_many_images_are_refused(folder: Path) -> None:
+    image = Image(Pillow.new("RGB", (20, 20)))
     async with serving(folder, max_images=2) as backend:
-        with pytest.raises(TooManyImages, match="3 pictures and this backend takes 2"):
-            await events_of(backend, Request((UserMessage([picture] * 3),)))
+        with pytest.raises(TooManyImages, match="3 images and this backend takes 2"):
+            await events_of(backend, Request((UserMessage([image] * 3),)))
 
 
-async def test_a_text_model_takes_no_pictures(tmp_path: Path) -> None:
+async def test_a_text_model_takes_no_images(tmp_path: Path) -> None:
     saved_chat(tmp_path, text_only())
     async with serving(tmp_path) as backend:
         assert not backend.capabilities.vision
-        with pytest.raises(InvalidRequest, match="no picture encoder"):
+        with pytest.raises(InvalidRequest, match="no image encoder"):
             await events_of(backend, Request((UserMessage([Image(Pillow.new("RGB", (20, 20)))]),)))
 
 

@@ -215,9 +215,9 @@ async def test_a_model_without_chunks_keeps_its_sessions_too(tmp_path: Path) -> 
 
 
 @pytest.mark.parametrize("words", [0, 40])
-async def test_pictures_before_and_after_the_edge_are_remembered(folder: Path, tmp_path: Path, words: int) -> None:
-    picture = Image(Pillow.new("RGB", (60, 60), "red"))
-    shown = Request((UserMessage([picture, "x " * words]),), sampling=GREEDY)
+async def test_images_before_and_after_the_edge_are_remembered(folder: Path, tmp_path: Path, words: int) -> None:
+    image = Image(Pillow.new("RGB", (60, 60), "red"))
+    shown = Request((UserMessage([image, "x " * words]),), sampling=GREEDY)
     async with serving(folder) as backend, await backend.session(shown) as session:
         await session.save(tmp_path / "session")
         expected = await said(session, "what is it?")

@@ -198,7 +198,7 @@ def test_a_config_that_cannot_be_run_says_why(change: Json, said: str):
         ({"vision_output_dim": 7680}, "vision_output_dim"),
     ],
 )
-def test_a_picture_encoder_that_does_not_fit_together_says_why(change: Json, said: str):
+def test_an_image_encoder_that_does_not_fit_together_says_why(change: Json, said: str):
     data = published_scout()
     data["vision_config"] |= change
     assert said in problems_of(data)

@@ -21,7 +21,7 @@ from llama4_local.rehearsal import rehearsals
 from llama4_local.staging import Staging
 from llama4sdk.errors import ServerFault
 from llama4sdk.request import Sampling
-from local.small_backends import Reader, SmallEngine, chatting, check_at_rest, picture
+from local.small_backends import Reader, SmallEngine, chatting, check_at_rest, image
 from local.small_checkpoints import CHUNK, guard, maverick, prompt, scout
 
 GREEDY = Sampling(temperature=0, max_tokens=12)
@@ -98,9 +98,9 @@ def test_answers_go_over_many_chunk_edges() -> None:
     assert texts(small, prompts, [long] * 3) == texts(plain(small), prompts, [long] * 3)
 
 
-def test_pictures_are_seen() -> None:
+def test_images_are_seen() -> None:
     small = warmed()
-    tiles = picture(small.config, 1)
+    tiles = image(small.config, 1)
     assert small.config.vision
     assert small.config.image_token_id is not None
     token_ids = [5, *[small.config.image_token_id] * small.config.vision.patch_tokens, 6]

@@ -132,7 +132,7 @@ def test_a_fork_goes_its_own_way(model: Model):
     assert close(found[1], score_with(model, [1, 2, 3, 4, 5, 7, 9])[-1])
 
 
-def test_a_picture_placeholder_without_features_is_an_ordinary_token(model: Model):
+def test_an_image_placeholder_without_features_is_an_ordinary_token(model: Model):
     server = Server(model)
     found = server.step((server.pages.sequence(), [1, PATCH]))
     assert found.isfinite().all()
@@ -146,7 +146,7 @@ def test_an_empty_step_and_unmatched_features_are_refused(model: Model):
     with pytest.raises(InvalidRequest):
         build_batch([Work(sequence, [1])])
     sequence.extend(2)
-    with pytest.raises(InvalidRequest, match="1 picture placeholders but 2 features"):
+    with pytest.raises(InvalidRequest, match="1 image placeholders but 2 features"):
         build_batch([Work(sequence, [1, PATCH], torch.zeros(2, 64))], image_token_id=PATCH)
 
 
@@ -331,5 +331,5 @@ def test_tiles_of_another_size_and_text_only_models_are_refused(model: Model):
     with pytest.raises(InvalidRequest, match="tiles must be"):
         encode_tiles(model, torch.zeros(1, 3, 8, 8))
     blind = Model.create(text_only(), biting_weights(text_only()))
-    with pytest.raises(InvalidRequest, match="no picture encoder"):
+    with pytest.raises(InvalidRequest, match="no image encoder"):
         encode_tiles(blind, torch.zeros(1, 3, 16, 16))

@@ -128,8 +128,8 @@ def test_choosing_tokens_takes_no_more_than_planned_and_at_least_a_third(dtype: 
 
 
 @torch.inference_mode()
-def test_pictures_take_no_more_than_planned_and_at_least_a_third(dtype: torch.dtype) -> None:
+def test_images_take_no_more_than_planned_and_at_least_a_third(dtype: torch.dtype) -> None:
     run = Run(scout(), dtype)
     with MemoryPeak() as measured:
         encode_tiles(run.model, tile_pixels(run.config, run.config.max_tiles + 1))
-    assert measured.peak <= run.planned.pictures <= 3 * measured.peak
+    assert measured.peak <= run.planned.images <= 3 * measured.peak

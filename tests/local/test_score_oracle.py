@@ -24,7 +24,7 @@ PIECES = [1, 3, 7, None]
 
 
 @dataclass
-class Picture:
+class Image:
     """What `llama4sdk.images.tile` returns has its pixels as an attribute."""
 
     pixels: np.ndarray
@@ -108,7 +108,7 @@ def test_a_decoder_alone_gives_the_scores_of_transformers(tmp_path: Path):
     assert difference(score(tmp_path, ids, prefill_chunk=5), theirs) <= TOLERANCE
 
 
-def test_pixels_may_come_as_arrays_or_as_cut_pictures(small: tuple[Path, ModelConfig]):
+def test_pixels_may_come_as_arrays_or_as_cut_images(small: tuple[Path, ModelConfig]):
     folder, config = small
     ids, pixels = prompt(config, 10, 3), tile_pixels(config, 3)
     frozen = pixels[1:].numpy().copy()
@@ -116,7 +116,7 @@ def test_pixels_may_come_as_arrays_or_as_cut_pictures(small: tuple[Path, ModelCo
     wanted = score(folder, ids, tiles=pixels)
     assert torch.equal(score(folder, ids, tiles=pixels.numpy()), wanted)
     assert torch.equal(score(folder, ids, tiles=[pixels[:1], frozen]), wanted)
-    assert torch.equal(score(folder, ids, tiles=[Picture(pixels[:1].numpy()), Picture(frozen)]), wanted)
+    assert torch.equal(score(folder, ids, tiles=[Image(pixels[:1].numpy()), Image(frozen)]), wanted)
 
 
 @pytest.mark.parametrize("dtype", ["bfloat16", "float16"])

@@ -17,7 +17,7 @@ from llama4_local.nano.data.greetings import LANGUAGES
 from llama4_local.nano.data.sample import split_of
 from llama4_local.nano.data.scenes import caption, description
 from llama4_local.nano.evaluate import wanted_text
-from llama4_local.nano.pictures import COLOURS, PLACES, SHAPES, Scene, Shape, draw, random_scene
+from llama4_local.nano.images import COLOURS, PLACES, SHAPES, Scene, Shape, draw, random_scene
 from llama4sdk.messages import AssistantMessage
 from llama4sdk.models import LANGUAGES as SUPPORTED
 from llama4sdk.request import Request
@@ -113,13 +113,13 @@ def test_two_tools_for_one_subject_are_never_declared_together() -> None:
         assert len(weather) <= 1
 
 
-def test_pictures_are_described_in_reading_order() -> None:
+def test_images_are_described_in_reading_order() -> None:
     scene = Scene((Shape("red", "circle", 0), Shape("blue", "square", 8)))
     assert caption(scene) == "A red circle and a blue square."
     assert description(scene) == "The picture shows a red circle at the top left and a blue square at the bottom right."
 
 
-def test_pictures_have_any_size_and_shape() -> None:
+def test_images_have_any_size_and_shape() -> None:
     rng = Random(1)
     sizes = {draw(rng, random_scene(rng)).size for _ in range(30)}
     assert len(sizes) > 25
@@ -127,7 +127,7 @@ def test_pictures_have_any_size_and_shape() -> None:
     assert any(height > 1.5 * width for width, height in sizes)
 
 
-def test_the_same_seed_draws_the_same_picture_grain_included() -> None:
+def test_the_same_seed_draws_the_same_image_grain_included() -> None:
     for seed in range(60):
         first, second = (draw(rng, random_scene(rng)) for rng in (Random(seed), Random(seed)))
         assert first.tobytes() == second.tobytes()

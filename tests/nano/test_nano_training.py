@@ -185,14 +185,14 @@ def test_the_optimizer_goes_downhill() -> None:
     assert losses[-1] < 0.2 * losses[0]
 
 
-def test_opening_the_eyes_changes_only_the_picture_encoder(small: ModelConfig, template: PromptTemplate) -> None:
+def test_opening_the_eyes_changes_only_the_image_encoder(small: ModelConfig, template: PromptTemplate) -> None:
     run = _run(small, template)
     before = {
         name: tensor.detach().clone()
         for name, tensor in [*run.optimizer.matrices.items(), *run.optimizer.others.items()]
     }
     with ThreadPoolExecutor(1) as pool:
-        open_eyes(small, run.weights, seed=1, minutes=0.005, pictures=8, pool=pool, makers=0, report=lambda line: None)
+        open_eyes(small, run.weights, seed=1, minutes=0.005, images=8, pool=pool, makers=0, report=lambda line: None)
     after = {**run.optimizer.matrices, **run.optimizer.others}
     changed = {name for name, tensor in before.items() if not torch.equal(tensor, after[name].detach())}
     assert changed

@@ -22,7 +22,7 @@ from llama4sdk import (
 from llama4sdk.prompting import PromptTemplate, Tokenizer
 from llama4sdk.request import OutputSpec
 from small_tokenizers import json_file
-from synthetic_pictures import draw
+from synthetic_images import draw
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -89,7 +89,7 @@ def test_without_an_answer_the_header_is_left_out(template: PromptTemplate) -> N
         ),
     ],
 )
-def test_a_picture_stands_where_it_was_put(template: PromptTemplate, size: tuple[int, int], shown: str) -> None:
+def test_an_image_stands_where_it_was_put(template: PromptTemplate, size: tuple[int, int], shown: str) -> None:
     rendered = template.render(UserMessage(["hello", Image(Pil.new("RGB", size)), "world"]))
     assert rendered.text == turns(("user", f"hello{shown}world<|eot|>"), ("assistant", ""))
     assert [tiles.pixels.shape[0] for tiles in rendered.tiles] == [1 if size == (56, 56) else 3]
@@ -210,8 +210,8 @@ def own(tokenizer: Tokenizer, source: str) -> PromptTemplate:
 
 def test_a_checkpoints_own_chat_template_is_used_on_request(tokenizer: Tokenizer) -> None:
     rendered = own(tokenizer, OWN).render(UserMessage([Image(Pil.new("RGB", (5, 5))), "hello"]))
-    picture = "<|image_start|><|image|>" + "<|patch|>" * 4 + "<|image_end|>"
-    assert rendered.text == f"<|begin_of_text|>[user]{picture}hello<|eot|>[assistant]"
+    image = "<|image_start|><|image|>" + "<|patch|>" * 4 + "<|image_end|>"
+    assert rendered.text == f"<|begin_of_text|>[user]{image}hello<|eot|>[assistant]"
     assert tokenizer.decode(rendered.token_ids) == rendered.text
 
 
@@ -243,9 +243,9 @@ def test_fault_65_a_foreign_template_is_sandboxed(
     assert not (tmp_path / "canary").exists()
 
 
-@pytest.mark.parametrize("source", ["no picture", "<|image|><|image|>"])
-def test_a_chat_template_shows_each_picture_once(tokenizer: Tokenizer, source: str) -> None:
-    with pytest.raises(InvalidRequest, match="picture"):
+@pytest.mark.parametrize("source", ["no image", "<|image|><|image|>"])
+def test_a_chat_template_shows_each_image_once(tokenizer: Tokenizer, source: str) -> None:
+    with pytest.raises(InvalidRequest, match="image"):
         own(tokenizer, source).render(UserMessage([Image(Pil.new("RGB", (5, 5))), "hello"]))
 
 

@@ -91,7 +91,7 @@ def test_one_failure_never_ends_the_rest(run: Callable[[Main], None]) -> None:
         return text
 
     async def main() -> None:
-        missing = UserMessage([{"type": "image", "path": "/no/such/picture.png"}, "What is it?"])
+        missing = UserMessage([{"type": "image", "path": "/no/such/image.png"}, "What is it?"])
         prompts: list[Any] = ["a", "fault", 42, "bug", missing, [], "b"]
         async with map_prompts(Client(answer), prompts, ordered=True) as work:
             outcomes = [outcome async for outcome in work]

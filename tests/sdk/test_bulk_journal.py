@@ -363,14 +363,14 @@ def key(prompt: Prompt, sampling: Sampling | None = None, output: OutputSpec | N
 
 
 def test_equal_questions_have_equal_keys(tmp_path: Path) -> None:
-    picture = Pillow.new("RGB", (3, 2), "red")
-    picture.save(tmp_path / "red.png")
+    image = Pillow.new("RGB", (3, 2), "red")
+    image.save(tmp_path / "red.png")
     data = (tmp_path / "red.png").read_bytes()
     assert key("Hello") == key([{"role": "user", "content": "Hello"}]) == key(UserMessage(["Hello"]))
     assert key("Hello", Sampling(stop="x")) == key("Hello", Sampling(stop=["x"]))
     named, held = UserMessage([Image(tmp_path / "red.png")]), UserMessage([Image(data)])
     assert key(named) == key(held)
-    assert key(UserMessage([Image(picture)])) == key(UserMessage([Image(picture.copy())]))
+    assert key(UserMessage([Image(image)])) == key(UserMessage([Image(image.copy())]))
 
 
 def test_unequal_questions_have_unequal_keys(tmp_path: Path) -> None:
@@ -392,7 +392,7 @@ def test_unequal_questions_have_unequal_keys(tmp_path: Path) -> None:
     assert len(set(keys)) == len(keys)
 
 
-def test_a_picture_that_cannot_be_read_has_no_key(tmp_path: Path) -> None:
+def test_an_image_that_cannot_be_read_has_no_key(tmp_path: Path) -> None:
     for source in (tmp_path, tmp_path / "missing.png", "a\0b"):
         with pytest.raises(ImageError):
             key(UserMessage([Image(source)]))

@@ -23,7 +23,7 @@ TOOL = {
 }
 
 
-async def test_vision_puts_the_pictures_before_the_question() -> None:
+async def test_vision_puts_the_images_before_the_question() -> None:
     backend = ScriptedBackend("A cat.")
     async with Llama4(backend) as llama:
         reply = await llama.vision("What is this?", b"png", Image("dog.png"))
@@ -31,9 +31,9 @@ async def test_vision_puts_the_pictures_before_the_question() -> None:
     assert backend.requests[0].messages == (UserMessage([Image(b"png"), Image("dog.png"), "What is this?"]),)
 
 
-async def test_vision_without_a_picture_is_refused() -> None:
+async def test_vision_without_an_image_is_refused() -> None:
     async with Llama4(ScriptedBackend()) as llama:
-        with pytest.raises(InvalidRequest, match="picture"):
+        with pytest.raises(InvalidRequest, match="image"):
             await llama.vision("What is this?")
 
 

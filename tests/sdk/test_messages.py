@@ -90,13 +90,13 @@ def test_messages_are_frozen() -> None:
 
 
 def test_bytes_that_may_still_change_are_copied() -> None:
-    picture = bytearray(b"abc")
-    image = Image(picture)
-    picture[0] = 0
+    data = bytearray(b"abc")
+    image = Image(data)
+    data[0] = 0
     assert image.source == b"abc"
 
 
-def test_the_url_of_a_remote_picture_is_known() -> None:
+def test_the_url_of_a_remote_image_is_known() -> None:
     assert Image("HTTPS://host/x.png").url == "HTTPS://host/x.png"
     assert Image("x.png").url is None
 
@@ -114,8 +114,8 @@ REFUSED: dict[str, Callable[[], object]] = {
     "an image with two sources": lambda: part_of({"type": "image", "path": "a", "url": "b"}),
     "an image_url that is a path": lambda: part_of({"type": "image_url", "image_url": {"url": "/etc/passwd"}}),
     "an image of a number": lambda: Image(3),
-    "a picture in a system message": lambda: SystemMessage([Image("x.png")]),
-    "a picture in an assistant message": lambda: AssistantMessage([Image("x.png")]),
+    "an image in a system message": lambda: SystemMessage([Image("x.png")]),
+    "an image in an assistant message": lambda: AssistantMessage([Image("x.png")]),
     "tool calls that are text": lambda: message_of({"role": "assistant", "tool_calls": "f()"}),
     "arguments that are no object": lambda: ToolCall("f", "[1]"),
     "arguments that are no JSON": lambda: ToolCall("f", "{"),

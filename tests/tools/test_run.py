@@ -8,7 +8,7 @@ from typing import Any
 
 import anyio
 import pytest
-from PIL import Image as Pictures
+from PIL import Image as Images
 
 from llama4sdk import (
     DeadlineExceeded,
@@ -86,8 +86,8 @@ async def test_plain_functions_run_off_the_loop() -> None:
     assert threads != [threading.get_ident()]
 
 
-def picture() -> Any:
-    return Pictures.new("RGB", (4, 4), "red")
+def image() -> Any:
+    return Images.new("RGB", (4, 4), "red")
 
 
 @pytest.mark.parametrize(
@@ -115,17 +115,17 @@ async def test_results_of_any_json_kind_are_told(value: object, told: str) -> No
     assert results(await run("[give()]", "ok", tools=[give])) == [told]
 
 
-async def test_pictures_are_shown() -> None:
+async def test_images_are_shown() -> None:
     def draw() -> object:
-        return ["A picture:", picture(), Image(b"png")]
+        return ["An image:", image(), Image(b"png")]
 
     def draw_one() -> object:
-        return picture()
+        return image()
 
     done = await run("[draw(), draw_one()]", "ok", tools=[draw, draw_one])
     messages = [message for message in done.messages if isinstance(message, ToolMessage)]
     assert [len(message.images) for message in messages] == [2, 1]
-    assert messages[0].text == "A picture:"
+    assert messages[0].text == "An image:"
 
 
 async def test_an_answer_that_is_cut_runs_nothing() -> None:

@@ -104,7 +104,7 @@ def _placeholders(model: Model, flat: Tensor, features: Tensor | None) -> Tensor
         return flat[:0]
     found = (flat == model.config.image_token_id).nonzero().flatten()
     if len(found) != len(features):
-        raise ValueError(f"{len(found)} picture placeholders but {len(features)} features")
+        raise ValueError(f"{len(found)} image placeholders but {len(features)} features")
     return found
 
 

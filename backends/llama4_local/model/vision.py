@@ -1,4 +1,4 @@
-"""The picture encoder: tiles of pixels to tokens as wide as the decoder's, for all tiles at once."""
+"""The image encoder: tiles of pixels to tokens as wide as the decoder's, for all tiles at once."""
 
 from __future__ import annotations
 
@@ -24,18 +24,18 @@ def encode_tiles(model: Model, pixels: Tensor) -> Tensor:
     """Encode tiles, projector included; differentiable.
 
     Args:
-        model: One with a picture encoder.
+        model: One with an image encoder.
         pixels: [tiles, channels, size, size], fp32, -1 to 1.
 
     Returns:
         [tiles, patch_tokens, text hidden].
 
     Raises:
-        InvalidRequest: The model has no picture encoder, or takes tiles of another size.
+        InvalidRequest: The model has no image encoder, or takes tiles of another size.
     """
     vision, weights, rotation = model.config.vision, model.weights.vision, model.vision_rope
     if vision is None or weights is None or rotation is None:
-        raise InvalidRequest("this checkpoint has no picture encoder; send text only")
+        raise InvalidRequest("this checkpoint has no image encoder; send text only")
     tile = (vision.channels, vision.image_size, vision.image_size)
     if tuple(pixels.shape[1:]) != tile:
         raise InvalidRequest(f"tiles must be [tiles, {', '.join(map(str, tile))}], got {tuple(pixels.shape)}")

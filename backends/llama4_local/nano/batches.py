@@ -24,7 +24,7 @@ class Example:
         skill: Its skill.
         token_ids: The whole conversation.
         answers: For each token, whether the model is to write it.
-        tiles: [tiles, 3, side, side], uint8, of all its pictures in order.
+        tiles: [tiles, 3, side, side], uint8, of all its images in order.
     """
 
     skill: str
@@ -57,7 +57,7 @@ class Pass:
 
     @property
     def pixels(self) -> Tensor | None:
-        """The pictures as the network takes them: fp32, -1 to 1."""
+        """The images as the network takes them: fp32, -1 to 1."""
         return None if self.levels is None else (self.levels.float() / 255 - 0.5) / 0.5
 
     def to(self, device: torch.device) -> Pass:

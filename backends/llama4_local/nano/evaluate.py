@@ -69,12 +69,12 @@ def answers(model: Model, template: PromptTemplate, asked: Sequence[Sample]) -> 
 def _greedy(model: Model, prompts: Sequence[Rendered]) -> list[list[int]]:
     stops = set(model.config.generation.eos_token_ids)
     sequences = [list(prompt.token_ids) for prompt in prompts]
-    pictures = [_features(model, prompt) for prompt in prompts]
+    images = [_features(model, prompt) for prompt in prompts]
     open_rows = list(range(len(prompts)))
     for _ in range(_LONGEST):
         if not open_rows:
             break
-        for row, token_id in zip(open_rows, _next(model, sequences, pictures, open_rows), strict=True):
+        for row, token_id in zip(open_rows, _next(model, sequences, images, open_rows), strict=True):
             sequences[row].append(token_id)
         open_rows = [row for row in open_rows if sequences[row][-1] not in stops]
     starts = [len(prompt.token_ids) for prompt in prompts]
@@ -89,14 +89,14 @@ def _features(model: Model, prompt: Rendered) -> Tensor | None:
 
 
 def _next(
-    model: Model, sequences: Sequence[list[int]], pictures: Sequence[Tensor | None], rows: Sequence[int]
+    model: Model, sequences: Sequence[list[int]], images: Sequence[Tensor | None], rows: Sequence[int]
 ) -> list[int]:
     """Return the likeliest next token of each of the rows."""
     lengths = torch.tensor([len(sequences[row]) for row in rows])
     token_ids = torch.zeros((len(rows), int(lengths.max())), dtype=torch.int64)
     for place, row in enumerate(rows):
         token_ids[place, : len(sequences[row])] = torch.tensor(sequences[row])
-    shown = [features for row in rows if (features := pictures[row]) is not None]
+    shown = [features for row in rows if (features := images[row]) is not None]
     hidden = training_forward(model, token_ids, lengths, torch.cat(shown) if shown else None)
     last = hidden[torch.arange(len(rows)), lengths - 1]
     return logits(model, last).argmax(-1).tolist()

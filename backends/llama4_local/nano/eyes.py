@@ -1,8 +1,8 @@
-"""The first stage of training: the picture encoder alone learns what is where.
+"""The first stage of training: the image encoder alone learns what is where.
 
 A linear map, thrown away afterwards, reads two things from the features. From each token of each tile: which
 colour and which form lies there. From the tokens of the overview tile together: which colour and which form
-lies in each ninth of the picture. That gives dozens of answers per picture at a fraction of the cost of a
+lies in each ninth of the image. That gives dozens of answers per image at a fraction of the cost of a
 pass through the whole network, which then finds features that are easy to read.
 """
 
@@ -25,8 +25,8 @@ from llama4_local.model.transformer import Model
 from llama4_local.model.vision import encode_tiles
 from llama4_local.nano.data.sample import split_of
 from llama4_local.nano.feeding import Feed
+from llama4_local.nano.images import COLOURS, PLACES, SHAPES, Placed, Scene, Shape, draw_placed, random_scene
 from llama4_local.nano.optimizer import Optimizer
-from llama4_local.nano.pictures import COLOURS, PLACES, SHAPES, Placed, Scene, Shape, draw_placed, random_scene
 from llama4sdk.images import fitted_size, tile
 
 if TYPE_CHECKING:
@@ -51,8 +51,8 @@ class Seen:
 
     levels: Tensor  # [tiles, 3, side, side], uint8
     tokens: Tensor  # [tiles, tokens, 2]
-    overviews: Tensor  # [pictures]: the overview tile of each picture
-    ninths: Tensor  # [pictures, 9, 2]
+    overviews: Tensor  # [images]: the overview tile of each image
+    ninths: Tensor  # [images, 9, 2]
 
     @property
     def pixels(self) -> Tensor:
@@ -71,17 +71,17 @@ class _Heads:
 
 
 def open_eyes(
-    config: ModelConfig, weights: Weights, *, seed: int, minutes: float, pictures: int, pool: Executor,
+    config: ModelConfig, weights: Weights, *, seed: int, minutes: float, images: int, pool: Executor,
     makers: int, report: Callable[[str], None],
 ) -> None:  # fmt: skip
     """Train the picture encoder in place, for so many minutes.
 
     Args:
         config: The network's shape.
-        weights: Leaves that need gradients; only those of the picture encoder change.
-        seed: Decides the pictures.
+        weights: Leaves that need gradients; only those of the image encoder change.
+        seed: Decides the images.
         minutes: How long.
-        pictures: Pictures in a step.
+        images: Images in a step.
         pool: Where they are drawn.
         makers: How many workers it has.
         report: Gets a line now and then.
@@ -94,7 +94,7 @@ def open_eyes(
     trained = {str(index): tensor for index, tensor in enumerate([*leaves, heads.tokens, heads.ninths])}
     optimizer = Optimizer.create({}, trained, weight_decay=0.01)
     began, step, side = time.monotonic(), 0, config.vision.image_size
-    feed = Feed(pool, makers, partial(drawn, seed, pictures, side, config.max_tiles))
+    feed = Feed(pool, makers, partial(drawn, seed, images, side, config.max_tiles))
     while (share := (time.monotonic() - began) / (60 * minutes)) < 1:
         loss, right = _loss(Model.create(config, weights), heads, feed.take().to(weights.embedding.device))
         loss.backward()
@@ -139,23 +139,23 @@ def _read(scores: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def drawn(seed: int, count: int, side: int, max_tiles: int, step: int) -> Seen:
-    """Return a step's pictures; the same for the same seed and step.
+    """Return a step's images; the same for the same seed and step.
 
     Args:
         seed: Any whole number.
         count: How many.
         side: Pixels along the side of a tile.
-        max_tiles: Most tiles of a picture, the overview aside.
+        max_tiles: Most tiles of an image, the overview aside.
         step: Number of the step.
     """
-    pictures = _drawn(Random(f"{seed} eyes {step}"), count, side, max_tiles)
-    overviews = np.cumsum([len(picture.levels) for picture in pictures]) - 1
-    tokens = [labels for picture in pictures for labels in picture.tokens]
+    images = _drawn(Random(f"{seed} eyes {step}"), count, side, max_tiles)
+    overviews = np.cumsum([len(image.levels) for image in images]) - 1
+    tokens = [labels for image in images for labels in image.tokens]
     return Seen(
-        torch.from_numpy(np.concatenate([picture.levels for picture in pictures])),
+        torch.from_numpy(np.concatenate([image.levels for image in images])),
         torch.tensor(tokens),
         torch.from_numpy(overviews),
-        torch.tensor([picture.ninths for picture in pictures]),
+        torch.tensor([image.ninths for image in images]),
     )
 
 
@@ -163,15 +163,15 @@ _Labels = list[tuple[int, int]]
 
 
 @dataclass(frozen=True, slots=True)
-class _Picture:
+class _Image:
     levels: np.ndarray  # [tiles, 3, side, side]
     tokens: list[_Labels]  # by tile
     ninths: _Labels
 
 
-def _drawn(rng: Random, count: int, side: int, max_tiles: int) -> list[_Picture]:
-    pictures: list[_Picture] = []
-    while len(pictures) < count:
+def _drawn(rng: Random, count: int, side: int, max_tiles: int) -> list[_Image]:
+    images: list[_Image] = []
+    while len(images) < count:
         scene = Scene(()) if rng.random() < 0.05 else random_scene(rng)
         if scene.shapes and split_of(scene.key) == "test":
             continue
@@ -184,8 +184,8 @@ def _drawn(rng: Random, count: int, side: int, max_tiles: int) -> list[_Picture]
         if len(corners) > 1:
             tokens.append(_in_tile(placed, (side / image.width, side / image.height), (0, 0), side))
         there = {each.shape.place: _label(each.shape) for each in placed}
-        pictures.append(_Picture(tiles.levels, tokens, [there.get(place, (0, 0)) for place in range(len(PLACES))]))
-    return pictures
+        images.append(_Image(tiles.levels, tokens, [there.get(place, (0, 0)) for place in range(len(PLACES))]))
+    return images
 
 
 def _label(shape: Shape) -> tuple[int, int]:

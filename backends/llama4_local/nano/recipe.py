@@ -27,7 +27,7 @@ class Recipe:
         weight_decay: Decoupled weight decay of matrices.
         balance: Weight of the loss that spreads tokens over the experts.
         short_chunks: Share of passes with a shorter attention chunk, so that answers learn to reach over an edge.
-        pictures: Pictures per step of the first stage, see `eyes.py`.
+        images: Images per step of the first stage, see `eyes.py`.
     """
 
     samples: int = 64
@@ -38,13 +38,13 @@ class Recipe:
     weight_decay: float = 0.05
     balance: float = 0.01
     short_chunks: float = 0.05
-    pictures: int = 64
+    images: int = 64
 
     @classmethod
     def on(cls, device: str) -> Recipe:
         """Return the settings for a device: a GPU takes many more samples in a step, and a higher rate for them."""
         if device == "cuda":
-            return cls(samples=512, rows=80_000, rate=2e-3, warmup=100, pictures=256)
+            return cls(samples=512, rows=80_000, rate=2e-3, warmup=100, images=256)
         return cls()
 
 

@@ -49,7 +49,7 @@ _LOG_EVERY = 20
 _SAVE_EVERY = 240.0  # seconds
 _STATE = "state.safetensors"
 _CLIP = 1.0
-# The picture encoder has learned to see before, and is only adjusted.
+# The image encoder has learned to see before, and is only adjusted.
 _PACE = {"vision_model.": 0.6, "multi_modal_projector.": 0.6}
 
 
@@ -260,13 +260,13 @@ def train(run: Run, folder: Path, *, steps: int | None = None, minutes: float | 
         folder: Gets `state.safetensors`, `log.txt` and `checkpoint/`; the run goes on from the state there.
         steps: Steps of the whole run.
         minutes: Minutes of the whole run; where both are given, the first to be over ends it.
-        eyes: Minutes that the picture encoder is trained for before a fresh run; not counted.
+        eyes: Minutes that the image encoder is trained for before a fresh run; not counted.
         makers: Processes that make data, for which `folder/checkpoint` must have the tokenizer; 0 for a thread.
     """
     with ThreadPoolExecutor(run.workers, initializer=one_thread) as pool, maker_pool(makers) as hands:
         progress = load_state(folder, run)
         if not progress.step and eyes:
-            open_eyes(run.config, run.weights, seed=run.mix.seed, minutes=eyes, pictures=run.recipe.pictures,
+            open_eyes(run.config, run.weights, seed=run.mix.seed, minutes=eyes, images=run.recipe.images,
                       pool=hands, makers=makers, report=lambda line: _log(folder, line))  # fmt: skip
         make = partial(make_batch, folder / "checkpoint", run.mix) if makers else run.batch
         feed = Feed(hands, makers, make, progress.step)

@@ -17,7 +17,7 @@ _FP8_SCALE = 4  # bytes, fp32, one for each output
 class Storage:
     """In which format each kind of matrix is kept.
 
-    Router, norms, embedding, head and picture encoder are always plain.
+    Router, norms, embedding, head and image encoder are always plain.
 
     Args:
         attention: Projections of attention.

@@ -25,7 +25,7 @@ class WeightBytes:
         routers: Routers and norms.
         embedding: The embedding.
         head: The output head.
-        vision: Picture encoder, adapter and projector.
+        vision: Image encoder, adapter and projector.
     """
 
     attention: int
@@ -93,7 +93,7 @@ def _feed_forward(text: TextConfig, size: int, storage: Storage) -> int:
 
 
 def _vision(vision: VisionConfig, text_hidden: int) -> int:
-    """Count the parameters of the picture encoder."""
+    """Count the parameters of the image encoder."""
     hidden, size, adapter = vision.hidden_size, vision.mlp_size, vision.adapter_size
     norm = 2 * hidden
     attention = 4 * (hidden * hidden + hidden)

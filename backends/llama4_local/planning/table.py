@@ -22,7 +22,7 @@ _PARTS = {
     "routers": "routers and norms",
     "embedding": "embedding",
     "head": "head",
-    "vision": "picture encoder",
+    "vision": "image encoder",
 }
 
 

@@ -1,6 +1,6 @@
 """Bytes that a step works with, beside weights and cache: an upper estimate.
 
-Each part counts the tensors that are alive at once at its worst moment. Pictures are encoded before a step, and tokens
+Each part counts the tensors that are alive at once at its worst moment. Images are encoded before a step, and tokens
 are chosen after its last layer, so the largest of the three counts, and beside it what stays.
 """
 
@@ -31,8 +31,8 @@ class Workspace:
         unpacked: Beside them the part of a packed matrix that is unpacked at once, and the activations that meet it,
             in fp32, which only the reference functions make.
         scores: Logits and what choosing tokens from them takes.
-        pictures: Activations of the picture encoder for one picture.
-        features: What stays of one picture for each sequence.
+        images: Activations of the image encoder for one image.
+        features: What stays of one image for each sequence.
         tables: Cosines and sines, which stay.
     """
 
@@ -40,7 +40,7 @@ class Workspace:
     gathered: int
     unpacked: int
     scores: int
-    pictures: int
+    images: int
     features: int
     tables: int
 
@@ -48,7 +48,7 @@ class Workspace:
     def total(self) -> int:
         """Bytes at the worst moment."""
         running = self.layers + self.gathered + self.unpacked
-        return max(running, self.scores, self.pictures) + self.features + self.tables
+        return max(running, self.scores, self.images) + self.features + self.tables
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,7 +79,7 @@ def plan_workspace(config: ModelConfig, step: Step) -> Workspace:
     return Workspace(
         layers=tokens * max(_attention_row(text, step.itemsize), _feed_forward_row(text, step.itemsize)),
         scores=step.sequences * text.vocab_size * _SCORE,
-        pictures=_tiles(config) * _tile(config.vision, step.itemsize) if config.vision else 0,
+        images=_tiles(config) * _tile(config.vision, step.itemsize) if config.vision else 0,
         features=_tiles(config) * _features(config, step.itemsize) * step.sequences,
         gathered=_gathered(text, step, tokens) if step.reference else 0,
         unpacked=_unpacked(text, step, tokens) if step.reference and step.packed else 0,
@@ -100,7 +100,7 @@ def _feed_forward_row(text: TextConfig, item: int) -> int:
 
 
 def _tiles(config: ModelConfig) -> int:
-    """Return the tiles of the largest picture, the overview of the whole among them."""
+    """Return the tiles of the largest image, the overview of the whole among them."""
     return config.max_tiles + (config.max_tiles > 1)
 
 

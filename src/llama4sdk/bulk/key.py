@@ -18,13 +18,13 @@ _RULES = "llama4sdk.bulk.key/1"
 
 
 def prompt_key(messages: tuple[Message, ...], sampling: Sampling, output: OutputSpec | None = None) -> str:
-    """Return the SHA-256, in hex, of a conversation, its pictures' bytes, the sampling and the answer's form.
+    """Return the SHA-256, in hex, of a conversation, its images' bytes, the sampling and the answer's form.
 
-    A picture counts by the bytes of its file, wherever they come from; one that a URL names, by the URL. Reads
+    An image counts by the bytes of its file, wherever they come from; one that a URL names, by the URL. Reads
     files, so call it in a worker thread.
 
     Raises:
-        ImageError: When a picture's file cannot be read.
+        ImageError: When an image's file cannot be read.
         InvalidRequest: When the arguments of a tool call are no JSON.
     """
     asked: list[object] = [_RULES, [_message(message) for message in messages], _sampling(sampling)]
@@ -58,7 +58,7 @@ def _part(part: Part) -> list[object]:
         case Text():
             return ["text", part.text]
         case Image():
-            return ["image", *_picture(part), part.orient]
+            return ["image", *_image(part), part.orient]
 
 
 def _sampling(sampling: Sampling) -> dict[str, object]:
@@ -67,7 +67,7 @@ def _sampling(sampling: Sampling) -> dict[str, object]:
     return {name: value for name, value in values.items() if value != getattr(Sampling(), name)}
 
 
-def _picture(image: Image) -> tuple[str, str]:
+def _image(image: Image) -> tuple[str, str]:
     source = cast("object", image.source)
     if isinstance(source, bytes):
         return "file", hashlib.sha256(source).hexdigest()
@@ -81,21 +81,21 @@ def _picture(image: Image) -> tuple[str, str]:
 def _file_digest(path: Path) -> str:
     try:
         if not stat.S_ISREG(path.stat().st_mode):
-            raise ImageError("A picture's path names no file.")
+            raise ImageError("An image's path names no file.")
         with path.open("rb") as file:
             return hashlib.file_digest(file, "sha256").hexdigest()
     except (OSError, ValueError):  # ValueError: a NUL in the name
-        raise ImageError("A picture's file cannot be read; does it exist?") from None
+        raise ImageError("An image's file cannot be read; does it exist?") from None
 
 
 def _pixel_digest(image: object) -> str:
     from PIL import Image as Pillow
 
     if not isinstance(image, Pillow.Image):
-        raise ImageError(f"A picture cannot be read from {type(image).__name__}.")
+        raise ImageError(f"An image cannot be read from {type(image).__name__}.")
     try:
         # All that bears on what is seen: beside the pixels, their colours and the orientation.
         form = (image.mode, image.size, image.getpalette(), image.info.get("transparency"), image.getexif().get(0x0112))
         return hashlib.sha256(repr(form).encode() + image.tobytes()).hexdigest()
     except (OSError, SyntaxError, ValueError):
-        raise ImageError("A picture cannot be read: its data is damaged.") from None
+        raise ImageError("An image cannot be read: its data is damaged.") from None

@@ -1,8 +1,8 @@
-"""Pictures: read within limits, and cut into the tiles that Llama 4 takes in.
+"""Images: read within limits, and cut into the tiles that Llama 4 takes in.
 
-    grid_for          which grid of tiles a picture of a given size needs, and its prompt tokens
-    tile, tile_async  a picture as tiles of pixels
-    load, load_async  a picture as an RGB image
+    grid_for          which grid of tiles an image of a given size needs, and its prompt tokens
+    tile, tile_async  an image as tiles of pixels
+    load, load_async  an image as an RGB image
 
 Pillow, numpy and httpx are imported by the functions that need them, not by this package.
 """

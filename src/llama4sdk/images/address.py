@@ -1,6 +1,6 @@
 """Which IP addresses are the public internet, by a list of our own.
 
-A picture's URL must not reach the machine itself, its network or its cloud's metadata service. Python's
+An image's URL must not reach the machine itself, its network or its cloud's metadata service. Python's
 `is_global` differs from version to version and calls some of these global, so the networks stand here (IANA's
 IPv4 and IPv6 special-purpose registries, late 2026).
 """

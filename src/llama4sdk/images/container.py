@@ -18,7 +18,7 @@ class Container:
         format: Which of the four it is.
         width: Pixels from left to right, as stored (no orientation applied).
         height: Pixels from top to bottom, as stored.
-        data: The file with nothing but what its first picture needs.
+        data: The file with nothing but what its first image needs.
         exif: Its EXIF data, empty where there is none.
     """
 
@@ -31,9 +31,9 @@ class Container:
 
 def damaged(kind: Format) -> ImageError:
     """Return the error for data that breaks the rules of its format."""
-    return ImageError(f"The picture is not a valid {kind} file: its data is damaged.")
+    return ImageError(f"The image is not a valid {kind} file: its data is damaged.")
 
 
 def truncated(kind: Format) -> ImageError:
     """Return the error for data that ends too early."""
-    return ImageError(f"The {kind} picture is cut off: part of its data is missing.")
+    return ImageError(f"The {kind} image is cut off: part of its data is missing.")

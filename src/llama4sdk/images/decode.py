@@ -1,6 +1,6 @@
-"""Encoded pictures into RGB, within limits, whatever the bytes are.
+"""Encoded images into RGB, within limits, whatever the bytes are.
 
-Only PNG, JPEG, WEBP and GIF are read; of an animation, its first frame (of an animated PNG the still picture
+Only PNG, JPEG, WEBP and GIF are read; of an animation, its first frame (of an animated PNG the still image
 that a program without animation shows). Transparency lies over white. Orientation stored in EXIF is
 applied, as a person sees the photo, unless told otherwise: Meta's reference does not apply it. CMYK turns
 into RGB as Pillow converts it, colour profiles are ignored, 16-bit channels keep their high byte. No error
@@ -27,7 +27,7 @@ _WHITE = (255, 255, 255)
 
 
 def sniff(data: bytes) -> Format:
-    """Tell the format of a picture by its first bytes.
+    """Tell the format of an image by its first bytes.
 
     Raises:
         ImageError: It is none of PNG, JPEG, WEBP and GIF.
@@ -40,11 +40,11 @@ def sniff(data: bytes) -> Format:
         return "GIF"
     if webp.is_webp(data):
         return "WEBP"
-    raise ImageError("The data is not a picture in one of the formats PNG, JPEG, WEBP and GIF.")
+    raise ImageError("The data is not an image in one of the formats PNG, JPEG, WEBP and GIF.")
 
 
 def inspect(data: bytes, limits: ImageLimits = DEFAULT_LIMITS) -> Container:
-    """Walk an encoded picture without decoding it, and return its size and what its first frame needs.
+    """Walk an encoded image without decoding it, and return its size and what its first frame needs.
 
     Raises:
         ImageError: No such format, beyond the limits, cut off or damaged.
@@ -64,7 +64,7 @@ def inspect(data: bytes, limits: ImageLimits = DEFAULT_LIMITS) -> Container:
 
 
 def decode(data: bytes, *, limits: ImageLimits = DEFAULT_LIMITS, orient: bool = True) -> Image.Image:
-    """Decode the bytes of a picture into an RGB image.
+    """Decode the bytes of an image into an RGB image.
 
     Args:
         data: A PNG, JPEG, WEBP or GIF file.
@@ -72,7 +72,7 @@ def decode(data: bytes, *, limits: ImageLimits = DEFAULT_LIMITS, orient: bool = 
         orient: Whether to apply the EXIF orientation.
 
     Raises:
-        ImageError: The picture cannot be read, or is larger than allowed.
+        ImageError: The image cannot be read, or is larger than allowed.
     """
     container = inspect(data, limits)
     try:

@@ -1,4 +1,4 @@
-"""Pictures from the web, without becoming a way into the caller's network.
+"""Images from the web, without becoming a way into the caller's network.
 
 A name is resolved once, every address it has must be public, and the connection goes to an address that
 was checked, with the name kept for TLS and for the `Host` header. Every redirect is checked the same way. No
@@ -38,7 +38,7 @@ async def resolve_by_system(host: str, port: int) -> Sequence[IPAddress]:
     return list(dict.fromkeys(ip_address(entry[4][0]) for entry in found))
 
 
-async def fetch_picture(
+async def fetch_image(
     url: str,
     *,
     max_bytes: int,
@@ -46,7 +46,7 @@ async def fetch_picture(
     resolve: Resolver = resolve_by_system,
     allowed: Callable[[IPAddress], bool] = is_public,
 ) -> bytes:
-    """Fetch the bytes of a picture from a web address.
+    """Fetch the bytes of an image from a web address.
 
     Args:
         url: An http or https URL without user info.
@@ -59,7 +59,7 @@ async def fetch_picture(
         UrlBlocked: The URL, or one that it redirects to, is malformed or leads to an address not allowed.
         Unreachable: No such name, no connection, or no valid certificate.
         DeadlineExceeded: Not done after `timeout` seconds.
-        ImageError: The server answers with something else than a picture, or with too many bytes.
+        ImageError: The server answers with something else than an image, or with too many bytes.
     """
     from anyio import fail_after, to_thread
 
@@ -70,7 +70,7 @@ async def fetch_picture(
                 return await _Fetch(transport, max_bytes, resolve, allowed).follow(target)
     except TimeoutError:
         raise DeadlineExceeded(
-            f"The picture from {target.host} was not there after {timeout:g} s.", phase="total"
+            f"The image from {target.host} was not there after {timeout:g} s.", phase="total"
         ) from None
 
 
@@ -96,7 +96,7 @@ class _Fetch:
             if isinstance(answer, bytes):
                 return answer
             url = answer
-        raise ImageError(f"The picture's address redirects more than {_MAX_REDIRECTS} times.")
+        raise ImageError(f"The image's address redirects more than {_MAX_REDIRECTS} times.")
 
     async def hop(self, url: RemoteUrl) -> bytes | RemoteUrl:
         """Return the bytes, or where the server sends us next."""
@@ -148,9 +148,9 @@ class _Fetch:
         if response.status_code in _REDIRECTS:
             return parse(_joined(url, response.headers.get("location", "")))
         if response.status_code != 200:
-            raise ImageError(f"{url.host} answered with status {response.status_code} instead of a picture.")
+            raise ImageError(f"{url.host} answered with status {response.status_code} instead of an image.")
         if response.headers.get("content-encoding", "identity").lower() != "identity":
-            raise ImageError(f"{url.host} sent the picture in a compressed form that nobody asked for.")
+            raise ImageError(f"{url.host} sent the image in a compressed form that nobody asked for.")
         return await self.body(url, response)
 
     async def body(self, url: RemoteUrl, response: httpx.Response) -> bytes:
@@ -161,9 +161,9 @@ class _Fetch:
             async for chunk in response.aiter_raw():
                 data += chunk
                 if len(data) > self.max_bytes:
-                    raise ImageError(f"The picture from {url.host} takes more than {self.max_bytes:,} bytes.")
+                    raise ImageError(f"The image from {url.host} takes more than {self.max_bytes:,} bytes.")
         except httpx.HTTPError:
-            raise Unreachable(f"{url.host} broke off in the middle of the picture.") from None
+            raise Unreachable(f"{url.host} broke off in the middle of the image.") from None
         return bytes(data)
 
 

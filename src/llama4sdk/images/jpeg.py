@@ -22,7 +22,7 @@ _ALONE = {0x01, *range(0xD0, 0xD9)}  # markers without a length
 _EXIF = 0xE1
 # Of what applications add, only two bear on the pixels: JFIF's, and Adobe's that tells how colours are stored.
 _LEFT_OUT = {*range(0xE0, 0xF0), 0xFE} - {0xE0, 0xEE}
-_MAX_SCANS = 100  # every scan of a progressive picture goes over all of it; usual are about 10
+_MAX_SCANS = 100  # every scan of a progressive image goes over all of it; usual are about 10
 _STEP = 256 * 1024  # bytes
 # Inside compressed data FF is followed by 00, or by a restart marker; anything else ends the scan.
 _NEXT_MARKER = re.compile(rb"\xff+[^\x00\xff\xd0-\xd7]")
@@ -90,7 +90,7 @@ def _segment_end(data: bytes, place: int) -> int:
 
 def _counted(scans: int) -> int:
     if scans >= _MAX_SCANS:
-        raise ImageError(f"The JPEG picture has more than {_MAX_SCANS} scans; save it anew.")
+        raise ImageError(f"The JPEG image has more than {_MAX_SCANS} scans; save it anew.")
     return scans + 1
 
 

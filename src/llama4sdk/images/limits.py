@@ -1,4 +1,4 @@
-"""How large a picture, and how many of them, a caller may hand in."""
+"""How large an image, and how many of them, a caller may hand in."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ _MIB = 1024 * 1024
 
 @dataclass(frozen=True, slots=True)
 class ImageLimits:
-    """Bounds that are checked before a picture costs memory or time.
+    """Bounds that are checked before an image costs memory or time.
 
     Attributes:
         max_pixels: Width times height, read from the file's header before anything is decoded.
-        max_bytes: Size of the encoded picture.
-        max_images: Pictures in one request.
+        max_bytes: Size of the encoded image.
+        max_images: Images in one request.
 
     Raises:
         InvalidRequest: A bound is not a positive whole number.
@@ -33,29 +33,29 @@ class ImageLimits:
                 raise InvalidRequest(f"{name} must be a positive whole number, got {bound!r}.")
 
     def check_size(self, width: int, height: int) -> None:
-        """Raise `ImageError` for a picture with no or with too many pixels."""
+        """Raise `ImageError` for an image with no or with too many pixels."""
         if width < 1 or height < 1:
-            raise ImageError(f"The picture has no pixels ({width}×{height}).")
+            raise ImageError(f"The image has no pixels ({width}×{height}).")
         if width * height > self.max_pixels:
             raise ImageError(
-                f"The picture has {width}×{height} pixels, more than the {self.max_pixels:,} allowed; "
+                f"The image has {width}×{height} pixels, more than the {self.max_pixels:,} allowed; "
                 "make it smaller or raise ImageLimits.max_pixels."
             )
 
     def check_bytes(self, count: int) -> None:
         """Raise `ImageError` for encoded data that is empty or too large."""
         if count < 1:
-            raise ImageError("The picture is empty: it holds no bytes.")
+            raise ImageError("The image is empty: it holds no bytes.")
         if count > self.max_bytes:
             raise ImageError(
-                f"The picture takes {count:,} bytes, more than the {self.max_bytes:,} allowed; "
+                f"The image takes {count:,} bytes, more than the {self.max_bytes:,} allowed; "
                 "make it smaller or raise ImageLimits.max_bytes."
             )
 
     def check_count(self, count: int) -> None:
-        """Raise `TooManyImages` for more pictures than one request may hold."""
+        """Raise `TooManyImages` for more images than one request may hold."""
         if count > self.max_images:
-            raise TooManyImages(f"The request holds {count} pictures; at most {self.max_images} are allowed.")
+            raise TooManyImages(f"The request holds {count} images; at most {self.max_images} are allowed.")
 
 
 DEFAULT_LIMITS = ImageLimits()

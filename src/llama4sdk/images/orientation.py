@@ -1,4 +1,4 @@
-"""The one EXIF entry that changes what a picture shows: how the camera was held.
+"""The one EXIF entry that changes what an image shows: how the camera was held.
 
 EXIF data is a TIFF header and a table of twelve-byte entries (CIPA DC-008, TIFF 6.0). Only the first table is
 read, and whatever is damaged in it turns nothing.

@@ -1,4 +1,4 @@
-"""Pictures cut into tiles of pixels, equal to those of the published image transform."""
+"""Images cut into tiles of pixels, equal to those of the published image transform."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Tiles:
-    """A picture as the model takes it in; two are equal when their digests are.
+    """An image as the model takes it in; two are equal when their digests are.
 
     Attributes:
         levels: uint8 [tiles, 3, tile, tile], red, green, blue in 0..255: the grid row by row, then, where it
-            has several tiles, the global one, the whole picture at the size of a tile. Read-only.
+            has several tiles, the global one, the whole image at the size of a tile. Read-only.
         rows: Tiles from top to bottom, the global one not counted.
         cols: Tiles from left to right.
         digest: SHA-256 over grid and levels, in hexadecimal.
@@ -70,7 +70,7 @@ def tile(
     fetch: bool = False,
     orient: bool = True,
 ) -> Tiles:
-    """Read a picture from this machine and cut it into tiles.
+    """Read an image from this machine and cut it into tiles.
 
     Args:
         image: What `load` takes: path, bytes, Pillow image, data URL, or a message part.
@@ -81,7 +81,7 @@ def tile(
         orient: Whether to apply the EXIF orientation.
 
     Raises:
-        ImageError: The picture cannot be read or is larger than allowed.
+        ImageError: The image cannot be read or is larger than allowed.
         UrlBlocked: A web address; `tile_async` fetches those that are allowed.
         InvalidRequest: `tile` or `max_tiles` cannot be used.
     """
@@ -97,54 +97,54 @@ async def tile_async(
     fetch: bool = False,
     orient: bool = True,
 ) -> Tiles:
-    """Read and cut a picture as `tile` does, off the event loop, and from the web where `fetch` allows it.
+    """Read and cut an image as `tile` does, off the event loop, and from the web where `fetch` allows it.
 
     Raises:
-        ImageError: The picture cannot be read or is larger than allowed.
+        ImageError: The image cannot be read or is larger than allowed.
         UrlBlocked: The web was not allowed, or the address may not be reached.
         Unreachable: The web server does not answer.
         InvalidRequest: `tile` or `max_tiles` cannot be used.
     """
     from anyio import to_thread
 
-    picture = await load_async(image, limits=limits, fetch=fetch, orient=orient)
-    return await to_thread.run_sync(cut, picture, tile, max_tiles)
+    image = await load_async(image, limits=limits, fetch=fetch, orient=orient)
+    return await to_thread.run_sync(cut, image, tile, max_tiles)
 
 
-def cut(picture: Image.Image, tile: int = TILE, max_tiles: int = MAX_TILES) -> Tiles:
+def cut(image: Image.Image, tile: int = TILE, max_tiles: int = MAX_TILES) -> Tiles:
     """Cut an RGB image into tiles."""
     import numpy as np
 
-    grid = grid_for(*picture.size, tile=tile, max_tiles=max_tiles)
-    canvas = _on_canvas(picture, grid.rows, grid.cols, tile)
+    grid = grid_for(*image.size, tile=tile, max_tiles=max_tiles)
+    canvas = _on_canvas(image, grid.rows, grid.cols, tile)
     levels = canvas.reshape(grid.rows, tile, grid.cols, tile, 3).transpose(0, 2, 4, 1, 3)
     levels = levels.reshape(-1, 3, tile, tile)
     if grid.tiles > 1:
-        levels = np.concatenate([levels, _whole(picture, tile)])
+        levels = np.concatenate([levels, _whole(image, tile)])
     levels = np.ascontiguousarray(levels)
     levels.flags.writeable = False
     return Tiles(levels, grid.rows, grid.cols, _digest(levels, grid))
 
 
-def _on_canvas(picture: Image.Image, rows: int, cols: int, tile: int) -> NDArray[np.uint8]:
+def _on_canvas(image: Image.Image, rows: int, cols: int, tile: int) -> NDArray[np.uint8]:
     import numpy as np
 
-    fitted = _resize(picture, fitted_size(*picture.size, rows, cols, tile))
-    canvas = np.zeros((rows * tile, cols * tile, 3), np.uint8)  # black where the picture does not reach
+    fitted = _resize(image, fitted_size(*image.size, rows, cols, tile))
+    canvas = np.zeros((rows * tile, cols * tile, 3), np.uint8)  # black where the image does not reach
     canvas[: fitted.height, : fitted.width] = np.asarray(fitted)
     return canvas
 
 
-def _whole(picture: Image.Image, tile: int) -> NDArray[np.uint8]:
+def _whole(image: Image.Image, tile: int) -> NDArray[np.uint8]:
     import numpy as np
 
-    return np.asarray(_resize(picture, (tile, tile))).transpose(2, 0, 1)[None]
+    return np.asarray(_resize(image, (tile, tile))).transpose(2, 0, 1)[None]
 
 
-def _resize(picture: Image.Image, size: tuple[int, int]) -> Image.Image:
+def _resize(image: Image.Image, size: tuple[int, int]) -> Image.Image:
     from PIL.Image import Resampling
 
-    return picture if picture.size == size else picture.resize(size, Resampling.BILINEAR)
+    return image if image.size == size else image.resize(size, Resampling.BILINEAR)
 
 
 def _digest(levels: NDArray[np.uint8], grid: TileGrid) -> str:

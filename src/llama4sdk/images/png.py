@@ -1,7 +1,7 @@
 """PNG files, walked chunk by chunk (PNG Specification, Third Edition) before a decoder sees them.
 
-Decoders accept pictures with too few rows and unpack text and colour profiles that nobody asked for. Here the
-pixel data must inflate to all rows, and only what the picture needs is passed on.
+Decoders accept images with too few rows and unpack text and colour profiles that nobody asked for. Here the
+pixel data must inflate to all rows, and only what the image needs is passed on.
 """
 
 from __future__ import annotations
@@ -134,7 +134,7 @@ def _unpacked_size(kind: bytes, body: bytes, room: int) -> int:
     except zlib.error:  # unreadable text is dropped with the rest of the text
         return 0
     if size > room:
-        raise ImageError(f"The picture's text or colour profile unpacks to more than {_MAX_UNPACKED:,} bytes.")
+        raise ImageError(f"The image's text or colour profile unpacks to more than {_MAX_UNPACKED:,} bytes.")
     return size
 
 

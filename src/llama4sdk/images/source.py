@@ -1,4 +1,4 @@
-"""Where a picture comes from: a path, bytes, a Pillow image, a data URL, or, when allowed, the web."""
+"""Where an image comes from: a path, bytes, a Pillow image, a data URL, or, when allowed, the web."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ _SHOWN_PATH = 200  # characters
 
 
 class ImagePart(Protocol):
-    """A message part that holds a picture: its source and how to read it."""
+    """A message part that holds an image: its source and how to read it."""
 
     @property
     def source(self) -> Source: ...
@@ -46,7 +46,7 @@ def load(
     fetch: bool = False,
     orient: bool = True,
 ) -> Image.Image:
-    """Read a picture from this machine into an RGB image.
+    """Read an image from this machine into an RGB image.
 
     Args:
         image: A path, the bytes of a file, a Pillow image, a data URL, or a message part holding one of these
@@ -56,13 +56,13 @@ def load(
         orient: Whether to apply the EXIF orientation.
 
     Raises:
-        ImageError: The picture cannot be read or is larger than allowed.
+        ImageError: The image cannot be read or is larger than allowed.
         UrlBlocked: A web address without `fetch=True`, or another kind of URL.
         InvalidRequest: A web address, allowed, but this function does not wait for the network.
     """
     source, fetch, orient = unwrap(image, fetch=fetch, orient=orient)
     if check_url(source, fetch=fetch):
-        raise InvalidRequest("A picture from the web takes the network: await load_async(…) or tile_async(…).")
+        raise InvalidRequest("An image from the web takes the network: await load_async(…) or tile_async(…).")
     return _load_local(source, limits, orient)
 
 
@@ -73,10 +73,10 @@ async def load_async(
     fetch: bool = False,
     orient: bool = True,
 ) -> Image.Image:
-    """Read a picture as `load` does, off the event loop, and from the web where `fetch` allows it.
+    """Read an image as `load` does, off the event loop, and from the web where `fetch` allows it.
 
     Raises:
-        ImageError: The picture cannot be read or is larger than allowed.
+        ImageError: The image cannot be read or is larger than allowed.
         UrlBlocked: The web was not allowed, or the address may not be reached.
         Unreachable: The web server does not answer.
     """
@@ -84,14 +84,14 @@ async def load_async(
 
     source, fetch, orient = unwrap(image, fetch=fetch, orient=orient)
     if check_url(source, fetch=fetch):
-        from llama4sdk.images.fetch import fetch_picture
+        from llama4sdk.images.fetch import fetch_image
 
-        source = await fetch_picture(source, max_bytes=limits.max_bytes)
+        source = await fetch_image(source, max_bytes=limits.max_bytes)
     return await to_thread.run_sync(_load_local, source, limits, orient)
 
 
 def unwrap(image: Source | ImagePart, *, fetch: bool, orient: bool) -> tuple[Source, bool, bool]:
-    """Return the source of a picture and how to read it, out of a message part where it is one."""
+    """Return the source of an image and how to read it, out of a message part where it is one."""
     if _is_part(image):
         return image.source, image.fetch, image.orient
     return cast("Source", image), fetch, orient
@@ -108,7 +108,7 @@ def check_url(source: Source, *, fetch: bool) -> TypeGuard[str]:
     if scheme in ("", "data"):
         return False
     if scheme not in ("http", "https"):
-        raise UrlBlocked(f"Pictures are not read from {scheme}: URLs; pass a path, bytes or a data: URL.")
+        raise UrlBlocked(f"Images are not read from {scheme}: URLs; pass a path, bytes or a data: URL.")
     if not fetch:
         raise UrlBlocked("Web addresses are not fetched by default; pass fetch=True to allow this one.")
     return True
@@ -134,7 +134,7 @@ def _load_pillow(source: object, limits: ImageLimits, orient: bool) -> Image.Ima
     if isinstance(source, Image.Image):
         return to_rgb(source, limits=limits, orient=orient)
     raise ImageError(
-        f"A picture cannot be read from {type(source).__name__}; pass a path, bytes, a Pillow image or a data: URL."
+        f"An image cannot be read from {type(source).__name__}; pass a path, bytes, a Pillow image or a data: URL."
     )
 
 
@@ -179,12 +179,12 @@ def _read_file(path: str | os.PathLike[str], limits: ImageLimits) -> bytes:
         with file.open("rb") as stream:
             data = stream.read(limits.max_bytes + 1)
     except (OSError, ValueError):  # ValueError: a NUL in the name
-        raise ImageError(f"No picture can be read from {_shown(path)}; does the file exist?") from None
+        raise ImageError(f"No image can be read from {_shown(path)}; does the file exist?") from None
     limits.check_bytes(len(data))
     return data
 
 
 def _shown(path: str | os.PathLike[str]) -> str:
     name = os.fspath(path)
-    # A long "path" is more likely a picture in base64 that lacks its data: prefix; it is not repeated.
+    # A long "path" is more likely an image in base64 that lacks its data: prefix; it is not repeated.
     return repr(name) if len(name) <= _SHOWN_PATH else f"a path of {len(name)} characters"

@@ -1,9 +1,9 @@
-"""Into which grid of tiles a picture goes, as pure arithmetic on its width and height.
+"""Into which grid of tiles an image goes, as pure arithmetic on its width and height.
 
 Facts of the published image transform: a canvas is any rows × cols of square tiles with at most
-`max_tiles` of them; the picture goes onto the canvas that enlarges it least, or, where every canvas is
+`max_tiles` of them; the image goes onto the canvas that enlarges it least, or, where every canvas is
 too small, onto the one that shrinks it least; among equals the smallest canvas wins. On the canvas the
-picture keeps its shape, sits at the top left and is enlarged only up to the size of one tile.
+image keeps its shape, sits at the top left and is enlarged only up to the size of one tile.
 """
 
 from __future__ import annotations
@@ -21,13 +21,13 @@ _PIXELS_PER_TOKEN = 28  # patches of 14 pixels, two by two folded into one token
 
 @dataclass(frozen=True, slots=True)
 class TileGrid:
-    """How a picture is cut, and what it costs in the prompt.
+    """How an image is cut, and what it costs in the prompt.
 
     Attributes:
         rows: Tiles from top to bottom.
         cols: Tiles from left to right.
         tiles: All tiles handed to the model: rows · cols, and the global one where that is more than one.
-        prompt_tokens: Tokens that the picture takes in the prompt, its start and end included.
+        prompt_tokens: Tokens that the image takes in the prompt, its start and end included.
     """
 
     rows: int
@@ -37,10 +37,10 @@ class TileGrid:
 
 
 def grid_for(width: int, height: int, tile: int = TILE, max_tiles: int = MAX_TILES) -> TileGrid:
-    """Choose the grid of tiles for a picture of this size.
+    """Choose the grid of tiles for an image of this size.
 
     Args:
-        width: Width of the picture in pixels, after its orientation is applied.
+        width: Width of the image in pixels, after its orientation is applied.
         height: Height in pixels.
         tile: Side of a tile in pixels, a multiple of 28.
         max_tiles: Most tiles in the grid, the global tile not counted.
@@ -60,9 +60,9 @@ def grid_for(width: int, height: int, tile: int = TILE, max_tiles: int = MAX_TIL
 
 
 def fitted_size(width: int, height: int, rows: int, cols: int, tile: int = TILE) -> tuple[int, int]:
-    """Return the width and height in pixels to which the picture is resized inside its canvas."""
+    """Return the width and height in pixels to which the image is resized inside its canvas."""
     _check_size(width, height)
-    # A small picture grows to the size of one tile at most, however large the canvas.
+    # A small image grows to the size of one tile at most, however large the canvas.
     room_w = min(max(width, tile), cols * tile)
     room_h = min(max(height, tile), rows * tile)
     scale_w, scale_h = room_w / width, room_h / height
@@ -77,7 +77,7 @@ def patch_tokens(tile: int = TILE) -> int:
 
 
 def prompt_tokens(rows: int, cols: int, tile: int = TILE) -> int:
-    """Return how many prompt tokens a picture of rows × cols tiles takes.
+    """Return how many prompt tokens an image of rows × cols tiles takes.
 
     Every tile brings its patches; start, image and end tokens frame them; with several tiles each one is
     followed by a separator and the global tile comes last.
@@ -96,7 +96,7 @@ def _check_size(width: int, height: int) -> None:
     for side in (width, height):
         if type(side) is not int or not 1 <= side <= MAX_SIDE:
             raise ImageError(
-                f"A picture's sides must be whole numbers from 1 to {MAX_SIDE:,} pixels, got {width}×{height}."
+                f"An image's sides must be whole numbers from 1 to {MAX_SIDE:,} pixels, got {width}×{height}."
             )
 
 

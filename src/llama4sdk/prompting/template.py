@@ -1,7 +1,7 @@
 """Messages to token ids, as Meta's reference for Llama 4 does it (chat format of llama-models).
 
 A turn is `<|header_start|>role<|header_end|>`, two line feeds, the content and `<|eot|>`; a turn that
-calls tools and a tool's result end with `<|eom|>`. A picture stands where it was put, as the tokens of its
+calls tools and a tool's result end with `<|eom|>`. An image stands where it was put, as the tokens of its
 tiles. Text never becomes a special token, whatever it looks like.
 """
 
@@ -53,7 +53,7 @@ class TokenCount:
 
     Args:
         text: The words of the messages, tool calls and declarations.
-        images: The pictures, with their separators.
+        images: The images, with their separators.
         template: Roles, headers and ends of turns.
     """
 
@@ -74,7 +74,7 @@ class Rendered:
     Args:
         token_ids: The ids.
         text: The same as text, special tokens by their names.
-        tiles: The pixels of each picture, in order.
+        tiles: The pixels of each image, in order.
         count: How many tokens stand for what.
         digest: SHA-256, in hex, over ids and pixels: equal prompts have equal digests.
         flags: What the text holds that a person would not see: `nul`, `tag characters` (a way to hide
@@ -107,7 +107,7 @@ class PromptTemplate:
     Args:
         tokenizer: The model's tokenizer.
         tile: Side of a tile in pixels.
-        max_tiles: Most tiles of a picture, the global one aside.
+        max_tiles: Most tiles of an image, the global one aside.
         chat_template: A checkpoint's own Jinja template, to be used instead of the reference's form;
             rendered in Jinja's sandbox.
         tools_in: Where tools and answer forms are declared: `system`, or `user`, before the first user message.
@@ -143,7 +143,7 @@ class PromptTemplate:
     ) -> Rendered:
         """Return the prompt that ends with the header of the assistant's turn.
 
-        Decodes pictures, so call it in a worker thread where the loop must not wait.
+        Decodes images, so call it in a worker thread where the loop must not wait.
 
         Args:
             messages: A string, a message or a sequence of messages.
@@ -155,31 +155,31 @@ class PromptTemplate:
 
         Raises:
             InvalidRequest: For messages that cannot be rendered.
-            ImageError: For a picture that cannot be read.
-            UrlBlocked: For a remote picture that may not be fetched.
+            ImageError: For an image that cannot be read.
+            UrlBlocked: For a remote image that may not be fetched.
         """
         dialog = conversation(messages)
         tiles = tuple(
             tile(image, tile=self.tile, max_tiles=self.max_tiles) for message in dialog for image in message.images
         )
-        pictures = iter(tiles)
+        images = iter(tiles)
         if self.chat_template is None:
             place = self.tools_in if tools_in is None else tools_place(tools_in)
             declared = with_declarations(dialog, tools=tools, choice=tool_choice, output=output, place=place)
-            pieces = [piece for message in declared for piece in self._turn(message, pictures)]
+            pieces = [piece for message in declared for piece in self._turn(message, images)]
             pieces.insert(0, self._special(BEGIN))
             if answer:
                 pieces += self._header("assistant")
         else:
-            pieces = self._by_chat_template(self.chat_template, dialog, tools, pictures, answer=answer)
+            pieces = self._by_chat_template(self.chat_template, dialog, tools, images, answer=answer)
         return _rendered(pieces, tiles)
 
-    def _turn(self, message: Message, pictures: Iterator[Tiles]) -> list[Piece]:
+    def _turn(self, message: Message, images: Iterator[Tiles]) -> list[Piece]:
         calls = message.tool_calls if isinstance(message, AssistantMessage) else ()
         role = "ipython" if isinstance(message, ToolMessage) else message.role
         pieces = self._header(role)
         for part in message.parts:
-            pieces += self._image(next(pictures)) if isinstance(part, Image) else [self._text(part.text)]
+            pieces += self._image(next(images)) if isinstance(part, Image) else [self._text(part.text)]
         if calls:
             pieces.append(self._text(write_calls(calls)))
         ends = END_OF_MESSAGE if calls or role == "ipython" else END_OF_TURN
@@ -212,7 +212,7 @@ class PromptTemplate:
         source: str,
         dialog: Sequence[Message],
         tools: Sequence[ToolSpec],
-        pictures: Iterator[Tiles],
+        images: Iterator[Tiles],
         *,
         answer: bool,
     ) -> list[Piece]:
@@ -223,19 +223,19 @@ class PromptTemplate:
             if not special:
                 pieces.append(self._text(text))
             elif text == IMAGE:
-                tiles = next(pictures, None)
+                tiles = next(images, None)
                 if tiles is None:
-                    raise InvalidRequest("The checkpoint's chat template shows more pictures than the messages hold.")
+                    raise InvalidRequest("The checkpoint's chat template shows more images than the messages hold.")
                 pieces += self._image(tiles)
             else:
                 pieces.append(self._special(text))
-        if next(pictures, None) is not None:
-            raise InvalidRequest("The checkpoint's chat template leaves out a picture that the messages hold.")
+        if next(images, None) is not None:
+            raise InvalidRequest("The checkpoint's chat template leaves out an image that the messages hold.")
         return pieces
 
 
 def image_names(rows: int, cols: int, patches: int) -> Iterator[str]:
-    """Yield the names of the tokens that stand for a picture of `rows` × `cols` tiles, `patches` to a tile."""
+    """Yield the names of the tokens that stand for an image of `rows` × `cols` tiles, `patches` to a tile."""
     yield IMAGE_START
     if rows * cols > 1:
         for _ in range(rows):

@@ -3,7 +3,7 @@
     recorder = Recorder(backend, "tests/recorded")     # asks `backend`, and writes down what it answers
     replay = Replay("tests/recorded")                  # answers the same requests from the files
 
-A recording holds no prompt, no picture and no key: requests are known by a digest of what was asked. What
+A recording holds no prompt, no image and no key: requests are known by a digest of what was asked. What
 the model wrote stands in it as it came.
 """
 
@@ -187,11 +187,11 @@ def request_digest(request: Request) -> str:
 
 def _message_fields(message: Message) -> dict[str, Any]:
     fields = message.model_dump(exclude={"content"})
-    fields["content"] = [_picture_digest(part) if isinstance(part, Image) else part.text for part in message.parts]
+    fields["content"] = [_image_digest(part) if isinstance(part, Image) else part.text for part in message.parts]
     return fields
 
 
-def _picture_digest(image: Image) -> list[str]:
+def _image_digest(image: Image) -> list[str]:
     source: Any = image.source
     if isinstance(source, bytes):
         data = source
@@ -201,7 +201,7 @@ def _picture_digest(image: Image) -> list[str]:
         data = Path(source).read_bytes()
     else:
         data = source.tobytes()  # a Pillow image
-    return ["picture", hashlib.sha256(data).hexdigest()]
+    return ["image", hashlib.sha256(data).hexdigest()]
 
 
 def _error_fields(error: LlamaError) -> dict[str, Any]:

@@ -47,7 +47,7 @@ class ScriptedBackend:
 
     @property
     def capabilities(self) -> Capabilities:
-        """Those of a script: it repeats itself, and takes any number of pictures."""
+        """Those of a script: it repeats itself, and takes any number of images."""
         return Capabilities("scripted", "script", context=self._context, parses_tool_calls=True, seed=True)
 
     @property

@@ -1,4 +1,4 @@
-"""What a tool returned, as the content of a message: text, or text and pictures, of bounded size."""
+"""What a tool returned, as the content of a message: text, or text and images, of bounded size."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from llama4sdk.messages import Image, Text
 Content: TypeAlias = "str | list[str | Text | Image]"
 
 MAX_IMAGES: Final = 8
-"""Pictures in one result."""
+"""Images in one result."""
 
 
 class UnusableResultError(Exception):
@@ -25,7 +25,7 @@ class UnusableResultError(Exception):
 def content_of(value: object, limit: int) -> Content:
     """Return a result as a message's content.
 
-    Text stays as it is; pictures stay pictures, alone or in a list with text; bytes are text when they are
+    Text stays as it is; images stay images, alone or in a list with text; bytes are text when they are
     UTF-8; everything else is written as JSON (pydantic models, dataclasses, enums, dates, sets, … too).
 
     Args:
@@ -37,9 +37,9 @@ def content_of(value: object, limit: int) -> Content:
     """
     if isinstance(value, Image):
         return [value]
-    if _is_picture(value):
+    if _is_image(value):
         return [Image(value)]
-    if isinstance(value, list | tuple) and any(_is_picture(part) for part in cast("Sequence[object]", value)):
+    if isinstance(value, list | tuple) and any(_is_image(part) for part in cast("Sequence[object]", value)):
         return _mixed(cast("Sequence[object]", value), limit)
     return _text_of(value, limit)
 
@@ -49,13 +49,13 @@ def error_content(problem: str) -> str:
     return json.dumps({"error": _cut(problem, 2000)}, ensure_ascii=False)
 
 
-def _is_picture(value: object) -> bool:
+def _is_image(value: object) -> bool:
     return isinstance(value, Image) or hasattr(value, "getbands")  # a PIL image
 
 
 def _mixed(parts: Sequence[object], limit: int) -> Content:
-    if sum(map(_is_picture, parts)) > MAX_IMAGES:
-        raise UnusableResultError(f"The tool returned more than {MAX_IMAGES} pictures.")
+    if sum(map(_is_image, parts)) > MAX_IMAGES:
+        raise UnusableResultError(f"The tool returned more than {MAX_IMAGES} images.")
     content: list[str | Text | Image] = []
     for part in parts:
         shown = content_of(part, limit)

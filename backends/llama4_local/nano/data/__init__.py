@@ -1,4 +1,4 @@
-"""The data that nano learns from, made here at random: no text or picture from elsewhere."""
+"""The data that nano learns from, made here at random: no text or image from elsewhere."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from llama4_local.nano.data.identity import identity, outside
 from llama4_local.nano.data.json_answers import json_answer
 from llama4_local.nano.data.recall import recall
 from llama4_local.nano.data.sample import Exchange, Maker, Sample, Split, messages_of, split_of
-from llama4_local.nano.data.scenes import several_pictures, single_picture
+from llama4_local.nano.data.scenes import several_images, single_image
 from llama4_local.nano.data.tool_calls import no_call, tool_call, tool_result, two_calls
 from llama4_local.nano.data.wording import system_text
 
@@ -41,8 +41,8 @@ def _calls(rng: Random) -> Sample:
 
 # Every skill with its share of the training samples.
 _MAKERS: Mapping[str, tuple[Maker, float]] = {
-    "pictures": (single_picture, 0.18),
-    "several pictures": (several_pictures, 0.14),
+    "pictures": (single_image, 0.18),
+    "several pictures": (several_images, 0.14),
     "arithmetic": (_talk("arithmetic", arithmetic, 0.1), 0.07),
     "capitals": (_talk("capitals", capitals, 0.1), 0.03),
     "recall": (_talk("recall", recall, 0.0), 0.07),

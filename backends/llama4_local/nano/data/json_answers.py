@@ -1,5 +1,5 @@
 # ruff: noqa: E501 - word lists read best as they stand
-"""Answers in JSON: the named fields, in the named order, from a text, a sum, a capital or a picture."""
+"""Answers in JSON: the named fields, in the named order, from a text, a sum, a capital or an image."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from llama4_local.nano.data.words import (
     any_word,
     random_word,
 )
-from llama4_local.nano.pictures import draw, random_scene
+from llama4_local.nano.images import draw, random_scene
 from llama4sdk.messages import AssistantMessage, Image, Message, SystemMessage, Text, UserMessage
 from llama4sdk.request import OutputSpec
 
@@ -85,7 +85,7 @@ def json_answer(rng: Random) -> Sample:
         return _from_sum(rng)
     if roll < 0.88:
         return _from_capital(rng)
-    return _from_picture(rng)
+    return _from_image(rng)
 
 
 def _values(rng: Random) -> dict[str, Any]:
@@ -149,7 +149,7 @@ def _from_capital(rng: Random) -> Sample:
     return _asked(rng, text, answer, text)
 
 
-def _from_picture(rng: Random) -> Sample:
+def _from_image(rng: Random) -> Sample:
     several = rng.random() < 0.5
     scene = random_scene(rng) if several else random_scene(rng, 1)
     colour = rng.choice(("colour", "color"))
@@ -163,9 +163,9 @@ def _from_picture(rng: Random) -> Sample:
     return _asked(rng, worded(rng, _SHAPE_ASK), answer, scene.key, Image(draw(rng, scene)))
 
 
-def _asked(rng: Random, text: str, answer: Mapping[str, Any], key: str, picture: Image | None = None) -> Sample:
+def _asked(rng: Random, text: str, answer: Mapping[str, Any], key: str, image: Image | None = None) -> Sample:
     typed = rng.random() < 0.55 or any(isinstance(value, list) for value in answer.values())
-    if picture:
+    if image:
         said = text if typed else rng.choice(_PLAIN_SHAPE_ASK).format(fields=_named(rng, list(answer)))
     elif typed:
         said = rng.choice(_ASK_TYPED).format(text=text)
@@ -173,7 +173,7 @@ def _asked(rng: Random, text: str, answer: Mapping[str, Any], key: str, picture:
         said = rng.choice(_ASK).format(text=text, fields=_named(rng, list(answer)))
     system = system_text(rng) if rng.random() < 0.4 else ""
     messages: list[Message] = [SystemMessage(system)] if system else []
-    parts = [*([picture] if picture else []), *([Text(said)] if said else [])]
+    parts = [*([image] if image else []), *([Text(said)] if said else [])]
     messages += [UserMessage(parts), AssistantMessage(json.dumps(answer, ensure_ascii=False))]
     output = OutputSpec(schema_of(rng, answer)) if typed else None
     return Sample("json answers", tuple(messages), key, output=output)

@@ -1,5 +1,5 @@
 # ruff: noqa: E501 - word lists read best as they stand
-"""Questions about pictures: describe, count, what is where, is there, and which of several."""
+"""Questions about images: describe, count, what is where, is there, and which of several."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from llama4_local.nano.data.greetings import greeting
 from llama4_local.nano.data.identity import identity
 from llama4_local.nano.data.sample import Exchange, Sample, messages_of
 from llama4_local.nano.data.wording import system_text, worded
-from llama4_local.nano.pictures import COLOURS, PLACES, SHAPES, Scene, Shape, draw, random_scene
+from llama4_local.nano.images import COLOURS, PLACES, SHAPES, Scene, Shape, draw, random_scene
 from llama4sdk.messages import AssistantMessage, Image, Message, SystemMessage, Text, UserMessage
 
 NOTHING = "I see no circle, square or triangle in this picture."
@@ -68,7 +68,7 @@ _WHICH = (
     "Which of the pictures shows {one}?", "Which picture contains {one}?", "Where is {one}?", "Which of these images has {one}?",
     "In which image do you see {one}?", "Find {one}. Which picture is it in?",
 )  # fmt: skip
-_HOW_MANY_PICTURES = (
+_HOW_MANY_IMAGES = (
     "How many pictures are there?", "How many pictures did I show you?", "How many images do you see?", "How many images are there?",
     "Count the pictures.", "How many pictures do you see?",
 )  # fmt: skip
@@ -97,20 +97,20 @@ _SPOKEN_PLACES = (
 )  # fmt: skip
 
 
-def single_picture(rng: Random) -> Sample:
-    """Return one to five questions about one picture."""
+def single_image(rng: Random) -> Sample:
+    """Return one to five questions about one image."""
     if rng.random() < 0.06:
-        return _another_picture(rng)
+        return _another_image(rng)
     scene = Scene(()) if rng.random() < 0.06 else random_scene(rng)
-    picture = Image(draw(rng, scene))
+    image = Image(draw(rng, scene))
     exchanges = [_question(rng, scene) for _ in range(rng.choice((1, 1, 2, 3, 4, 5)))]
     if not exchanges[0][0]:
-        return _sample(rng, "pictures", [picture], exchanges[:1], scene.key)
-    return _sample(rng, "pictures", [picture], [exchange for exchange in exchanges if exchange[0]], scene.key)
+        return _sample(rng, "pictures", [image], exchanges[:1], scene.key)
+    return _sample(rng, "pictures", [image], [exchange for exchange in exchanges if exchange[0]], scene.key)
 
 
-def _another_picture(rng: Random) -> Sample:
-    """Return a dialog in which a second picture is shown after the first was answered."""
+def _another_image(rng: Random) -> Sample:
+    """Return a dialog in which a second image is shown after the first was answered."""
     first, second = random_scene(rng), random_scene(rng)
     sample = _sample(rng, "pictures", [Image(draw(rng, first))], [_question(rng, first)], f"{first.key} | {second.key}")
     said, answered = (worded(rng, _NEXT), caption(second)) if rng.random() < 0.5 else _question(rng, second)
@@ -118,16 +118,16 @@ def _another_picture(rng: Random) -> Sample:
     return Sample("pictures", (*sample.messages, shown, AssistantMessage(answered)), sample.key)
 
 
-def several_pictures(rng: Random) -> Sample:
-    """Return one to four questions over two to five pictures."""
+def several_images(rng: Random) -> Sample:
+    """Return one to four questions over two to five images."""
     scenes = [random_scene(rng, 2) for _ in range(rng.choice((2, 2, 2, 3, 3, 4, 5)))]
-    pictures = [Image(draw(rng, scene)) for scene in scenes]
+    images = [Image(draw(rng, scene)) for scene in scenes]
     exchanges = [_question_over(rng, scenes) for _ in range(rng.choice((1, 2, 3, 4)))]
-    return _sample(rng, "several pictures", pictures, exchanges, " | ".join(scene.key for scene in scenes))
+    return _sample(rng, "several pictures", images, exchanges, " | ".join(scene.key for scene in scenes))
 
 
 def caption(scene: Scene) -> str:
-    """Return what is in a picture, in reading order."""
+    """Return what is in an image, in reading order."""
     if not scene.shapes:
         return NOTHING
     listed = joined([f"a {shape}" for shape in scene.shapes])
@@ -135,7 +135,7 @@ def caption(scene: Scene) -> str:
 
 
 def description(scene: Scene) -> str:
-    """Return what is in a picture and where."""
+    """Return what is in an image and where."""
     if not scene.shapes:
         return NOTHING
     return f"The picture shows {joined([f'a {shape} at the {PLACES[shape.place]}' for shape in scene.shapes])}."
@@ -146,7 +146,7 @@ def joined(parts: list[str]) -> str:
     return parts[0] if len(parts) == 1 else f"{', '.join(parts[:-1])} and {parts[-1]}"
 
 
-def _sample(rng: Random, skill: str, pictures: list[Image], exchanges: list[Exchange], key: str) -> Sample:
+def _sample(rng: Random, skill: str, images: list[Image], exchanges: list[Exchange], key: str) -> Sample:
     system = system_text(rng) if rng.random() < 0.5 else ""
     messages: list[Message] = [SystemMessage(system)] if system else []
     if rng.random() < 0.1:
@@ -155,7 +155,7 @@ def _sample(rng: Random, skill: str, pictures: list[Image], exchanges: list[Exch
     for number, (said, answered) in enumerate(exchanges):
         if number == 0:
             text = [Text(said)] if said else []
-            parts = [*text, *pictures] if text and rng.random() < 0.15 else [*pictures, *text]
+            parts = [*text, *images] if text and rng.random() < 0.15 else [*images, *text]
             messages.append(UserMessage(parts))
         else:
             messages.append(UserMessage(said))
@@ -249,7 +249,7 @@ def _question_over(rng: Random, scenes: list[Scene]) -> Exchange:
     if roll < 0.5:
         return _which(rng, scenes)
     if roll < 0.6:
-        return worded(rng, _HOW_MANY_PICTURES), f"You showed me {len(scenes)} pictures."
+        return worded(rng, _HOW_MANY_IMAGES), f"You showed me {len(scenes)} pictures."
     if roll < 0.85:
         number = rng.randrange(len(scenes))
         return worded(rng, _IN_NUMBER, n=number + 1, nth=_NTH[number]), caption(scenes[number])

@@ -10,7 +10,7 @@ from typing import Any
 
 MODEL = "faults"
 CONTEXT = 20_000  # words
-PICTURE = 147  # tokens of one tile
+IMAGE = 147  # tokens of one tile
 
 _HEAD = {"id": "chatcmpl-1", "created": 1, "model": MODEL}
 _COUNT = re.compile(r"count from 1 to (\d{1,6})", re.IGNORECASE)
@@ -52,35 +52,35 @@ class Answer:
 def answer(body: Mapping[str, Any]) -> Answer:
     """Return the answer to a request's body, of chat or of plain completions."""
     messages: Sequence[Mapping[str, Any]] = body.get("messages") or []
-    texts, pictures = _contents(messages) if messages else (_prompt(body.get("prompt")), 0)
-    prompt_tokens = sum(len(_WORD.findall(text)) for text in texts) + PICTURE * pictures + 1
+    texts, images = _contents(messages) if messages else (_prompt(body.get("prompt")), 0)
+    prompt_tokens = sum(len(_WORD.findall(text)) for text in texts) + IMAGE * images + 1
     tools = body.get("tools") or []
     if tools and messages[-1].get("role") == "user":
         return Answer((), "tool_calls", prompt_tokens, (tools[0]["function"]["name"], '{"city": "Paris"}'))
-    words = tuple(_WORD.findall(_text(texts[-1], pictures)))
+    words = tuple(_WORD.findall(_text(texts[-1], images)))
     most = body.get("max_tokens")
     if isinstance(most, int) and most < len(words):
         return Answer(words[:most], "length", prompt_tokens)
     return Answer(words, "stop", prompt_tokens)
 
 
-def _text(asked: str, pictures: int) -> str:
+def _text(asked: str, images: int) -> str:
     counting = _COUNT.search(asked)
     if counting:
         return " ".join(str(number) for number in range(1, int(counting[1]) + 1))
-    seen = f" I see {pictures} pictures." if pictures else ""
+    seen = f" I see {images} images." if images else ""
     return f"Héllo 👋, you said:{seen} {asked}"
 
 
 def _contents(messages: Sequence[Mapping[str, Any]]) -> tuple[list[str], int]:
     texts: list[str] = []
-    pictures = 0
+    images = 0
     for message in messages:
         content = message.get("content") or ""
         parts: list[Any] = content if isinstance(content, list) else [{"type": "text", "text": content}]
         texts.append(" ".join(str(part.get("text", "")) for part in parts if part.get("type") == "text"))
-        pictures += sum(part.get("type") == "image_url" for part in parts)
-    return texts, pictures
+        images += sum(part.get("type") == "image_url" for part in parts)
+    return texts, images
 
 
 def _prompt(prompt: object) -> list[str]:

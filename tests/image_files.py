@@ -1,4 +1,4 @@
-"""Encoded pictures for tests, sound ones and ones that no sound program would write."""
+"""Encoded images for tests, sound ones and ones that no sound program would write."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ ORIENTATION = 0x0112
 
 
 def encoded(image: Image.Image, kind: str = "PNG", **options: object) -> bytes:
-    """Write a picture in one of Pillow's formats."""
+    """Write an image in one of Pillow's formats."""
     file = io.BytesIO()
     image.save(file, kind, **options)
     return file.getvalue()
@@ -30,7 +30,7 @@ def animated(kind: str, colours: Iterable[str] = ("red", "green", "blue"), **opt
 
 
 def turned(image: Image.Image, orientation: int, kind: str = "JPEG") -> bytes:
-    """Write a picture whose EXIF data asks for a turn."""
+    """Write an image whose EXIF data asks for a turn."""
     exif = Image.Exif()
     exif[ORIENTATION] = orientation
     return encoded(image, kind, exif=exif, **({"quality": 95, "subsampling": 0} if kind == "JPEG" else {}))

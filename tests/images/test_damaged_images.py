@@ -1,4 +1,4 @@
-"""Pictures that lie, are cut off, or explode: one clear error, before memory or time are spent."""
+"""Images that lie, are cut off, or explode: one clear error, before memory or time are spent."""
 
 from __future__ import annotations
 
@@ -13,25 +13,25 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image, ImageFile
 
+from image_files import PNG_SIGNATURE, animated, chunk, encoded, png
 from llama4sdk.errors import ImageError
 from llama4sdk.images import ImageLimits, jpeg
 from llama4sdk.images import decode as decode_module
 from llama4sdk.images.decode import decode, inspect
-from picture_files import PNG_SIGNATURE, animated, chunk, encoded, png
-from synthetic_pictures import draw
+from synthetic_images import draw
 
 
 @cache
 def sound(kind: str) -> bytes:
-    picture = Image.effect_noise((40, 30), 80).convert("RGB")
+    image = Image.effect_noise((40, 30), 80).convert("RGB")
     return {
-        "PNG": lambda: encoded(picture),
-        "JPEG": lambda: encoded(picture, "JPEG"),
-        "progressive JPEG": lambda: encoded(picture, "JPEG", progressive=True),
-        "WEBP": lambda: encoded(picture, "WEBP"),
-        "lossless WEBP": lambda: encoded(picture, "WEBP", lossless=True),
+        "PNG": lambda: encoded(image),
+        "JPEG": lambda: encoded(image, "JPEG"),
+        "progressive JPEG": lambda: encoded(image, "JPEG", progressive=True),
+        "WEBP": lambda: encoded(image, "WEBP"),
+        "lossless WEBP": lambda: encoded(image, "WEBP", lossless=True),
         "animated WEBP": lambda: animated("WEBP"),
-        "GIF": lambda: encoded(picture.convert("P"), "GIF"),
+        "GIF": lambda: encoded(image.convert("P"), "GIF"),
         "APNG": lambda: animated("PNG"),
     }[kind]()
 
@@ -110,7 +110,7 @@ def test_fault_22_a_png_with_too_few_rows_is_cut_off(rows: int) -> None:
 
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("lenient", [False, True], ids=["", "Pillow told to be lenient"])
-def test_fault_23_a_picture_cut_anywhere_is_an_image_error(
+def test_fault_23_an_image_cut_anywhere_is_an_image_error(
     kind: str, lenient: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(ImageFile, "LOAD_TRUNCATED_IMAGES", lenient)
@@ -130,7 +130,7 @@ def test_fault_23_a_picture_cut_anywhere_is_an_image_error(
     kind=st.sampled_from(KINDS),
     changes=st.lists(st.tuples(st.integers(0, 10**6), st.integers(0, 255)), min_size=1, max_size=5),
 )
-def test_changed_bytes_give_a_picture_or_an_image_error(kind: str, changes: list[tuple[int, int]]) -> None:
+def test_changed_bytes_give_an_image_or_an_image_error(kind: str, changes: list[tuple[int, int]]) -> None:
     data = bytearray(sound(kind))
     for place, value in changes:
         data[place % len(data)] = value
@@ -214,7 +214,7 @@ def test_a_jpeg_of_countless_scans_is_refused() -> None:
 
 @pytest.mark.parametrize("tail", [b"\0" * 100, b"<html>", b"\xff\xd8\xff"])
 @pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP", "GIF"])
-def test_what_follows_the_picture_is_not_read(kind: str, tail: bytes) -> None:
+def test_what_follows_the_image_is_not_read(kind: str, tail: bytes) -> None:
     assert tail not in inspect(sound(kind) + tail).data[-len(tail) :]
     assert decode(sound(kind) + tail).tobytes() == decode(sound(kind)).tobytes()
 

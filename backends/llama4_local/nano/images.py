@@ -1,4 +1,4 @@
-"""Pictures of a few coloured shapes on a light ground, of any size and shape, drawn with Pillow."""
+"""Images of a few coloured shapes on a light ground, of any size and shape, drawn with Pillow."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ _SCALE = 2  # drawn larger and then shrunk, for smooth edges
 
 @dataclass(frozen=True, slots=True)
 class Shape:
-    """One shape: its colour, its form and the ninth of the picture in which its middle lies."""
+    """One shape: its colour, its form and the ninth of the image in which its middle lies."""
 
     colour: str
     form: str
@@ -52,13 +52,13 @@ class Shape:
 
 @dataclass(frozen=True, slots=True)
 class Scene:
-    """What is in a picture, in reading order; no shapes for a picture of something else."""
+    """What is in an image, in reading order; no shapes for an image of something else."""
 
     shapes: tuple[Shape, ...]
 
     @property
     def key(self) -> str:
-        """The layout as text: pictures with the same one are in the same split."""
+        """The layout as text: images with the same one are in the same split."""
         return " ".join(f"{shape}@{shape.place}" for shape in self.shapes)
 
 
@@ -82,12 +82,12 @@ class Placed:
 
 
 def draw(rng: Random, scene: Scene) -> Image.Image:
-    """Return a picture of the scene, RGB, with sides of 40 to 480 pixels."""
+    """Return an image of the scene, RGB, with sides of 40 to 480 pixels."""
     return draw_placed(rng, scene)[0]
 
 
 def draw_placed(rng: Random, scene: Scene) -> tuple[Image.Image, list[Placed]]:
-    """Return a picture of the scene, as `draw` does, and where its shapes lie."""
+    """Return an image of the scene, as `draw` does, and where its shapes lie."""
     width, height = _size(rng)
     ground = _ground_colour(rng)
     image = Image.new("RGB", (width * _SCALE, height * _SCALE), ground)
@@ -165,7 +165,7 @@ def _draw_shape(rng: Random, pen: ImageDraw.ImageDraw, placed: Placed) -> None:
 
 
 def _draw_something_else(rng: Random, pen: ImageDraw.ImageDraw, width: int, height: int) -> None:
-    """Stripes, scribbles or many small patches: a picture without a shape that nano knows."""
+    """Stripes, scribbles or many small patches: an image without a shape that nano knows."""
     kind = rng.randrange(4)
     for _ in range((0, 14, 60, 9)[kind]):
         ink = (rng.randint(0, 255), rng.randint(0, 255), rng.randint(0, 255))
@@ -179,7 +179,7 @@ def _draw_something_else(rng: Random, pen: ImageDraw.ImageDraw, width: int, heig
 
 
 def _photographed(rng: Random, image: Image.Image) -> Image.Image:
-    """Blur a little, add the grain and the blocks of a photo saved as JPEG, or leave the picture clean."""
+    """Blur a little, add the grain and the blocks of a photo saved as JPEG, or leave the image clean."""
     if rng.random() < 0.15:
         image = image.filter(ImageFilter.GaussianBlur(rng.uniform(0.3, 1.0)))
     if rng.random() < 0.2:

@@ -1,4 +1,4 @@
-"""The pictures of one prompt on the engine's side: encoded when first needed, kept while the request lives."""
+"""The images of one prompt on the engine's side: encoded when first needed, kept while the request lives."""
 
 from __future__ import annotations
 
@@ -18,39 +18,39 @@ if TYPE_CHECKING:
     from llama4sdk.images import Tiles
 
 
-class Pictures:
-    """Features for the picture placeholders of a prompt.
+class Images:
+    """Features for the image placeholders of a prompt.
 
     Args:
         model: What encodes.
         token_ids: The prompt.
-        tiles: The pixels of each picture, in order.
+        tiles: The pixels of each image, in order.
 
     Raises:
-        InvalidRequest: The model has no picture encoder, or tiles and placeholders differ in number.
+        InvalidRequest: The model has no image encoder, or tiles and placeholders differ in number.
     """
 
     def __init__(self, model: Model, token_ids: Sequence[int], tiles: Sequence[Tiles]) -> None:
         vision = model.config.vision
         if vision is None:
-            raise InvalidRequest("This checkpoint has no picture encoder; send text only.")
+            raise InvalidRequest("This checkpoint has no image encoder; send text only.")
         self._model = model
         self._tiles = tuple(tiles)
         self._features: list[Tensor | None] = [None] * len(self._tiles)
         self._places = [i for i, token in enumerate(token_ids) if token == model.config.image_token_id]
-        self._firsts = [0]  # for each picture, how many placeholders come before it
-        for picture in self._tiles:
-            self._firsts.append(self._firsts[-1] + len(picture.levels) * vision.patch_tokens)
+        self._firsts = [0]  # for each image, how many placeholders come before it
+        for image in self._tiles:
+            self._firsts.append(self._firsts[-1] + len(image.levels) * vision.patch_tokens)
         if self._firsts[-1] != len(self._places):
             raise InvalidRequest(
-                f"The prompt has {len(self._places)} picture placeholders, its tiles need {self._firsts[-1]}."
+                f"The prompt has {len(self._places)} image placeholders, its tiles need {self._firsts[-1]}."
             )
 
     @property
     def names(self) -> list[tuple[int, str]]:
-        """Position of each picture's first placeholder, and the SHA-256 of its pixels."""
+        """Position of each image's first placeholder, and the SHA-256 of its pixels."""
         firsts = zip(self._firsts, self._tiles, strict=False)
-        return [(self._places[first], picture.digest) for first, picture in firsts]
+        return [(self._places[first], image.digest) for first, image in firsts]
 
     def features(self, start: int, end: int) -> Tensor | None:
         """Return [placeholders, hidden] for those among tokens `start` to `end`, or None without any."""
@@ -66,7 +66,7 @@ class Pictures:
         features = self._features[index]
         if features is None:
             if not self._tiles[index].levels.size:
-                raise InvalidRequest("A picture of this session was saved without its pixels and cannot be seen again.")
+                raise InvalidRequest("An image of this session was saved without its pixels and cannot be seen again.")
             pixels = torch.from_numpy(self._tiles[index].pixels)
             features = encode_tiles(self._model, pixels).flatten(0, 1)
             self._features[index] = features

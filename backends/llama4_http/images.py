@@ -1,8 +1,8 @@
-"""Pictures as they travel: no larger than the model will see them, PNG or JPEG by size. Pure but for Pillow.
+"""Images as they travel: no larger than the model will see them, PNG or JPEG by size. Pure but for Pillow.
 
-Llama 4 resizes every picture to a canvas of tiles. Doing that before sending leaves the tiles of the grid
-as they were and saves most of the upload; only the small global tile is then made from the scaled picture
-instead of the original. Pictures are only ever scaled down.
+Llama 4 resizes every image to a canvas of tiles. Doing that before sending leaves the tiles of the grid
+as they were and saves most of the upload; only the small global tile is then made from the scaled image
+instead of the original. Images are only ever scaled down.
 """
 
 from __future__ import annotations
@@ -28,15 +28,15 @@ if TYPE_CHECKING:
 
 Mime = Literal["image/png", "image/jpeg"]
 
-ASSET_NAME = "picture"
-PNG_LIMIT = 512 * 1024  # bytes above which JPEG is tried, for a picture that was no JPEG before
-_QUALITIES = (92, 85, 75, 60)  # of JPEG; below, text in pictures suffers
+ASSET_NAME = "image"
+PNG_LIMIT = 512 * 1024  # bytes above which JPEG is tried, for an image that was no JPEG before
+_QUALITIES = (92, 85, 75, 60)  # of JPEG; below, text in images suffers
 _OPENINGS: tuple[tuple[bytes, Mime], ...] = ((b"\x89PNG\r\n\x1a\n", "image/png"), (b"\xff\xd8\xff", "image/jpeg"))
 
 
 @dataclass(frozen=True, slots=True)
 class Packed:
-    """A picture ready to be sent.
+    """An image ready to be sent.
 
     Args:
         mime: Its type.
@@ -56,7 +56,7 @@ class Packed:
 
     @property
     def url(self) -> str:
-        """The picture as a `data:` URL."""
+        """The image as a `data:` URL."""
         return f"data:{self.mime};base64,{base64.b64encode(self.data).decode('ascii')}"
 
     @property
@@ -74,10 +74,10 @@ class Packed:
 
 
 def pack(image: Image, settings: Settings, *, max_inline: int | None = None) -> Packed:
-    """Return a picture as it shall travel. Decodes and encodes: call it in a worker thread.
+    """Return an image as it shall travel. Decodes and encodes: call it in a worker thread.
 
     Args:
-        image: The picture; no remote one.
+        image: The image; no remote one.
         settings: Limits, tiles, and whether to scale.
         max_inline: Most bytes that its base64 may take; JPEG of falling quality is tried until it fits,
             and the smallest is returned where none does.
@@ -89,15 +89,13 @@ def pack(image: Image, settings: Settings, *, max_inline: int | None = None) -> 
     return pack_read(load(image, limits=settings.image_limits), _file(image), settings, max_inline=max_inline)
 
 
-def pack_read(
-    picture: Pillow.Image, file: bytes | None, settings: Settings, *, max_inline: int | None = None
-) -> Packed:
-    """Return a picture that was read already, with the file that it came from if there was one."""
+def pack_read(image: Pillow.Image, file: bytes | None, settings: Settings, *, max_inline: int | None = None) -> Packed:
+    """Return an image that was read already, with the file that it came from if there was one."""
     tile, max_tiles = settings.tile, settings.max_tiles
-    width, height = picture.size
-    size = fitting(width, height, tile, max_tiles) if settings.fit_pictures else (width, height)
-    scaled = _scaled(picture, size)
-    mime, data = (_untouched(file, picture) if scaled is picture else None) or _encode(scaled, _is_jpeg(file))
+    width, height = image.size
+    size = fitting(width, height, tile, max_tiles) if settings.fit_images else (width, height)
+    scaled = _scaled(image, size)
+    mime, data = (_untouched(file, image) if scaled is image else None) or _encode(scaled, _is_jpeg(file))
     if max_inline is not None and _base64_length(data) > max_inline:
         mime, data = _squeezed(scaled, max_inline)
     tokens = grid_for(width, height, tile, max_tiles).prompt_tokens
@@ -105,7 +103,7 @@ def pack_read(
 
 
 def _file(image: Image) -> bytes | None:
-    """Return the bytes of the picture's file, which has been read and found good before."""
+    """Return the bytes of the image's file, which has been read and found good before."""
     source = image.source
     if isinstance(source, bytes):
         return source
@@ -115,12 +113,12 @@ def _file(image: Image) -> bytes | None:
 
 
 def asset_request(pack: Packed) -> bytes:
-    """Return the body that asks NVIDIA's catalog for a place to upload a picture to."""
+    """Return the body that asks NVIDIA's catalog for a place to upload an image to."""
     return to_json({"contentType": pack.mime, "description": ASSET_NAME})
 
 
 def fitting(width: int, height: int, tile: int = TILE, max_tiles: int = MAX_TILES) -> tuple[int, int]:
-    """Return the size at which a picture is sent: what the model resizes it to, where that is smaller.
+    """Return the size at which an image is sent: what the model resizes it to, where that is smaller.
 
     A size whose own grid would be another one is not taken: then the tiles would differ.
     """
@@ -134,22 +132,22 @@ def fitting(width: int, height: int, tile: int = TILE, max_tiles: int = MAX_TILE
     return fitted if same else (width, height)
 
 
-def _scaled(picture: Pillow.Image, size: tuple[int, int]) -> Pillow.Image:
+def _scaled(image: Pillow.Image, size: tuple[int, int]) -> Pillow.Image:
     from PIL.Image import Resampling
 
     # The resampling of the reference's own transform, so that its tiles come out the same.
-    return picture if picture.size == size else picture.resize(size, Resampling.BILINEAR)
+    return image if image.size == size else image.resize(size, Resampling.BILINEAR)
 
 
-def _untouched(file: bytes | None, picture: Pillow.Image) -> tuple[Mime, bytes] | None:
+def _untouched(file: bytes | None, image: Pillow.Image) -> tuple[Mime, bytes] | None:
     """Return the file itself where the server would read the very same pixels out of it."""
     for opening, mime in _OPENINGS:
-        if file is not None and file.startswith(opening) and _same_pixels(file, picture):
+        if file is not None and file.startswith(opening) and _same_pixels(file, image):
             return mime, file
     return None
 
 
-def _same_pixels(file: bytes, picture: Pillow.Image) -> bool:
+def _same_pixels(file: bytes, image: Pillow.Image) -> bool:
     from PIL import Image
 
     # Only what no reader can read in two ways: no orientation, transparency, palette or deep colour.
@@ -158,30 +156,30 @@ def _same_pixels(file: bytes, picture: Pillow.Image) -> bool:
             orientation = plain.getexif().get(0x0112, 1)
             return (
                 plain.mode == "RGB"
-                and plain.size == picture.size
+                and plain.size == image.size
                 and orientation == 1
                 and "transparency" not in plain.info
             )
     except Exception as error:
-        raise ImageError("The picture could not be read a second time.") from error
+        raise ImageError("The image could not be read a second time.") from error
 
 
 def _is_jpeg(file: bytes | None) -> bool:
     return file is not None and file.startswith(_OPENINGS[1][0])
 
 
-def _encode(picture: Pillow.Image, was_jpeg: bool) -> tuple[Mime, bytes]:
-    png = _bytes(picture, "PNG")
+def _encode(image: Pillow.Image, was_jpeg: bool) -> tuple[Mime, bytes]:
+    png = _bytes(image, "PNG")
     if len(png) <= PNG_LIMIT and not was_jpeg:
         return "image/png", png
-    jpeg = _bytes(picture, "JPEG", _QUALITIES[0])
+    jpeg = _bytes(image, "JPEG", _QUALITIES[0])
     return ("image/jpeg", jpeg) if len(jpeg) < len(png) else ("image/png", png)
 
 
-def _squeezed(picture: Pillow.Image, max_inline: int) -> tuple[Mime, bytes]:
+def _squeezed(image: Pillow.Image, max_inline: int) -> tuple[Mime, bytes]:
     data = b""
     for quality in _QUALITIES:
-        data = _bytes(picture, "JPEG", quality)
+        data = _bytes(image, "JPEG", quality)
         if _base64_length(data) <= max_inline:
             break
     return "image/jpeg", data
@@ -191,10 +189,10 @@ def _base64_length(data: bytes) -> int:
     return (len(data) + 2) // 3 * 4
 
 
-def _bytes(picture: Pillow.Image, form: Literal["PNG", "JPEG"], quality: int = 0) -> bytes:
+def _bytes(image: Pillow.Image, form: Literal["PNG", "JPEG"], quality: int = 0) -> bytes:
     file = BytesIO()
     if form == "PNG":
-        picture.save(file, form, compress_level=6)
+        image.save(file, form, compress_level=6)
     else:
-        picture.save(file, form, quality=quality, subsampling=0)
+        image.save(file, form, quality=quality, subsampling=0)
     return file.getvalue()

@@ -1,4 +1,4 @@
-"""Redraws the synthetic pictures that the conformance data speaks of, with integers only."""
+"""Redraws the synthetic images that the conformance data speaks of, with integers only."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
 
 def draw(width: int, height: int, seed: int) -> Image.Image:
-    """Return the RGB picture: two gradients, a checkered blue, and a disc in the middle."""
+    """Return the RGB image: two gradients, a checkered blue, and a disc in the middle."""
     x: NDArray[np.int64] = np.arange(width)[None, :].repeat(height, axis=0)
     y: NDArray[np.int64] = np.arange(height)[:, None].repeat(width, axis=1)
     red = x * 255 // max(width - 1, 1) % 256
