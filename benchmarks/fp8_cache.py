@@ -13,8 +13,8 @@ from itertools import islice
 from typing import get_args
 
 from llama4_local import LocalBackend
-from llama4_local.nano.data import SKILLS, Sample, samples
-from llama4_local.options import CacheType, DType
+from llama4_local.config.options import CacheType, DType
+from llama4_local.nano.training.data import SKILLS, Sample, samples
 from llama4sdk.events import TextDelta
 from llama4sdk.request import Request, Sampling
 

@@ -23,25 +23,26 @@ from hopper_inputs import (
 )
 from torch import Tensor
 
-from llama4_local.batch import Batch, PoolTable, Segment
-from llama4_local.heads import HeadPlan
-from llama4_local.kernels import gemv, sampling
-from llama4_local.kernels.activations import quantize_rows
-from llama4_local.kernels.choices import FEW, Choices
-from llama4_local.kernels.down import down
-from llama4_local.kernels.functions import KernelOps
-from llama4_local.kernels.gate_up import gate_up
-from llama4_local.kernels.heads import qkv_epilogue
-from llama4_local.kernels.linear import linear
-from llama4_local.kernels.norms import add_rms_norm
-from llama4_local.kernels.routing import Routing, choose, route, routed
-from llama4_local.kernels.tiles import Format
-from llama4_local.kv_cache import LayerCache
-from llama4_local.quantized import Matrix
-from llama4_local.reference import sampling as reference_sampling
-from llama4_local.reference.functions import ReferenceOps
-from llama4_local.reference.rows import rms_norm, swiglu
-from llama4_local.weights import MlpTree, MoeTree
+from llama4_local.cache.kv_cache import LayerCache
+from llama4_local.ops.batch import Batch, PoolTable, Segment
+from llama4_local.ops.filters import Filters
+from llama4_local.ops.heads import HeadPlan
+from llama4_local.ops.kernels import gemv, sampling
+from llama4_local.ops.kernels.activations import quantize_rows
+from llama4_local.ops.kernels.choices import FEW, Choices
+from llama4_local.ops.kernels.down import down
+from llama4_local.ops.kernels.functions import KernelOps
+from llama4_local.ops.kernels.gate_up import gate_up
+from llama4_local.ops.kernels.heads import qkv_epilogue
+from llama4_local.ops.kernels.linear import linear
+from llama4_local.ops.kernels.norms import add_rms_norm
+from llama4_local.ops.kernels.routing import Routing, choose, route, routed
+from llama4_local.ops.kernels.tiles import Format
+from llama4_local.ops.reference import sampling as reference_sampling
+from llama4_local.ops.reference.functions import ReferenceOps
+from llama4_local.ops.reference.rows import rms_norm, swiglu
+from llama4_local.weights.quantized import Matrix
+from llama4_local.weights.tree import MlpTree, MoeTree
 
 # Norm of the difference over the norm: rounding to bf16 costs 1.7e-3, e4m3 sums on the matrix units some more.
 LIMITS = {"bf16": 4e-3, "int4": 4e-3, "fp8": 5e-3}
@@ -316,7 +317,7 @@ def draws() -> Iterator[Found]:
         if "ruled out" in name:
             logits[torch.rand_like(logits) < 0.999] = float("-inf")
         chances = torch.rand(rows, dtype=torch.float64, device=DEVICE)
-        filters = reference_sampling.Filters(
+        filters = Filters(
             torch.full((rows,), 0.8, device=DEVICE),
             torch.full((rows,), top_k, device=DEVICE),
             torch.full((rows,), top_p, dtype=torch.float64, device=DEVICE),

@@ -16,11 +16,11 @@ from typing import Any
 
 import torch
 
-from llama4_local.kernels.choices import Choices
-from llama4_local.kernels.functions import KernelOps
-from llama4_local.kernels.launch import Launch
-from llama4_local.kernels.machine_code import resources
-from llama4_local.kernels.serving import FORMATS, SHAPES, attention_launches, matrix_launches, sampling_launches
+from llama4_local.ops.kernels.aot.machine_code import resources
+from llama4_local.ops.kernels.aot.serving import FORMATS, SHAPES, attention_launches, matrix_launches, sampling_launches
+from llama4_local.ops.kernels.choices import Choices
+from llama4_local.ops.kernels.functions import KernelOps
+from llama4_local.ops.kernels.launch import Launch
 
 TOKENS = (1, 3, 4, 5, 8, 16, 17, 64, 100, 256, 300, 2048, 8192)
 
@@ -77,7 +77,7 @@ def compile_one(launch: Launch) -> Usage:
 def scout_launches() -> list[Launch]:
     """Return one launch for each binary that checks, timings and the model need."""
     found: dict[object, Launch] = {}
-    from llama4_local.kernels.ahead_of_time import specialize
+    from llama4_local.ops.kernels.aot.ahead_of_time import specialize
 
     for launch in _scout():
         found.setdefault((launch.name, specialize(launch)), launch)

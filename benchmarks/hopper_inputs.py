@@ -11,9 +11,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from llama4_local.kernels.arithmetic import INTERPRETED
-from llama4_local.kernels.tiles import Format
-from llama4_local.quantized import Fp8Matrix, Int4Matrix, Matrix
+from llama4_local.ops.kernels.arithmetic import INTERPRETED
+from llama4_local.ops.kernels.tiles import Format
+from llama4_local.weights.quantized import Fp8Matrix, Int4Matrix, Matrix
 
 REHEARSAL = bool(INTERPRETED)
 DEVICE = "cpu" if REHEARSAL else "cuda"
@@ -102,7 +102,7 @@ def activations_for(x: Tensor, form: Format) -> tuple[Tensor, Tensor | None, Ten
     """Return what a matrix kernel gets for x in a format, its scales, and what that is worth in fp64."""
     if form != "fp8":
         return x, None, x.double()
-    from llama4_local.kernels.activations import quantize_rows
+    from llama4_local.ops.kernels.activations import quantize_rows
 
     values, scales = quantize_rows(x)
     return values, scales, values.float().double() * scales.double()[:, None]

@@ -11,18 +11,18 @@ from hopper_inputs import DEVICE, REHEARSAL, SIZES, experts, matrix, normal
 from hopper_times import Ceilings, Row
 from torch import Tensor
 
-from llama4_local.batch import Batch, PoolTable, Segment
-from llama4_local.config import ModelConfig, RopeScaling, TextConfig
-from llama4_local.kernels.choices import Choices
-from llama4_local.kernels.functions import KernelOps
-from llama4_local.kernels.sampling import draw
-from llama4_local.kernels.tiles import Format
-from llama4_local.kv_cache import KvCache, cache_bytes
+from llama4_local.cache.kv_cache import KvCache, cache_bytes
+from llama4_local.cache.page_table import CacheShape
+from llama4_local.config.model import ModelConfig, RopeScaling, TextConfig
 from llama4_local.model.transformer import Model, forward, logits
-from llama4_local.pages import CacheShape
-from llama4_local.quantized import Matrix
-from llama4_local.reference.sampling import Filters
-from llama4_local.weights import AttentionTree, LayerTree, MlpTree, MoeTree, WeightTree
+from llama4_local.ops.batch import Batch, PoolTable, Segment
+from llama4_local.ops.filters import Filters
+from llama4_local.ops.kernels.choices import Choices
+from llama4_local.ops.kernels.functions import KernelOps
+from llama4_local.ops.kernels.sampling import draw
+from llama4_local.ops.kernels.tiles import Format
+from llama4_local.weights.quantized import Matrix
+from llama4_local.weights.tree import AttentionTree, LayerTree, MlpTree, MoeTree, WeightTree
 
 LAYERS, PAGE, CHUNK, CONTEXT = SIZES.layers, SIZES.page, SIZES.chunk, SIZES.context
 BATCHES = (2,) if REHEARSAL else (1, 8, 64, 256)

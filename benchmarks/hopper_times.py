@@ -16,18 +16,18 @@ from hopper_inputs import DEVICE, REHEARSAL, SIZES, activations_for, experts, ma
 from torch import Tensor
 from torch.nn.functional import scaled_dot_product_attention
 
-from llama4_local.batch import Batch, PoolTable, Segment
-from llama4_local.kernels import gemv, sampling
-from llama4_local.kernels.choices import FEW, Choices
-from llama4_local.kernels.down import down
-from llama4_local.kernels.functions import KernelOps
-from llama4_local.kernels.gate_up import gate_up
-from llama4_local.kernels.linear import linear
-from llama4_local.kernels.routing import Choice, choose, route
-from llama4_local.kernels.tiles import Format
-from llama4_local.kv_cache import LayerCache
-from llama4_local.quantized import Matrix
-from llama4_local.reference.sampling import Filters
+from llama4_local.cache.kv_cache import LayerCache
+from llama4_local.ops.batch import Batch, PoolTable, Segment
+from llama4_local.ops.filters import Filters
+from llama4_local.ops.kernels import gemv, sampling
+from llama4_local.ops.kernels.choices import FEW, Choices
+from llama4_local.ops.kernels.down import down
+from llama4_local.ops.kernels.functions import KernelOps
+from llama4_local.ops.kernels.gate_up import gate_up
+from llama4_local.ops.kernels.linear import linear
+from llama4_local.ops.kernels.routing import Choice, choose, route
+from llama4_local.ops.kernels.tiles import Format
+from llama4_local.weights.quantized import Matrix
 
 ROTATE = 300 * 2**20  # bytes that a round of inputs takes: several times the L2 cache
 HIDDEN, SIZE, EXPERTS = SIZES.hidden, SIZES.size, SIZES.experts

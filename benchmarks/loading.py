@@ -26,13 +26,13 @@ from pathlib import Path
 import torch
 from safetensors.torch import save_file
 
-from llama4_local.config import ModelConfig, TextConfig
-from llama4_local.config_writer import config_to_json
-from llama4_local.model import packed_loading
-from llama4_local.ops import Ops
-from llama4_local.quantized import Int4Matrix, Matrix
-from llama4_local.reference.quantized import PackedReferenceOps
-from llama4_local.weight_names import expected_tensors, single_names
+from llama4_local.checkpoint import loader
+from llama4_local.config.model import ModelConfig, TextConfig
+from llama4_local.config.writer import config_to_json
+from llama4_local.ops.interface import Ops
+from llama4_local.ops.reference.quantized import PackedReferenceOps
+from llama4_local.weights.quantized import Int4Matrix, Matrix
+from llama4_local.weights.schema import expected_tensors, single_names
 
 FORMS = ("bf16", "bf16-single", "fbgemm", "llm-compressor")
 SHARD = 250_000_000  # bytes
@@ -147,10 +147,10 @@ def _random(shape: tuple[int, ...], dtype: torch.dtype) -> torch.Tensor:
 def child(folder: Path, *, kernels: bool) -> None:
     """Load in this process, and print figures as JSON."""
     if kernels:
-        packed_loading.choose_ops = kernel_layout
+        loader.choose_ops = kernel_layout
     torch.zeros(1000, 1000).to(torch.bfloat16).sum()  # what torch takes at its first use is not loading's
     before, start = _peak(), time.perf_counter()
-    model = packed_loading.load_packed_model(folder, dtype=None)
+    model = loader.load_model(folder)
     found = {"seconds": time.perf_counter() - start, "peak": _peak() - before, "result": taken(model.weights.leaves())}
     print(json.dumps(found))
 

@@ -27,9 +27,9 @@ from typing import Protocol
 import torch
 from local_runners import Ours, Theirs, config_of
 
-from llama4_local.checkpoint_writer import save_checkpoint
-from llama4_local.config import ModelConfig
-from llama4_local.weight_names import random_weights
+from llama4_local.checkpoint.writer import save_checkpoint
+from llama4_local.config.model import ModelConfig
+from llama4_local.weights.schema import random_weights
 
 _IN_MEMORY = Path("/dev/shm")
 RESULTS = Path(__file__).parent / "results" / "local_cpu.json"

@@ -11,12 +11,12 @@ from typing import Any
 
 import torch
 
-from llama4_local.capacity import cache_shape
-from llama4_local.config import GenerationConfig, ModelConfig, TextConfig
-from llama4_local.crossing import Letter, Mailbox, Outbox
-from llama4_local.engine import Engine, Limits
-from llama4_local.model.loading import load_model
-from llama4_local.orders import Order
+from llama4_local.cache.sizing import cache_shape
+from llama4_local.checkpoint.loader import load_model
+from llama4_local.config.model import GenerationConfig, ModelConfig, TextConfig
+from llama4_local.engine.engine import Engine, Limits
+from llama4_local.engine.mailbox import Letter, Mailbox, Outbox
+from llama4_local.engine.request import Order
 from llama4sdk.errors import LlamaError
 from llama4sdk.events import Done, TextDelta
 from llama4sdk.request import Sampling

@@ -17,11 +17,11 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from llama4_local.config import ModelConfig, TextConfig
-from llama4_local.model.training import training_forward
+from llama4_local.config.model import ModelConfig, TextConfig
 from llama4_local.model.transformer import Model, logits
+from llama4_local.nano.training.forward import training_forward
 from llama4_local.scoring import score_with
-from llama4_local.weight_names import random_weights
+from llama4_local.weights.schema import random_weights
 
 
 @dataclass(frozen=True)

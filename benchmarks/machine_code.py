@@ -1,6 +1,6 @@
 """Puts the registers and occupancy of every compiled kernel into `docs/performance.md`.
 
-python -m llama4_local.kernels.compiled --out build/cubins --report benchmarks/results/sm90a.json
+python -m llama4_local.ops.kernels.aot.compiled --out build/cubins --report benchmarks/results/sm90a.json
 python benchmarks/machine_code.py
 """
 

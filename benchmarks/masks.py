@@ -17,12 +17,12 @@ from dataclasses import replace
 from typing import Any
 
 from llama4_local.backend import NANO
-from llama4_local.capacity import cache_shape
-from llama4_local.crossing import Letter, Mailbox, Outbox
-from llama4_local.engine import Engine, Limits
-from llama4_local.grammar import Grammars
-from llama4_local.model.loading import load_model
-from llama4_local.orders import Order
+from llama4_local.cache.sizing import cache_shape
+from llama4_local.checkpoint.loader import load_model
+from llama4_local.decoding.grammar import Grammars
+from llama4_local.engine.engine import Engine, Limits
+from llama4_local.engine.mailbox import Letter, Mailbox, Outbox
+from llama4_local.engine.request import Order
 from llama4sdk.errors import LlamaError
 from llama4sdk.messages import conversation
 from llama4sdk.prompting import PromptTemplate, Tokenizer

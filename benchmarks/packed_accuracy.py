@@ -12,9 +12,9 @@ from pathlib import Path
 import torch
 
 from llama4_local import nano
-from llama4_local.model.packed_loading import packed_model
-from llama4_local.nano.evaluate import load, measure
-from llama4_local.quantize import pack_network
+from llama4_local.checkpoint.loader import model_of
+from llama4_local.nano.training.evaluate import load, measure
+from llama4_local.weights.quantize import pack_network
 
 BUNDLED = Path(nano.__file__).parent / "checkpoint"
 
@@ -29,8 +29,8 @@ def main() -> None:
     plain, template = load(given.checkpoint)
     models = {
         "plain": plain,
-        "fp8": packed_model(plain.config, pack_network(plain.weights, "fp8")),
-        "int4": packed_model(plain.config, pack_network(plain.weights, "int4")),
+        "fp8": model_of(plain.config, pack_network(plain.weights, "fp8")),
+        "int4": model_of(plain.config, pack_network(plain.weights, "int4")),
     }
     skills = json.loads((given.checkpoint / "evaluation.json").read_text())["accuracy"]
     print(f"{'':<18}" + "".join(f"{name:>8}" for name in models))

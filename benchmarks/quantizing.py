@@ -25,14 +25,14 @@ from pathlib import Path
 import torch
 from safetensors.torch import save_file
 
-from llama4_local.config import ModelConfig, TextConfig
-from llama4_local.config_file import read_config
-from llama4_local.config_writer import config_to_json
-from llama4_local.packing import load_packed
+from llama4_local.checkpoint.quantizing import load_packed
+from llama4_local.config.model import ModelConfig, TextConfig
+from llama4_local.config.reader import read_config
+from llama4_local.config.writer import config_to_json
 from llama4_local.planning import plan
-from llama4_local.quantize import Kind, quantize_int4
-from llama4_local.quantized import Fp8Matrix, Int4Matrix
-from llama4_local.weight_names import expected_tensors
+from llama4_local.weights.quantize import Kind, quantize_int4
+from llama4_local.weights.quantized import Fp8Matrix, Int4Matrix
+from llama4_local.weights.schema import expected_tensors
 
 HIDDEN, EXPERT, EXPERTS = 2048, 1024, 16
 SHARD = 500_000_000  # bytes

@@ -21,7 +21,7 @@ from pathlib import Path
 import torch  # imported first: its memory is the application's, not the model's
 
 from llama4_local import LocalBackend, plan
-from llama4_local.options import DType
+from llama4_local.config.options import DType
 from llama4_local.planning.sizes import parse_bytes, show_bytes
 from llama4sdk import Llama4, Sampling
 

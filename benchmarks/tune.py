@@ -30,20 +30,20 @@ from hopper_times import rotated  # noqa: E402
 from torch import Tensor  # noqa: E402
 from tune_candidates import TASKS, Candidate, Task, candidates  # noqa: E402
 
-from llama4_local.batch import PoolTable  # noqa: E402
-from llama4_local.kernels import gemv  # noqa: E402
-from llama4_local.kernels.attention_decode import attention_decode  # noqa: E402
-from llama4_local.kernels.choices import FEW  # noqa: E402
-from llama4_local.kernels.down import down  # noqa: E402
-from llama4_local.kernels.gate_up import gate_up  # noqa: E402
-from llama4_local.kernels.launch import recording  # noqa: E402
-from llama4_local.kernels.linear import linear  # noqa: E402
-from llama4_local.kernels.machine_code import SHARED_LIMIT  # noqa: E402
-from llama4_local.kernels.norms import add_rms_norm  # noqa: E402
-from llama4_local.kernels.routing import choose, route  # noqa: E402
-from llama4_local.kernels.tiles import DecodeTile, Tile, VectorTile  # noqa: E402
-from llama4_local.kv_cache import LayerCache  # noqa: E402
-from llama4_local.quantized import Matrix  # noqa: E402
+from llama4_local.cache.kv_cache import LayerCache  # noqa: E402
+from llama4_local.ops.batch import PoolTable  # noqa: E402
+from llama4_local.ops.kernels import gemv  # noqa: E402
+from llama4_local.ops.kernels.aot.machine_code import SHARED_LIMIT  # noqa: E402
+from llama4_local.ops.kernels.attention_decode import attention_decode  # noqa: E402
+from llama4_local.ops.kernels.choices import FEW  # noqa: E402
+from llama4_local.ops.kernels.down import down  # noqa: E402
+from llama4_local.ops.kernels.gate_up import gate_up  # noqa: E402
+from llama4_local.ops.kernels.launch import recording  # noqa: E402
+from llama4_local.ops.kernels.linear import linear  # noqa: E402
+from llama4_local.ops.kernels.norms import add_rms_norm  # noqa: E402
+from llama4_local.ops.kernels.routing import choose, route  # noqa: E402
+from llama4_local.ops.kernels.tiles import DecodeTile, Tile, VectorTile  # noqa: E402
+from llama4_local.weights.quantized import Matrix  # noqa: E402
 
 TABLE = ROOT / "backends" / "llama4_local" / "kernels" / "table.json"
 EXPERTS, HIDDEN, SIZE = SIZES.experts, SIZES.hidden, SIZES.size

@@ -13,7 +13,7 @@ from typing import Literal
 
 from hopper_inputs import REHEARSAL
 
-from llama4_local.kernels.tiles import DecodeTile, Format, Tile, VectorTile
+from llama4_local.ops.kernels.tiles import DecodeTile, Format, Tile, VectorTile
 
 Candidate = Tile | VectorTile | DecodeTile
 

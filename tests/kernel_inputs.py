@@ -5,9 +5,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from llama4_local.kernels.activations import quantize_rows
-from llama4_local.kernels.tiles import Format, Tile
-from llama4_local.quantized import Fp8Matrix, Int4Matrix, Matrix
+from llama4_local.ops.kernels.activations import quantize_rows
+from llama4_local.ops.kernels.tiles import Format, Tile
+from llama4_local.weights.quantized import Fp8Matrix, Int4Matrix, Matrix
 
 FORMATS: tuple[Format, ...] = ("bf16", "int4", "fp8")
 ROUNDED = 2.5e-3  # one rounding to bf16 costs 1.7e-3 of the norm

@@ -13,12 +13,12 @@ from typing import TYPE_CHECKING, Any
 import anyio
 from anyio import to_thread
 
-from llama4_local.crossing import EventLoop
-from llama4_local.options import CacheType, DType, Options, Quantize
-from llama4_local.readiness import Ready, look_at
-from llama4_local.run import Run
-from llama4_local.sessions import Session, begin, restore
-from llama4_local.worker import Worker
+from llama4_local.config.options import CacheType, DType, Options, Quantize
+from llama4_local.engine.mailbox import EventLoop
+from llama4_local.serving.engine_thread import Worker
+from llama4_local.serving.generation import Run
+from llama4_local.serving.readiness import Ready, look_at
+from llama4_local.serving.sessions import Session, begin, restore
 from llama4sdk.backend import Capabilities
 from llama4sdk.errors import InvalidRequest
 
@@ -26,9 +26,9 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable
     from contextlib import AbstractAsyncContextManager
 
-    from llama4_local.crossing import Outbox
-    from llama4_local.engine import Engine, Load
-    from llama4_local.worker import Build, Report
+    from llama4_local.engine.engine import Engine, Load
+    from llama4_local.engine.mailbox import Outbox
+    from llama4_local.serving.engine_thread import Build, Report
     from llama4sdk.events import Event
     from llama4sdk.prompting import PromptTemplate
     from llama4sdk.prompting.tool_format import ToolsPlace
@@ -296,7 +296,7 @@ def _builder(folder: Path, options: Options, ready: Ready) -> Build:
     """Return what the engine's thread does first."""
 
     def build(outbox: Outbox, report: Report) -> Engine:
-        from llama4_local.building import build_engine
+        from llama4_local.serving.load_engine import build_engine
 
         return build_engine(folder, options, ready, outbox=outbox, report=report)
 

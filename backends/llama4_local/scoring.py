@@ -9,12 +9,12 @@ from typing import TYPE_CHECKING, Protocol
 import numpy as np
 import torch
 
-from llama4_local.batch import Work, build_batch
-from llama4_local.kv_cache import KvCache, type_of_cache
-from llama4_local.model.loading import load_model
+from llama4_local.cache.kv_cache import KvCache, type_of_cache
+from llama4_local.cache.page_table import CacheShape, Pages, default_page_size
+from llama4_local.checkpoint.loader import load_model
 from llama4_local.model.transformer import Model, forward, logits
 from llama4_local.model.vision import encode_tiles
-from llama4_local.pages import CacheShape, Pages, default_page_size
+from llama4_local.ops.batch import Work, build_batch
 from llama4sdk.errors import InvalidRequest
 
 if TYPE_CHECKING:
@@ -22,8 +22,8 @@ if TYPE_CHECKING:
 
     from torch import Tensor
 
-    from llama4_local.options import CacheType
-    from llama4_local.quantize import Kind
+    from llama4_local.config.options import CacheType
+    from llama4_local.weights.quantize import Kind
 
 
 class HasPixels(Protocol):

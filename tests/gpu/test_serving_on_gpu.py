@@ -19,15 +19,15 @@ from PIL import Image, ImageDraw
 
 from llama4_local import LocalBackend
 from llama4_local.backend import NANO
-from llama4_local.config import GenerationConfig
-from llama4_local.crossing import Mailbox
-from llama4_local.engine import Engine, Limits
-from llama4_local.graphs import cuda_capture
-from llama4_local.model.loading import load_model
+from llama4_local.cache.page_table import CacheShape
+from llama4_local.checkpoint.loader import load_model
+from llama4_local.config.model import GenerationConfig
+from llama4_local.engine.cuda_graphs import cuda_capture
+from llama4_local.engine.engine import Engine, Limits
+from llama4_local.engine.mailbox import Mailbox
+from llama4_local.engine.request import Order
 from llama4_local.model.transformer import Model
-from llama4_local.ops import is_hopper
-from llama4_local.orders import Order
-from llama4_local.pages import CacheShape
+from llama4_local.ops.interface import is_hopper
 from llama4sdk import Llama4
 from llama4sdk.events import Progress, TokenLogprob
 from llama4sdk.prompting import Tokenizer

@@ -46,9 +46,9 @@ _BUNDLED = Path(__file__).parents[2] / "backends/llama4_local/nano/checkpoint"
 
 def make_checkpoint(folder: Path) -> None:
     """Write the bundled nano model; without torchvision, its text part alone."""
-    from llama4_local.checkpoint import load_checkpoint
-    from llama4_local.config_file import read_config
-    from llama4_local.nano.folder import write_folder
+    from llama4_local.checkpoint.plain import load_checkpoint
+    from llama4_local.config.reader import read_config
+    from llama4_local.nano.training.folder import write_folder
 
     folder.mkdir()
     shutil.copy(_BUNDLED / "tokenizer.json", folder)

@@ -11,7 +11,7 @@ from torch import Tensor
 
 pytest.importorskip("triton", reason="Triton comes for Linux only")
 
-from llama4_local.kernels import arithmetic
+from llama4_local.ops.kernels import arithmetic
 
 Operation = Callable[..., Tensor]
 WORD = 0xFFFFFFFF

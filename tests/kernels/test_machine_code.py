@@ -14,15 +14,15 @@ pytest.importorskip("triton", reason="Triton comes for Linux only")
 if os.environ.get("TRITON_INTERPRET") == "1":
     pytest.skip("nothing is compiled in the interpreter", allow_module_level=True)
 
-from llama4_local.kernels.ahead_of_time import compile_launch, specialize
-from llama4_local.kernels.compiled import Built, build_all, check, plans, report
-from llama4_local.kernels.functions import KernelOps
-from llama4_local.kernels.launch import Launch, recording
-from llama4_local.kernels.linear import linear
-from llama4_local.kernels.machine_code import MachineCode, MachineCodeError, occupancy
-from llama4_local.kernels.serving import FORMATS, SHAPES, Shape, matrix_launches
-from llama4_local.kernels.tiles import Tile
-from llama4_local.quantized import Int4Matrix
+from llama4_local.ops.kernels.aot.ahead_of_time import compile_launch, specialize
+from llama4_local.ops.kernels.aot.compiled import Built, build_all, check, plans, report
+from llama4_local.ops.kernels.aot.machine_code import MachineCode, MachineCodeError, occupancy
+from llama4_local.ops.kernels.aot.serving import FORMATS, SHAPES, Shape, matrix_launches
+from llama4_local.ops.kernels.functions import KernelOps
+from llama4_local.ops.kernels.launch import Launch, recording
+from llama4_local.ops.kernels.linear import linear
+from llama4_local.ops.kernels.tiles import Tile
+from llama4_local.weights.quantized import Int4Matrix
 
 if TYPE_CHECKING:
     from pathlib import Path

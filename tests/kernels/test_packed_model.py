@@ -5,12 +5,12 @@ from typing import TYPE_CHECKING
 import pytest
 import torch
 
-from llama4_local.checkpoint_writer import save_checkpoint
-from llama4_local.config import ModelConfig, TextConfig
-from llama4_local.model.packed_loading import load_packed_model
-from llama4_local.quantize import Kind
+from llama4_local.checkpoint.loader import load_model
+from llama4_local.checkpoint.writer import save_checkpoint
+from llama4_local.config.model import ModelConfig, TextConfig
 from llama4_local.scoring import score_with
-from llama4_local.weight_names import random_weights
+from llama4_local.weights.quantize import Kind
+from llama4_local.weights.schema import random_weights
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -42,18 +42,18 @@ def folder(tmp_path: Path) -> Path:
 
 @pytest.mark.parametrize(("kind", "limit"), [("fp8", 0.12), ("int4", 0.35)])
 def test_a_packed_model_scores_nearly_as_the_plain_one(folder: Path, kind: Kind, limit: float) -> None:
-    plain = score_with(load_packed_model(folder, dtype=torch.float32), TOKENS)
-    packed = score_with(load_packed_model(folder, quantize=kind, dtype=torch.float32), TOKENS)
+    plain = score_with(load_model(folder, dtype="float32"), TOKENS)
+    packed = score_with(load_model(folder, quantize=kind, dtype="float32"), TOKENS)
     assert 0 < float((packed - plain).norm() / plain.norm()) < limit
 
 
 def test_packed_steps_of_any_size_agree(folder: Path) -> None:
-    model = load_packed_model(folder, quantize="int4", dtype=torch.float32)
+    model = load_model(folder, quantize="int4", dtype="float32")
     whole, stepped = score_with(model, TOKENS), score_with(model, TOKENS, prefill_chunk=3)
     assert torch.allclose(whole, stepped, atol=1e-4)
 
 
 def test_a_packed_model_takes_fewer_bytes(folder: Path) -> None:
-    load_packed_model(folder, quantize="int4")
+    load_model(folder, quantize="int4", dtype="bfloat16")
     packed = sum(file.stat().st_size for file in folder.glob(".packed-*/*"))
     assert packed < 0.4 * sum(file.stat().st_size for file in folder.glob("*.safetensors"))

@@ -9,17 +9,17 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
-from llama4_local.checkpoint import load_checkpoint
-from llama4_local.checkpoint_writer import save_checkpoint
-from llama4_local.config import ModelConfig, TextConfig
-from llama4_local.fp8_checkpoint import is_fp8, load_fp8
-from llama4_local.kernels.layout import prepare
-from llama4_local.packing import load_packed
-from llama4_local.quantize import Kind, pack_network
-from llama4_local.quantized import Fp8Matrix, Int4Matrix
-from llama4_local.tensor_files import find_tensors
-from llama4_local.weight_names import named_tensors, random_weights
-from llama4_local.weights import WeightTree
+from llama4_local.checkpoint.fp8 import is_fp8, load_fp8
+from llama4_local.checkpoint.headers import find_tensors
+from llama4_local.checkpoint.plain import load_checkpoint
+from llama4_local.checkpoint.quantizing import load_packed
+from llama4_local.checkpoint.writer import save_checkpoint
+from llama4_local.config.model import ModelConfig, TextConfig
+from llama4_local.ops.kernels.layout import prepare
+from llama4_local.weights.quantize import Kind, pack_network
+from llama4_local.weights.quantized import Fp8Matrix, Int4Matrix
+from llama4_local.weights.schema import named_tensors, random_weights
+from llama4_local.weights.tree import WeightTree
 from llama4sdk.errors import CheckpointError, InvalidRequest
 from local.fp8_checkpoints import saved_fp8
 
@@ -76,7 +76,7 @@ def test_a_second_start_reads_the_packed_form(folder: Path, monkeypatch: pytest.
     def refuse(*_: object) -> None:
         raise AssertionError("packed twice")
 
-    monkeypatch.setattr("llama4_local.packing.packer", refuse)
+    monkeypatch.setattr("llama4_local.checkpoint.quantizing.packer", refuse)
     assert same(first, load_packed(folder, config(), "int4"))
 
 
@@ -132,7 +132,7 @@ def test_a_folder_that_cannot_be_written_to_is_packed_every_time(folder: Path, m
     def full(*_: object, **__: object) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("llama4_local.packed_files.save_file", full)
+    monkeypatch.setattr("llama4_local.checkpoint.quantized_cache.save_file", full)
     got = load_packed(folder, config(), "int4")
     assert not list(folder.glob(".packed-*/*"))
     monkeypatch.undo()

@@ -13,7 +13,7 @@ import pytest
 pytest.importorskip("triton", reason="Triton comes for Linux only")
 
 ROOT = Path(__file__).parents[2]
-KERNELS = Path("llama4_local/kernels")
+KERNELS = Path("llama4_local/ops/kernels")
 
 # file, what stands there, what is put there instead, tests that must fail
 FAULTS = [

@@ -5,9 +5,9 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from llama4_local.quantize import group_for, packer, quantize_fp8, quantize_int4, stack
-from llama4_local.quantized import Fp8Matrix, Int4Matrix
-from llama4_local.reference.quantized import linear, quantize_rows
+from llama4_local.ops.reference.quantized import linear, quantize_rows
+from llama4_local.weights.quantize import group_for, packer, quantize_fp8, quantize_int4, stack
+from llama4_local.weights.quantized import Fp8Matrix, Int4Matrix
 from llama4sdk.errors import InvalidRequest
 
 

@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from llama4_local.config import ModelConfig
-from llama4_local.grammar import Grammars
+from llama4_local.config.model import ModelConfig
+from llama4_local.decoding.grammar import Grammars
 from llama4sdk.prompting import Tokenizer
 from local.small_backends import EOM, EOT, SmallEngine, chatting, endless, saved_chat, tokenizer_file
 from local.small_checkpoints import VOCABULARY, guard, maverick, saved, scout

@@ -8,17 +8,17 @@ from typing import TYPE_CHECKING
 import torch
 from safetensors.torch import save_file
 
-from llama4_local.checkpoint_writer import save_checkpoint
-from llama4_local.quantize import quantize_fp8
-from llama4_local.weight_names import named_tensors
+from llama4_local.checkpoint.writer import save_checkpoint
+from llama4_local.weights.quantize import quantize_fp8
+from llama4_local.weights.schema import named_tensors
 
 if TYPE_CHECKING:
     from pathlib import Path
 
     from torch import Tensor
 
-    from llama4_local.config import ModelConfig
-    from llama4_local.weights import Weights
+    from llama4_local.config.model import ModelConfig
+    from llama4_local.weights.tree import Weights
 
 FBGEMM = {"quant_method": "fbgemm_fp8", "activation_scale_ub": 1200.0}
 LLM_COMPRESSOR = {"quant_method": "compressed-tensors", "format": "float-quantized"}

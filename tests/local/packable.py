@@ -14,9 +14,9 @@ from local.small_checkpoints import maverick, scout
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from llama4_local.config import ModelConfig
-    from llama4_local.quantized import Matrix
-    from llama4_local.weights import WeightTree
+    from llama4_local.config.model import ModelConfig
+    from llama4_local.weights.quantized import Matrix
+    from llama4_local.weights.tree import WeightTree
 
 
 def packable(config: ModelConfig | None = None, stop_ids: tuple[int, ...] = ()) -> ModelConfig:

@@ -9,8 +9,8 @@ from typing import Any
 
 import torch
 
-from llama4_local.checkpoint_writer import save_checkpoint
-from llama4_local.config import ModelConfig
+from llama4_local.checkpoint.writer import save_checkpoint
+from llama4_local.config.model import ModelConfig
 from llama4sdk import ToolSpec
 from llama4sdk.prompting import Tokenizer
 from local.small_backends import EOT, chatting, tokenizer_file

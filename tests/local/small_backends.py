@@ -15,12 +15,12 @@ import numpy as np
 import torch
 
 from llama4_local import LocalBackend
-from llama4_local.config import GenerationConfig, ModelConfig
-from llama4_local.crossing import Letter, Mailbox, Outbox
-from llama4_local.engine import Engine, Limits
+from llama4_local.cache.page_table import CacheShape
+from llama4_local.config.model import GenerationConfig, ModelConfig
+from llama4_local.engine.engine import Engine, Limits
+from llama4_local.engine.mailbox import Letter, Mailbox, Outbox
+from llama4_local.engine.request import Order
 from llama4_local.model.transformer import Model
-from llama4_local.orders import Order
-from llama4_local.pages import CacheShape
 from llama4sdk.errors import LlamaError
 from llama4sdk.events import Done, Event, TextDelta, Usage
 from llama4sdk.images import Tiles

@@ -7,14 +7,14 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from llama4_local.checkpoint_writer import save_checkpoint
-from llama4_local.config import GenerationConfig, ModelConfig, RopeScaling, TextConfig, VisionConfig
-from llama4_local.weight_names import random_weights
+from llama4_local.checkpoint.writer import save_checkpoint
+from llama4_local.config.model import GenerationConfig, ModelConfig, RopeScaling, TextConfig, VisionConfig
+from llama4_local.weights.schema import random_weights
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from llama4_local.weights import Weights
+    from llama4_local.weights.tree import Weights
 
 VOCABULARY = 320
 PATCH = 300  # id of the image placeholder

@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from llama4_local.capacity import cache_shape
-from llama4_local.kv_cache import cache_bytes
+from llama4_local.cache.kv_cache import cache_bytes
+from llama4_local.cache.sizing import cache_shape
 from llama4sdk.errors import InvalidRequest
 from local.small_checkpoints import CHUNK, guard, scout
 

@@ -11,7 +11,7 @@ import anyio
 import pytest
 
 from llama4_local import LocalBackend
-from llama4_local import worker as worker_module
+from llama4_local.serving import engine_thread as worker_module
 from llama4sdk.errors import BackendMissing, CheckpointError, DeadlineExceeded, LlamaError, ServerFault
 from llama4sdk.events import Progress, Started
 from llama4sdk.request import Deadlines
@@ -115,7 +115,7 @@ def test_importing_the_package_imports_no_tensor_library() -> None:
 
 
 async def test_without_torch_the_error_says_what_to_install(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from llama4_local import readiness
+    from llama4_local.serving import readiness
 
     monkeypatch.setattr(readiness, "find_spec", lambda name: None)  # pyright: ignore[reportUnknownLambdaType]
     with pytest.raises(BackendMissing, match=r"pip install 'llama4sdk\[local\]'"):

@@ -16,7 +16,7 @@ from PIL import Image as Pillow
 from safetensors.torch import load_file, save_file
 
 from llama4_local import LocalBackend
-from llama4_local.sessions import Session
+from llama4_local.serving.sessions import Session
 from llama4sdk.errors import CheckpointError, InvalidRequest, Overloaded
 from llama4sdk.events import Done, Event, TextDelta
 from llama4sdk.messages import Image, UserMessage, conversation

@@ -25,8 +25,8 @@ import pytest
 from hypothesis import HealthCheck, Phase, given, settings
 
 from llama4_local import LocalBackend
-from llama4_local.engine import Engine, Limits
-from llama4_local.sessions import Session
+from llama4_local.engine.engine import Engine, Limits
+from llama4_local.serving.sessions import Session
 from llama4sdk.backend import Capabilities
 from llama4sdk.errors import ContextOverflow, InvalidRequest, LlamaError, Overloaded, ServerFault
 from llama4sdk.events import Event, TextDelta

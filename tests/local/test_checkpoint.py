@@ -12,13 +12,13 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from llama4_local.checkpoint import check_checkpoint, load_checkpoint
-from llama4_local.checkpoint_writer import save_checkpoint, write_bytes
-from llama4_local.config_file import read_config
-from llama4_local.model.loading import load_model
-from llama4_local.tensor_files import INDEX_FILE, SINGLE_FILE
-from llama4_local.weight_names import build_weights, expected_tensors, named_tensors, random_weights
-from llama4_local.weights import Weights
+from llama4_local.checkpoint.headers import INDEX_FILE, SINGLE_FILE
+from llama4_local.checkpoint.loader import load_model
+from llama4_local.checkpoint.plain import check_checkpoint, load_checkpoint
+from llama4_local.checkpoint.writer import save_checkpoint, write_bytes
+from llama4_local.config.reader import read_config
+from llama4_local.weights.schema import build_weights, expected_tensors, named_tensors, random_weights
+from llama4_local.weights.tree import Weights
 from llama4sdk.errors import CheckpointError, InvalidRequest
 from local.small_checkpoints import biting_weights, guard, maverick, saved, scout, text_only
 

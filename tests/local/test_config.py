@@ -9,9 +9,9 @@ from typing import Any
 
 import pytest
 
-from llama4_local.config import ModelConfig, RopeScaling, TextConfig, VisionConfig
-from llama4_local.config_file import parse_config, read_config
-from llama4_local.config_writer import config_to_json, generation_to_json
+from llama4_local.config.model import ModelConfig, RopeScaling, TextConfig, VisionConfig
+from llama4_local.config.reader import parse_config, read_config
+from llama4_local.config.writer import config_to_json, generation_to_json
 from llama4sdk.errors import CheckpointError
 from local.small_checkpoints import guard, maverick, scout, text_only
 

@@ -13,12 +13,12 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from llama4_local.device_steps import DeviceSteps
-from llama4_local.engine import Limits
-from llama4_local.graphs import Rerun, bucket_sizes
-from llama4_local.page_tables import PageTable
-from llama4_local.rehearsal import rehearsals
-from llama4_local.staging import Staging
+from llama4_local.engine.cuda_graphs import Rerun, bucket_sizes
+from llama4_local.engine.device_page_table import PageTable
+from llama4_local.engine.engine import Limits
+from llama4_local.engine.model_runner import DeviceSteps
+from llama4_local.engine.pinned_buffer import Staging
+from llama4_local.engine.warmup import rehearsals
 from llama4sdk.errors import ServerFault
 from llama4sdk.request import Sampling
 from local.small_backends import Reader, SmallEngine, chatting, check_at_rest, image
@@ -188,7 +188,7 @@ def test_a_failing_step_ends_its_requests_and_the_next_one_is_served(monkeypatch
     expected = plain(small).answer([3, 4, 5]).text
     with monkeypatch.context() as patch:
         patch.setattr(PageTable, "write", _out_of_memory)
-        patch.setattr("llama4_local.device_steps.forward", _out_of_memory)
+        patch.setattr("llama4_local.engine.model_runner.forward", _out_of_memory)
         reader = small.submit([3, 4, 5])
         small.run()
     assert isinstance(reader.error, ServerFault)

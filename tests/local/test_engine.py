@@ -11,7 +11,7 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from llama4_local.engine import Limits
+from llama4_local.engine.engine import Limits
 from llama4_local.scoring import score_with
 from llama4sdk.events import Done, Progress, TextDelta
 from llama4sdk.request import Sampling

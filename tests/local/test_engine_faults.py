@@ -7,8 +7,8 @@ from dataclasses import replace
 import pytest
 import torch
 
-from llama4_local import engine as engine_module
-from llama4_local.engine import Limits
+from llama4_local.engine import engine as engine_module
+from llama4_local.engine.engine import Limits
 from llama4sdk.errors import ContextOverflow, Overloaded, ServerFault
 from local.small_backends import GREEDY, SmallEngine, check_at_rest, endless
 from local.small_checkpoints import prompt

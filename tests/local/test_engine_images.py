@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 import torch
 
-from llama4_local import images as images_module
-from llama4_local.engine import Limits
+from llama4_local.engine import image_features as images_module
+from llama4_local.engine.engine import Limits
 from llama4_local.scoring import score_with
 from llama4sdk.errors import InvalidRequest, ServerFault
 from llama4sdk.images import Tiles

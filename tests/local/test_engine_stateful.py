@@ -13,8 +13,8 @@ import hypothesis.strategies as st
 from hypothesis import settings
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
-from llama4_local.engine import Limits
-from llama4_local.orders import Prefix
+from llama4_local.engine.engine import Limits
+from llama4_local.engine.request import Prefix
 from llama4sdk.errors import Overloaded
 from llama4sdk.request import Sampling
 from local.small_backends import Reader, SmallEngine, chatting, check_at_rest

@@ -7,9 +7,9 @@ from collections.abc import Sequence
 from hypothesis import given
 from hypothesis import strategies as st
 
-from llama4_local.answer import Answer
-from llama4_local.sampler import Rules, Sampled
-from llama4_local.stopping import StopStrings
+from llama4_local.decoding.detokenizer import Answer
+from llama4_local.decoding.sampler import Rules, Sampled
+from llama4_local.decoding.stop_strings import StopStrings
 
 
 def read(pieces: Sequence[str], stops: Sequence[str]) -> tuple[str, bool]:

@@ -11,11 +11,11 @@ import pytest
 import torch
 
 from llama4_local.backend import LocalBackend
-from llama4_local.checkpoint_writer import save_checkpoint
-from llama4_local.config import ModelConfig
-from llama4_local.keeping import KeptState
-from llama4_local.pages import CacheShape, Pages
-from llama4_local.session_file import SavedSession, read_session, write_session
+from llama4_local.cache.page_table import CacheShape, Pages
+from llama4_local.cache.session_store import KeptState
+from llama4_local.checkpoint.writer import save_checkpoint
+from llama4_local.config.model import ModelConfig
+from llama4_local.serving.session_file import SavedSession, read_session, write_session
 from llama4sdk.errors import CheckpointError, InvalidRequest
 from llama4sdk.events import Done, TextDelta
 from llama4sdk.messages import conversation

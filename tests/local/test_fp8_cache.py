@@ -10,13 +10,13 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
 from llama4_local import LocalBackend, plan, score
-from llama4_local.capacity import cache_shape
-from llama4_local.checkpoint_writer import save_checkpoint
-from llama4_local.kv_cache import KvCache, LayerCache
-from llama4_local.narrow import rounded, widened
-from llama4_local.pages import CacheShape, PageCopy
-from llama4_local.reference.attention import write
-from llama4_local.weight_names import random_weights
+from llama4_local.cache.kv_cache import KvCache, LayerCache
+from llama4_local.cache.page_table import CacheShape, PageCopy
+from llama4_local.cache.sizing import cache_shape
+from llama4_local.checkpoint.writer import save_checkpoint
+from llama4_local.ops.reference.attention import write
+from llama4_local.weights.e4m3 import rounded, widened
+from llama4_local.weights.schema import random_weights
 from llama4sdk import Llama4
 from llama4sdk.errors import CheckpointError, InvalidRequest
 from local.small_backends import (

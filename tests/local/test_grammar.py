@@ -14,9 +14,9 @@ from typing import Any, Literal
 import pytest
 import torch
 
-from llama4_local.formats import FORMATS
-from llama4_local.grammar import Grammars, grammar_of
-from llama4_local.sampler import Chooser, Rules, sample
+from llama4_local.decoding.grammar import Grammars, grammar_of
+from llama4_local.decoding.sampler import Chooser, Rules, sample
+from llama4_local.decoding.string_formats import FORMATS
 from llama4sdk import InvalidRequest, OutputSpec, Request, Sampling, Stream, ToolSpec
 from llama4sdk.messages import conversation
 from llama4sdk.output import JsonSchema, answer_form

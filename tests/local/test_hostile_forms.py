@@ -11,8 +11,8 @@ from typing import Any
 import anyio
 import pytest
 
-from llama4_local import grammar
-from llama4_local.grammar import Grammars
+from llama4_local.decoding import grammar
+from llama4_local.decoding.grammar import Grammars
 from llama4sdk import DeadlineExceeded, Deadlines, InvalidRequest, OutputSpec, Request, ToolSpec
 from llama4sdk.messages import conversation
 from llama4sdk.prompting import Tokenizer

@@ -9,8 +9,16 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from llama4_local.kv_cache import KvCache, cache_bytes
-from llama4_local.pages import NULL_PAGE, CacheShape, PageCopy, PagePool, Pages, SequencePages, default_page_size
+from llama4_local.cache.kv_cache import KvCache, cache_bytes
+from llama4_local.cache.page_table import (
+    NULL_PAGE,
+    CacheShape,
+    PageCopy,
+    PagePool,
+    Pages,
+    SequencePages,
+    default_page_size,
+)
 from llama4sdk.errors import InvalidRequest, Overloaded
 from local.small_checkpoints import CHUNK, guard, scout
 

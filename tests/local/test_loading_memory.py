@@ -11,21 +11,21 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from llama4_local.checkpoint import load_checkpoint
-from llama4_local.checkpoint_writer import save_checkpoint
-from llama4_local.config import ModelConfig
-from llama4_local.config_file import read_config
-from llama4_local.fp8_checkpoint import load_fp8
-from llama4_local.kernels.layout import prepare
-from llama4_local.model import packed_loading
-from llama4_local.model.packed_loading import load_packed_model, load_weights
-from llama4_local.ops import Ops
-from llama4_local.quantized import Fp8Matrix, Matrix
-from llama4_local.reference.quantized import PackedReferenceOps
-from llama4_local.tensor_files import SINGLE_FILE, find_tensors
-from llama4_local.tensor_source import is_finite, stored_bytes
-from llama4_local.weight_names import named_tensors, random_weights
-from llama4_local.weights import MoeTree, WeightTree
+from llama4_local.checkpoint import loader
+from llama4_local.checkpoint.fp8 import load_fp8
+from llama4_local.checkpoint.headers import SINGLE_FILE, find_tensors
+from llama4_local.checkpoint.loader import load_model, load_weights
+from llama4_local.checkpoint.plain import load_checkpoint
+from llama4_local.checkpoint.reader import is_finite, stored_bytes
+from llama4_local.checkpoint.writer import save_checkpoint
+from llama4_local.config.model import ModelConfig
+from llama4_local.config.reader import read_config
+from llama4_local.ops.interface import Ops
+from llama4_local.ops.kernels.layout import prepare
+from llama4_local.ops.reference.quantized import PackedReferenceOps
+from llama4_local.weights.quantized import Fp8Matrix, Matrix
+from llama4_local.weights.schema import named_tensors, random_weights
+from llama4_local.weights.tree import MoeTree, WeightTree
 from llama4sdk.errors import CheckpointError, InvalidRequest
 from local.fp8_checkpoints import saved_fp8
 from local.memory_peak import MemoryPeak
@@ -48,7 +48,7 @@ def as_for_kernels(monkeypatch: pytest.MonkeyPatch) -> None:
     def choose(device: str | torch.device, **settings: object) -> Ops:
         return KernelLayout()
 
-    monkeypatch.setattr(packed_loading, "choose_ops", choose)
+    monkeypatch.setattr(loader, "choose_ops", choose)
 
 
 def published(folder: Path, form: str, config: ModelConfig) -> Path:
@@ -88,7 +88,7 @@ def mixture(weights: WeightTree[Matrix]) -> MoeTree[Matrix]:
 def test_weights_for_the_kernels_are_loaded_within_one_layer_more_than_they_take(tmp_path: Path, form: str) -> None:
     folder = published(tmp_path, form, text_only())
     with peak_of(folder) as measured:
-        model = load_packed_model(folder, dtype=torch.bfloat16)
+        model = load_model(folder, dtype="bfloat16")
     beyond = measured.peak - taken(model.weights)
     assert beyond < layer_bytes(model.weights)
     assert mixture(model.weights).gate_up.shape[0] == text_only().text.experts + 1
@@ -227,7 +227,7 @@ def test_the_kernels_refuse_such_a_shared_expert_and_say_where_it_is_served(tmp_
         tensors[name] = named_tensors(text_only(), weights)[name].clone()
     save_file(tensors, folder / SINGLE_FILE)
     with pytest.raises(InvalidRequest, match="device='cpu'"):
-        load_packed_model(folder)
+        load_model(folder, dtype="bfloat16")
 
 
 def test_experts_of_which_some_are_in_fp8_are_read_as_plain_ones(tmp_path: Path) -> None:

@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 import torch
 
-from llama4_local.grammar import Grammars
-from llama4_local.masks import LookAhead, apply, unpacked
+from llama4_local.decoding.grammar import Grammars
+from llama4_local.decoding.token_mask import LookAhead, apply, unpacked
 from llama4sdk import OutputSpec, Request, ServerFault
 from llama4sdk.messages import conversation
 from llama4sdk.prompting import Tokenizer
@@ -95,7 +95,7 @@ def test_a_form_that_got_too_hard_allows_nothing_not_even_the_end() -> None:
 async def test_such_a_form_ends_its_request_with_the_reason_and_no_other(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from llama4_local.grammar import GrammarMask
+    from llama4_local.decoding.grammar import GrammarMask
 
     follow = GrammarMask.allowed
 

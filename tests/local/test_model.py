@@ -10,19 +10,19 @@ import pytest
 import torch
 from torch import Tensor
 
-from llama4_local.batch import Work, build_batch
-from llama4_local.config import ModelConfig, RopeScaling
-from llama4_local.kv_cache import KvCache
+from llama4_local.cache.kv_cache import KvCache
+from llama4_local.cache.page_table import CacheShape, Pages, SequencePages
+from llama4_local.config.model import ModelConfig, RopeScaling
 from llama4_local.model.rope import text_frequencies, text_rope, vision_rope
-from llama4_local.model.training import causal_attention, training_forward
 from llama4_local.model.transformer import Model, forward, logits, temperature
 from llama4_local.model.vision import encode_tiles, pixel_shuffle, unfold
-from llama4_local.pages import CacheShape, Pages, SequencePages
-from llama4_local.reference.heads import rotate
-from llama4_local.reference.moe import experts, mlp
-from llama4_local.reference.rows import linear, rms_norm
+from llama4_local.nano.training.forward import causal_attention, training_forward
+from llama4_local.ops.batch import Work, build_batch
+from llama4_local.ops.reference.heads import rotate
+from llama4_local.ops.reference.moe import experts, mlp
+from llama4_local.ops.reference.rows import linear, rms_norm
 from llama4_local.scoring import score_with
-from llama4_local.weight_names import random_weights
+from llama4_local.weights.schema import random_weights
 from llama4sdk.errors import InvalidRequest
 from local.small_checkpoints import CHUNK, PATCH, biting_weights, guard, maverick, prompt, scout, text_only, tile_pixels
 

@@ -17,10 +17,10 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from llama4_local import packed_files
-from llama4_local.packing import load_packed
-from llama4_local.quantize import Kind
-from llama4_local.weights import WeightTree
+from llama4_local.checkpoint import quantized_cache as packed_files
+from llama4_local.checkpoint.quantizing import load_packed
+from llama4_local.weights.quantize import Kind
+from llama4_local.weights.tree import WeightTree
 from local.packable import packable, same, saved_packable, wide
 
 LAYERS = packable().text.layers
@@ -186,8 +186,8 @@ def test_where_the_checkpoint_cannot_be_written_to_the_users_cache_keeps_the_pac
 
 CHILD = """
     import os, signal, sys
-    from llama4_local import packed_files
-    from llama4_local.packing import load_packed
+    from llama4_local.checkpoint import quantized_cache as packed_files
+    from llama4_local.checkpoint.quantizing import load_packed
     from local.packable import packable
 
     calls = []

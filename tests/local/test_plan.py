@@ -14,10 +14,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import llama4_local.plan
-from llama4_local.checkpoint import load_checkpoint
-from llama4_local.config import ModelConfig
-from llama4_local.config_writer import config_to_json
-from llama4_local.kv_cache import KvCache
+from llama4_local.cache.kv_cache import KvCache
+from llama4_local.checkpoint.plain import load_checkpoint
+from llama4_local.config.model import ModelConfig
+from llama4_local.config.writer import config_to_json
 from llama4_local.planning import Plan, check_fits, plan
 from llama4_local.planning.command import main
 from llama4_local.planning.formats import Storage, matrix_bytes
@@ -25,8 +25,8 @@ from llama4_local.planning.models import NANO
 from llama4_local.planning.network import step_weight_bytes, weight_bytes
 from llama4_local.planning.published import PUBLISHED
 from llama4_local.planning.sizing import Sizing
-from llama4_local.quantized import Fp8Matrix, Int4Matrix
-from llama4_local.weight_names import random_weights
+from llama4_local.weights.quantized import Fp8Matrix, Int4Matrix
+from llama4_local.weights.schema import random_weights
 from llama4sdk.errors import CheckpointError, InvalidRequest
 from llama4sdk.models import MODELS
 from local.small_checkpoints import guard, maverick, scout, text_only

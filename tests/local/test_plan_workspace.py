@@ -8,16 +8,16 @@ from typing import TYPE_CHECKING, Literal
 import pytest
 import torch
 
-from llama4_local.batch import Work, build_batch
-from llama4_local.kv_cache import KvCache, type_of_cache
-from llama4_local.model.packed_loading import packed_model
+from llama4_local.cache.kv_cache import KvCache, type_of_cache
+from llama4_local.cache.page_table import Pages
+from llama4_local.checkpoint.loader import model_of
+from llama4_local.decoding.sampler import Chooser, Rules, sample
 from llama4_local.model.transformer import Model, forward, logits
 from llama4_local.model.vision import encode_tiles
-from llama4_local.pages import Pages
+from llama4_local.ops.batch import Work, build_batch
 from llama4_local.planning.sizing import Sizing
-from llama4_local.quantize import Kind, pack_network
-from llama4_local.sampler import Chooser, Rules, sample
-from llama4_local.weight_names import random_weights
+from llama4_local.weights.quantize import Kind, pack_network
+from llama4_local.weights.schema import random_weights
 from local.memory_peak import MemoryPeak
 from local.packable import packable, packable_maverick
 from local.small_checkpoints import guard, maverick, scout, tile_pixels
@@ -25,7 +25,7 @@ from local.small_checkpoints import guard, maverick, scout, tile_pixels
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from llama4_local.config import ModelConfig
+    from llama4_local.config.model import ModelConfig
     from llama4_local.planning.workspace import Workspace
 
 SMALL = {"scout": scout, "maverick": maverick, "guard": guard}
@@ -45,9 +45,7 @@ class Run:
     ) -> None:
         self.config = config
         weights = random_weights(config, 0, dtype=dtype)
-        self.model = (
-            packed_model(config, pack_network(weights, quantize)) if quantize else Model.create(config, weights)
-        )
+        self.model = model_of(config, pack_network(weights, quantize)) if quantize else Model.create(config, weights)
         self.step = config.text.chunk or CONTEXT
         name = str(dtype).removeprefix("torch.")
         sizing = Sizing.of(

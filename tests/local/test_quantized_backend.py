@@ -12,12 +12,12 @@ import pytest
 import torch
 
 from llama4_local import LocalBackend, plan, score
-from llama4_local.bar import packing_bar
-from llama4_local.checkpoint_writer import save_checkpoint
-from llama4_local.model.loading import load_model
-from llama4_local.options import DType, Quantize
-from llama4_local.quantized import Fp8Matrix, Int4Matrix
-from llama4_local.weight_names import random_weights
+from llama4_local.checkpoint.loader import load_model
+from llama4_local.checkpoint.writer import save_checkpoint
+from llama4_local.config.options import DType, Quantize
+from llama4_local.serving.progress_bar import packing_bar
+from llama4_local.weights.quantized import Fp8Matrix, Int4Matrix
+from llama4_local.weights.schema import random_weights
 from llama4sdk.errors import CheckpointError, InvalidRequest
 from llama4sdk.events import Done, Progress
 from local.fp8_checkpoints import saved_fp8
@@ -69,8 +69,8 @@ async def test_a_checkpoint_is_packed_served_and_read_packed_the_next_time(
 async def test_packing_shows_as_a_phase_of_its_own_and_reading_what_was_packed_does_not(
     folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("llama4_local.worker._REPORT_EVERY", 0.0)
-    monkeypatch.setattr("llama4_local.tensor_source.stored_bytes", _slowly)
+    monkeypatch.setattr("llama4_local.serving.engine_thread._REPORT_EVERY", 0.0)
+    monkeypatch.setattr("llama4_local.checkpoint.reader.stored_bytes", _slowly)
     async with serving(folder, quantize="int4") as backend:
         first = await events_of(backend, asking())
     packing = [event for event in first if isinstance(event, Progress) and event.phase == "packing"]
@@ -85,7 +85,7 @@ def _slowly(tensor: object) -> int:
     """Take a moment over each tensor, so that a request is there before all are read."""
     import time
 
-    from llama4_local.tensor_files import StoredTensor
+    from llama4_local.checkpoint.headers import StoredTensor
 
     time.sleep(0.003)
     assert isinstance(tensor, StoredTensor)

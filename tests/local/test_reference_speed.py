@@ -12,17 +12,17 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from llama4_local.batch import Batch, Work, build_batch
-from llama4_local.checkpoint_writer import save_checkpoint
-from llama4_local.kv_cache import LayerCache
-from llama4_local.model.loading import load_model
-from llama4_local.pages import CacheShape, Pages, SequencePages
-from llama4_local.reference import attention, rows
-from llama4_local.reference.attention import paged_attention
-from llama4_local.reference.moe import experts
-from llama4_local.reference.rows import linear
+from llama4_local.cache.kv_cache import LayerCache
+from llama4_local.cache.page_table import CacheShape, Pages, SequencePages
+from llama4_local.checkpoint.loader import load_model
+from llama4_local.checkpoint.writer import save_checkpoint
+from llama4_local.ops.batch import Batch, Work, build_batch
+from llama4_local.ops.reference import attention, rows
+from llama4_local.ops.reference.attention import paged_attention
+from llama4_local.ops.reference.moe import experts
+from llama4_local.ops.reference.rows import linear
 from llama4_local.scoring import score_with
-from llama4_local.weights import MlpTree, MoeTree
+from llama4_local.weights.tree import MlpTree, MoeTree
 from llama4sdk import Llama4, Sampling
 from local.small_checkpoints import prompt, saved, text_only
 

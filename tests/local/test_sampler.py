@@ -12,8 +12,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from llama4_local.reference import sampling
-from llama4_local.sampler import Chooser, Rules, Sampled, sample
+from llama4_local.decoding.sampler import Chooser, Rules, Sampled, sample
+from llama4_local.ops.filters import Filters
+from llama4_local.ops.reference import sampling
 from llama4sdk.request import Sampling
 
 
@@ -110,7 +111,7 @@ def test_only_what_the_filters_leave_is_ever_drawn(
     logits: list[float], temperature: float, top_k: int, top_p: float, min_p: float, places: list[float]
 ) -> None:
     kept = plainly_kept(logits, temperature, top_k, top_p, min_p)
-    filters = sampling.Filters(
+    filters = Filters(
         torch.full((len(places),), temperature),
         torch.full((len(places),), top_k),
         torch.full((len(places),), top_p, dtype=torch.float64),
@@ -124,8 +125,8 @@ def test_only_what_the_filters_leave_is_ever_drawn(
     assert ends.tolist() == [min(kept), max(kept)]
 
 
-def _two(filters: sampling.Filters) -> sampling.Filters:
-    return sampling.Filters(
+def _two(filters: Filters) -> Filters:
+    return Filters(
         *(tensor[:1].expand(2) for tensor in (filters.temperature, filters.top_k, filters.top_p, filters.min_p)),
         ranked=True,
     )

@@ -9,9 +9,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from llama4_local.pages import CacheShape, Pages
-from llama4_local.prefix_cache import PageNames, PrefixCache
-from llama4_local.scheduler import HEAD_START, Plan, Scheduler, Sequence
+from llama4_local.cache.page_table import CacheShape, Pages
+from llama4_local.cache.prefix_cache import PageNames, PrefixCache
+from llama4_local.engine.scheduler import HEAD_START, Plan, Scheduler, Sequence
 from llama4sdk.errors import ContextOverflow, Overloaded
 
 PAGE, CHUNK = 2, 8

@@ -12,9 +12,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from llama4_local.checkpoint_writer import save_checkpoint
-from llama4_local.config import ModelConfig
-from llama4_local.model.loading import load_model
+from llama4_local.checkpoint.loader import load_model
+from llama4_local.checkpoint.writer import save_checkpoint
+from llama4_local.config.model import ModelConfig
 from llama4_local.scoring import score, score_with
 from llama4sdk.errors import CheckpointError, InvalidRequest
 from local.small_checkpoints import CHUNK, PATCH, VOCABULARY, prompt, saved, text_only, tile_pixels

@@ -10,13 +10,13 @@ from typing import Any
 import pytest
 import torch
 
-from llama4_local.config_file import read_config
+from llama4_local.config.reader import read_config
 from llama4_local.model.transformer import Model
 from llama4_local.nano import CHECKPOINT
-from llama4_local.nano.data import SKILLS, Sample, mixture, samples
-from llama4_local.nano.evaluate import answers, are_right, load, measure, wanted_text
-from llama4_local.nano.folder import chat_template, prompt_template
-from llama4_local.nano.vocabulary import SPECIALS, VOCABULARY
+from llama4_local.nano.training.data import SKILLS, Sample, mixture, samples
+from llama4_local.nano.training.evaluate import answers, are_right, load, measure, wanted_text
+from llama4_local.nano.training.folder import chat_template, prompt_template
+from llama4_local.nano.training.vocabulary import SPECIALS, VOCABULARY
 from llama4sdk.messages import AssistantMessage, Message, Text, UserMessage
 from llama4sdk.prompting import PromptTemplate
 from llama4sdk.prompting import special_tokens as names
@@ -221,8 +221,8 @@ def test_one_pass_judges_as_writing_the_answer_does(loaded: tuple[Model, PromptT
 def test_transformers_computes_the_same(loaded: tuple[Model, PromptTemplate]) -> None:
     from transformers import Llama4ForConditionalGeneration
 
-    from llama4_local.model.training import training_forward
     from llama4_local.model.transformer import logits
+    from llama4_local.nano.training.forward import training_forward
 
     model, template = loaded
     theirs = Llama4ForConditionalGeneration.from_pretrained(CHECKPOINT, dtype=torch.float32).eval()

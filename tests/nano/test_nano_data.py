@@ -10,14 +10,14 @@ from random import Random
 
 import pytest
 
-from llama4_local.nano.data import SKILLS, Sample, mixture, samples
-from llama4_local.nano.data.arithmetic import stated
-from llama4_local.nano.data.capitals import CAPITALS, UNKNOWN, forward_answer
-from llama4_local.nano.data.greetings import LANGUAGES
-from llama4_local.nano.data.sample import split_of
-from llama4_local.nano.data.scenes import caption, description
-from llama4_local.nano.evaluate import wanted_text
-from llama4_local.nano.images import COLOURS, PLACES, SHAPES, Scene, Shape, draw, random_scene
+from llama4_local.nano.training.data import SKILLS, Sample, mixture, samples
+from llama4_local.nano.training.data.arithmetic import stated
+from llama4_local.nano.training.data.capitals import CAPITALS, UNKNOWN, forward_answer
+from llama4_local.nano.training.data.greetings import LANGUAGES
+from llama4_local.nano.training.data.sample import split_of
+from llama4_local.nano.training.data.scenes import caption, description
+from llama4_local.nano.training.evaluate import wanted_text
+from llama4_local.nano.training.images import COLOURS, PLACES, SHAPES, Scene, Shape, draw, random_scene
 from llama4sdk.messages import AssistantMessage
 from llama4sdk.models import LANGUAGES as SUPPORTED
 from llama4sdk.request import Request

@@ -6,8 +6,8 @@ import asyncio
 from itertools import islice
 
 from llama4_local import LocalBackend
-from llama4_local.nano.data import SKILLS, Sample, samples
-from llama4_local.options import CacheType
+from llama4_local.config.options import CacheType
+from llama4_local.nano.training.data import SKILLS, Sample, samples
 from llama4sdk.events import TextDelta
 from llama4sdk.request import Request, Sampling
 

@@ -11,18 +11,18 @@ from pathlib import Path
 import pytest
 import torch
 
-from llama4_local.config import ModelConfig
+from llama4_local.config.model import ModelConfig
 from llama4_local.nano import CHECKPOINT
-from llama4_local.nano.balance import even_experts, masked_experts
-from llama4_local.nano.batches import mark_answers, passes, render
-from llama4_local.nano.data import SKILLS, mixture, samples
-from llama4_local.nano.eyes import open_eyes
-from llama4_local.nano.folder import prompt_template
-from llama4_local.nano.optimizer import Optimizer, orthogonalised
-from llama4_local.nano.recipe import Recipe, nano_config
-from llama4_local.nano.train import Progress, Run, load_state, rate_at, save_state, start, train
-from llama4_local.reference.moe import experts
-from llama4_local.weights import MlpTree, MoeTree
+from llama4_local.nano.training.balance import even_experts, masked_experts
+from llama4_local.nano.training.batches import mark_answers, passes, render
+from llama4_local.nano.training.data import SKILLS, mixture, samples
+from llama4_local.nano.training.eyes import open_eyes
+from llama4_local.nano.training.folder import prompt_template
+from llama4_local.nano.training.optimizer import Optimizer, orthogonalised
+from llama4_local.nano.training.recipe import Recipe, nano_config
+from llama4_local.nano.training.train import Progress, Run, load_state, rate_at, save_state, start, train
+from llama4_local.ops.reference.moe import experts
+from llama4_local.weights.tree import MlpTree, MoeTree
 from llama4sdk.prompting import PromptTemplate
 
 _RECIPE = Recipe(samples=3, rows=400, warmup=2)
@@ -77,7 +77,7 @@ def test_a_run_that_goes_on_ends_where_an_unbroken_one_does(
 
 def _steps(run: Run, folder: Path, until: int) -> None:
     """Do the first steps of a run of three, and save."""
-    from llama4_local.nano.train import gradients_of, update
+    from llama4_local.nano.training.train import gradients_of, update
 
     with ThreadPoolExecutor(1) as pool:
         for step in range(until):

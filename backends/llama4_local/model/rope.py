@@ -17,7 +17,7 @@ import torch
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from llama4_local.config import RopeScaling, TextConfig, VisionConfig
+    from llama4_local.config.model import RopeScaling, TextConfig, VisionConfig
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,18 +11,18 @@ from typing import TYPE_CHECKING, Protocol
 
 import torch
 
-from llama4_local.heads import HeadPlan
 from llama4_local.model.rope import TextRope, text_rope, vision_rope
-from llama4_local.reference.functions import ReferenceOps
+from llama4_local.ops.heads import HeadPlan
+from llama4_local.ops.reference.functions import ReferenceOps
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from llama4_local.batch import Batch
-    from llama4_local.config import ModelConfig, TextConfig
-    from llama4_local.kv_cache import KvCache
-    from llama4_local.ops import Ops
-    from llama4_local.weights import LayerWeights, Weights
+    from llama4_local.cache.kv_cache import KvCache
+    from llama4_local.config.model import ModelConfig, TextConfig
+    from llama4_local.ops.batch import Batch
+    from llama4_local.ops.interface import Ops
+    from llama4_local.weights.tree import LayerWeights, Weights
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,15 +7,15 @@ from typing import TYPE_CHECKING
 import torch
 from torch.nn.functional import gelu, layer_norm, linear, scaled_dot_product_attention
 
-from llama4_local.reference.heads import rotate
+from llama4_local.ops.reference.heads import rotate
 from llama4sdk.errors import InvalidRequest
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from llama4_local.config import VisionConfig
+    from llama4_local.config.model import VisionConfig
     from llama4_local.model.transformer import Model
-    from llama4_local.weights import AffineTree, VisionLayerTree
+    from llama4_local.weights.tree import AffineTree, VisionLayerTree
 
 _LAYER_NORM_EPS = 1e-5  # fixed in the published network; its config has no field that reaches it
 

@@ -5,10 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from llama4_local.pages import CacheShape, default_page_size
+from llama4_local.cache.page_table import CacheShape, default_page_size
 
 if TYPE_CHECKING:
-    from llama4_local.config import TextConfig
+    from llama4_local.config.model import TextConfig
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,9 +13,9 @@ from llama4sdk.errors import CheckpointError, InvalidRequest
 if TYPE_CHECKING:
     from collections.abc import Collection, Mapping
 
-    from llama4_local.config import ModelConfig
+    from llama4_local.checkpoint.headers import StoredTensor
+    from llama4_local.config.model import ModelConfig
     from llama4_local.planning.planner import Plan
-    from llama4_local.tensor_files import StoredTensor
 
 
 def check_fits(

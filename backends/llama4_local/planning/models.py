@@ -6,16 +6,16 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from llama4_local.config import ModelConfig
-from llama4_local.config_file import CONFIG_LIMIT, parse_config, read_config
-from llama4_local.json_file import read_json_object
+from llama4_local.config.json_file import read_json_object
+from llama4_local.config.model import ModelConfig
+from llama4_local.config.reader import CONFIG_LIMIT, parse_config, read_config
 from llama4_local.planning.published import PUBLISHED
 from llama4sdk.errors import InvalidRequest
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from llama4_local.tensor_files import StoredTensor
+    from llama4_local.checkpoint.headers import StoredTensor
 
 NANO = Path(__file__).parent.parent / "nano" / "checkpoint"
 
@@ -53,6 +53,6 @@ def stored_tensors(model: object) -> Mapping[str, StoredTensor] | None:
     """
     if not isinstance(model, str | os.PathLike) or not any(Path(model).glob("*.safetensors")):
         return None
-    from llama4_local.tensor_files import find_tensors  # with it comes safetensors
+    from llama4_local.checkpoint.headers import find_tensors  # with it comes safetensors
 
     return find_tensors(Path(model))

@@ -9,7 +9,7 @@ from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from llama4_local.config import ModelConfig, TextConfig, VisionConfig
+    from llama4_local.config.model import ModelConfig, TextConfig, VisionConfig
     from llama4_local.planning.formats import Storage
 
 

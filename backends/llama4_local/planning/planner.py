@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     import os
     from collections.abc import Collection
 
-    from llama4_local.config import ModelConfig
+    from llama4_local.config.model import ModelConfig
     from llama4_local.planning.cache import CacheBytes
     from llama4_local.planning.machines import Machine
     from llama4_local.planning.network import WeightBytes

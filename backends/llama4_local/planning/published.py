@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from llama4_local.config import ModelConfig, RopeScaling, TextConfig, VisionConfig
+from llama4_local.config.model import ModelConfig, RopeScaling, TextConfig, VisionConfig
 
 _LAYERS = 48
 _EVERY_FOURTH_WHOLE = tuple((layer + 1) % 4 != 0 for layer in range(_LAYERS))

@@ -15,8 +15,8 @@ from llama4sdk.errors import InvalidRequest
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
-    from llama4_local.config import ModelConfig
-    from llama4_local.tensor_files import StoredTensor
+    from llama4_local.checkpoint.headers import StoredTensor
+    from llama4_local.config.model import ModelConfig
 
 Quantize = Literal["int4", "fp8"]
 DType = Literal["auto", "bfloat16", "float16", "float32"]

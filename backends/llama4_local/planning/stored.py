@@ -13,7 +13,7 @@ from llama4_local.planning.network import WeightBytes
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from llama4_local.tensor_files import StoredTensor
+    from llama4_local.checkpoint.headers import StoredTensor
 
 _NARROW = "F8_E4M3"
 _SCALE = 4  # bytes, fp32, one for each output

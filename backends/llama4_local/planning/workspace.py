@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from llama4_local.planning.cache import row_bytes
 
 if TYPE_CHECKING:
-    from llama4_local.config import ModelConfig, TextConfig, VisionConfig
+    from llama4_local.config.model import ModelConfig, TextConfig, VisionConfig
 
 _WIDE = 4  # bytes of fp32, in which norms, rotations and scores are computed
 _SCORE = 64  # bytes for each score while tokens are chosen: 54 seen, with penalties, ranking and log-probabilities

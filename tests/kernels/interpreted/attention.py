@@ -7,14 +7,14 @@ import torch
 from torch import Tensor
 
 from kernel_inputs import ROUNDED, activations, error
-from llama4_local.batch import Batch, PoolTable, Segment
-from llama4_local.heads import HeadPlan
-from llama4_local.kernels.attention_decode import attention_decode
-from llama4_local.kernels.attention_prefill import attention_prefill
-from llama4_local.kernels.heads import qkv_epilogue
-from llama4_local.kernels.tiles import AttentionTile, DecodeTile
-from llama4_local.kv_cache import LayerCache
-from llama4_local.reference.functions import ReferenceOps
+from llama4_local.cache.kv_cache import LayerCache
+from llama4_local.ops.batch import Batch, PoolTable, Segment
+from llama4_local.ops.heads import HeadPlan
+from llama4_local.ops.kernels.attention_decode import attention_decode
+from llama4_local.ops.kernels.attention_prefill import attention_prefill
+from llama4_local.ops.kernels.heads import qkv_epilogue
+from llama4_local.ops.kernels.tiles import AttentionTile, DecodeTile
+from llama4_local.ops.reference.functions import ReferenceOps
 from llama4sdk.errors import InvalidRequest
 
 DIM = 16

@@ -18,12 +18,12 @@ from kernel_inputs import (
     swiglu,
     tile,
 )
-from llama4_local.kernels.down import down
-from llama4_local.kernels.gate_up import gate_up
-from llama4_local.kernels.gemv import down_vector, gate_up_vector, linear_vector
-from llama4_local.kernels.routing import Routing, choose, route, routed
-from llama4_local.kernels.tiles import Format, VectorTile
-from llama4_local.quantized import Matrix
+from llama4_local.ops.kernels.down import down
+from llama4_local.ops.kernels.gate_up import gate_up
+from llama4_local.ops.kernels.gemv import down_vector, gate_up_vector, linear_vector
+from llama4_local.ops.kernels.routing import Routing, choose, route, routed
+from llama4_local.ops.kernels.tiles import Format, VectorTile
+from llama4_local.weights.quantized import Matrix
 
 EXPERTS, HIDDEN, SIZE = 5, 128, 64
 VECTOR = VectorTile(16, 64, 2, 4, 1)

@@ -6,10 +6,10 @@ import pytest
 import torch
 
 from kernel_inputs import FORMATS, ROUNDED, WHOLE, activations, error, exact, matrix, narrowed, tile
-from llama4_local.kernels.activations import quantize_rows
-from llama4_local.kernels.linear import linear
-from llama4_local.kernels.tiles import Format
-from llama4_local.reference import quantized as reference
+from llama4_local.ops.kernels.activations import quantize_rows
+from llama4_local.ops.kernels.linear import linear
+from llama4_local.ops.kernels.tiles import Format
+from llama4_local.ops.reference import quantized as reference
 from llama4sdk.errors import InvalidRequest
 
 

@@ -5,11 +5,11 @@ import torch
 from torch import Tensor
 
 from kernel_inputs import ROUNDED, activations, error
-from llama4_local.kernels import sampling as kernels
-from llama4_local.kernels.norms import add_rms_norm, rms_norm
-from llama4_local.kernels.sampling import uniforms
-from llama4_local.reference import rows, sampling
-from llama4_local.reference.sampling import Filters
+from llama4_local.ops.filters import Filters
+from llama4_local.ops.kernels import sampling as kernels
+from llama4_local.ops.kernels.norms import add_rms_norm, rms_norm
+from llama4_local.ops.kernels.sampling import uniforms
+from llama4_local.ops.reference import rows, sampling
 
 VOCAB, BLOCK = 300, 128  # three blocks, the last one ragged
 

@@ -9,20 +9,20 @@ from functools import cache
 import pytest
 import torch
 
-from llama4_local import device_steps
-from llama4_local.config import GenerationConfig, ModelConfig, TextConfig
-from llama4_local.crossing import Mailbox
-from llama4_local.engine import Engine, Limits
-from llama4_local.graphs import Capture, Rerun
-from llama4_local.kernels.choices import Choices
-from llama4_local.kernels.functions import KernelOps
-from llama4_local.kernels.layout import prepare
-from llama4_local.kernels.tiles import DecodeTile, Format, VectorTile
+from llama4_local.cache.page_table import CacheShape
+from llama4_local.config.model import GenerationConfig, ModelConfig, TextConfig
+from llama4_local.engine import model_runner as device_steps
+from llama4_local.engine.cuda_graphs import Capture, Rerun
+from llama4_local.engine.engine import Engine, Limits
+from llama4_local.engine.mailbox import Mailbox
+from llama4_local.engine.request import Order
 from llama4_local.model.transformer import Model
-from llama4_local.orders import Order
-from llama4_local.pages import CacheShape
-from llama4_local.quantize import pack_network
-from llama4_local.weight_names import random_weights
+from llama4_local.ops.kernels.choices import Choices
+from llama4_local.ops.kernels.functions import KernelOps
+from llama4_local.ops.kernels.layout import prepare
+from llama4_local.ops.kernels.tiles import DecodeTile, Format, VectorTile
+from llama4_local.weights.quantize import pack_network
+from llama4_local.weights.schema import random_weights
 from llama4sdk.request import Sampling
 from local.small_backends import CollectingOutbox, Reader
 

@@ -5,11 +5,11 @@ import pytest
 import torch
 from torch import Tensor
 
-from llama4_local.kernels.launch import recording
-from llama4_local.kernels.sampling import draw
-from llama4_local.kernels.thresholds import thresholds
-from llama4_local.reference import sampling
-from llama4_local.reference.sampling import Filters
+from llama4_local.ops.filters import Filters
+from llama4_local.ops.kernels.launch import recording
+from llama4_local.ops.kernels.sampling import draw
+from llama4_local.ops.kernels.thresholds import thresholds
+from llama4_local.ops.reference import sampling
 
 BLOCK = 128  # 256 weights that begin alike are settled without a second digit, 64 at a time
 VOCAB = 395  # four blocks, the last one ragged

@@ -7,20 +7,20 @@ import torch
 from torch import Tensor
 
 from kernel_inputs import error
-from llama4_local.batch import Work, build_batch
-from llama4_local.config import ModelConfig, TextConfig
-from llama4_local.kernels.choices import FEW, Choices
-from llama4_local.kernels.functions import KernelOps
-from llama4_local.kernels.launch import recording
-from llama4_local.kernels.layout import prepare
-from llama4_local.kernels.tiles import DecodeTile, Format, VectorTile
-from llama4_local.kv_cache import KvCache
+from llama4_local.cache.kv_cache import KvCache
+from llama4_local.cache.page_table import CacheShape, Pages, SequencePages
+from llama4_local.config.model import ModelConfig, TextConfig
 from llama4_local.model.transformer import Model, forward, logits
-from llama4_local.pages import CacheShape, Pages, SequencePages
-from llama4_local.quantize import pack_network
-from llama4_local.reference.quantized import PackedReferenceOps
-from llama4_local.weight_names import random_weights
-from llama4_local.weights import WeightTree
+from llama4_local.ops.batch import Work, build_batch
+from llama4_local.ops.kernels.choices import FEW, Choices
+from llama4_local.ops.kernels.functions import KernelOps
+from llama4_local.ops.kernels.launch import recording
+from llama4_local.ops.kernels.layout import prepare
+from llama4_local.ops.kernels.tiles import DecodeTile, Format, VectorTile
+from llama4_local.ops.reference.quantized import PackedReferenceOps
+from llama4_local.weights.quantize import pack_network
+from llama4_local.weights.schema import random_weights
+from llama4_local.weights.tree import WeightTree
 from llama4sdk.errors import InvalidRequest
 
 CHUNK = 8

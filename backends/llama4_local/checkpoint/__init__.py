@@ -1,0 +1,1 @@
+"""Checkpoint folders: checked from their headers, read tensor by tensor, quantized and written."""

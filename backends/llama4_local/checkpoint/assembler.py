@@ -1,0 +1,184 @@
+"""Reads a checkpoint's tensors straight to their places in a network.
+
+Room for a whole matrix is made once, all experts of a layer in one, and each tensor is copied into it and dropped. So
+loading takes what its result takes and one tensor more, one expert where experts are fused.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from llama4_local.checkpoint.reader import is_finite
+from llama4_local.weights.quantized import Fp8Matrix
+from llama4_local.weights.schema import single_names
+from llama4_local.weights.tree import LayerTree, MlpTree, MoeTree, WeightTree
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from llama4_local.checkpoint.reader import MappedFiles, TensorSource
+    from llama4_local.weights.quantized import Matrix
+    from llama4_local.weights.schema import Pieces
+
+Room = Tensor | Fp8Matrix
+
+_NARROW = "F8_E4M3"
+_STORED = {torch.float32: "F32", torch.float16: "F16", torch.bfloat16: "BF16"}
+
+
+@dataclass(frozen=True, slots=True)
+class Placing:
+    """Puts a network together; matrices in e4m3 stay so, the rest becomes `dtype`.
+
+    Args:
+        source: Reads the tensors, and notes what is wrong with their values.
+        dtype: Of what is not in e4m3.
+        device: Where the network goes.
+        bound: See `Fp8Matrix`.
+        stacked: Whether each layer's shared expert lies behind the routed ones, in the same tensor, as
+            `kernels.layout.prepare` has it; those of another format than the routed ones stay alone.
+        mapped: Where given, tensors that are right as they lie in their files stay there.
+    """
+
+    source: TensorSource
+    dtype: torch.dtype
+    device: str
+    bound: float | None = None
+    stacked: bool = False
+    mapped: MappedFiles | None = None
+
+    def network(self, schema: WeightTree[Pieces]) -> WeightTree[Matrix]:
+        """Read a whole network, layer by layer."""
+        return WeightTree(
+            self.matrix(schema.embedding),
+            tuple(self.layer(layer) for layer in schema.layers),
+            self.matrix(schema.norm),
+            self.matrix(schema.head),
+            schema.vision.map(self.matrix) if schema.vision else None,
+        )
+
+    def layer(self, schema: LayerTree[Pieces]) -> LayerTree[Matrix]:
+        """Read one layer."""
+        dense = replace(schema, moe=None).map(self.matrix)
+        return dense if schema.moe is None else replace(dense, moe=self._mixture(schema.moe))
+
+    def matrix(self, pieces: Pieces) -> Matrix:
+        """Read one matrix or vector, whose rows are those of its pieces."""
+        names = _names(pieces)
+        left = self._as_stored(names[0]) if len(names) == 1 else None
+        if left is not None:
+            return left
+        rows = sum(piece.shape[0] for piece in pieces)
+        room = self._room((rows, *pieces[0].shape[1:]), narrow=self._narrow(names))
+        self._fill(room, names)
+        return room
+
+    def _mixture(self, schema: MoeTree[Pieces]) -> MoeTree[Matrix]:
+        router, shared = self.matrix(schema.router), schema.shared
+        pairs = (schema.gate_up, shared.gate_up), (schema.down, shared.down)
+        if self.stacked and all(
+            self._narrow(self._expert_names(own)) == self._narrow(_names(one)) for own, one in pairs
+        ):
+            gate_up, down = (self._experts(own, one) for own, one in pairs)
+            return MoeTree(router, gate_up, down, MlpTree(_last(gate_up), _last(down)))
+        return MoeTree(router, self._experts(schema.gate_up), self._experts(schema.down), shared.map(self.matrix))
+
+    def _experts(self, pieces: Pieces, shared: Pieces = ()) -> Room:
+        """Read a layer's experts, and the shared one's pieces behind them.
+
+        Returns:
+            [experts, out, in] in e4m3; plain ones are [experts, in, out], and lie in memory as [experts, out, in]
+            wherever they are not left as they are stored.
+        """
+        name, (count, inputs, outputs) = pieces[0].name, pieces[0].shape
+        fused = name in self.source.tensors
+        # Products in fp32 on a CPU want each output's weights side by side; in bf16 they gain nothing by a copy.
+        left = self._as_stored(name) if fused and not shared and self.dtype != torch.float32 else None
+        if left is not None:
+            return left
+        room = self._room((count + bool(shared), outputs, inputs), narrow=self._narrow(self._expert_names(pieces)))
+        for expert in range(count):
+            if fused:
+                self._fill_transposed(room[expert], name, expert)
+            else:
+                self._fill(room[expert], single_names(name, expert))
+        if fused and isinstance(room, Fp8Matrix):
+            room.scales[:count].copy_(self.source.lend(scale_name(name)).reshape(count, outputs))
+        if shared:
+            self._fill(room[-1], _names(shared))
+        return room.transpose(1, 2) if isinstance(room, Tensor) else room
+
+    def _expert_names(self, pieces: Pieces) -> list[str]:
+        """Return the stored names of a layer's experts, under which they are fused or alone."""
+        name, count = pieces[0].name, pieces[0].shape[0]
+        if name in self.source.tensors:
+            return [name]
+        return [single for expert in range(count) for single in single_names(name, expert)]
+
+    def _narrow(self, names: Sequence[str]) -> bool:
+        return all(self.source.tensors[name].dtype == _NARROW for name in names)
+
+    def _as_stored(self, name: str) -> Tensor | None:
+        """Return a tensor that is right as it lies in its file; None where it is not, or has to be copied."""
+        if self.mapped is None or self.source.tensors[name].dtype != _STORED.get(self.dtype):
+            return None
+        return self.source.share(name, self.mapped)
+
+    def _room(self, shape: tuple[int, ...], *, narrow: bool) -> Room:
+        if not narrow:
+            return torch.empty(shape, dtype=self.dtype, device=self.device)
+        values = torch.empty(shape, dtype=torch.float8_e4m3fn, device=self.device)
+        return Fp8Matrix(values, torch.empty(shape[:-1], dtype=torch.float32, device=self.device), self.bound)
+
+    def _fill(self, room: Room, names: Sequence[str]) -> None:
+        """Read tensors into the rows of a matrix [out, in], or the entries of a vector, one after the other."""
+        start = 0
+        for name in names:
+            stop = start + self.source.tensors[name].shape[0]
+            if isinstance(room, Fp8Matrix):
+                room.values[start:stop].copy_(self.source.lend(name))
+                room.scales[start:stop].copy_(self._scales(name))
+            else:
+                room[start:stop].copy_(self._wide(name))
+            start = stop
+
+    def _fill_transposed(self, room: Room, name: str, expert: int) -> None:
+        """Read one of fused experts, [in, out], into a matrix [out, in]; of scales nothing."""
+        # Sent first, transposed there: on a GPU in no time.
+        if isinstance(room, Fp8Matrix):
+            part = self.source.lend(name, expert).view(torch.uint8)
+            room.values.view(torch.uint8).copy_(part.to(self.device).t())
+        else:
+            room.copy_(self._wide(name, expert).to(self.device).t())
+
+    def _wide(self, name: str, index: int | None = None) -> Tensor:
+        """Return a tensor, or one entry of it, in the wanted type."""
+        part = self.source.lend(name, index)
+        if part.dtype == torch.float8_e4m3fn:  # joined with others that are not
+            part = part.float() * self._scales(name)[:, None]
+        wide = part.to(dtype=self.dtype)
+        if torch.finfo(wide.dtype).max < torch.finfo(part.dtype).max and not is_finite(wide) and is_finite(part):
+            self.source.problems.append(f"{name} has values that are not finite numbers in {self.dtype}")
+        return wide
+
+    def _scales(self, name: str) -> Tensor:
+        """Return a matrix's scales, one for each output or one for all."""
+        return self.source.lend(scale_name(name)).float().flatten()
+
+
+def scale_name(name: str) -> str:
+    """Return the name of a matrix's scales."""
+    return f"{name}_scale"
+
+
+def _names(pieces: Pieces) -> list[str]:
+    return [piece.name for piece in pieces]
+
+
+def _last(experts: Room) -> Room:
+    """Return the last expert, [out, in], as a view of a stack as `Placing` makes it."""
+    return experts[-1].t() if isinstance(experts, Tensor) else experts[-1]

@@ -1,0 +1,153 @@
+"""Loads checkpoints that are published in FP8, as they are.
+
+Two kinds are read: fbgemm's, whose routed experts are fused with scales of their own, and llm-compressor's,
+where each expert's matrices lie alone. What they leave in bf16 stays in bf16.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, cast
+
+import torch
+
+from llama4_local.checkpoint.assembler import Placing, scale_name
+from llama4_local.checkpoint.headers import StoredTensor, find_tensors
+from llama4_local.checkpoint.reader import TensorSource
+from llama4_local.config.json_file import read_json_object
+from llama4_local.weights.schema import expected_tensors, single_names, weight_schema
+from llama4sdk.errors import CheckpointError, InvalidRequest
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from llama4_local.config.model import ModelConfig
+    from llama4_local.weights.quantized import Matrix
+    from llama4_local.weights.tree import WeightTree
+
+_CONFIG_BYTES = 2**20
+_NARROW = "F8_E4M3"
+_WIDE = ("F32", "F16", "BF16")
+
+
+def is_fp8(tensors: dict[str, StoredTensor]) -> bool:
+    """Whether a checkpoint holds matrices in e4m3."""
+    return any(tensor.dtype == _NARROW for tensor in tensors.values())
+
+
+def check_kind(quantize: str | None) -> None:
+    """Refuse to pack what is in FP8 already in another form.
+
+    Raises:
+        InvalidRequest: `quantize` is neither None nor `fp8`.
+    """
+    if quantize not in (None, "fp8"):
+        raise InvalidRequest(
+            f"This checkpoint is in FP8 already, so quantize={quantize!r} would round it twice; leave quantize= out, "
+            "or give the checkpoint in bf16."
+        )
+
+
+def load_fp8(
+    folder: str | Path,
+    config: ModelConfig,
+    *,
+    dtype: torch.dtype = torch.bfloat16,
+    device: str = "cpu",
+    stacked: bool = False,
+    progress: Callable[[int, int], None] | None = None,
+) -> WeightTree[Matrix]:
+    """Load a network published in FP8; matrices in e4m3 stay so, the rest becomes `dtype`.
+
+    Args:
+        folder: In Hugging Face form.
+        config: As `read_config` returns it for the same folder.
+        dtype: Of what is not in e4m3.
+        device: Where the tensors go.
+        stacked: Whether experts are laid out as the kernels want them: the shared one last, where it is in the same
+            format; `shared` is a view of them.
+        progress: Called with the bytes read so far and in all; whatever it raises ends the loading.
+
+    Raises:
+        CheckpointError: Tensors or scales that are missing, not expected, of another shape or type, or not
+            finite. Every problem is listed.
+    """
+    folder = Path(folder)
+    stored = find_tensors(folder)
+    check_fp8(folder, config, stored)
+    source = TensorSource(stored, progress)
+    placing = Placing(source, dtype, device, _bound(folder), stacked)
+    weights = placing.network(weight_schema(config))
+    if source.problems:
+        raise CheckpointError(folder, source.problems)
+    return weights
+
+
+def check_fp8(folder: Path, config: ModelConfig, stored: dict[str, StoredTensor]) -> None:
+    """Compare a folder's headers with its config, without reading any tensor.
+
+    Raises:
+        CheckpointError: See `load_fp8`.
+    """
+    problems = fp8_problems(stored, config)
+    if problems:
+        raise CheckpointError(folder, problems)
+
+
+def fp8_problems(stored: dict[str, StoredTensor], config: ModelConfig) -> list[str]:
+    """Return what an FP8 checkpoint lacks or has too much of, from its headers, one sentence each."""
+    expected = _expected(stored, config)
+    problems = [f"{name} is missing (shape {shape})" for name, shape in expected.items() if name not in stored]
+    known = set(expected)
+    for name, shape in expected.items():
+        if name in stored:
+            problems += _misfit(stored, name, shape)
+            known.add(scale_name(name))
+    return problems + [f"{name} is not part of this network" for name in stored if name not in known]
+
+
+def _expected(stored: dict[str, StoredTensor], config: ModelConfig) -> dict[str, tuple[int, ...]]:
+    found: dict[str, tuple[int, ...]] = {}
+    for name, shape in expected_tensors(config).items():
+        if ".experts." in name and name not in stored:
+            count, inner, outer = shape
+            for expert in range(count):
+                names = single_names(name, expert)
+                found |= dict.fromkeys(names, (outer // len(names), inner))
+        else:
+            found[name] = shape
+    return found
+
+
+def _misfit(stored: dict[str, StoredTensor], name: str, shape: tuple[int, ...]) -> list[str]:
+    tensor, scale = stored[name], stored.get(scale_name(name))
+    problems: list[str] = []
+    if tensor.shape != shape:
+        problems.append(f"{name} has shape {tensor.shape}, the config demands {shape}")
+    if tensor.dtype not in (*_WIDE, _NARROW):
+        problems.append(f"{name} is stored as {tensor.dtype}; {', '.join((*_WIDE, _NARROW))} can be read")
+    if (scale is not None) != (tensor.dtype == _NARROW):
+        problems.append(f"{name} ({tensor.dtype}) {'has' if scale else 'lacks'} scales, {scale_name(name)}")
+    if scale is not None and not _fits(scale.shape, shape):
+        problems.append(f"{scale.name} has shape {scale.shape}, which does not scale the outputs of {shape}")
+    return problems
+
+
+def _fits(scale: tuple[int, ...], matrix: tuple[int, ...]) -> bool:
+    """Whether there is one scale for each output, or one for all."""
+    count = 1
+    for size in scale:
+        count *= size
+    if len(matrix) == 2:
+        return count in (1, matrix[0])
+    experts, _, outputs = matrix
+    return count == experts * outputs
+
+
+def _bound(folder: Path) -> float | None:
+    """Return the largest magnitude that activations' scales are made for, where the checkpoint names one."""
+    quantization = read_json_object(folder / "config.json", limit=_CONFIG_BYTES).get("quantization_config")
+    bound = (
+        cast("dict[str, object]", quantization).get("activation_scale_ub") if isinstance(quantization, dict) else None
+    )
+    return float(bound) if isinstance(bound, int | float) else None

@@ -1,0 +1,156 @@
+"""What a checkpoint folder's files say they hold, read from their headers alone.
+
+Nothing is allocated here in proportion to what a file claims: names, shapes and types are compared with
+what the config demands before the first tensor is read. Only safetensors files are opened. A file must
+lie in the folder; links may leave it only into the blob store of a Hugging Face cache, whose snapshot
+folders are made of such links.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Protocol, cast
+
+from safetensors import SafetensorError, safe_open
+
+from llama4_local.config.json_file import parse_json_object, read_json_object
+from llama4sdk.errors import CheckpointError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+    from pathlib import Path
+
+SINGLE_FILE = "model.safetensors"
+INDEX_FILE = "model.safetensors.index.json"
+_INDEX_BYTES = 32 * 2**20
+_HEADER_BYTES = 32 * 2**20
+_ENTRY_LIMIT = 300_000  # the largest published checkpoint has under 40,000
+_SHARD_LIMIT = 2_000
+_PICKLES = {".bin", ".pt", ".pth", ".pkl", ".pickle", ".ckpt"}
+
+
+@dataclass(frozen=True, slots=True)
+class StoredTensor:
+    """One tensor as a file's header describes it.
+
+    Args:
+        name: Its published name.
+        file: Where it lies.
+        dtype: safetensors' name of its type, such as `BF16`.
+        shape: Its shape.
+    """
+
+    name: str
+    file: Path
+    dtype: str
+    shape: tuple[int, ...]
+
+
+def find_tensors(folder: Path) -> dict[str, StoredTensor]:
+    """Return every tensor of a checkpoint folder by name.
+
+    Raises:
+        CheckpointError: No safetensors file; files outside the folder, missing or unreadable; an index
+            and files that disagree. Every problem is listed.
+    """
+    problems: list[str] = []
+    if (folder / INDEX_FILE).exists():
+        found = _from_index(folder, problems)
+    elif (folder / SINGLE_FILE).exists():
+        found = {}
+        if _stays_inside(folder, folder / SINGLE_FILE, problems):
+            found = {tensor.name: tensor for tensor in _read_header(folder / SINGLE_FILE, problems)}
+    else:
+        raise CheckpointError(folder, [_nothing_to_read(folder)])
+    if problems:
+        raise CheckpointError(folder, problems)
+    return found
+
+
+def _nothing_to_read(folder: Path) -> str:
+    pickles = sorted(path.name for path in folder.iterdir() if path.suffix in _PICKLES)
+    if not pickles:
+        return f"there is neither {SINGLE_FILE} nor {INDEX_FILE}"
+    return (
+        f"{pickles[0]} is a pickle, which can run code when it is read, so it is refused; give the"
+        " safetensors files of the Hugging Face form (Meta's own form, consolidated.*.pth, is not read)"
+    )
+
+
+def _from_index(folder: Path, problems: list[str]) -> dict[str, StoredTensor]:
+    shards = _read_index(folder, problems)
+    found: dict[str, StoredTensor] = {}
+    for file_name in sorted(set(shards.values())):
+        path = folder / file_name
+        if not _stays_inside(folder, path, problems):
+            continue
+        for tensor in _read_header(path, problems):
+            if shards.get(tensor.name) == file_name:
+                found[tensor.name] = tensor
+            else:
+                problems.append(f"{tensor.name} lies in {file_name}, where the index does not expect it")
+    if not problems:
+        absent = (name for name in shards if name not in found)
+        problems += [f"{name} is not in {shards[name]}, where the index expects it" for name in absent]
+    return found
+
+
+def _read_index(folder: Path, problems: list[str]) -> dict[str, str]:
+    """Return the file name of each tensor; nothing where the index itself is not acceptable."""
+    entries = read_json_object(folder / INDEX_FILE, limit=_INDEX_BYTES).get("weight_map")
+    if not isinstance(entries, dict):
+        problems.append(f"{INDEX_FILE} has no weight_map")
+        return {}
+    shards = cast("dict[str, object]", entries)
+    names = set(map(str, shards.values()))
+    if len(shards) > _ENTRY_LIMIT or len(names) > _SHARD_LIMIT:
+        problems.append(f"{INDEX_FILE} lists {len(shards):,} tensors in {len(names):,} files: too many")
+        return {}
+    foreign = sorted(name for name in names if not _is_plain(name))
+    problems += [f"{INDEX_FILE} points at {name[:200]!r}: not a plain .safetensors name" for name in foreign]
+    return {} if foreign else {name: str(shard) for name, shard in shards.items()}
+
+
+def _is_plain(name: str) -> bool:
+    return name.endswith(".safetensors") and not set(name) & set("/\\:\0") and not name.startswith(".")
+
+
+def _stays_inside(folder: Path, path: Path, problems: list[str]) -> bool:
+    if not path.exists():
+        problems.append(f"{path.name} is missing")
+        return False
+    home, target = folder.resolve(), path.resolve()
+    blobs = home.parent.parent / "blobs" if home.parent.name == "snapshots" else None
+    if target.parent != home and target.parent != blobs:
+        problems.append(f"{path.name} is a link that leaves the folder")
+        return False
+    return True
+
+
+def _read_header(path: Path, problems: list[str]) -> Iterable[StoredTensor]:
+    try:
+        with path.open("rb") as file:
+            size = int.from_bytes(file.read(8), "little")
+            if size > _HEADER_BYTES:
+                problems.append(f"{path.name} claims a header of {size:,} bytes; at most {_HEADER_BYTES:,} are read")
+                return []
+            parse_json_object(file.read(size), path=path)  # the library would take the last of two equal names
+        with safe_open(path, framework="np") as tensors:  # for headers, and planning does without torch
+            return [_describe(path, name, tensors.get_slice(name)) for name in tensors.keys()]  # noqa: SIM118
+    except (OSError, SafetensorError) as exc:
+        problems.append(f"{path.name} is not a sound safetensors file: {exc}")
+    except CheckpointError as exc:
+        problems += [f"{path.name} is not a sound safetensors file: {problem}" for problem in exc.problems]
+    return []
+
+
+def _describe(path: Path, name: str, header: _Header) -> StoredTensor:
+    return StoredTensor(name, path, header.get_dtype(), tuple(header.get_shape()))
+
+
+class _Header(Protocol):
+    """What safetensors tells about one tensor without reading it."""
+
+    def get_dtype(self) -> str: ...
+
+    def get_shape(self) -> list[int]: ...

@@ -1,0 +1,121 @@
+"""From a checkpoint folder to a `Model` that runs, its matrices quantized or not."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, cast
+
+import torch
+from torch import Tensor
+
+from llama4_local.checkpoint.fp8 import check_kind, is_fp8, load_fp8
+from llama4_local.checkpoint.headers import find_tensors
+from llama4_local.checkpoint.plain import Progress, load_checkpoint, stored_dtype
+from llama4_local.checkpoint.quantizing import load_packed
+from llama4_local.config.reader import read_config
+from llama4_local.model.transformer import Model
+from llama4_local.ops.interface import choose_ops
+from llama4_local.ops.kernels.layout import prepare
+from llama4_local.ops.reference.quantized import PackedReferenceOps
+from llama4sdk.errors import InvalidRequest
+
+if TYPE_CHECKING:
+    from llama4_local.config.model import ModelConfig
+    from llama4_local.weights.quantize import Kind
+    from llama4_local.weights.quantized import Matrix
+    from llama4_local.weights.tree import Weights, WeightTree
+
+_DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
+
+
+def load_model(
+    folder: str | Path,
+    *,
+    device: str = "cpu",
+    dtype: str = "auto",
+    quantize: Kind | None = None,
+    keep: bool = True,
+    deterministic: bool = False,
+    progress: Progress | None = None,
+    packing: Progress | None = None,
+) -> Model:
+    """Read, check and load a checkpoint.
+
+    Args:
+        folder: In Hugging Face form; checkpoints published in FP8 are loaded as they are.
+        device: Torch device; on a Hopper GPU the Triton kernels run the model.
+        dtype: `float32`, `float16`, `bfloat16`, or `auto` for the stored dtype. With quantized matrices it is the
+            dtype of the activations.
+        quantize: Weight format that the layers' matrices of a plain checkpoint are quantized to; None for none.
+        keep: Whether the quantized form is kept beside the checkpoint for the next start.
+        deterministic: On a Hopper GPU, one tile config of each kernel for any number of tokens.
+        progress: Called with the bytes of the checkpoint done so far and in all.
+        packing: Called instead of `progress` while matrices are quantized.
+
+    Raises:
+        CheckpointError: A folder that cannot be served; all problems are listed.
+        InvalidRequest: An unknown dtype, a matrix that int4 groups do not divide, or int4 of a checkpoint in FP8.
+    """
+    if dtype != "auto" and dtype not in _DTYPES:
+        raise InvalidRequest(f"dtype must be auto, {', '.join(_DTYPES)}, got {dtype!r}")
+    config = read_config(folder)
+    weights = load_weights(
+        folder,
+        config,
+        quantize=quantize,
+        dtype=_DTYPES.get(dtype),
+        device=device,
+        keep=keep,
+        progress=progress,
+        packing=packing,
+    )
+    return model_of(config, weights, deterministic=deterministic)
+
+
+def load_weights(
+    folder: str | Path,
+    config: ModelConfig,
+    *,
+    quantize: Kind | None = None,
+    dtype: torch.dtype | None = None,
+    device: str = "cpu",
+    keep: bool = True,
+    progress: Progress | None = None,
+    packing: Progress | None = None,
+) -> WeightTree[Matrix]:
+    """Load a network's weights in the weight format that its folder and `quantize` determine; see `load_model`.
+
+    Args:
+        folder: In Hugging Face form.
+        config: The result of `read_config` for the same folder.
+        quantize: Weight format that the layers' matrices of a plain checkpoint are quantized to.
+        dtype: Of the tensors that are not quantized; None for the stored dtype.
+        device: Torch device.
+        keep: Whether the quantized form is kept.
+        progress: Called with the bytes of the checkpoint done so far and in all.
+        packing: Called instead of `progress` while matrices are quantized.
+    """
+    folder = Path(folder)
+    stored = find_tensors(folder)
+    dtype = dtype or stored_dtype(stored)
+    # Laid out while it is read: copying a loaded network into another layout needs its memory twice.
+    stacked = choose_ops(device, dtype=dtype, head_dim=config.text.head_dim).capturable
+    if is_fp8(stored):
+        check_kind(quantize)
+        return load_fp8(folder, config, dtype=dtype, device=device, stacked=stacked, progress=progress)
+    if quantize is None:
+        return load_checkpoint(folder, config, dtype=dtype, device=device, stacked=stacked, progress=progress)
+    return load_packed(
+        folder, config, quantize, dtype=dtype, device=device, keep=keep, progress=progress, packing=packing
+    )
+
+
+def model_of(config: ModelConfig, weights: WeightTree[Matrix], *, deterministic: bool = False) -> Model:
+    """Return the model that runs these weights on the device they are on."""
+    plain = cast("Weights", weights).embedding
+    ops = choose_ops(plain.device, dtype=plain.dtype, head_dim=config.text.head_dim, deterministic=deterministic)
+    if ops.capturable:
+        weights = prepare(weights)
+    elif not all(isinstance(leaf, Tensor) for leaf in weights.leaves()):
+        ops = PackedReferenceOps()
+    return Model.create(config, cast("Weights", weights), ops)

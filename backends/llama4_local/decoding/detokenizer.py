@@ -1,0 +1,95 @@
+"""The tokens of one answer as text, and where the answer ends; no tensor is involved."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Protocol
+
+from llama4_local.decoding.stop_strings import StopStrings
+from llama4sdk.events import FinishReason, TextDelta, TokenLogprob
+
+if TYPE_CHECKING:
+    from llama4_local.decoding.sampler import Rules, Sampled
+
+
+class Decoder(Protocol):
+    """Token ids as they come, whole characters out; the tokenizer's decoder is one."""
+
+    def push(self, token_ids: Sequence[int], /) -> str:
+        """Take ids and return the text that is certain now."""
+        ...
+
+    def flush(self) -> str:
+        """Return what was held back."""
+        ...
+
+
+class TextOf(Protocol):
+    """The text of a few tokens on their own; part of a character shows as U+FFFD."""
+
+    def __call__(self, token_ids: Sequence[int], /) -> str:
+        """Return the text."""
+        ...
+
+
+class Answer:
+    """Turns one sequence's tokens into text deltas, up to its end.
+
+    Special tokens other than those that end the answer come out as text, by their names: what they
+    mean is read above the seam.
+
+    Args:
+        rules: What ends the answer, and whether log-probabilities are reported.
+        stops: Strings that end it.
+        limit: Most tokens in it.
+        decoder: Makes text of its tokens.
+        text_of: The text of a single token, for log-probabilities.
+        written: Where its tokens go; empty.
+    """
+
+    def __init__(
+        self,
+        rules: Rules,
+        stops: Sequence[str],
+        limit: int,
+        *,
+        decoder: Decoder,
+        text_of: TextOf,
+        written: list[int] | None = None,
+    ) -> None:
+        self._rules = rules
+        self._stops = StopStrings(stops)
+        self._limit = limit
+        self._decoder = decoder
+        self._text_of = text_of
+        self._logprobs: list[TokenLogprob] = []
+        self.written: list[int] = [] if written is None else written
+
+    def add(self, sampled: Sampled) -> tuple[TextDelta | None, FinishReason | None]:
+        """Take the next token, which must be usable; return new text, if any, and why it ended, if it did."""
+        token = sampled.token
+        if token is None:
+            raise ValueError("an unusable token cannot be part of an answer")
+        self.written.append(token)
+        if token in self._rules.stop_ids:
+            return self._delta(self._decoder.flush(), "stop")
+        if sampled.logprob is not None:
+            self._logprobs.append(self._report(token, sampled))
+        reason: FinishReason | None = "length" if len(self.written) >= self._limit else None
+        text = self._decoder.push([token])
+        return self._delta(text + self._decoder.flush() if reason else text, reason)
+
+    def _delta(self, text: str, reason: FinishReason | None) -> tuple[TextDelta | None, FinishReason | None]:
+        text, stopped = self._stops.push(text, armed=len(self.written) >= self._rules.min_tokens)
+        if stopped:
+            reason = "stop"
+        elif reason:
+            text += self._stops.flush()
+        if not text and not (reason == "length" and self._logprobs):
+            return None, reason
+        logprobs, self._logprobs = tuple(self._logprobs), []
+        return TextDelta(text, logprobs), reason
+
+    def _report(self, token: int, sampled: Sampled) -> TokenLogprob:
+        top = tuple(TokenLogprob(self._text_of([other]), score, other) for other, score in sampled.top)
+        return TokenLogprob(self._text_of([token]), sampled.logprob or 0.0, token, top)

@@ -1,0 +1,279 @@
+"""The grammar of JSON values that fit a schema, in JSON's notation or in Python's.
+
+Written in llguidance's dialect of Lark. It allows less than the schema does, never more: fields come in the order
+in which they are declared, and where a schema names fields no others are written. Schemas that are too intricate
+for rules of our own are left to llguidance's reader of schemas.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Final, cast
+
+from llama4_local.decoding.string_formats import FORMATS
+from llama4sdk.errors import InvalidRequest
+from llama4sdk.output import JsonSchema
+
+# As `json.dumps` writes, which is what models are shown in prompts and the bundled one is trained on.
+JSON_STYLE: Mapping[str, object] = {
+    "item_separator": ", ",
+    "key_separator": ": ",
+    "whitespace_flexible": False,
+    "lenient": True,
+}
+_INTEGER: Final = "/-?(0|[1-9][0-9]{0,17})/"
+# Two digits of exponent, so that the number is finite.
+_NUMBER: Final = r"/-?(0|[1-9][0-9]{0,17})(\.[0-9]{1,17})?([eE][-+]?[0-9]{1,2})?/"
+_MAX_RULES: Final = 20_000
+_MAX_LENGTH: Final = 1_000_000  # characters
+_MAX_DEPTH: Final = 60
+_MAX_FIELDS: Final = 1000
+_LIMITS: Mapping[str, tuple[str, ...]] = {
+    "string": ("minLength", "maxLength", "pattern", "format"),
+    "integer": ("minimum", "maximum", "exclusiveMinimum", "exclusiveMaximum", "multipleOf"),
+    "number": ("minimum", "maximum", "exclusiveMinimum", "exclusiveMaximum", "multipleOf"),
+    "array": ("prefixItems", "minItems", "maxItems", "contains"),
+    "object": ("patternProperties", "minProperties", "maxProperties"),
+}
+_COMBINING: Final = frozenset({"$ref", "anyOf", "oneOf", "allOf", "not", "if"})
+_CHOOSING: Final = frozenset({"enum", "const"})
+_CONSTRAINING: Final = (
+    _COMBINING
+    | _CHOOSING
+    | {"type", "properties", "required", "additionalProperties", "items", "dependentRequired"}
+    | {"uniqueItems", "propertyNames"}
+    | {key for keys in _LIMITS.values() for key in keys}
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Notation:
+    """How values are written.
+
+    Args:
+        true: The constant.
+        false: The constant.
+        null: The constant.
+    """
+
+    true: str
+    false: str
+    null: str
+
+    def text(self, value: Any) -> str:
+        """Return a value as it is written."""
+        match value:
+            case None:
+                return self.null
+            case bool():
+                return self.true if value else self.false
+            case list():
+                return f"[{', '.join(map(self.text, cast('list[Any]', value)))}]"
+            case dict():
+                fields = cast("dict[str, Any]", value).items()
+                return "{" + ", ".join(f"{quoted(name)}: {self.text(item)}" for name, item in fields) + "}"
+            case _:
+                return json.dumps(value, ensure_ascii=False)
+
+
+JSON: Final = Notation("true", "false", "null")
+PYTHON: Final = Notation("True", "False", "None")
+
+
+class Rules:
+    """The rules of one grammar, by name."""
+
+    def __init__(self) -> None:
+        self._lines: list[str] = []
+        self._length = 0
+
+    def add(self, body: str, name: str | None = None) -> str:
+        """Add a rule and return its name.
+
+        Raises:
+            InvalidRequest: When the grammar gets too large.
+        """
+        name = name or f"r{len(self._lines)}"
+        self._lines.append(f"{name}: {body}")
+        self._length += len(body)
+        if len(self._lines) > _MAX_RULES or self._length > _MAX_LENGTH:
+            raise InvalidRequest("The schemas are too large for a grammar; make them simpler, or declare fewer tools.")
+        return name
+
+    def reserve(self) -> str:
+        """Return a name for a rule that is filled in later, as those that refer to themselves are."""
+        return self.add("")
+
+    def fill(self, name: str, body: str) -> None:
+        """Fill in a rule whose name was reserved."""
+        self._lines[int(name[1:])] = f"{name}: {body}"
+
+    @property
+    def text(self) -> str:
+        """The whole grammar."""
+        return "\n".join(self._lines)
+
+
+class Values:
+    """Rules of the values that fit one schema and its parts.
+
+    Args:
+        schema: The schema, which references are looked up in.
+        rules: Where the rules go.
+        notation: How values are written.
+
+    Raises:
+        InvalidRequest: For a schema that cannot be used.
+    """
+
+    def __init__(self, schema: object, rules: Rules, notation: Notation) -> None:
+        self._schema = JsonSchema(schema)
+        self._rules = rules
+        self._notation = notation
+        self._references: dict[str, str] = {}
+        self._depth = 0
+
+    def listed(self, items: Sequence[tuple[str, bool]]) -> str:
+        """Return the rule of items in their order, separated by commas; of each, whether it must be there.
+
+        Raises:
+            InvalidRequest: For too many.
+        """
+        if len(items) > _MAX_FIELDS:
+            raise InvalidRequest(f"A schema names more than {_MAX_FIELDS} arguments or fields; declare fewer.")
+        first, later = '""', '""'
+        for item, needed in reversed(items):
+            after = self._rules.add(later)
+            first = f"{item} {after}" if needed else f"{item} {after} | {self._rules.add(first)}"
+            later = f'", " {item} {after}' if needed else f'(", " {item})? {after}'
+        return self._rules.add(first)
+
+    def value(self, schema: object) -> str:
+        """Return the rule of the values that fit a schema.
+
+        Raises:
+            InvalidRequest: When no value can, or the grammar gets too large.
+        """
+        if schema is False:
+            raise InvalidRequest("A schema allows no value where one is needed.")
+        if not isinstance(schema, Mapping) or not _CONSTRAINING & set(cast("Mapping[str, Any]", schema)):
+            return self._anything()
+        node = cast("Mapping[str, Any]", schema)
+        self._depth += 1
+        rule = self._leaf(node) if self._depth > _MAX_DEPTH else self._rule(node)
+        self._depth -= 1
+        return rule
+
+    def _rule(self, node: Mapping[str, Any]) -> str:
+        if _CHOOSING & set(node) and not _COMBINING & set(node):
+            return self._choices(node)
+        match sorted(_CONSTRAINING & set(node)):
+            case ["$ref"]:
+                return self._reference(str(node["$ref"]))
+            case ["anyOf" | "oneOf" as key]:
+                options = [self.value(option) for option in node[key] if option is not False]
+                return self._rules.add(" | ".join(options) if options else self._leaf(node))
+            case keys if _COMBINING & set(keys) or not {"type", "properties", "items"} & set(keys):
+                return self._leaf(node)
+            case _:
+                types = node["type"] if isinstance(node.get("type"), list) else [node.get("type", _kind(node))]
+                return self._rules.add(" | ".join(self._typed(name, node) for name in cast("list[str]", types)))
+
+    def _typed(self, kind: str, node: Mapping[str, Any]) -> str:
+        if any(key in node for key in _LIMITS.get(kind, ())):
+            return self._leaf({**node, "type": kind})
+        match kind:
+            case "boolean":
+                return f'("{self._notation.true}" | "{self._notation.false}")'
+            case "null":
+                return f'"{self._notation.null}"'
+            case "integer":
+                return _INTEGER
+            case "number":
+                return _NUMBER
+            case "array":
+                return self._array(node.get("items", True))
+            case "object":
+                return self._object(node)
+            case _:
+                return self._leaf({"type": kind})
+
+    def _array(self, items: object) -> str:
+        if items is False:
+            return '"[]"'
+        item = self.value(items)
+        return f'"[" ({item} (", " {item})*)? "]"'
+
+    def _object(self, node: Mapping[str, Any]) -> str:
+        properties = {
+            name: schema
+            for name, schema in cast("Mapping[str, Any]", node.get("properties", {})).items()
+            if schema is not False
+        }
+        required = set(cast("Sequence[str]", node.get("required", ())))
+        if required - set(properties) or (properties and "propertyNames" in node):
+            return self._leaf(node)
+        if not properties:
+            others = node.get("additionalProperties", True)
+            if others is False or node.get("properties"):
+                return '"{}"'
+            field = f'{self._name(node.get("propertyNames", {}))} ": " {self.value(others)}'
+            return f'"{{" ({field} (", " {field})*)? "}}"'
+        items = [
+            (f"{quoted(quoted(name) + ': ')} {self.value(schema)}", name in required)
+            for name, schema in properties.items()
+        ]
+        return f'"{{" {self.listed(items)} "}}"'
+
+    def _name(self, schema: object) -> str:
+        """Return the rule of the names that fit a schema: strings in either notation."""
+        node = cast("Mapping[str, Any]", schema) if isinstance(schema, Mapping) else {}
+        return self.value(node if _COMBINING & set(node) else {**node, "type": "string"})
+
+    def _reference(self, reference: str) -> str:
+        if reference not in self._references:
+            name = self._references[reference] = self._rules.reserve()
+            self._rules.fill(name, self.value(self._schema.resolve(reference)))
+        return self._references[reference]
+
+    def _choices(self, node: Mapping[str, Any]) -> str:
+        values = cast("list[Any]", node["enum"] if "enum" in node else [node["const"]])
+        if len(_CONSTRAINING & set(node)) > 1:
+            whole = JsonSchema(node)
+            values = [value for value in values if not whole.fit(value)[1]]
+        if not values:
+            raise InvalidRequest("A schema's enum holds no value that fits the rest of it.")
+        return self._rules.add(" | ".join(quoted(self._notation.text(value)) for value in values))
+
+    def _anything(self) -> str:
+        return self._references[""] if "" in self._references else self._make_anything()
+
+    def _make_anything(self) -> str:
+        name = self._references[""] = self._rules.reserve()
+        text = self._leaf({"type": "string"})
+        constants = " | ".join(f'"{word}"' for word in (self._notation.true, self._notation.false, self._notation.null))
+        self._rules.fill(
+            name,
+            f'{text} | {_NUMBER} | {constants} | "[" ({name} (", " {name})*)? "]" '
+            f'| "{{" ({text} ": " {name} (", " {text} ": " {name})*)? "}}"',
+        )
+        return name
+
+    def _leaf(self, node: Mapping[str, Any]) -> str:
+        """Return the rule of what is the same in both notations, or too intricate for one of our own."""
+        if node.get("format") in FORMATS and "pattern" not in node:
+            node = {**{key: node[key] for key in node if key != "format"}, "pattern": FORMATS[node["format"]]}
+        definitions = {key: self._schema.root[key] for key in ("$defs", "definitions") if key in self._schema.root}
+        needed = definitions if "$ref" in json.dumps(node) else {}
+        return self._rules.add("%json " + json.dumps({**needed, **node, "x-guidance": dict(JSON_STYLE)}))
+
+
+def quoted(text: str) -> str:
+    """Return a text in double quotes, as JSON, Python and Lark write it."""
+    return json.dumps(text, ensure_ascii=False)
+
+
+def _kind(node: Mapping[str, Any]) -> str:
+    return "object" if "properties" in node else "array"

@@ -1,0 +1,1 @@
+"""The data nano is trained on, its training and its evaluation; not part of the wheel."""

@@ -1,0 +1,1 @@
+"""The functions that layers call, in PyTorch (`reference`) and in Triton (`kernels`)."""

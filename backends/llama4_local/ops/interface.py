@@ -1,0 +1,133 @@
+"""The functions that layers call, and the choice of who provides them.
+
+`reference` is PyTorch: the CPU path and the oracle. Kernels offer the same functions with the same
+signatures. The choice is made once, when a model is loaded.
+"""
+
+from __future__ import annotations
+
+from importlib.util import find_spec
+from typing import TYPE_CHECKING, Protocol
+
+import torch
+
+from llama4_local.ops.reference.functions import ReferenceOps
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from llama4_local.cache.kv_cache import LayerCache
+    from llama4_local.ops.batch import Batch
+    from llama4_local.ops.filters import Filters
+    from llama4_local.ops.heads import HeadPlan
+    from llama4_local.weights.tree import MlpWeights, MoeWeights
+
+
+class Ops(Protocol):
+    """One layer's building blocks over flat rows; x is [tokens, hidden] throughout.
+
+    All but `qkv_epilogue`, which writes to the cache, are free of side effects; the reference's are
+    differentiable.
+    """
+
+    @property
+    def capturable(self) -> bool:
+        """Whether the host never waits for the device in them, so that a CUDA graph can repeat them.
+
+        Such functions want weights as `kernels.layout.prepare` lays them out.
+        """
+        ...
+
+    def embed(self, table: Tensor, token_ids: Tensor) -> Tensor:
+        """Return rows of the embedding `table` [vocab, hidden] for `token_ids` [tokens]."""
+        ...
+
+    def linear(self, x: Tensor, weight: Tensor) -> Tensor:
+        """Return x times the transpose of `weight` [out, in]: [tokens, out]."""
+        ...
+
+    def rms_norm(self, x: Tensor, weight: Tensor, eps: float) -> Tensor:
+        """Return x over its root mean square, taken in fp32 and cast back, times `weight` [hidden]."""
+        ...
+
+    def add_rms_norm(self, x: Tensor, residual: Tensor, weight: Tensor, eps: float) -> tuple[Tensor, Tensor]:
+        """Return the norm of x + residual, and that sum as the new residual."""
+        ...
+
+    def qkv_epilogue(self, qkv: Tensor, plan: HeadPlan, layer: LayerCache, slots: Tensor) -> Tensor:
+        """Rotate, normalise and scale the heads, and write keys and values to the cache.
+
+        Args:
+            qkv: [tokens, (heads + 2·kv_heads)·head_dim], the joined projections.
+            plan: What to do to the heads.
+            layer: Written at `slots`.
+            slots: [tokens], int64, see `PoolTable.slots`.
+
+        Returns:
+            The queries, [tokens, heads, head_dim].
+        """
+        ...
+
+    def attention(self, queries: Tensor, layer: LayerCache, batch: Batch) -> Tensor:
+        """Attend from each token to its sequence's cached keys up to its own, softmax in fp32.
+
+        Args:
+            queries: [tokens, heads, head_dim].
+            layer: Keys and values, those of this step included; its pool says which of the batch's
+                tables holds: a chunk-local layer thereby sees its chunk and no more.
+            batch: Layout of the rows and page tables.
+
+        Returns:
+            [tokens, heads·head_dim].
+        """
+        ...
+
+    def mlp(self, x: Tensor, weights: MlpWeights) -> Tensor:
+        """Return the SwiGLU feed-forward of x: down(silu(gate(x)) · up(x))."""
+        ...
+
+    def moe(self, x: Tensor, weights: MoeWeights) -> Tensor:
+        """Return expert(x · sigmoid(score)) of each token's top-1 expert, plus shared_expert(x)."""
+        ...
+
+    def choose(self, logits: Tensor, filters: Filters, seeds: Tensor, steps: Tensor) -> Tensor:
+        """Return the next token of each row, [rows], int64; -1 where nothing can be chosen from a row.
+
+        Args:
+            logits: [rows, vocab], fp32.
+            filters: How each row narrows its choice down; a temperature of 0 takes the likeliest token.
+            seeds: [rows], int64.
+            steps: [rows], int64: tokens that the row has drawn before.
+        """
+        ...
+
+
+_HOPPER = 9  # the major compute capability that the kernels are made for
+
+
+def choose_ops(
+    device: str | torch.device, *, dtype: torch.dtype = torch.bfloat16, head_dim: int = 128, deterministic: bool = False
+) -> Ops:
+    """Return who computes on a device: kernels on Hopper GPUs in bf16, else the reference, which runs anywhere.
+
+    Args:
+        device: Where the weights are.
+        dtype: Their type where they are not packed.
+        head_dim: Width of an attention head; the kernels take powers of two from 16 on.
+        deterministic: One cut of each kernel for any number of tokens.
+    """
+    fits = dtype == torch.bfloat16 and head_dim >= 16 and head_dim & (head_dim - 1) == 0
+    if not fits or not is_hopper(device):
+        return ReferenceOps()
+    from llama4_local.ops.kernels.choices import Choices
+    from llama4_local.ops.kernels.functions import KernelOps
+
+    return KernelOps(Choices(deterministic))
+
+
+def is_hopper(device: str | torch.device) -> bool:
+    """Return whether a device is a Hopper GPU of NVIDIA's for which Triton is installed."""
+    there = torch.device(device).type == "cuda" and torch.cuda.is_available()
+    if not there or torch.version.hip or find_spec("triton") is None:  # AMD's GPUs call themselves cuda too
+        return False
+    return torch.cuda.get_device_capability(device)[0] == _HOPPER

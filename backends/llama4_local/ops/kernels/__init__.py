@@ -1,0 +1,1 @@
+"""Triton kernels for Hopper GPUs, each with a twin in `reference`."""

@@ -1,0 +1,191 @@
+"""Every launch that serving a published model can come to, planned without running any.
+
+The same launchers that serve are called on tensors without storage, for each weight format, cache type and
+number of tokens at which another cut is chosen.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import torch
+
+from llama4_local.cache.kv_cache import LayerCache
+from llama4_local.ops.batch import Batch, PoolTable, Segment
+from llama4_local.ops.filters import Filters
+from llama4_local.ops.heads import HeadPlan
+from llama4_local.ops.kernels import sampling
+from llama4_local.ops.kernels.choices import Choices
+from llama4_local.ops.kernels.functions import KernelOps
+from llama4_local.ops.kernels.launch import recording
+from llama4_local.weights.quantized import Fp8Matrix, Int4Matrix
+from llama4_local.weights.tree import MlpTree, MoeTree
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from torch import Tensor
+
+    from llama4_local.ops.kernels.launch import Launch
+    from llama4_local.ops.kernels.tiles import Format
+    from llama4_local.weights.quantized import Matrix
+
+FORMATS: tuple[Format, ...] = ("bf16", "fp8", "int4")
+TOKENS = (1, 4, 8, 16, 32, 64, 128, 256, 512, 1024, 2048, 4096, 16384)
+PREFILL_FROM = 16  # steps of fewer tokens are only decoded here
+PAGE = 64
+GROUP = 128
+
+
+@dataclass(frozen=True, slots=True)
+class Shape:
+    """The sizes of a published model that kernels see.
+
+    Args:
+        name: As users know it.
+        experts: Experts of a mixture; 0 without mixtures.
+        expert_size: Width of each.
+        dense_size: Width of plain feed-forwards; 0 without any.
+        norm: Whether queries and keys are normalised.
+        nope: Whether some layers do without RoPE.
+    """
+
+    name: str
+    experts: int
+    expert_size: int
+    dense_size: int
+    norm: bool
+    nope: bool
+    hidden: int = 5120
+    heads: int = 40
+    kv_heads: int = 8
+    head_dim: int = 128
+    vocab: int = 202_048
+
+
+SHAPES = (
+    Shape("Scout", 16, 8192, 0, norm=True, nope=True),
+    Shape("Maverick", 128, 8192, 16384, norm=False, nope=True),
+    Shape("Guard 4", 0, 0, 8192, norm=True, nope=False),
+)
+
+
+def serving_launches(shape: Shape) -> Iterator[Launch]:
+    """Yield the launches of a model, many of them alike."""
+    for choices in (Choices(), Choices(deterministic=True)):
+        for form in FORMATS:
+            for tokens in TOKENS:
+                yield from matrix_launches(shape, form, tokens, KernelOps(choices))
+        for cache in (torch.bfloat16, torch.float8_e4m3fn):
+            for tokens in TOKENS:
+                yield from attention_launches(shape, cache, tokens, KernelOps(choices))
+    yield from sampling_launches(shape)
+
+
+def matrix_launches(shape: Shape, form: Format, tokens: int, ops: KernelOps) -> list[Launch]:
+    """Return what projections, feed-forwards, norms and head launch in one step."""
+    x, weight = _empty(tokens, shape.hidden), _empty(shape.hidden)
+    width = shape.heads * shape.head_dim
+    with recording() as launches:
+        ops.rms_norm(x, weight, 1e-5)
+        qkv = ops.linear(x, _matrix(form, width + 2 * shape.kv_heads * shape.head_dim, shape.hidden))
+        for rope in (True, False) if shape.nope else (True,):
+            ops.qkv_epilogue(qkv, _plan(shape, tokens, rope=rope), _cache(shape, torch.bfloat16), _longs(tokens))
+        update = ops.linear(_empty(tokens, width), _matrix(form, shape.hidden, width))
+        ops.add_rms_norm(update, x, weight, 1e-5)
+        for feed_forward in _feed_forwards(shape, form, x, ops):
+            ops.add_rms_norm(feed_forward, x, weight, 1e-5)
+        # The router, the norms and, in every format, the head stay as published: bf16.
+        ops.linear(x, _matrix("bf16", shape.vocab, shape.hidden))
+        ops.linear(x, _matrix(form, shape.vocab, shape.hidden))
+    return launches
+
+
+def attention_launches(shape: Shape, cache: torch.dtype, tokens: int, ops: KernelOps) -> list[Launch]:
+    """Return what attention launches over one kind of cache: all tokens of one prompt, and one of each."""
+    layer, queries = _cache(shape, cache), _empty(tokens, shape.heads, shape.head_dim)
+    qkv = _empty(tokens, (shape.heads + 2 * shape.kv_heads) * shape.head_dim)
+    with recording() as launches:
+        for rope in (True, False) if shape.nope else (True,):
+            ops.qkv_epilogue(qkv, _plan(shape, tokens, rope=rope), layer, _longs(tokens))
+        if tokens <= 256:
+            ops.attention(queries, layer, _batch([1] * tokens))
+        if tokens >= PREFILL_FROM:
+            ops.attention(queries, layer, _batch([tokens]))
+            ops.attention(queries, layer, _batch([tokens // 8] * 8))
+    return launches
+
+
+def sampling_launches(shape: Shape, rows: int = 64) -> list[Launch]:
+    """Return what choosing tokens launches, with and without penalties, masks and filters."""
+    logits = _empty(rows, shape.vocab, dtype=torch.float32)
+    floats, doubles = _empty(rows, dtype=torch.float32), _empty(rows, dtype=torch.float64)
+    seen, counts = _empty(rows, shape.vocab, dtype=torch.bool), _empty(rows, shape.vocab, dtype=torch.int32)
+    mask = _empty(rows, -(-shape.vocab // 32), dtype=torch.int32)
+    with recording() as launches:
+        sampling.uniforms(_longs(rows), _longs(rows))
+        sampling.adjust(logits, seen, counts, floats, floats, floats, mask)
+        sampling.adjust(logits, seen, counts, floats, floats, floats)
+        sampling.adjust(logits, allowed=mask)
+        for ranked in (True, False):
+            sampling.draw(logits, Filters(floats, _longs(rows), doubles, floats, ranked), doubles)
+    return launches
+
+
+def _feed_forwards(shape: Shape, form: Format, x: Tensor, ops: KernelOps) -> Iterator[Tensor]:
+    if shape.dense_size:
+        yield ops.mlp(x, _mlp(form, shape.hidden, shape.dense_size))
+    if shape.experts:
+        count, size = shape.experts + 1, shape.expert_size
+        gate_up = _experts(form, count, 2 * size, shape.hidden)
+        down = _experts(form, count, shape.hidden, size)
+        router = _empty(shape.experts, shape.hidden)
+        yield ops.moe(x, MoeTree(router, gate_up, down, _mlp(form, shape.hidden, size)))
+
+
+def _mlp(form: Format, hidden: int, size: int) -> MlpTree[Matrix]:
+    return MlpTree(_matrix(form, 2 * size, hidden), _matrix(form, hidden, size))
+
+
+def _plan(shape: Shape, tokens: int, *, rope: bool) -> HeadPlan:
+    sizes = (shape.heads, shape.kv_heads, shape.head_dim)
+    if not rope:
+        return HeadPlan(*sizes, query_scale=_empty(tokens, dtype=torch.float32))
+    rotation = _empty(tokens, shape.head_dim // 2, 2, dtype=torch.float32)
+    return HeadPlan(*sizes, rotation, 1e-5 if shape.norm else None)
+
+
+def _cache(shape: Shape, dtype: torch.dtype) -> LayerCache:
+    rows = _empty(1025, PAGE, shape.kv_heads, shape.head_dim, dtype=dtype)
+    return LayerCache(rows, rows, "global")
+
+
+def _batch(lengths: list[int]) -> Batch:
+    starts = [sum(lengths[:i]) for i in range(len(lengths))]
+    segments = tuple(Segment(start, length, 4096) for start, length in zip(starts, lengths, strict=True))
+    table = PoolTable(_longs(sum(lengths)), _longs(len(lengths), 100), (), _longs(len(lengths)))
+    return Batch(_longs(1), _longs(1), segments, _longs(len(lengths) + 1), {"global": table}, _longs(0), None)
+
+
+def _matrix(form: Format, *shape: int) -> Matrix:
+    """Return a matrix [..., out, in] without storage."""
+    if form == "bf16":
+        return _empty(*shape)
+    if form == "fp8":
+        values = _empty(*shape, dtype=torch.float8_e4m3fn)
+        return Fp8Matrix(values, _empty(*shape[:-1], dtype=torch.float32))
+    packed = _empty(*shape[:-1], shape[-1] // 2, dtype=torch.uint8)
+    return Int4Matrix(packed, _empty(*shape[:-2], shape[-1] // GROUP, shape[-2]))
+
+
+def _experts(form: Format, *shape: int) -> Matrix:
+    return _empty(*shape).transpose(1, 2) if form == "bf16" else _matrix(form, *shape)
+
+
+def _longs(*shape: int) -> Tensor:
+    return _empty(*shape, dtype=torch.int64)
+
+
+def _empty(*shape: int, dtype: torch.dtype = torch.bfloat16) -> Tensor:
+    return torch.empty(shape, dtype=dtype, device="meta")

@@ -1,0 +1,143 @@
+"""`KernelOps`: the functions of `llama4_local.ops.interface.Ops` on a Hopper GPU."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+import torch
+from torch.nn import functional
+
+from llama4_local.ops.kernels import gemv, heads, norms, sampling
+from llama4_local.ops.kernels.activations import quantize_rows
+from llama4_local.ops.kernels.attention_decode import attention_decode
+from llama4_local.ops.kernels.attention_prefill import attention_prefill
+from llama4_local.ops.kernels.choices import PREFILL_TILE, Choices
+from llama4_local.ops.kernels.down import down
+from llama4_local.ops.kernels.gate_up import gate_up
+from llama4_local.ops.kernels.launch import require
+from llama4_local.ops.kernels.linear import linear
+from llama4_local.ops.kernels.routing import choose, routed
+from llama4_local.ops.kernels.tiles import VectorTile, format_of
+from llama4_local.ops.kernels.weights import operands
+from llama4_local.weights.quantized import Fp8Matrix
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from llama4_local.cache.kv_cache import LayerCache
+    from llama4_local.ops.batch import Batch
+    from llama4_local.ops.filters import Filters
+    from llama4_local.ops.heads import HeadPlan
+    from llama4_local.ops.kernels.routing import Routing
+    from llama4_local.weights.quantized import Matrix
+    from llama4_local.weights.tree import MlpTree, MoeTree
+
+_ROUTER_VECTOR = VectorTile(4, 1024, 4, 4, 1)
+
+
+@dataclass(frozen=True, slots=True)
+class KernelOps:
+    """See `Ops`; activations are bf16, matrices bf16, FP8 or int4, as `prepare` lays them out.
+
+    `linear` and the feed-forwards may return parts, [parts, tokens, size] in fp32: `add_rms_norm` and
+    `qkv_epilogue` sum them as they read them, and `logits` where a small network's head is not much wider than deep.
+
+    Args:
+        choices: How kernels are cut.
+    """
+
+    choices: Choices = field(default_factory=Choices)
+
+    @property
+    def capturable(self) -> bool:
+        """See `Ops.capturable`."""
+        return True
+
+    def embed(self, table: Tensor, token_ids: Tensor) -> Tensor:
+        """See `Ops.embed`."""
+        return functional.embedding(token_ids, table)
+
+    def rms_norm(self, x: Tensor, weight: Tensor, eps: float) -> Tensor:
+        """See `Ops.rms_norm`."""
+        return norms.rms_norm(x, weight, eps)
+
+    def add_rms_norm(self, x: Tensor, residual: Tensor, weight: Tensor, eps: float) -> tuple[Tensor, Tensor]:
+        """See `Ops.add_rms_norm`; x may come in parts."""
+        return norms.add_rms_norm(x, residual, weight, eps)
+
+    def qkv_epilogue(self, qkv: Tensor, plan: HeadPlan, layer: LayerCache, slots: Tensor) -> Tensor:
+        """See `Ops.qkv_epilogue`; qkv may come in parts."""
+        return heads.qkv_epilogue(qkv, plan, layer, slots)
+
+    def linear(self, x: Tensor, weight: Matrix) -> Tensor:
+        """See `Ops.linear`; the result may come in parts."""
+        outputs, inputs = weight.shape[-2:]
+        form = format_of(weight)
+        if self.choices.vector(form, len(x)):
+            return gemv.linear_vector(x, weight, self.choices.linear_vector(form, outputs, inputs))
+        narrow, scales = _narrow(x, weight)
+        tile = self.choices.linear(form, len(x), outputs, inputs)
+        return linear(narrow, weight, tile, x_scales=scales)
+
+    def attention(self, queries: Tensor, layer: LayerCache, batch: Batch) -> Tensor:
+        """See `Ops.attention`."""
+        table = batch.tables[layer.pool]
+        out = torch.empty_like(queries).flatten(1)
+        if any(segment.length > 1 for segment in batch.segments):
+            attention_prefill(queries, layer, batch.starts, table, PREFILL_TILE, out)
+        if any(segment.length == 1 for segment in batch.segments):
+            narrow = layer.keys.dtype == torch.float8_e4m3fn
+            tile = self.choices.decode(len(batch.segments), narrow=narrow)
+            attention_decode(queries, layer, batch.starts, table, tile, out)
+        return out
+
+    def mlp(self, x: Tensor, weights: MlpTree[Matrix]) -> Tensor:
+        """See `Ops.mlp`; the result may come in parts."""
+        form = format_of(weights.gate_up)
+        if self.choices.vector(form, len(x)):
+            hidden = gemv.gate_up_vector(x, weights.gate_up, self.choices.vector_tile(form))
+        else:
+            narrow, scales = _narrow(x, weights.gate_up)
+            tile = self.choices.tile("gate_up", form, len(x))
+            hidden = gate_up(narrow, weights.gate_up, tile, x_scales=scales)
+        return self.linear(hidden, weights.down)
+
+    def moe(self, x: Tensor, weights: MoeTree[Matrix]) -> Tensor:
+        """See `Ops.moe`; the result comes in parts."""
+        experts = weights.router.shape[0]
+        require(len(_values(weights.gate_up)) == experts + 1, "the shared expert must lie behind the others: `prepare`")
+        scores = self._router_logits(x, weights.router)
+        form = format_of(weights.gate_up)
+        if self.choices.vector(form, len(x)):
+            tile, choice = self.choices.vector_tile(form), choose(scores)
+            hidden = gemv.gate_up_vector(x, weights.gate_up, tile, choice)
+            return gemv.down_vector(hidden, weights.down, tile, choice)
+        return self._grouped(x, weights, routed(scores))
+
+    def choose(self, logits: Tensor, filters: Filters, seeds: Tensor, steps: Tensor) -> Tensor:
+        """See `Ops.choose`."""
+        return sampling.choose(logits, filters, seeds, steps)
+
+    def _grouped(self, x: Tensor, weights: MoeTree[Matrix], routing: Routing) -> Tensor:
+        form, groups = format_of(weights.gate_up), len(_values(weights.router))
+        narrow, scales = _narrow(x, weights.gate_up)
+        tile = self.choices.tile("gate_up", form, len(x), groups)
+        hidden = gate_up(narrow, weights.gate_up, tile, routing=routing, x_scales=scales)
+        narrow, scales = _narrow(hidden, weights.down)
+        tile = self.choices.tile("down", form, len(x), groups)
+        return down(narrow, weights.down, tile, routing, x_scales=scales)
+
+    def _router_logits(self, x: Tensor, router: Matrix) -> Tensor:
+        if self.choices.vector("bf16", len(x)):
+            return gemv.linear_vector(x, router, _ROUTER_VECTOR, dtype=torch.float32)
+        return linear(x, router, self.choices.tile("linear", "bf16", len(x)), dtype=torch.float32)
+
+
+def _narrow(x: Tensor, weight: Matrix) -> tuple[Tensor, Tensor | None]:
+    """Return the activations as a weight's format wants them, and their scales."""
+    return quantize_rows(x, weight.bound) if isinstance(weight, Fp8Matrix) else (x, None)
+
+
+def _values(weight: Matrix) -> Tensor:
+    return operands(weight).values

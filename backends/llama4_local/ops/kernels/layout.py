@@ -1,0 +1,68 @@
+"""Lays a network's weights out as the matrix kernels want them.
+
+What is loaded from a checkpoint is laid out so already, see `placing.py`; this is for networks that are in memory.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from llama4_local.weights.quantized import Int4Matrix, Matrix
+from llama4_local.weights.tree import MlpTree, MoeTree, WeightTree
+from llama4sdk.errors import InvalidRequest
+
+if TYPE_CHECKING:
+    from llama4_local.weights.tree import LayerTree
+
+
+def prepare(weights: WeightTree[Matrix]) -> WeightTree[Matrix]:
+    """Return the network with each layer's shared expert stored behind the routed ones.
+
+    Plain experts keep their shape, [experts + 1, in, out], and lie in memory as [experts + 1, out, in]. The
+    reference functions take the result as well. Layers that are laid out already stay as they are.
+
+    Raises:
+        InvalidRequest: A shared expert in another format than the routed ones.
+    """
+    return replace(weights, layers=tuple(_prepare_layer(layer) for layer in weights.layers))
+
+
+def _prepare_layer(layer: LayerTree[Matrix]) -> LayerTree[Matrix]:
+    return layer if layer.moe is None else replace(layer, moe=stack_experts(layer.moe))
+
+
+def stack_experts(moe: MoeTree[Matrix]) -> MoeTree[Matrix]:
+    """Return a mixture whose expert tensors hold the shared expert last; `shared` becomes a view of them."""
+    if moe.gate_up.shape[0] == moe.router.shape[0] + 1:
+        return moe
+    gate_up = _append(moe.gate_up, moe.shared.gate_up)
+    down = _append(moe.down, moe.shared.down)
+    return MoeTree(moe.router, gate_up, down, MlpTree(_last(gate_up), _last(down)))
+
+
+def _append(experts: Matrix, shared: Matrix) -> Matrix:
+    if isinstance(experts, Tensor) and isinstance(shared, Tensor):
+        return torch.cat([experts.transpose(1, 2), shared[None]]).transpose(1, 2)
+    if isinstance(experts, Int4Matrix) and isinstance(shared, Int4Matrix):
+        return Int4Matrix(
+            torch.cat([experts.packed, shared.packed[None]]), torch.cat([experts.scales, shared.scales[None]])
+        )
+    if isinstance(experts, Tensor | Int4Matrix) or isinstance(shared, Tensor | Int4Matrix):
+        raise InvalidRequest(
+            "The kernels take a layer's shared expert in the format of its routed ones, and this checkpoint has them "
+            "in different ones; serve it with device='cpu'."
+        )
+    values = torch.cat([experts.values.view(torch.uint8), shared.values.view(torch.uint8)[None]])
+    return replace(
+        experts,
+        values=values.view(torch.float8_e4m3fn),
+        scales=torch.cat([experts.scales, shared.scales[None]]),
+    )
+
+
+def _last(experts: Matrix) -> Matrix:
+    return experts[-1].t() if isinstance(experts, Tensor) else experts[-1]

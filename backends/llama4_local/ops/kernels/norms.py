@@ -1,0 +1,83 @@
+# pyright: basic, reportGeneralTypeIssues=false, reportOperatorIssue=false, reportArgumentType=false
+# Triton is untyped: what a jitted function takes are its own blocks, not Python values.
+"""RMS norm of the residual stream, with what the layer before still has to add to it."""
+
+from __future__ import annotations
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+from llama4_local.ops.kernels.arithmetic import rounded
+from llama4_local.ops.kernels.launch import contiguous, launch, power_above, require
+
+
+@triton.jit(do_not_specialize=["count"])
+def _norm_kernel(
+    update,  # [PARTS, count, SIZE], or None
+    residual,  # [count, SIZE]
+    weight,  # [SIZE]
+    normed,  # [count, SIZE]
+    total,  # [count, SIZE]; not written without an update
+    count,
+    eps,
+    SIZE: tl.constexpr,
+    WIDTH: tl.constexpr,
+    PARTS: tl.constexpr,
+):
+    row = tl.program_id(0)
+    column = tl.arange(0, WIDTH)
+    there = column < SIZE
+    place = row * SIZE + column
+    x = tl.load(residual + place, mask=there, other=0.0).to(tl.float32)
+    gain = tl.load(weight + column, mask=there, other=0.0)  # on its way while the rest is summed
+    for part in tl.static_range(PARTS):
+        x += tl.load(update + (part * count).to(tl.int64) * SIZE + place, mask=there, other=0.0).to(tl.float32)
+    if PARTS > 0:
+        stored = rounded(x, total.dtype.element_ty)
+        tl.store(total + place, stored, mask=there)
+        x = stored.to(tl.float32)
+    scale = tl.rsqrt(tl.sum(x * x, 0) / SIZE + eps)
+    # Cast back before the weight, as the published network does.
+    value = rounded(x * scale, normed.dtype.element_ty).to(tl.float32) * gain
+    tl.store(normed + place, rounded(value, normed.dtype.element_ty), mask=there)
+
+
+def rms_norm(x: Tensor, weight: Tensor, eps: float) -> Tensor:
+    """Return x [tokens, hidden] over its root mean square, times `weight` [hidden]; see `Ops.rms_norm`."""
+    normed = torch.empty_like(x)
+    _launch(None, x, weight, eps, normed, None)
+    return normed
+
+
+def add_rms_norm(x: Tensor, residual: Tensor, weight: Tensor, eps: float) -> tuple[Tensor, Tensor]:
+    """Return the norm of x + residual, and that sum; see `Ops.add_rms_norm`.
+
+    Args:
+        x: [tokens, hidden], or [parts, tokens, hidden] as matrix kernels leave them, bf16 or fp32: parts are
+            added to the residual in their order, in fp32, and the sum is rounded once.
+        residual: [tokens, hidden], bf16.
+        weight: [hidden].
+        eps: Added to the mean square.
+    """
+    normed, total = torch.empty_like(residual), torch.empty_like(residual)
+    _launch(x if x.dim() == 3 else x[None], residual, weight, eps, normed, total)
+    return normed, total
+
+
+def _launch(
+    update: Tensor | None, residual: Tensor, weight: Tensor, eps: float, normed: Tensor, total: Tensor | None
+) -> None:
+    count, size = residual.shape
+    require(update is None or update.shape[1:] == residual.shape, "the update's rows must match the residual's")
+    contiguous(update=update, residual=residual, weight=weight)
+    width = power_above(size)
+    launch(
+        _norm_kernel,
+        (count,),
+        {"update": update, "residual": residual, "weight": weight, "normed": normed, "total": total}
+        | {"count": count, "eps": eps},
+        {"SIZE": size, "WIDTH": width, "PARTS": 0 if update is None else update.shape[0]},
+        warps=16 if width > 4096 else 8 if width > 2048 else 4,
+    )

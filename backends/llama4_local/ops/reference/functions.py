@@ -1,0 +1,66 @@
+"""`ReferenceOps`: each method is the twin of a kernel, and differentiable where nothing is cached."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from torch.nn import functional
+
+from llama4_local.ops.reference import attention, heads, moe, rows, sampling
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from llama4_local.cache.kv_cache import LayerCache
+    from llama4_local.ops.batch import Batch
+    from llama4_local.ops.filters import Filters
+    from llama4_local.ops.heads import HeadPlan
+    from llama4_local.weights.tree import MlpWeights, MoeWeights
+
+
+class ReferenceOps:
+    """The functions of `llama4_local.ops.interface.Ops` in plain PyTorch, on any device."""
+
+    @property
+    def capturable(self) -> bool:
+        """See `Ops.capturable`: sizes are read back from the device here."""
+        return False
+
+    def embed(self, table: Tensor, token_ids: Tensor) -> Tensor:
+        """See `Ops.embed`."""
+        return functional.embedding(token_ids, table)
+
+    def linear(self, x: Tensor, weight: Tensor) -> Tensor:
+        """See `Ops.linear`."""
+        return rows.linear(x, weight)
+
+    def rms_norm(self, x: Tensor, weight: Tensor, eps: float) -> Tensor:
+        """See `Ops.rms_norm`."""
+        return rows.rms_norm(x, weight, eps)
+
+    def add_rms_norm(self, x: Tensor, residual: Tensor, weight: Tensor, eps: float) -> tuple[Tensor, Tensor]:
+        """See `Ops.add_rms_norm`."""
+        total = x + residual
+        return rows.rms_norm(total, weight, eps), total
+
+    def qkv_epilogue(self, qkv: Tensor, plan: HeadPlan, layer: LayerCache, slots: Tensor) -> Tensor:
+        """See `Ops.qkv_epilogue`."""
+        queries, keys, values = heads.split_heads(qkv, plan)
+        attention.write(layer, slots, keys, values)
+        return queries
+
+    def attention(self, queries: Tensor, layer: LayerCache, batch: Batch) -> Tensor:
+        """See `Ops.attention`."""
+        return attention.paged_attention(queries, layer, batch)
+
+    def mlp(self, x: Tensor, weights: MlpWeights) -> Tensor:
+        """See `Ops.mlp`."""
+        return moe.mlp(x, weights)
+
+    def moe(self, x: Tensor, weights: MoeWeights) -> Tensor:
+        """See `Ops.moe`."""
+        return moe.experts(x, rows.linear(x, weights.router), weights)
+
+    def choose(self, logits: Tensor, filters: Filters, seeds: Tensor, steps: Tensor) -> Tensor:
+        """See `Ops.choose`."""
+        return sampling.choose(logits, filters, seeds, steps)

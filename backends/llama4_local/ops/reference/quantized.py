@@ -1,0 +1,93 @@
+"""Products with packed weights, and how numbers are packed: the twins of the kernels' int4 and FP8 paths."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from llama4_local.ops.reference import rows
+from llama4_local.ops.reference.functions import ReferenceOps
+from llama4_local.weights.quantized import E4M3_LARGEST, LEAST_SCALE, Fp8Matrix
+
+if TYPE_CHECKING:
+    from llama4_local.weights.quantized import Matrix
+    from llama4_local.weights.tree import MlpTree, MoeTree
+
+UNPACKED_AT_ONCE = 1 << 19  # numbers: so few that they stay in the processor's cache
+
+
+class PackedReferenceOps(ReferenceOps):
+    """The reference functions for networks whose matrices may be packed: the CPU path of a quantized model.
+
+    Args:
+        exact_rows: For so many rows or fewer, FP8 weights meet activations as they are, as in the kernels for a
+            handful of tokens; with more rows they meet them in FP8.
+    """
+
+    def __init__(self, exact_rows: int = 0) -> None:
+        self._exact_rows = exact_rows
+
+    def linear(self, x: Tensor, weight: Matrix) -> Tensor:
+        """See `Ops.linear`; the weight may be packed."""
+        return linear(x, weight, exact=len(x) <= self._exact_rows)
+
+    def mlp(self, x: Tensor, weights: MlpTree[Matrix]) -> Tensor:
+        """See `Ops.mlp`; the weights may be packed."""
+        return self.linear(rows.swiglu(self.linear(x, weights.gate_up)), weights.down)
+
+    def moe(self, x: Tensor, weights: MoeTree[Matrix]) -> Tensor:
+        """See `Ops.moe`; experts may be packed, the router never is."""
+        exact = len(x) <= self._exact_rows
+        logits, chosen = linear(x, weights.router).float().max(dim=-1)
+        scaled = x * torch.sigmoid(logits).to(x.dtype)[:, None]
+        routed = torch.empty_like(x)
+        for expert in chosen.unique().tolist():
+            own = chosen == expert
+            hidden = rows.swiglu(expert_linear(scaled[own], weights.gate_up, expert, exact=exact))
+            routed[own] = expert_linear(hidden, weights.down, expert, exact=exact).to(x.dtype)
+        return routed + self.mlp(x, weights.shared)
+
+
+def linear(x: Tensor, weight: Matrix, *, exact: bool = False) -> Tensor:
+    """Return x [rows, in] times the transpose of a matrix [out, in], in x's type.
+
+    Packed weights are unpacked to fp32, some outputs at a time, and summed in it. FP8 weights see activations in
+    FP8 as well, each row with its own scale, unless they are to stay `exact`.
+    """
+    if isinstance(weight, Tensor):
+        return rows.linear(x, weight)
+    values = x.float()
+    if isinstance(weight, Fp8Matrix) and not exact:
+        narrow, scales = quantize_rows(x, weight.bound)
+        values = narrow.float() * scales[:, None]
+    outputs, inputs = weight.shape
+    step = max(1, UNPACKED_AT_ONCE // inputs)
+    parts = (weight.rows(start, start + step) for start in range(0, outputs, step))
+    return torch.cat([rows.linear(values, part.dequantize()).to(x.dtype) for part in parts], dim=1)
+
+
+def expert_linear(x: Tensor, experts: Matrix, expert: int, *, exact: bool = False) -> Tensor:
+    """Return `linear` with one of a stack of experts; plain ones are [experts, in, out]."""
+    if isinstance(experts, Tensor):
+        return x @ experts[expert]
+    return linear(x, experts[expert], exact=exact)
+
+
+def quantize_rows(x: Tensor, bound: float | None = None) -> tuple[Tensor, Tensor]:
+    """Return x in e4m3, and the scale of each row: its largest magnitude over 448.
+
+    Args:
+        x: [rows, size].
+        bound: Largest magnitude that a scale is made for; larger values are cut off.
+
+    Returns:
+        [rows, size], float8_e4m3fn, and [rows], fp32.
+    """
+    magnitude = x.float().abs().amax(dim=-1)
+    if bound is not None:
+        magnitude = magnitude.clamp(max=bound)
+    scales = (magnitude / E4M3_LARGEST).clamp(min=LEAST_SCALE)
+    values = (x.float() / scales[:, None]).clamp(-E4M3_LARGEST, E4M3_LARGEST)
+    return values.to(torch.float8_e4m3fn), scales

@@ -1,0 +1,174 @@
+"""Choosing tokens from logits, as pure functions of tensors: the oracle, and what runs on the CPU.
+
+Nothing here depends on the order in which a sort puts equal values, nor on the other rows of the batch: filters are
+thresholds, and each row draws with its own counter-based random number.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+if TYPE_CHECKING:
+    from llama4_local.ops.filters import Filters
+
+_FIRST_LOOK = 1024  # a nucleus is nearly always among so many of the likeliest tokens
+_COLDEST = 1e-6  # below it a draw is the likeliest token anyway, and fp32 would divide by zero
+
+
+def unusable(logits: Tensor) -> Tensor:
+    """Return which rows nothing can be chosen from: a NaN, +inf, or every token ruled out.
+
+    Args:
+        logits: [n, vocab].
+
+    Returns:
+        [n], bool.
+    """
+    return ~torch.isfinite(logits.amax(dim=-1))
+
+
+def penalize(
+    logits: Tensor, seen: Tensor, counts: Tensor, repetition: Tensor, presence: Tensor, frequency: Tensor
+) -> Tensor:
+    """Return the logits less what tokens that stood there before cost.
+
+    The repetition penalty divides positive logits and multiplies negative ones (CTRL, Keskar et al. 2019); presence
+    and frequency penalties are taken off, once per token and once per occurrence (OpenAI's API reference).
+
+    Args:
+        logits: [n, vocab], fp32.
+        seen: [n, vocab], bool: the token stands in the prompt or the answer.
+        counts: [n, vocab], int: how often it stands in the answer.
+        repetition: [n], fp32, above 0; 1 for none.
+        presence: [n], fp32.
+        frequency: [n], fp32.
+    """
+    factor = repetition[:, None]
+    repeated = torch.where(logits > 0, logits / factor, logits * factor)
+    logits = torch.where(seen, repeated, logits)
+    return logits - frequency[:, None] * counts - presence[:, None] * (counts > 0)
+
+
+def likeliest(logits: Tensor) -> Tensor:
+    """Return the likeliest token of each row: logits [n, vocab] → [n], int64; any token of an unusable row."""
+    return logits.argmax(dim=-1)
+
+
+def choose(logits: Tensor, filters: Filters, seeds: Tensor, steps: Tensor) -> Tensor:
+    """Return the next token of each row, the likeliest one at temperature 0; see `Ops.choose`."""
+    bad = unusable(logits)
+    usable = torch.where(bad[:, None], 0, logits)
+    drawn = draw(usable, filters, uniforms(seeds, steps))
+    tokens = torch.where(filters.temperature > 0, drawn, likeliest(usable))
+    return torch.where(bad, -1, tokens)
+
+
+def draw(logits: Tensor, filters: Filters, uniforms: Tensor) -> Tensor:
+    """Draw one token per row from what temperature, top_k, top_p and min_p leave, in this order.
+
+    Tokens exactly as likely as the last one that passes a filter pass too.
+
+    Args:
+        logits: [n, vocab], fp32, no row `unusable`.
+        filters: How to narrow the choice down.
+        uniforms: [n], fp64, in [0, 1).
+
+    Returns:
+        [n], int64.
+    """
+    best = logits.amax(dim=-1, keepdim=True)
+    weights = ((logits - best) / filters.temperature[:, None].clamp(min=_COLDEST)).exp()  # the likeliest weighs 1
+    least = filters.min_p.to(weights.dtype)
+    if filters.ranked:
+        least = torch.maximum(least, _least_ranked(weights, filters))
+    weights = torch.where(weights >= least[:, None], weights, 0)
+    mass = weights.cumsum(dim=-1, dtype=torch.float64)
+    total = mass[:, -1:]
+    # A target below the total stops at a token with weight: the mass grows nowhere else.
+    target = torch.minimum(uniforms[:, None] * total, torch.nextafter(total, torch.zeros_like(total)))
+    return torch.searchsorted(mass, target, right=True).squeeze(-1)
+
+
+def _least_ranked(weights: Tensor, filters: Filters) -> Tensor:
+    """Return the smallest weight that passes top_k and top_p: weights [n, vocab] → [n]."""
+    vocab = weights.shape[-1]
+    limit = torch.where(filters.top_k > 0, filters.top_k, vocab).clamp(max=vocab)
+    everything = weights.sum(dim=-1, dtype=torch.float64)
+    least, certain = _least_among(weights, min(_FIRST_LOOK, vocab), limit, everything, filters.top_p)
+    if not bool(certain.all()):
+        least, _ = _least_among(weights, vocab, limit, everything, filters.top_p)
+    return least
+
+
+def _least_among(weights: Tensor, size: int, limit: Tensor, everything: Tensor, top_p: Tensor) -> tuple[Tensor, Tensor]:
+    """Look at the `size` likeliest tokens only; also return where that was enough."""
+    vocab = weights.shape[-1]
+    ranked = weights.topk(size, dim=-1).values
+    within = torch.arange(size, device=weights.device) < limit[:, None]
+    mass = torch.where(within, ranked, 0).cumsum(dim=-1, dtype=torch.float64)
+    total = torch.where(limit < vocab, mass[:, -1], everything)
+    before = mass - ranked
+    kept = within & ((before < (top_p * total)[:, None]) | (top_p >= 1)[:, None])
+    least = torch.where(kept, ranked, torch.inf).amin(dim=-1)
+    nucleus = (limit == vocab) & (top_p < 1) & (mass[:, -1] >= top_p * total)
+    unfiltered = (limit == vocab) & (top_p >= 1)
+    certain = (limit <= size) | nucleus | unfiltered
+    return torch.where(unfiltered, 0, least), certain
+
+
+def log_probabilities(logits: Tensor, chosen: Tensor, top: int) -> tuple[Tensor, Tensor, Tensor]:
+    """Return how likely the chosen tokens were at temperature 1, and the `top` likeliest of each row.
+
+    Args:
+        logits: [n, vocab], before penalties and filters.
+        chosen: [n], int64.
+        top: How many alternatives.
+
+    Returns:
+        Log-probabilities [n] of the chosen, token ids [n, top] and log-probabilities [n, top] of the likeliest.
+    """
+    scores = logits.float().log_softmax(dim=-1)
+    ranked = scores.topk(min(top, scores.shape[-1]), dim=-1)
+    return scores.gather(-1, chosen[:, None]).squeeze(-1), ranked.indices, ranked.values
+
+
+_MULTIPLIERS = (0xD2511F53, 0xCD9E8D57)
+_KEY_STEPS = (0x9E3779B9, 0xBB67AE85)
+_LOW = 0xFFFFFFFF
+
+
+def philox(seeds: Tensor, counters: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Return four random 32-bit words per row from its seed and its counter alone (Philox 4×32-10).
+
+    Salmon et al., "Parallel random numbers: as easy as 1, 2, 3", 2011.
+
+    Args:
+        seeds: [n], int64: the key, low word first.
+        counters: [n, 4], int64 holding 32-bit words.
+    """
+    a, b, c, d = counters.unbind(-1)
+    low, high = seeds & _LOW, (seeds >> 32) & _LOW
+    for _ in range(10):
+        first, second = a * _MULTIPLIERS[0], c * _MULTIPLIERS[1]  # wraps at 64 bits, as it should
+        a, b = ((second >> 32) & _LOW) ^ b ^ low, second & _LOW
+        c, d = ((first >> 32) & _LOW) ^ d ^ high, first & _LOW
+        low, high = (low + _KEY_STEPS[0]) & _LOW, (high + _KEY_STEPS[1]) & _LOW
+    return a, b, c, d
+
+
+def uniforms(seeds: Tensor, steps: Tensor) -> Tensor:
+    """Return one number in [0, 1) per row that depends on its seed and its step only.
+
+    Args:
+        seeds: [n], int64.
+        steps: [n], int64: how many tokens the row has drawn before.
+
+    Returns:
+        [n], fp64 with 53 random bits.
+    """
+    zeros = torch.zeros_like(steps)
+    a, b, _, _ = philox(seeds, torch.stack([steps & _LOW, (steps >> 32) & _LOW, zeros, zeros], dim=-1))
+    return ((a >> 5) * 67_108_864.0 + (b >> 6)).to(torch.float64) / 9_007_199_254_740_992.0

@@ -1,0 +1,1 @@
+"""The asyncio side of the runtime: requests, sessions and the engine's thread."""

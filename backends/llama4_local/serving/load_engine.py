@@ -1,0 +1,81 @@
+"""From options to a running engine: what the engine's thread does before it serves."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import torch
+
+from llama4_local.cache.kv_cache import type_of_cache
+from llama4_local.cache.sizing import cache_shape
+from llama4_local.checkpoint.loader import load_model
+from llama4_local.config.options import step_tokens
+from llama4_local.engine.cuda_graphs import cuda_capture
+from llama4_local.engine.engine import Engine, Limits
+from llama4_local.planning.models import NANO
+from llama4_local.serving.progress_bar import packing_bar
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from llama4_local.config.options import Options
+    from llama4_local.engine.mailbox import Outbox
+    from llama4_local.serving.engine_thread import Report
+    from llama4_local.serving.readiness import Ready
+
+
+def build_engine(folder: Path, options: Options, ready: Ready, *, outbox: Outbox, report: Report) -> Engine:
+    """Load a checkpoint and make the engine that serves it.
+
+    Args:
+        folder: The checkpoint.
+        options: How to run it.
+        ready: What is known of it.
+        outbox: Takes what the engine has to say.
+        report: Called with bytes read and bytes in all, in the phases `loading` and `packing`, and with steps in
+            the phase `warming`.
+
+    Raises:
+        CheckpointError: Tensors that cannot be served.
+        InvalidRequest: Memory that not even one sequence fits into.
+    """
+    if options.threads is not None:
+        torch.set_num_threads(options.threads)
+    device = torch.device(ready.device)
+    if device.type == "cuda" and device.index is not None:
+        torch.cuda.set_device(device)  # of this thread: kernels start on the current device
+    with packing_bar(folder.name, wanted=options.progress) as draw:
+
+        def packing(done: int, total: int) -> None:
+            draw(done, total)
+            report(done, total, "packing")
+
+        model = load_model(
+            folder,
+            device=ready.device,
+            dtype=options.dtype,
+            quantize=options.quantize,
+            deterministic=options.deterministic,
+            keep=folder != NANO,  # it packs in no time, and a package does not write into itself
+            progress=report,
+            packing=packing,
+        )
+    cache_dtype = type_of_cache(options.cache_dtype, model.dtype)
+    shape = cache_shape(
+        model.config.text,
+        context=ready.context,
+        sequences=options.max_sequences,
+        memory=ready.cache_memory,
+        itemsize=cache_dtype.itemsize,
+    )
+    limits = Limits(
+        step_tokens=step_tokens(options, model.device.type),
+        max_sequences=options.max_sequences,
+        max_waiting=options.max_waiting,
+        prefix_caching=options.prefix_caching,
+    )
+    engine = Engine(model, shape, limits, tokenizer=ready.template.tokenizer, outbox=outbox, cache_dtype=cache_dtype)
+    if model.ops.capturable:
+        capture = cuda_capture() if options.cuda_graphs else None
+        engine.warm_up(capture, lambda done, total: report(done, total, "warming", "steps"))
+    return engine

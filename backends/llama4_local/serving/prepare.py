@@ -1,0 +1,90 @@
+"""From a request of the SDK to one of the engine: rendered, counted, checked."""
+
+from __future__ import annotations
+
+import secrets
+from typing import TYPE_CHECKING
+
+from llama4_local.engine.request import Order, Prefix
+from llama4sdk.errors import ContextOverflow, InvalidRequest, TooManyImages
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from llama4_local.engine.mailbox import Mailbox
+    from llama4_local.serving.readiness import Ready
+    from llama4sdk.images import Tiles
+    from llama4sdk.request import Request, Sampling
+
+
+def prepare(
+    ready: Ready, request: Request, mailbox: Mailbox, *, prefix: Prefix | None = None, answers: bool = True
+) -> Order:
+    """Render and check a request; long prompts and images take their time, so call it in a worker thread.
+
+    Args:
+        ready: What the checkpoint is.
+        request: What is asked.
+        mailbox: Where its events go.
+        prefix: What the request's messages go on from.
+        answers: Whether an answer is to be written.
+
+    Raises:
+        ContextOverflow: The prompt leaves no room for an answer.
+        TooManyImages: More images than the backend takes.
+        InvalidRequest: Anything else that cannot be served.
+    """
+    turn = request.part == "turn"
+    rendered = ready.template.render(
+        request.messages,
+        () if turn else request.tools,  # a session was told of its tools when it began
+        tool_choice=request.tool_choice,
+        output=request.output,
+        tools_in="user" if turn else "system",
+        answer=answers,
+    )
+    token_ids, tiles, image_tokens = rendered.token_ids, rendered.tiles, rendered.count.images
+    if prefix is not None and prefix.token_ids:
+        # Turns follow one another; only the first one begins the text.
+        token_ids = [*prefix.token_ids, *token_ids[1:]]
+        tiles = (*prefix.tiles, *tiles)
+        image_tokens += prefix.image_tokens
+    _check(token_ids, tiles, ready, request.sampling)
+    room = ready.context - len(token_ids) if answers else 0
+    return Order(
+        request_id=request.request_id,
+        token_ids=token_ids,
+        tiles=tiles,
+        image_tokens=image_tokens,
+        limit=len(token_ids) + min(request.sampling.max_tokens or room, room),
+        sampling=request.sampling,
+        seed=secrets.randbits(63),
+        priority=request.priority,
+        cache_salt=prefix.cache_salt if prefix else request.cache_salt,
+        mailbox=mailbox,
+        answers=answers,
+        kept_as=prefix.kept_as if prefix else None,
+        origin=prefix.origin if prefix else 0,
+        mask=ready.grammars.mask_for(request) if answers else None,
+    )
+
+
+def _check(token_ids: Sequence[int], tiles: Sequence[Tiles], ready: Ready, sampling: Sampling) -> None:
+    """Refuse what the model cannot take, before the device is touched."""
+    count, images, vocab = len(token_ids), len(tiles), ready.config.text.vocab_size
+    if count >= ready.context:
+        raise ContextOverflow(
+            f"The prompt has {count} tokens and the context holds {ready.context}, the answer included; shorten it.",
+            prompt_tokens=count,
+            limit=ready.context,
+        )
+    if images and ready.config.vision is None:
+        raise InvalidRequest("This checkpoint has no image encoder; send text only.")
+    if images > ready.max_images:
+        raise TooManyImages(
+            f"The request has {images} images and this backend takes {ready.max_images}; "
+            "send fewer or raise max_images=."
+        )
+    for what, ids in (("The prompt", token_ids), ("stop_token_ids", sampling.stop_token_ids)):
+        if any(not 0 <= token < vocab for token in ids):
+            raise InvalidRequest(f"{what} has token ids outside the vocabulary of {vocab}.")

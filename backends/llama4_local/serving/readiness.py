@@ -1,0 +1,152 @@
+"""What can be known of a checkpoint before it is loaded, and is checked at once."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from importlib.util import find_spec
+from typing import TYPE_CHECKING
+
+from llama4_local.config.options import step_tokens
+from llama4_local.config.reader import read_config
+from llama4_local.decoding.grammar import Grammars
+from llama4_local.planning import available_memory, check_fits
+from llama4_local.planning.sizes import parse_bytes
+from llama4sdk.errors import BackendMissing
+from llama4sdk.prompting import PromptTemplate, Tokenizer
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from llama4_local.checkpoint.headers import StoredTensor
+    from llama4_local.config.model import ModelConfig
+    from llama4_local.config.options import Options
+
+_MODEST_SHARE = 4  # of a CPU's free memory
+_PUBLISHED_TILE = 336  # pixels, for a template that never sees an image
+
+
+@dataclass(frozen=True, slots=True)
+class Ready:
+    """What requests are checked against.
+
+    Args:
+        config: The checkpoint's shape and defaults.
+        template: How its prompts are rendered.
+        context: Most tokens that prompt and answer may take together.
+        max_images: Most images in a request.
+        grammars: What keeps answers in the form that was asked for.
+        device: Where it will run, as torch calls it.
+        cache_memory: Bytes that the cache may take.
+    """
+
+    config: ModelConfig
+    template: PromptTemplate
+    context: int
+    max_images: int
+    grammars: Grammars
+    device: str
+    cache_memory: int
+
+
+def look_at(folder: Path, options: Options, template: PromptTemplate | None) -> Ready:
+    """Check what needs no tensor: packages, config, headers, tokenizer. Takes seconds the first time.
+
+    Args:
+        folder: The checkpoint.
+        options: How to run it.
+        template: How to render prompts, where not by the checkpoint's tokenizer.
+
+    Raises:
+        BackendMissing: torch or safetensors is not installed.
+        CheckpointError: The folder can never be served; every problem is listed.
+        InvalidRequest: It does not fit into the memory there is; what would is said.
+    """
+    for package in ("torch", "safetensors"):
+        if find_spec(package) is None:
+            raise BackendMissing(
+                f"The local backend needs {package}. Install it with: pip install 'llama4sdk[local]'", backend="local"
+            )
+    config = read_config(folder)
+    formats = _look_at_tensors(folder, config, options)
+    device = _device(options)
+    context = config.text.max_positions
+    template = template or _template(folder, config, options)
+    return Ready(
+        config=config,
+        template=template,
+        context=min(context, options.context or context),
+        max_images=options.max_images if config.vision else 0,
+        grammars=Grammars(template.tokenizer, config.text.vocab_size, config.generation.eos_token_ids),
+        device=device,
+        cache_memory=_cache_memory(folder, config, options, device, formats),
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class _Formats:
+    """In which forms a network will be loaded.
+
+    Args:
+        dtype: Type of plain weights.
+        fp8: The tensors of a checkpoint that is in FP8.
+    """
+
+    dtype: str
+    fp8: dict[str, StoredTensor] | None
+
+
+def _look_at_tensors(folder: Path, config: ModelConfig, options: Options) -> _Formats:
+    """Check the headers of a checkpoint's files."""
+    from llama4_local.checkpoint.fp8 import check_fp8, check_kind, is_fp8
+    from llama4_local.checkpoint.headers import find_tensors
+    from llama4_local.checkpoint.plain import check_checkpoint, stored_dtype
+
+    tensors = find_tensors(folder)
+    narrow = is_fp8(tensors)
+    if narrow:
+        check_kind(options.quantize)
+        check_fp8(folder, config, tensors)
+    else:
+        check_checkpoint(folder, config)
+    plain = str(stored_dtype(tensors)).removeprefix("torch.")
+    return _Formats(plain if options.dtype == "auto" else options.dtype, tensors if narrow else None)
+
+
+def _device(options: Options) -> str:
+    import torch
+
+    if options.device != "auto":
+        return options.device
+    return "cuda" if torch.cuda.is_available() else "cpu"
+
+
+def _cache_memory(folder: Path, config: ModelConfig, options: Options, device: str, formats: _Formats) -> int:
+    """Return the bytes that are left for the cache; nothing is loaded yet."""
+    import torch
+
+    kind = torch.device(device).type
+    if options.memory is not None:
+        memory = parse_bytes(options.memory)
+    else:
+        memory = torch.cuda.mem_get_info(device)[0] if kind == "cuda" else available_memory()
+    plan = check_fits(
+        config,
+        memory,
+        name=folder.name,
+        context=options.context and min(options.context, config.text.max_positions),
+        quantize=options.quantize,
+        dtype=formats.dtype,
+        cache_dtype=options.cache_dtype,
+        changes=("cache_dtype", "context", "memory"),
+        tensors=formats.fp8,
+        device=kind,
+        step_tokens=step_tokens(options, kind),
+    )
+    # A CPU's memory is everybody's: unless told how much it may take, the cache stays modest.
+    modest = kind == "cpu" and options.memory is None
+    return min(plan.cache_room, memory // _MODEST_SHARE) if modest else plan.cache_room
+
+
+def _template(folder: Path, config: ModelConfig, options: Options) -> PromptTemplate:
+    tile = config.vision.image_size if config.vision else _PUBLISHED_TILE
+    return PromptTemplate(Tokenizer.from_file(folder), tile=tile, max_tiles=config.max_tiles, tools_in=options.tools_in)

@@ -1,0 +1,1 @@
+"""The network's tensors: their tree, their names in checkpoints, their quantized forms."""
