@@ -26,7 +26,7 @@ from torch import Tensor
 from llama4_local.cache.kv_cache import LayerCache
 from llama4_local.ops.batch import Batch, PoolTable, Segment
 from llama4_local.ops.filters import Filters
-from llama4_local.ops.heads import HeadPlan
+from llama4_local.ops.heads import HeadTransform
 from llama4_local.ops.kernels import gemv, sampling
 from llama4_local.ops.kernels.activations import quantize_rows
 from llama4_local.ops.kernels.choices import FEW, Choices
@@ -271,8 +271,8 @@ def epilogue(dtype: torch.dtype) -> Iterator[Found]:
     angles = torch.rand(tokens, dim // 2, device=DEVICE) * math.tau
     rotation = torch.stack([angles.cos(), angles.sin()], -1)
     plans = {
-        "rope": HeadPlan(heads, kv_heads, dim, rotation, 1e-5),
-        "nope": HeadPlan(heads, kv_heads, dim, query_scale=1 + torch.rand(tokens, device=DEVICE)),
+        "rope": HeadTransform(heads, kv_heads, dim, rotation, 1e-5),
+        "nope": HeadTransform(heads, kv_heads, dim, query_scale=1 + torch.rand(tokens, device=DEVICE)),
     }
     for name, plan in plans.items():
         qkv = normal(4, tokens, (heads + 2 * kv_heads) * dim, dtype=torch.float32)

@@ -147,7 +147,7 @@ def _random(shape: tuple[int, ...], dtype: torch.dtype) -> torch.Tensor:
 def child(folder: Path, *, kernels: bool) -> None:
     """Load in this process, and print figures as JSON."""
     if kernels:
-        loader.choose_ops = kernel_layout
+        loader.select_ops = kernel_layout
     torch.zeros(1000, 1000).to(torch.bfloat16).sum()  # what torch takes at its first use is not loading's
     before, start = _peak(), time.perf_counter()
     model = loader.load_model(folder)

@@ -14,9 +14,9 @@ import torch
 from llama4_local.cache.sizing import cache_shape
 from llama4_local.checkpoint.loader import load_model
 from llama4_local.config.model import GenerationConfig, ModelConfig, TextConfig
-from llama4_local.engine.engine import Engine, Limits
-from llama4_local.engine.mailbox import Letter, Mailbox, Outbox
-from llama4_local.engine.request import Order
+from llama4_local.engine.engine import Engine, EngineLimits
+from llama4_local.engine.mailbox import Mailbox, MailboxEvent, Outbox
+from llama4_local.engine.request import EngineRequest
 from llama4sdk.errors import LlamaError
 from llama4sdk.events import Done, TextDelta
 from llama4sdk.request import Sampling
@@ -67,9 +67,9 @@ class Clock(Outbox):
 
     def __init__(self) -> None:
         super().__init__()
-        self.times: list[tuple[float, Letter]] = []
+        self.times: list[tuple[float, MailboxEvent]] = []
 
-    def put(self, mailbox: Mailbox, letter: Letter) -> None:
+    def put(self, mailbox: Mailbox, letter: MailboxEvent) -> None:
         """Take an event."""
         if isinstance(letter, LlamaError):
             raise letter
@@ -82,7 +82,7 @@ class Ours:
     def __init__(self, folder: Path, streams: int, context: int) -> None:
         self.model = load_model(folder)
         shape = cache_shape(self.model.config.text, context=context, sequences=streams, memory=4 * 2**30, itemsize=4)
-        limits = Limits(step_tokens=1024, max_sequences=streams)
+        limits = EngineLimits(step_tokens=1024, max_sequences=streams)
         self.clock = Clock()
         self.engine = Engine(self.model, shape, limits, tokenizer=NoText(), outbox=self.clock)
 
@@ -104,8 +104,8 @@ class Ours:
         return begun, firsts[-1], self.clock.times[-1][0]
 
 
-def _order(number: int, token_ids: list[int], count: int) -> Order:
-    return Order(
+def _order(number: int, token_ids: list[int], count: int) -> EngineRequest:
+    return EngineRequest(
         request_id=str(number),
         token_ids=token_ids,
         tiles=(),

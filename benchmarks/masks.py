@@ -20,9 +20,9 @@ from llama4_local.backend import NANO
 from llama4_local.cache.sizing import cache_shape
 from llama4_local.checkpoint.loader import load_model
 from llama4_local.decoding.grammar import Grammars
-from llama4_local.engine.engine import Engine, Limits
-from llama4_local.engine.mailbox import Letter, Mailbox, Outbox
-from llama4_local.engine.request import Order
+from llama4_local.engine.engine import Engine, EngineLimits
+from llama4_local.engine.mailbox import Mailbox, MailboxEvent, Outbox
+from llama4_local.engine.request import EngineRequest
 from llama4sdk.errors import LlamaError
 from llama4sdk.messages import conversation
 from llama4sdk.prompting import PromptTemplate, Tokenizer
@@ -51,7 +51,7 @@ FORMS: dict[str, dict[str, Any]] = {
 class Quiet(Outbox):
     """Takes what the engine says, and lets it be."""
 
-    def put(self, mailbox: Mailbox, letter: Letter) -> None:
+    def put(self, mailbox: Mailbox, letter: MailboxEvent) -> None:
         """Take an event."""
         if isinstance(letter, LlamaError):
             raise letter
@@ -68,7 +68,7 @@ class Bench:
         self._template = PromptTemplate(tokenizer)
         self._grammars = Grammars(tokenizer, model.config.text.vocab_size, generation.eos_token_ids)
         shape = cache_shape(model.config.text, context=2048, sequences=streams, memory=2**30, itemsize=4)
-        limits = Limits(step_tokens=4096, max_sequences=streams, prefix_caching=False)
+        limits = EngineLimits(step_tokens=4096, max_sequences=streams, prefix_caching=False)
         self._engine = Engine(model, shape, limits, tokenizer=tokenizer, outbox=Quiet())
         self._streams, self._tokens = streams, tokens
 
@@ -87,11 +87,11 @@ class Bench:
             raise RuntimeError("an answer ended early")
         return (time.perf_counter() - begun) / steps
 
-    def _order(self, stream: int, form: dict[str, Any], *, masked: bool) -> Order:
+    def _order(self, stream: int, form: dict[str, Any], *, masked: bool) -> EngineRequest:
         sampling = Sampling(temperature=1.0, max_tokens=self._tokens, seed=stream)
         request = Request(conversation(f"List everybody, please. {stream}"), sampling=sampling, **form)
         ids = self._template.render(request.messages, request.tools, output=request.output).token_ids
-        return Order(
+        return EngineRequest(
             request_id=str(stream),
             token_ids=ids,
             tiles=(),

@@ -15,9 +15,9 @@ from anyio import to_thread
 
 from llama4_local.config.options import CacheType, DType, Options, Quantize
 from llama4_local.engine.mailbox import EventLoop
-from llama4_local.serving.engine_thread import Worker
-from llama4_local.serving.generation import Run
-from llama4_local.serving.readiness import Ready, look_at
+from llama4_local.serving.engine_thread import EngineThread
+from llama4_local.serving.generation import Generation
+from llama4_local.serving.readiness import ServedModel, inspect_checkpoint
 from llama4_local.serving.sessions import Session, begin, restore
 from llama4sdk.backend import Capabilities
 from llama4sdk.errors import InvalidRequest
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable
     from contextlib import AbstractAsyncContextManager
 
-    from llama4_local.engine.engine import Engine, Load
+    from llama4_local.engine.engine import Engine, EngineLoad
     from llama4_local.engine.mailbox import Outbox
     from llama4_local.serving.engine_thread import Build, Report
     from llama4sdk.events import Event
@@ -100,7 +100,7 @@ class LocalBackend:
         progress: bool | None = None,
         prompt_template: PromptTemplate | None = None,
     ) -> None:
-        self._worker: Worker | None = None
+        self._worker: EngineThread | None = None
         self._folder = NANO if checkpoint is None else Path(checkpoint)
         self._name = "nano" if checkpoint is None else self._folder.name
         self._options = Options(
@@ -122,7 +122,7 @@ class LocalBackend:
             progress=progress,
         )
         self._template = prompt_template
-        self._ready: Ready | None = None
+        self._ready: ServedModel | None = None
         self._loop: EventLoop | None = None
         self._process = os.getpid()
         self._closed = False
@@ -165,7 +165,7 @@ class LocalBackend:
         return self._ready.template
 
     @property
-    def load(self) -> Load | None:
+    def load(self) -> EngineLoad | None:
         """What the engine held after its last step; None while it does not run."""
         return self._worker.load if self._worker else None
 
@@ -181,15 +181,15 @@ class LocalBackend:
         if self._closed or self._loop is not None:
             raise InvalidRequest("A local backend is started once; make another one.")
         self._loop = EventLoop.current()
-        ready = await to_thread.run_sync(look_at, self._folder, self._options, self._template)
+        ready = await to_thread.run_sync(inspect_checkpoint, self._folder, self._options, self._template)
         self._check_open()
         self._ready = ready
-        self._worker = Worker(_builder(self._folder, self._options, ready), self._loop)
+        self._worker = EngineThread(_builder(self._folder, self._options, ready), self._loop)
         self._worker.start()
 
     def open(self, request: Request) -> AbstractAsyncContextManager[AsyncIterator[Event]]:
         """Return a block within which the request runs; see `Backend.open`."""
-        return Run(self, request)
+        return Generation(self, request)
 
     async def session(self, request: Request) -> Session:
         """Compute a request's messages and return the session that keeps them; nothing is answered yet.
@@ -220,7 +220,7 @@ class LocalBackend:
         worker.post(lambda engine: engine.keeper.drop(key))
         return True
 
-    def running(self) -> tuple[Worker, Ready]:
+    def running(self) -> tuple[EngineThread, ServedModel]:
         """Return what serves requests here and now.
 
         Raises:
@@ -250,7 +250,7 @@ class LocalBackend:
             await to_thread.run_sync(worker.join)
 
     def __del__(self, warn: Callable[..., None] = warnings.warn) -> None:
-        worker: Worker | None = getattr(self, "_worker", None)  # not set where an argument was refused
+        worker: EngineThread | None = getattr(self, "_worker", None)  # not set where an argument was refused
         if worker is None or self._closed or os.getpid() != self._process:
             return
         warn(f"{self!r} was dropped without aclose().", ResourceWarning, source=self, stacklevel=2)
@@ -292,7 +292,7 @@ def open_backend(target: str = "local", /, **options: Any) -> LocalBackend:
         raise InvalidRequest(f"The local backend has no such option ({error}).") from error
 
 
-def _builder(folder: Path, options: Options, ready: Ready) -> Build:
+def _builder(folder: Path, options: Options, ready: ServedModel) -> Build:
     """Return what the engine's thread does first."""
 
     def build(outbox: Outbox, report: Report) -> Engine:

@@ -9,12 +9,12 @@ from typing import TYPE_CHECKING, Protocol
 import numpy as np
 import torch
 
-from llama4_local.cache.kv_cache import KvCache, type_of_cache
-from llama4_local.cache.page_table import CacheShape, Pages, default_page_size
+from llama4_local.cache.kv_cache import KvCache, cache_dtype_of
+from llama4_local.cache.page_table import CacheShape, PageAllocators, default_page_size
 from llama4_local.checkpoint.loader import load_model
 from llama4_local.model.transformer import Model, forward, logits
 from llama4_local.model.vision import encode_tiles
-from llama4_local.ops.batch import Work, build_batch
+from llama4_local.ops.batch import SequenceInput, build_batch
 from llama4sdk.errors import InvalidRequest
 
 if TYPE_CHECKING:
@@ -91,9 +91,9 @@ def score_with(
         raise InvalidRequest(f"prefill_chunk must be at least 1, got {prefill_chunk}")
     features = _features(model, token_ids, pixels)
     shape = _cache_shape(model, len(token_ids))
-    dtype = type_of_cache(cache_dtype, model.dtype)
+    dtype = cache_dtype_of(cache_dtype, model.dtype)
     cache = KvCache.allocate(model.config.text, shape, dtype=dtype, device=model.device)
-    sequence = Pages(shape).sequence()
+    sequence = PageAllocators(shape).sequence()
     found: list[Tensor] = []
     while sequence.length < len(token_ids):
         start = sequence.length
@@ -102,7 +102,7 @@ def score_with(
         sequence.extend(len(piece))
         own, features = _split_features(model, piece, features)
         batch = build_batch(
-            [Work(sequence, piece, own)], image_token_id=model.config.image_token_id, device=model.device
+            [SequenceInput(sequence, piece, own)], image_token_id=model.config.image_token_id, device=model.device
         )
         found.append(logits(model, forward(model, batch, cache)))
     return torch.cat(found)

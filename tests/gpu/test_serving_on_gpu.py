@@ -23,9 +23,9 @@ from llama4_local.cache.page_table import CacheShape
 from llama4_local.checkpoint.loader import load_model
 from llama4_local.config.model import GenerationConfig
 from llama4_local.engine.cuda_graphs import cuda_capture
-from llama4_local.engine.engine import Engine, Limits
+from llama4_local.engine.engine import Engine, EngineLimits
 from llama4_local.engine.mailbox import Mailbox
-from llama4_local.engine.request import Order
+from llama4_local.engine.request import EngineRequest
 from llama4_local.model.transformer import Model
 from llama4_local.ops.interface import is_hopper
 from llama4sdk import Llama4
@@ -214,7 +214,7 @@ class Bench:
         self.engine = Engine(
             model,
             CacheShape(300, 200, 64, config.text.chunk),
-            Limits(step_tokens=256, max_sequences=8),
+            EngineLimits(step_tokens=256, max_sequences=8),
             tokenizer=Tokenizer.from_file(NANO),
             outbox=self.outbox,
         )
@@ -224,7 +224,7 @@ class Bench:
         reader = Reader(Mailbox(10**9, lambda: None))
         self.outbox.readers[reader.mailbox] = reader
         ids = torch.randint(0, 1000, (20,), generator=torch.Generator().manual_seed(seed)).tolist()
-        order = Order(f"{seed}", ids, (), 0, 20 + tokens, sampling, seed, 0, str(seed), reader.mailbox)
+        order = EngineRequest(f"{seed}", ids, (), 0, 20 + tokens, sampling, seed, 0, str(seed), reader.mailbox)
         reader.order = order
         self.engine.submit(order)
         return reader

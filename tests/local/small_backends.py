@@ -17,9 +17,9 @@ import torch
 from llama4_local import LocalBackend
 from llama4_local.cache.page_table import CacheShape
 from llama4_local.config.model import GenerationConfig, ModelConfig
-from llama4_local.engine.engine import Engine, Limits
-from llama4_local.engine.mailbox import Letter, Mailbox, Outbox
-from llama4_local.engine.request import Order
+from llama4_local.engine.engine import Engine, EngineLimits
+from llama4_local.engine.mailbox import Mailbox, MailboxEvent, Outbox
+from llama4_local.engine.request import EngineRequest
 from llama4_local.model.transformer import Model
 from llama4sdk.errors import LlamaError
 from llama4sdk.events import Done, Event, TextDelta, Usage
@@ -85,8 +85,8 @@ class Reader:
     """Stands in for an event loop and a reader: takes what the engine says at once, or not at all."""
 
     mailbox: Mailbox
-    letters: list[Letter] = field(default_factory=list)
-    order: Order | None = None
+    letters: list[MailboxEvent] = field(default_factory=list)
+    order: EngineRequest | None = None
     taken: int = 0
 
     def read_all(self) -> None:
@@ -126,7 +126,7 @@ class CollectingOutbox(Outbox):
         super().__init__()
         self.readers: dict[Mailbox, Reader] = {}
 
-    def put(self, mailbox: Mailbox, letter: Letter) -> None:
+    def put(self, mailbox: Mailbox, letter: MailboxEvent) -> None:
         self.readers[mailbox].letters.append(letter)
         mailbox.count(1)
         mailbox.deliver([letter])
@@ -142,7 +142,7 @@ class SmallEngine:
         global_pages: int = 64,
         local_pages: int = 32,
         page_size: int = 4,
-        limits: Limits | None = None,
+        limits: EngineLimits | None = None,
         seed: int = 0,
         cache_dtype: torch.dtype | None = None,
     ) -> None:
@@ -155,7 +155,7 @@ class SmallEngine:
         self.engine = Engine(
             self.model,
             self.shape,
-            limits or Limits(step_tokens=16),
+            limits or EngineLimits(step_tokens=16),
             tokenizer=self.tokenizer,
             outbox=self.outbox,
             cache_dtype=cache_dtype,
@@ -176,7 +176,7 @@ class SmallEngine:
     ) -> Reader:
         reader = Reader(Mailbox(room, lambda: None))
         self.outbox.readers[reader.mailbox] = reader
-        reader.order = Order(
+        reader.order = EngineRequest(
             request_id=f"request {len(self.outbox.readers)}",
             token_ids=list(token_ids),
             tiles=tiles,

@@ -11,7 +11,7 @@ import anyio
 import pytest
 
 from llama4_local import LocalBackend
-from llama4_local.serving import engine_thread as worker_module
+from llama4_local.serving import engine_thread as engine_thread_module
 from llama4sdk.errors import BackendMissing, CheckpointError, DeadlineExceeded, LlamaError, ServerFault
 from llama4sdk.events import Progress, Started
 from llama4sdk.request import Deadlines
@@ -35,14 +35,14 @@ async def test_fault_54_a_cancel_while_the_model_loads(folder: Path, monkeypatch
 def _slow_loading(monkeypatch: pytest.MonkeyPatch) -> threading.Event:
     """Let the engine's thread wait for a gate at each report of progress, without deafening it."""
     gate = threading.Event()
-    loading = worker_module.Worker._loading  # pyright: ignore[reportPrivateUsage]
+    loading = engine_thread_module.EngineThread._loading  # pyright: ignore[reportPrivateUsage]
 
-    def slow(self: worker_module.Worker, done: int, total: int) -> None:
+    def slow(self: engine_thread_module.EngineThread, done: int, total: int) -> None:
         while not gate.wait(0.001):
             loading(self, done, total)
         loading(self, done, total)
 
-    monkeypatch.setattr(worker_module.Worker, "_loading", slow)
+    monkeypatch.setattr(engine_thread_module.EngineThread, "_loading", slow)
     return gate
 
 

@@ -25,7 +25,7 @@ import pytest
 from hypothesis import HealthCheck, Phase, given, settings
 
 from llama4_local import LocalBackend
-from llama4_local.engine.engine import Engine, Limits
+from llama4_local.engine.engine import Engine, EngineLimits
 from llama4_local.serving.sessions import Session
 from llama4sdk.backend import Capabilities
 from llama4sdk.errors import ContextOverflow, InvalidRequest, LlamaError, Overloaded, ServerFault
@@ -51,7 +51,9 @@ ends: Counter[str] = Counter()
 @cache
 def alone() -> SmallEngine:
     """An engine with room for everything and nothing to share."""
-    return SmallEngine(chatting(stop_ids=()), global_pages=100, limits=Limits(step_tokens=16, prefix_caching=False))
+    return SmallEngine(
+        chatting(stop_ids=()), global_pages=100, limits=EngineLimits(step_tokens=16, prefix_caching=False)
+    )
 
 
 @cache

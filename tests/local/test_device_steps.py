@@ -14,10 +14,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from llama4_local.engine.cuda_graphs import Rerun, bucket_sizes
-from llama4_local.engine.device_page_table import PageTable
-from llama4_local.engine.engine import Limits
-from llama4_local.engine.model_runner import DeviceSteps
-from llama4_local.engine.pinned_buffer import Staging
+from llama4_local.engine.device_page_table import DevicePageTable
+from llama4_local.engine.engine import EngineLimits
+from llama4_local.engine.model_runner import ModelRunner
+from llama4_local.engine.pinned_buffer import PinnedBuffer
 from llama4_local.engine.warmup import rehearsals
 from llama4sdk.errors import ServerFault
 from llama4sdk.request import Sampling
@@ -26,11 +26,11 @@ from local.small_checkpoints import CHUNK, guard, maverick, prompt, scout
 
 GREEDY = Sampling(temperature=0, max_tokens=12)
 SEEDED = Sampling(temperature=1.0, top_p=0.9, seed=7, max_tokens=12)
-LIMITS = Limits(step_tokens=16, max_sequences=6)
+LIMITS = EngineLimits(step_tokens=16, max_sequences=6)
 MAKERS = {"scout": scout, "maverick": maverick, "guard": guard}
 
 
-def warmed(maker: str = "scout", limits: Limits = LIMITS, stops: tuple[int, ...] = ()) -> SmallEngine:
+def warmed(maker: str = "scout", limits: EngineLimits = LIMITS, stops: tuple[int, ...] = ()) -> SmallEngine:
     return warm(SmallEngine(chatting(MAKERS[maker](), stop_ids=stops), limits=limits))
 
 
@@ -160,14 +160,14 @@ SHARED = warmed()
 def test_the_next_step_is_launched_before_tokens_arrive(monkeypatch: pytest.MonkeyPatch) -> None:
     small = warmed()
     fed: list[bool] = []
-    real = DeviceSteps.launch
+    real = ModelRunner.launch
 
-    def noting(self: DeviceSteps, works: object, due: object, rows: object, *, fed: bool = False) -> object:
+    def noting(self: ModelRunner, works: object, due: object, rows: object, *, fed: bool = False) -> object:
         noted.append(fed)
         return real(self, works, due, rows, fed=fed)  # type: ignore[arg-type]
 
     noted = fed
-    monkeypatch.setattr(DeviceSteps, "launch", noting)
+    monkeypatch.setattr(ModelRunner, "launch", noting)
     small.answer(prompt(small.config, 3), replace(GREEDY, max_tokens=20))
     assert sum(fed) >= 10
 
@@ -187,7 +187,7 @@ def test_a_failing_step_ends_its_requests_and_the_next_one_is_served(monkeypatch
     small = warmed()
     expected = plain(small).answer([3, 4, 5]).text
     with monkeypatch.context() as patch:
-        patch.setattr(PageTable, "write", _out_of_memory)
+        patch.setattr(DevicePageTable, "write", _out_of_memory)
         patch.setattr("llama4_local.engine.model_runner.forward", _out_of_memory)
         reader = small.submit([3, 4, 5])
         small.run()
@@ -202,7 +202,7 @@ def test_a_failure_between_noting_and_sending_pages_is_made_up_for(monkeypatch: 
     reader = small.submit([3, 4, 5])
     small.engine.step()
     with monkeypatch.context() as patch:
-        patch.setattr(PageTable, "write", _out_of_memory)
+        patch.setattr(DevicePageTable, "write", _out_of_memory)
         small.run()
     assert isinstance(reader.error, ServerFault)
     assert small.answer([3, 4, 5]).text == expected
@@ -254,7 +254,7 @@ def test_rehearsals_have_every_power_of_two_of_tokens() -> None:
 
 @given(rows=st.lists(st.lists(st.lists(st.integers(1, 9), max_size=5), min_size=3, max_size=3), max_size=8))
 def test_a_page_table_holds_what_the_rows_hold(rows: list[list[list[int]]]) -> None:
-    table = PageTable(3, 5, torch.device("cpu"))
+    table = DevicePageTable(3, 5, torch.device("cpu"))
     for wanted in rows:
         places, pages = table.changes(wanted)
         table.write(torch.tensor(places, dtype=torch.int64), torch.tensor(pages, dtype=torch.int64))
@@ -263,7 +263,7 @@ def test_a_page_table_holds_what_the_rows_hold(rows: list[list[list[int]]]) -> N
 
 
 def test_a_page_table_sends_only_what_is_new() -> None:
-    table = PageTable(2, 8, torch.device("cpu"))
+    table = DevicePageTable(2, 8, torch.device("cpu"))
     table.changes([[1, 2, 3], [4]])
     assert table.changes([[1, 2, 3, 7], [4]]) == ([3], [7])
     assert table.changes([[1, 2, 3, 7], [4]]) == ([], [])
@@ -271,7 +271,7 @@ def test_a_page_table_sends_only_what_is_new() -> None:
 
 
 def test_what_is_put_alike_lies_at_the_same_place_and_does_not_disturb_the_step_before() -> None:
-    staging = Staging(4096, torch.device("cpu"))
+    staging = PinnedBuffer(4096, torch.device("cpu"))
     staging.begin()
     first = staging.put([1, 2, 3]), staging.put([0.5], np.float64)
     staging.send()
@@ -286,7 +286,7 @@ def test_what_is_put_alike_lies_at_the_same_place_and_does_not_disturb_the_step_
 
 
 def test_more_than_was_planned_for_is_refused() -> None:
-    staging = Staging(64, torch.device("cpu"))
+    staging = PinnedBuffer(64, torch.device("cpu"))
     staging.begin()
     with pytest.raises(ValueError, match="64 bytes"):
         staging.put(range(9))

@@ -11,7 +11,7 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from llama4_local.engine.engine import Limits
+from llama4_local.engine.engine import EngineLimits
 from llama4_local.scoring import score_with
 from llama4sdk.events import Done, Progress, TextDelta
 from llama4sdk.request import Sampling
@@ -73,7 +73,7 @@ def test_any_prefill_split_and_any_batch_mates_give_the_same_tokens(
     sampling = replace(GREEDY, max_tokens=6)
     asked = [prompt(shaped.config, length, seed=seed) for length, seed in prompts]
     alone = [tokens_of(SmallEngine(shaped.config).answer(token_ids, sampling)) for token_ids in asked]
-    limits = Limits(step_tokens=step_tokens, max_sequences=max_sequences, prefix_caching=caching)
+    limits = EngineLimits(step_tokens=step_tokens, max_sequences=max_sequences, prefix_caching=caching)
     small = SmallEngine(shaped.config, global_pages=120, limits=limits)
     readers: list[Reader] = []
     for token_ids in asked:
@@ -95,14 +95,14 @@ def test_preempted_requests_say_the_same(shaped: SmallEngine) -> None:
     sampling = replace(SEEDED, max_tokens=24)
     prompts = [prompt(shaped.config, 9 + n, seed=n) for n in range(6)]
     alone = [shaped.answer(token_ids, sampling).text for token_ids in prompts]
-    tight = SmallEngine(shaped.config, global_pages=18, local_pages=4, limits=Limits(step_tokens=16))
+    tight = SmallEngine(shaped.config, global_pages=18, local_pages=4, limits=EngineLimits(step_tokens=16))
     assert written(tight, *[tight.submit(token_ids, sampling) for token_ids in prompts]) == alone
     check_at_rest(tight)
 
 
 def test_cached_prefixes_change_nothing(shaped: SmallEngine) -> None:
     token_ids = prompt(shaped.config, 21, seed=77)
-    bare = SmallEngine(shaped.config, limits=Limits(prefix_caching=False))
+    bare = SmallEngine(shaped.config, limits=EngineLimits(prefix_caching=False))
     first, again = shaped.answer(token_ids), shaped.answer(token_ids)
     assert first.text == again.text == bare.answer(token_ids).text
     assert (first.usage.cached_tokens, again.usage.cached_tokens) == (0, 20)
@@ -187,7 +187,7 @@ def test_log_probabilities_are_those_of_the_network() -> None:
 
 
 def test_forty_steps_of_hunger_do_not_starve_the_least_urgent() -> None:
-    small = SmallEngine(endless(), limits=Limits(step_tokens=16, max_sequences=1, max_waiting=500))
+    small = SmallEngine(endless(), limits=EngineLimits(step_tokens=16, max_sequences=1, max_waiting=500))
     patient = small.submit(prompt(small.config, 5), replace(GREEDY, max_tokens=2), priority=-1)
     others = [small.submit([n + 1], replace(GREEDY, max_tokens=1)) for n in range(80)]
     while not patient.over:
@@ -242,4 +242,4 @@ def said_alone() -> list[str]:
 @cache
 def traffic_engine() -> SmallEngine:
     """An engine so tight that traffic preempts."""
-    return SmallEngine(endless(), global_pages=16, local_pages=5, limits=Limits(11, 3))
+    return SmallEngine(endless(), global_pages=16, local_pages=5, limits=EngineLimits(11, 3))

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from llama4_local.engine import engine as engine_module
-from llama4_local.engine.engine import Limits
+from llama4_local.engine.engine import EngineLimits
 from llama4sdk.errors import ContextOverflow, Overloaded, ServerFault
 from local.small_backends import GREEDY, SmallEngine, check_at_rest, endless
 from local.small_checkpoints import prompt
@@ -30,7 +30,7 @@ def test_an_answer_ends_where_the_cache_ends() -> None:
 
 
 def test_fault_55_a_full_queue_is_overloaded_and_the_others_go_on() -> None:
-    small = SmallEngine(endless(), limits=Limits(step_tokens=16, max_sequences=1, max_waiting=2))
+    small = SmallEngine(endless(), limits=EngineLimits(step_tokens=16, max_sequences=1, max_waiting=2))
     readers = [small.submit(prompt(small.config, 5, seed=n)) for n in range(4)]
     small.run()
     assert [isinstance(reader.error, Overloaded) for reader in readers] == [False, False, True, True]
@@ -39,7 +39,7 @@ def test_fault_55_a_full_queue_is_overloaded_and_the_others_go_on() -> None:
 
 @pytest.mark.parametrize("steps", [0, 1, 2, 5])
 def test_fault_54_a_cancel_frees_everything_before_the_next_step(steps: int) -> None:
-    small = SmallEngine(endless(), limits=Limits(step_tokens=8))
+    small = SmallEngine(endless(), limits=EngineLimits(step_tokens=8))
     reader = small.submit(prompt(small.config, 20))
     for _ in range(steps):
         small.engine.step()
@@ -93,7 +93,7 @@ def test_fault_57_numbers_gone_wrong_end_one_request_only(monkeypatch: pytest.Mo
 
 
 async def test_fault_60_a_slow_reader_waits_alone() -> None:
-    small = SmallEngine(endless(), limits=Limits(step_tokens=16, max_sequences=1))
+    small = SmallEngine(endless(), limits=EngineLimits(step_tokens=16, max_sequences=1))
     sampling = replace(GREEDY, max_tokens=40)
     expected = small.answer(prompt(small.config, 5), sampling).text
     slow = small.submit(prompt(small.config, 5), sampling, room=8)

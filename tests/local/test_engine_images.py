@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from llama4_local.engine import image_features as images_module
-from llama4_local.engine.engine import Limits
+from llama4_local.engine.engine import EngineLimits
 from llama4_local.scoring import score_with
 from llama4sdk.errors import InvalidRequest, ServerFault
 from llama4sdk.images import Tiles
@@ -36,7 +36,7 @@ def test_images_are_seen_in_any_pieces_and_company(shaped: SmallEngine) -> None:
     sampling = replace(GREEDY, max_tokens=4)
     expected = scored_with_pixels(shaped, token_ids, images, 4)
     for step_tokens in (3, 16):
-        small = SmallEngine(shaped.config, limits=Limits(step_tokens=step_tokens, max_sequences=2))
+        small = SmallEngine(shaped.config, limits=EngineLimits(step_tokens=step_tokens, max_sequences=2))
         mate = small.submit(prompt(shaped.config, 15, seed=5), sampling)
         assert small.answer(token_ids, sampling, tiles=images).text == expected
         assert mate.done

@@ -13,7 +13,7 @@ import hypothesis.strategies as st
 from hypothesis import settings
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
-from llama4_local.engine.engine import Limits
+from llama4_local.engine.engine import EngineLimits
 from llama4_local.engine.request import Prefix
 from llama4sdk.errors import Overloaded
 from llama4sdk.request import Sampling
@@ -28,7 +28,7 @@ SEEDED = Sampling(temperature=1.0, top_p=0.9, seed=3, max_tokens=6)
 @cache
 def alone() -> SmallEngine:
     """An engine with room for everything and nothing to share."""
-    return SmallEngine(chatting(stop_ids=()), limits=Limits(step_tokens=16, prefix_caching=False))
+    return SmallEngine(chatting(stop_ids=()), limits=EngineLimits(step_tokens=16, prefix_caching=False))
 
 
 @cache
@@ -58,7 +58,10 @@ class EngineLife(RuleBasedStateMachine):
     def __init__(self) -> None:
         super().__init__()
         self.small = SmallEngine(
-            chatting(stop_ids=()), global_pages=40, local_pages=7, limits=Limits(11, max_sequences=3, max_waiting=6)
+            chatting(stop_ids=()),
+            global_pages=40,
+            local_pages=7,
+            limits=EngineLimits(11, max_sequences=3, max_waiting=6),
         )
         self.asked: list[Asked] = []
         self.talks: list[Talk] = []

@@ -7,8 +7,8 @@ from collections.abc import Sequence
 from hypothesis import given
 from hypothesis import strategies as st
 
-from llama4_local.decoding.detokenizer import Answer
-from llama4_local.decoding.sampler import Rules, Sampled
+from llama4_local.decoding.detokenizer import Detokenizer
+from llama4_local.decoding.sampler import ResolvedSampling, SampledToken
 from llama4_local.decoding.stop_strings import StopStrings
 
 
@@ -77,12 +77,14 @@ class Letters:
         return ""
 
 
-def answer(tokens: Sequence[int], rules: Rules, stops: Sequence[str] = (), limit: int = 99) -> tuple[str, str | None]:
-    subject = Answer(rules, stops, limit, decoder=Letters(), text_of=Letters().push)
+def answer(
+    tokens: Sequence[int], rules: ResolvedSampling, stops: Sequence[str] = (), limit: int = 99
+) -> tuple[str, str | None]:
+    subject = Detokenizer(rules, stops, limit, decoder=Letters(), text_of=Letters().push)
     text = ""
     for token in tokens:
         logprob = None if rules.logprobs is None else -1.0
-        delta, reason = subject.add(Sampled(token, logprob))
+        delta, reason = subject.add(SampledToken(token, logprob))
         text += delta.text if delta else ""
         if reason:
             return text, reason
@@ -90,29 +92,29 @@ def answer(tokens: Sequence[int], rules: Rules, stops: Sequence[str] = (), limit
 
 
 def test_a_stop_token_ends_the_answer_and_is_no_part_of_it() -> None:
-    assert answer([0, 1, 25, 2], Rules(stop_ids=frozenset({25}))) == ("ab", "stop")
+    assert answer([0, 1, 25, 2], ResolvedSampling(stop_ids=frozenset({25}))) == ("ab", "stop")
 
 
 def test_a_stop_string_ends_the_answer_across_tokens() -> None:
-    assert answer([0, 1, 2, 3, 4], Rules(), ["cd"]) == ("ab", "stop")
+    assert answer([0, 1, 2, 3, 4], ResolvedSampling(), ["cd"]) == ("ab", "stop")
 
 
 def test_the_last_token_that_is_allowed_ends_the_answer() -> None:
-    assert answer([0, 1, 2, 3], Rules(), limit=3) == ("abc", "length")
+    assert answer([0, 1, 2, 3], ResolvedSampling(), limit=3) == ("abc", "length")
 
 
 def test_what_was_held_back_comes_out_at_the_end() -> None:
-    assert answer([0, 1, 2, 3], Rules(), ["cx"], limit=3) == ("abc", "length")
-    assert answer([0, 2, 25], Rules(stop_ids=frozenset({25})), ["cx"]) == ("ac", "stop")
+    assert answer([0, 1, 2, 3], ResolvedSampling(), ["cx"], limit=3) == ("abc", "length")
+    assert answer([0, 2, 25], ResolvedSampling(stop_ids=frozenset({25})), ["cx"]) == ("ac", "stop")
 
 
 def test_a_stop_string_before_min_tokens_does_not_end_the_answer() -> None:
-    assert answer([0, 1, 0, 1, 5], Rules(min_tokens=3), ["ab"]) == ("ab", "stop")
+    assert answer([0, 1, 0, 1, 5], ResolvedSampling(min_tokens=3), ["ab"]) == ("ab", "stop")
 
 
 def test_each_token_of_the_text_has_one_log_probability() -> None:
-    subject = Answer(Rules(logprobs=0), ["bx"], 5, decoder=Letters(), text_of=Letters().push)
-    found = [subject.add(Sampled(token, -0.5)) for token in (0, 1, 2, 3, 4)]
+    subject = Detokenizer(ResolvedSampling(logprobs=0), ["bx"], 5, decoder=Letters(), text_of=Letters().push)
+    found = [subject.add(SampledToken(token, -0.5)) for token in (0, 1, 2, 3, 4)]
     deltas = [delta for delta, _ in found if delta]
     assert [(delta.text, "".join(one.text for one in delta.logprobs)) for delta in deltas] == [
         ("a", "a"),

@@ -11,8 +11,8 @@ import pytest
 import torch
 
 from llama4_local.backend import LocalBackend
-from llama4_local.cache.page_table import CacheShape, Pages
-from llama4_local.cache.session_store import KeptState
+from llama4_local.cache.page_table import CacheShape, PageAllocators
+from llama4_local.cache.session_store import SessionState
 from llama4_local.checkpoint.writer import save_checkpoint
 from llama4_local.config.model import ModelConfig
 from llama4_local.serving.session_file import SavedSession, read_session, write_session
@@ -70,7 +70,7 @@ async def saved_with(folder: Path, path: Path, change: Callable[[SavedSession], 
 
 def moved(session: SavedSession) -> SavedSession:
     """The same tokens at `FAR`; what was computed near the beginning is computed again there."""
-    state = KeptState(session.state.keys[:, :0], session.state.values[:, :0])
+    state = SessionState(session.state.keys[:, :0], session.state.values[:, :0])
     return replace(session, origin=FAR, state=state)
 
 
@@ -140,7 +140,7 @@ async def test_a_session_that_begins_within_a_chunk_is_refused(tmp_path: Path) -
 @pytest.mark.parametrize("origin", [-CHUNK, 1])
 def test_a_sequence_begins_at_a_chunk_edge(origin: int) -> None:
     with pytest.raises(InvalidRequest, match="multiple of the chunk"):
-        Pages(CacheShape(4, 4, 4, CHUNK)).sequence(origin)
+        PageAllocators(CacheShape(4, 4, 4, CHUNK)).sequence(origin)
 
 
 def test_the_temperature_at_far_positions_is_exact() -> None:

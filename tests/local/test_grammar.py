@@ -15,7 +15,7 @@ import pytest
 import torch
 
 from llama4_local.decoding.grammar import Grammars, grammar_of
-from llama4_local.decoding.sampler import Chooser, Rules, sample
+from llama4_local.decoding.sampler import ResolvedSampling, SamplerState, sample
 from llama4_local.decoding.string_formats import FORMATS
 from llama4sdk import InvalidRequest, OutputSpec, Request, Sampling, Stream, ToolSpec
 from llama4sdk.messages import conversation
@@ -39,8 +39,8 @@ def written(grammars: Grammars, tokenizer: Tokenizer, request: Request, seed: in
     """Write an answer from random scores; None when it takes more than `ROOM` tokens."""
     mask = grammars.mask_for(request)
     assert mask is not None
-    rules = Rules(temperature=1.5, seed=seed)
-    chooser = Chooser(rules, [0], [], mask)
+    rules = ResolvedSampling(temperature=1.5, seed=seed)
+    chooser = SamplerState(rules, [0], [], mask)
     random_scores = torch.Generator().manual_seed(seed)
     likelier = [*tokenizer.encode('"]})'), EOT]
     for _ in range(ROOM):

@@ -13,9 +13,9 @@ from llama4_local.cache.kv_cache import KvCache, cache_bytes
 from llama4_local.cache.page_table import (
     NULL_PAGE,
     CacheShape,
+    PageAllocators,
     PageCopy,
     PagePool,
-    Pages,
     SequencePages,
     default_page_size,
 )
@@ -67,7 +67,7 @@ def test_releasing_a_page_that_is_not_out_is_an_error(page: int):
 
 
 def test_local_pages_are_freed_wholesale_at_a_chunk_edge():
-    pages = Pages(SHAPE)
+    pages = PageAllocators(SHAPE)
     sequence = pages.sequence()
     grow(sequence, CHUNK)
     assert (len(sequence.global_pages), len(sequence.local_pages)) == (2, 2)
@@ -77,7 +77,7 @@ def test_local_pages_are_freed_wholesale_at_a_chunk_edge():
 
 
 def test_a_long_sequence_holds_at_most_one_chunk_of_local_pages():
-    pages = Pages(SHAPE)
+    pages = PageAllocators(SHAPE)
     sequence = pages.sequence()
     for _ in range(100):
         sequence.extend(1)
@@ -86,7 +86,7 @@ def test_a_long_sequence_holds_at_most_one_chunk_of_local_pages():
 
 
 def test_without_chunks_only_the_global_pool_gives_pages():
-    sequence = Pages(ENDLESS).sequence()
+    sequence = PageAllocators(ENDLESS).sequence()
     sequence.extend(100)
     assert (len(sequence.global_pages), sequence.local_pages) == (25, [])
     assert sequence.room_in_chunk() is None
@@ -95,11 +95,11 @@ def test_without_chunks_only_the_global_pool_gives_pages():
 @pytest.mark.parametrize("count", [0, CHUNK + 1])
 def test_a_step_never_crosses_a_chunk_edge(count: int):
     with pytest.raises(InvalidRequest):
-        Pages(SHAPE).sequence().extend(count)
+        PageAllocators(SHAPE).sequence().extend(count)
 
 
 def test_too_few_pages_leave_everything_as_it_was():
-    pages = Pages(replace(SHAPE, global_pages=2))
+    pages = PageAllocators(replace(SHAPE, global_pages=2))
     sequence = pages.sequence()
     grow(sequence, CHUNK)
     with pytest.raises(Overloaded):
@@ -110,7 +110,7 @@ def test_too_few_pages_leave_everything_as_it_was():
 
 
 def test_a_fork_copies_only_the_page_that_is_partly_filled():
-    sequence = Pages(SHAPE).sequence()
+    sequence = PageAllocators(SHAPE).sequence()
     grow(sequence, 6)
     twin = sequence.fork()
     before = twin.global_pages[-1], twin.local_pages[-1]
@@ -125,14 +125,14 @@ def test_a_fork_copies_only_the_page_that_is_partly_filled():
 
 
 def test_a_fork_at_a_page_edge_copies_nothing():
-    sequence = Pages(SHAPE).sequence()
+    sequence = PageAllocators(SHAPE).sequence()
     grow(sequence, 4)
     assert sequence.fork().extend(1) == ()
 
 
 @given(st.lists(st.tuples(st.sampled_from(["new", "grow", "fork", "drop"]), st.integers(0, 50)), max_size=60))
 def test_whatever_happens_pages_add_up(actions: list[tuple[str, int]]):
-    pages = Pages(CacheShape(30, 10, 4, CHUNK))
+    pages = PageAllocators(CacheShape(30, 10, 4, CHUNK))
     living: list[SequencePages] = []
     for action, number in actions:
         chosen = living[number % len(living)] if living else pages.sequence()

@@ -48,7 +48,7 @@ def as_for_kernels(monkeypatch: pytest.MonkeyPatch) -> None:
     def choose(device: str | torch.device, **settings: object) -> Ops:
         return KernelLayout()
 
-    monkeypatch.setattr(loader, "choose_ops", choose)
+    monkeypatch.setattr(loader, "select_ops", choose)
 
 
 def published(folder: Path, form: str, config: ModelConfig) -> Path:

@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from llama4_local.decoding.grammar import Grammars
-from llama4_local.decoding.token_mask import LookAhead, apply, unpacked
+from llama4_local.decoding.token_mask import MaskLookahead, apply, unpacked
 from llama4sdk import OutputSpec, Request, ServerFault
 from llama4sdk.messages import conversation
 from llama4sdk.prompting import Tokenizer
@@ -38,7 +38,7 @@ class Notes:
 
 
 def test_masks_are_found_out_in_a_thread_of_their_own() -> None:
-    ahead, mask = LookAhead(), Notes()
+    ahead, mask = MaskLookahead(), Notes()
     try:
         with ahead.over([(mask, [])]):
             pass
@@ -49,7 +49,7 @@ def test_masks_are_found_out_in_a_thread_of_their_own() -> None:
 
 
 def test_without_masks_there_is_no_thread() -> None:
-    ahead = LookAhead()
+    ahead = MaskLookahead()
     before = threading.active_count()
     with ahead.over([]):
         assert threading.active_count() == before
@@ -57,7 +57,7 @@ def test_without_masks_there_is_no_thread() -> None:
 
 
 def test_what_goes_wrong_there_is_not_lost() -> None:
-    ahead = LookAhead()
+    ahead = MaskLookahead()
     try:
         with pytest.raises(ValueError, match="broken"), ahead.over([(Notes(ValueError("broken")), [])]):
             pass

@@ -11,13 +11,13 @@ import torch
 from torch import Tensor
 
 from llama4_local.cache.kv_cache import KvCache
-from llama4_local.cache.page_table import CacheShape, Pages, SequencePages
+from llama4_local.cache.page_table import CacheShape, PageAllocators, SequencePages
 from llama4_local.config.model import ModelConfig, RopeScaling
 from llama4_local.model.rope import text_frequencies, text_rope, vision_rope
 from llama4_local.model.transformer import Model, forward, logits, temperature
 from llama4_local.model.vision import encode_tiles, pixel_shuffle, unfold
 from llama4_local.nano.training.forward import causal_attention, training_forward
-from llama4_local.ops.batch import Work, build_batch
+from llama4_local.ops.batch import SequenceInput, build_batch
 from llama4_local.ops.reference.heads import rotate
 from llama4_local.ops.reference.moe import experts, mlp
 from llama4_local.ops.reference.rows import linear, rms_norm
@@ -42,7 +42,7 @@ class Server:
         self.model = model
         chunk = model.config.text.chunk
         shape = CacheShape(pages, 0 if chunk is None else max(1, 240 // page_size), page_size, chunk)
-        self.pages = Pages(shape)
+        self.pages = PageAllocators(shape)
         self.cache = KvCache.allocate(model.config.text, shape, dtype=model.dtype)
 
     @torch.inference_mode()
@@ -50,7 +50,7 @@ class Server:
         """Run one step and return the scores after each part."""
         for pages, ids in parts:
             self.cache.copy(pages.extend(len(ids)))
-        batch = build_batch([Work(pages, ids) for pages, ids in parts])
+        batch = build_batch([SequenceInput(pages, ids) for pages, ids in parts])
         return logits(self.model, forward(self.model, batch, self.cache)[batch.last_rows])
 
     def fill(self, value: float) -> None:
@@ -144,10 +144,10 @@ def test_an_empty_step_and_unmatched_features_are_refused(model: Model):
     with pytest.raises(InvalidRequest):
         build_batch([])
     with pytest.raises(InvalidRequest):
-        build_batch([Work(sequence, [1])])
+        build_batch([SequenceInput(sequence, [1])])
     sequence.extend(2)
     with pytest.raises(InvalidRequest, match="1 image placeholders but 2 features"):
-        build_batch([Work(sequence, [1, PATCH], torch.zeros(2, 64))], image_token_id=PATCH)
+        build_batch([SequenceInput(sequence, [1, PATCH], torch.zeros(2, 64))], image_token_id=PATCH)
 
 
 def padded(texts: list[list[int]], filler: int) -> tuple[Tensor, Tensor]:

@@ -8,13 +8,13 @@ from typing import TYPE_CHECKING, Literal
 import pytest
 import torch
 
-from llama4_local.cache.kv_cache import KvCache, type_of_cache
-from llama4_local.cache.page_table import Pages
+from llama4_local.cache.kv_cache import KvCache, cache_dtype_of
+from llama4_local.cache.page_table import PageAllocators
 from llama4_local.checkpoint.loader import model_of
-from llama4_local.decoding.sampler import Chooser, Rules, sample
+from llama4_local.decoding.sampler import ResolvedSampling, SamplerState, sample
 from llama4_local.model.transformer import Model, forward, logits
 from llama4_local.model.vision import encode_tiles
-from llama4_local.ops.batch import Work, build_batch
+from llama4_local.ops.batch import SequenceInput, build_batch
 from llama4_local.planning.sizing import Sizing
 from llama4_local.weights.quantize import Kind, pack_network
 from llama4_local.weights.schema import random_weights
@@ -52,8 +52,8 @@ class Run:
             config, quantize=quantize, dtype=name, cache_dtype=cache_dtype, step_tokens=512, reference=True
         )
         shape = sizing.cache(CONTEXT, SEQUENCES).shape
-        self.cache = KvCache.allocate(config.text, shape, dtype=type_of_cache(cache_dtype, dtype))
-        pages = Pages(shape)
+        self.cache = KvCache.allocate(config.text, shape, dtype=cache_dtype_of(cache_dtype, dtype))
+        pages = PageAllocators(shape)
         self.sequences = [pages.sequence() for _ in range(SEQUENCES)]
         planned = replace(sizing, step_tokens=SEQUENCES * self.step)
         self.planned: Workspace = planned.workspace(CONTEXT, SEQUENCES)
@@ -73,7 +73,7 @@ class Run:
         """Add tokens to every sequence in one step, and return their last hidden states."""
         for sequence in self.sequences:
             sequence.extend(count)
-        batch = build_batch([Work(sequence, [5] * count) for sequence in self.sequences])
+        batch = build_batch([SequenceInput(sequence, [5] * count) for sequence in self.sequences])
         return forward(self.model, batch, self.cache)[batch.last_rows]
 
 
@@ -119,9 +119,9 @@ def test_packed_layers_take_no_more_than_planned_and_at_least_a_third(
 def test_choosing_tokens_takes_no_more_than_planned_and_at_least_a_third(dtype: torch.dtype) -> None:
     run = Run(guard(), dtype)
     hidden = run.fill()
-    everything = Rules(temperature=1, top_k=310, top_p=0.9, min_p=0.1, repetition_penalty=1.1, logprobs=20)
+    everything = ResolvedSampling(temperature=1, top_k=310, top_p=0.9, min_p=0.1, repetition_penalty=1.1, logprobs=20)
     with MemoryPeak() as measured:
-        sample(logits(run.model, hidden), [Chooser(everything, [1, 2, 3], []) for _ in hidden])
+        sample(logits(run.model, hidden), [SamplerState(everything, [1, 2, 3], []) for _ in hidden])
     assert measured.peak <= run.planned.scores <= 3 * measured.peak
 
 

@@ -13,10 +13,10 @@ from torch import Tensor
 from torch.nn import functional
 
 from llama4_local.cache.kv_cache import LayerCache
-from llama4_local.cache.page_table import CacheShape, Pages, SequencePages
+from llama4_local.cache.page_table import CacheShape, PageAllocators, SequencePages
 from llama4_local.checkpoint.loader import load_model
 from llama4_local.checkpoint.writer import save_checkpoint
-from llama4_local.ops.batch import Batch, Work, build_batch
+from llama4_local.ops.batch import Batch, SequenceInput, build_batch
 from llama4_local.ops.reference import attention, rows
 from llama4_local.ops.reference.attention import paged_attention
 from llama4_local.ops.reference.moe import experts
@@ -42,7 +42,7 @@ class Cached:
     sequences: list[SequencePages]
 
     def batch(self, chosen: list[int]) -> Batch:
-        return build_batch([Work(self.sequences[i], [0]) for i in chosen])
+        return build_batch([SequenceInput(self.sequences[i], [0]) for i in chosen])
 
     def attend(self, queries: Tensor, chosen: list[int]) -> Tensor:
         return paged_attention(queries[chosen], self.layer, self.batch(chosen))
@@ -50,7 +50,7 @@ class Cached:
 
 def cached(lengths: list[int], source: torch.Generator, *, interleaved: bool = False) -> Cached:
     """Fill a cache; with `interleaved`, no sequence's pages follow one another. What nobody holds is NaN."""
-    pages = Pages(CacheShape(2 * sum(-(-n // PAGE) for n in lengths), 0, PAGE, None))
+    pages = PageAllocators(CacheShape(2 * sum(-(-n // PAGE) for n in lengths), 0, PAGE, None))
     sequences = [pages.sequence() for _ in lengths]
     spare = pages.sequence()
     for sequence, length in zip(sequences, lengths, strict=True):

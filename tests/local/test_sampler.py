@@ -12,20 +12,22 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from llama4_local.decoding.sampler import Chooser, Rules, Sampled, sample
+from llama4_local.decoding.sampler import ResolvedSampling, SampledToken, SamplerState, sample
 from llama4_local.ops.filters import Filters
 from llama4_local.ops.reference import sampling
 from llama4sdk.request import Sampling
 
 
-def choose(logits: Tensor, *rules: Rules, prompt: Sequence[int] = (), written: Sequence[int] = ()) -> list[Sampled]:
-    rows = [Chooser(rule, list(prompt), list(written)) for rule in rules]
+def choose(
+    logits: Tensor, *rules: ResolvedSampling, prompt: Sequence[int] = (), written: Sequence[int] = ()
+) -> list[SampledToken]:
+    rows = [SamplerState(rule, list(prompt), list(written)) for rule in rules]
     return sample(logits.expand(len(rows), -1) if logits.dim() == 1 else logits, rows)
 
 
-def drawable(logits: Tensor, rules: Rules, draws: int = 400) -> Counter[int | None]:
+def drawable(logits: Tensor, rules: ResolvedSampling, draws: int = 400) -> Counter[int | None]:
     """What comes out over many steps of one seed."""
-    rows = [Chooser(rules, [], [0] * step) for step in range(draws)]
+    rows = [SamplerState(rules, [], [0] * step) for step in range(draws)]
     return Counter(one.token for one in sample(logits.expand(draws, -1), rows))
 
 
@@ -71,30 +73,30 @@ def test_uniform_numbers_are_spread_evenly() -> None:
 
 
 def test_temperature_zero_takes_the_likeliest() -> None:
-    assert choose(torch.tensor([1.0, 3.0, 2.0]), Rules())[0].token == 1
+    assert choose(torch.tensor([1.0, 3.0, 2.0]), ResolvedSampling())[0].token == 1
 
 
 def test_a_tiny_temperature_takes_the_likeliest_without_overflow() -> None:
-    assert choose(torch.tensor([1.0, 3.0, 2.0]), Rules(temperature=1e-30, seed=3))[0].token == 1
+    assert choose(torch.tensor([1.0, 3.0, 2.0]), ResolvedSampling(temperature=1e-30, seed=3))[0].token == 1
 
 
 def test_the_same_seed_and_place_give_the_same_token() -> None:
     logits = torch.randn(100)
-    rules = Rules(temperature=2.0, seed=11)
+    rules = ResolvedSampling(temperature=2.0, seed=11)
     assert choose(logits, rules, rules)[0] == choose(logits, rules)[0]
 
 
 def test_another_seed_or_another_place_gives_other_tokens() -> None:
     logits = torch.zeros(1000)
-    tokens = [choose(logits, Rules(temperature=1.0, seed=seed))[0].token for seed in range(20)]
-    places = [choose(logits, Rules(temperature=1.0), written=[0] * n)[0].token for n in range(20)]
+    tokens = [choose(logits, ResolvedSampling(temperature=1.0, seed=seed))[0].token for seed in range(20)]
+    places = [choose(logits, ResolvedSampling(temperature=1.0), written=[0] * n)[0].token for n in range(20)]
     assert len(set(tokens)) > 15
     assert len(set(places)) > 15
 
 
 def test_draws_follow_the_probabilities() -> None:
     logits = torch.log(torch.tensor([0.5, 0.3, 0.2]))
-    counts = drawable(logits, Rules(temperature=1.0, seed=5), draws=2000)
+    counts = drawable(logits, ResolvedSampling(temperature=1.0, seed=5), draws=2000)
     assert [round(counts[token] / 2000, 1) for token in range(3)] == [0.5, 0.3, 0.2]
 
 
@@ -135,13 +137,13 @@ def _two(filters: Filters) -> Filters:
 def test_a_nucleus_wider_than_the_first_look_is_found_whole() -> None:
     logits = torch.zeros(5000)
     logits[:100] = -1e-3  # not quite as likely, so outside of a nucleus of 90%
-    tokens = drawable(logits, Rules(temperature=1.0, top_p=0.9, seed=1), draws=300)
+    tokens = drawable(logits, ResolvedSampling(temperature=1.0, top_p=0.9, seed=1), draws=300)
     assert min(token for token in tokens if token is not None) >= 100
     assert max(token for token in tokens if token is not None) > 4000
 
 
 def test_equally_likely_tokens_are_kept_together_whatever_the_order() -> None:
-    tokens = drawable(torch.tensor([1.0, 1.0, 1.0, 0.0]), Rules(temperature=1.0, top_k=2, seed=2), draws=100)
+    tokens = drawable(torch.tensor([1.0, 1.0, 1.0, 0.0]), ResolvedSampling(temperature=1.0, top_k=2, seed=2), draws=100)
     assert set(tokens) == {0, 1, 2}
 
 
@@ -149,7 +151,7 @@ def test_equally_likely_tokens_are_kept_together_whatever_the_order() -> None:
 @given(data=st.data())
 def test_a_row_does_not_depend_on_its_mates(data: st.DataObject) -> None:
     rules = st.builds(
-        Rules,
+        ResolvedSampling,
         temperature=st.sampled_from([0.0, 0.7, 1.5]),
         top_p=st.sampled_from([0.4, 0.9, 1.0]),
         top_k=st.sampled_from([0, 3, 40]),
@@ -187,12 +189,12 @@ def test_presence_counts_once_and_frequency_every_time() -> None:
 
 def test_the_prompt_counts_for_repetition_only() -> None:
     logits = torch.tensor([1.0, 0.9, 0.0])
-    assert choose(logits, Rules(presence_penalty=2.0), prompt=[0])[0].token == 0
-    assert choose(logits, Rules(repetition_penalty=2.0), prompt=[0])[0].token == 1
+    assert choose(logits, ResolvedSampling(presence_penalty=2.0), prompt=[0])[0].token == 0
+    assert choose(logits, ResolvedSampling(repetition_penalty=2.0), prompt=[0])[0].token == 1
 
 
 def test_what_was_written_since_is_counted_step_by_step() -> None:
-    chooser = Chooser(Rules(frequency_penalty=1.0), [], [])
+    chooser = SamplerState(ResolvedSampling(frequency_penalty=1.0), [], [])
     tokens: list[int | None] = []
     for _ in range(4):
         token = sample(torch.tensor([[1.0, 0.5]]), [chooser])[0].token
@@ -202,7 +204,7 @@ def test_what_was_written_since_is_counted_step_by_step() -> None:
 
 
 def test_stop_tokens_wait_for_min_tokens() -> None:
-    rules = Rules(stop_ids=frozenset({2, 999}), min_tokens=2)
+    rules = ResolvedSampling(stop_ids=frozenset({2, 999}), min_tokens=2)
     logits = torch.tensor([0.0, 1.0, 5.0])
     assert [choose(logits, rules, written=[0] * n)[0].token for n in range(3)] == [1, 1, 2]
 
@@ -222,9 +224,9 @@ class Allows:
 
 
 def test_a_mask_rules_tokens_out() -> None:
-    masked = Chooser(Rules(), [], [4], mask=Allows({0, 2, 8}, after=[4]))
+    masked = SamplerState(ResolvedSampling(), [], [4], mask=Allows({0, 2, 8}, after=[4]))
     logits = torch.tensor([[0.0, 9.0, 1.0, 8.0, 7.0, 7.0, 7.0, 7.0, 0.5, 9.0]])
-    free = Chooser(Rules(), [], [])
+    free = SamplerState(ResolvedSampling(), [], [])
     assert [each.token for each in sample(logits.repeat(2, 1), [masked, free])] == [2, 1]
     assert logits[0, 1] == 9
     masked.mask = Allows({8}, after=[4])
@@ -232,7 +234,10 @@ def test_a_mask_rules_tokens_out() -> None:
 
 
 def test_a_mask_that_rules_everything_out_leaves_no_token() -> None:
-    rows = [Chooser(Rules(), [], [], mask=Allows(set(), after=[])), Chooser(Rules(), [], [])]
+    rows = [
+        SamplerState(ResolvedSampling(), [], [], mask=Allows(set(), after=[])),
+        SamplerState(ResolvedSampling(), [], []),
+    ]
     assert [each.token for each in sample(torch.zeros(2, 4), rows)] == [None, 0]
 
 
@@ -240,16 +245,18 @@ def test_a_mask_that_rules_everything_out_leaves_no_token() -> None:
 @pytest.mark.parametrize("temperature", [0.0, 1.0])
 def test_fault_57_a_row_that_is_not_numbers_leaves_the_others_alone(bad: float, temperature: float) -> None:
     logits = torch.randn(3, 20)
-    expected = choose(logits, *[Rules(temperature=temperature, seed=4)] * 3)
+    expected = choose(logits, *[ResolvedSampling(temperature=temperature, seed=4)] * 3)
     logits[1, 7] = bad
-    found = choose(logits, *[Rules(temperature=temperature, seed=4)] * 3)
+    found = choose(logits, *[ResolvedSampling(temperature=temperature, seed=4)] * 3)
     assert found[1].token is None
     assert [found[0], found[2]] == [expected[0], expected[2]]
 
 
 def test_log_probabilities_are_those_of_temperature_one_before_any_filter() -> None:
     logits = torch.log(torch.tensor([0.5, 0.3, 0.2]))
-    found = choose(logits, Rules(temperature=0.1, top_k=1, repetition_penalty=9.0, logprobs=2), prompt=[0])[0]
+    found = choose(logits, ResolvedSampling(temperature=0.1, top_k=1, repetition_penalty=9.0, logprobs=2), prompt=[0])[
+        0
+    ]
     assert found.token is not None
     assert found.logprob == pytest.approx(math.log([0.5, 0.3, 0.2][found.token]), abs=1e-6)
     assert [token for token, _ in found.top] == [0, 1]
@@ -257,7 +264,7 @@ def test_log_probabilities_are_those_of_temperature_one_before_any_filter() -> N
 
 
 def test_open_settings_take_the_checkpoints_defaults() -> None:
-    rules = Rules.of(Sampling(stop_token_ids=[9]), temperature=0.6, top_p=0.9, stop_ids=(1, 2), seed=5)
+    rules = ResolvedSampling.of(Sampling(stop_token_ids=[9]), temperature=0.6, top_p=0.9, stop_ids=(1, 2), seed=5)
     assert (rules.temperature, rules.top_p, rules.seed, rules.stop_ids) == (0.6, 0.9, 5, {1, 2, 9})
-    asked = Rules.of(Sampling(temperature=0, seed=0), temperature=0.6, top_p=None, stop_ids=(), seed=5)
+    asked = ResolvedSampling.of(Sampling(temperature=0, seed=0), temperature=0.6, top_p=None, stop_ids=(), seed=5)
     assert (asked.temperature, asked.top_p, asked.seed) == (0, 1.0, 0)

@@ -9,9 +9,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from llama4_local.cache.page_table import CacheShape, Pages
-from llama4_local.cache.prefix_cache import PageNames, PrefixCache
-from llama4_local.engine.scheduler import HEAD_START, Plan, Scheduler, Sequence
+from llama4_local.cache.page_table import CacheShape, PageAllocators
+from llama4_local.cache.prefix_cache import PageHashes, PrefixCache
+from llama4_local.engine.scheduler import HEAD_START, ScheduledStep, Scheduler, Sequence
 from llama4sdk.errors import ContextOverflow, Overloaded
 
 PAGE, CHUNK = 2, 8
@@ -32,7 +32,7 @@ class World:
         caching: bool = True,
     ) -> None:
         self.shape = CacheShape(global_pages, local_pages if chunk else 0, PAGE, chunk)
-        self.pages = Pages(self.shape)
+        self.pages = PageAllocators(self.shape)
         self.prefixes = PrefixCache(self.pages, enabled=caching)
         self.budget = budget
         self.max_sequences = max_sequences
@@ -46,7 +46,7 @@ class World:
         sequence = Sequence(
             tokens=list(prompt),
             pages=self.pages.sequence(),
-            names=PageNames(PAGE, salt),
+            names=PageHashes(PAGE, salt),
             limit=len(prompt) + answer,
             priority=priority,
         )
@@ -54,7 +54,7 @@ class World:
         self.alive.append(sequence)
         return sequence
 
-    def step(self) -> Plan:
+    def step(self) -> ScheduledStep:
         plan = self.scheduler.schedule()
         self.check(plan)
         assert not plan.stuck
@@ -79,7 +79,7 @@ class World:
             self.step()
         raise AssertionError("the sequences do not come to an end")
 
-    def check(self, plan: Plan) -> None:
+    def check(self, plan: ScheduledStep) -> None:
         assert sum(piece.count for piece in plan.pieces) <= max(self.budget, self.max_sequences)
         assert len({id(piece.sequence) for piece in plan.pieces}) == len(plan.pieces)
         for piece in plan.pieces:

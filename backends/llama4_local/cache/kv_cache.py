@@ -85,7 +85,7 @@ class KvCache:
                 tensor[:, copy.target] = tensor[:, copy.source]
 
 
-def type_of_cache(wanted: CacheType, activations: torch.dtype) -> torch.dtype:
+def cache_dtype_of(wanted: CacheType, activations: torch.dtype) -> torch.dtype:
     """Return the type of a cache's numbers.
 
     Args:

@@ -115,7 +115,7 @@ class PageCopy:
     target: int
 
 
-class Pages:
+class PageAllocators:
     """The page allocators of a cache: what a scheduler asks before it admits a sequence."""
 
     def __init__(self, shape: CacheShape) -> None:
@@ -143,7 +143,7 @@ class SequencePages:
     `origin` is the position of its first token; chunks are counted alike, for it is a multiple of the chunk.
     """
 
-    def __init__(self, pages: Pages, origin: int = 0) -> None:
+    def __init__(self, pages: PageAllocators, origin: int = 0) -> None:
         if origin < 0 or (pages.shape.chunk is not None and origin % pages.shape.chunk):
             raise InvalidRequest(f"a sequence begins at a multiple of the chunk of {pages.shape.chunk}, got {origin}")
         self._pages = pages

@@ -12,10 +12,10 @@ from array import array
 from collections import OrderedDict
 from collections.abc import Iterable, Sequence
 
-from llama4_local.cache.page_table import PagePool, Pages, SequencePages
+from llama4_local.cache.page_table import PageAllocators, PagePool, SequencePages
 
 
-class PageNames:
+class PageHashes:
     """Names the full pages of one sequence, as it grows.
 
     Args:
@@ -78,7 +78,7 @@ class PrefixCache:
         enabled: Whether anything is kept at all.
     """
 
-    def __init__(self, pages: Pages, *, enabled: bool = True) -> None:
+    def __init__(self, pages: PageAllocators, *, enabled: bool = True) -> None:
         self._shape = pages.shape
         self._global = _Kept(pages.global_pool)
         self._local = _Kept(pages.local_pool)

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, slots=True)
-class KeptState:
+class SessionState:
     """Keys and values of the global layers for the first tokens of a prompt.
 
     Args:
@@ -34,7 +34,7 @@ class KeptState:
     values: Tensor
 
 
-class Keeper:
+class SessionStore:
     """The pages that sessions hold on to, each under its session's key.
 
     Args:
@@ -68,7 +68,7 @@ class Keeper:
         """Hold nothing under this key any more."""
         self._prefixes.unpin(self._held.pop(key, []))
 
-    def read(self, key: object) -> KeptState:
+    def read(self, key: object) -> SessionState:
         """Return what is held under a key, up to the last chunk edge (without chunks: the last full page)."""
         pages = self._held.get(key, [])
         shape = self._cache.shape
@@ -77,9 +77,9 @@ class Keeper:
         keys, values = (
             words(tensor)[:, pages].flatten(1, 2).cpu().view(tensor.dtype) for tensor in self._cache.storage["global"]
         )
-        return KeptState(keys, values)
+        return SessionState(keys, values)
 
-    def write(self, key: object, names: Sequence[bytes], state: KeptState) -> None:
+    def write(self, key: object, names: Sequence[bytes], state: SessionState) -> None:
         """Put a state back under the names of its pages, and hold it.
 
         Raises:

@@ -14,7 +14,7 @@ from llama4_local.checkpoint.plain import Progress, load_checkpoint, stored_dtyp
 from llama4_local.checkpoint.quantizing import load_packed
 from llama4_local.config.reader import read_config
 from llama4_local.model.transformer import Model
-from llama4_local.ops.interface import choose_ops
+from llama4_local.ops.interface import select_ops
 from llama4_local.ops.kernels.layout import prepare
 from llama4_local.ops.reference.quantized import PackedReferenceOps
 from llama4sdk.errors import InvalidRequest
@@ -99,7 +99,7 @@ def load_weights(
     stored = find_tensors(folder)
     dtype = dtype or stored_dtype(stored)
     # Laid out while it is read: copying a loaded network into another layout needs its memory twice.
-    stacked = choose_ops(device, dtype=dtype, head_dim=config.text.head_dim).capturable
+    stacked = select_ops(device, dtype=dtype, head_dim=config.text.head_dim).capturable
     if is_fp8(stored):
         check_kind(quantize)
         return load_fp8(folder, config, dtype=dtype, device=device, stacked=stacked, progress=progress)
@@ -113,7 +113,7 @@ def load_weights(
 def model_of(config: ModelConfig, weights: WeightTree[Matrix], *, deterministic: bool = False) -> Model:
     """Return the model that runs these weights on the device they are on."""
     plain = cast("Weights", weights).embedding
-    ops = choose_ops(plain.device, dtype=plain.dtype, head_dim=config.text.head_dim, deterministic=deterministic)
+    ops = select_ops(plain.device, dtype=plain.dtype, head_dim=config.text.head_dim, deterministic=deterministic)
     if ops.capturable:
         weights = prepare(weights)
     elif not all(isinstance(leaf, Tensor) for leaf in weights.leaves()):

@@ -9,7 +9,7 @@ from llama4_local.decoding.stop_strings import StopStrings
 from llama4sdk.events import FinishReason, TextDelta, TokenLogprob
 
 if TYPE_CHECKING:
-    from llama4_local.decoding.sampler import Rules, Sampled
+    from llama4_local.decoding.sampler import ResolvedSampling, SampledToken
 
 
 class Decoder(Protocol):
@@ -32,7 +32,7 @@ class TextOf(Protocol):
         ...
 
 
-class Answer:
+class Detokenizer:
     """Turns one sequence's tokens into text deltas, up to its end.
 
     Special tokens other than those that end the answer come out as text, by their names: what they
@@ -49,7 +49,7 @@ class Answer:
 
     def __init__(
         self,
-        rules: Rules,
+        rules: ResolvedSampling,
         stops: Sequence[str],
         limit: int,
         *,
@@ -65,7 +65,7 @@ class Answer:
         self._logprobs: list[TokenLogprob] = []
         self.written: list[int] = [] if written is None else written
 
-    def add(self, sampled: Sampled) -> tuple[TextDelta | None, FinishReason | None]:
+    def add(self, sampled: SampledToken) -> tuple[TextDelta | None, FinishReason | None]:
         """Take the next token, which must be usable; return new text, if any, and why it ended, if it did."""
         token = sampled.token
         if token is None:
@@ -90,6 +90,6 @@ class Answer:
         logprobs, self._logprobs = tuple(self._logprobs), []
         return TextDelta(text, logprobs), reason
 
-    def _report(self, token: int, sampled: Sampled) -> TokenLogprob:
+    def _report(self, token: int, sampled: SampledToken) -> TokenLogprob:
         top = tuple(TokenLogprob(self._text_of([other]), score, other) for other, score in sampled.top)
         return TokenLogprob(self._text_of([token]), sampled.logprob or 0.0, token, top)

@@ -16,7 +16,7 @@ from llama4sdk.request import Sampling
 
 
 @dataclass(frozen=True, slots=True)
-class Rules:
+class ResolvedSampling:
     """How one sequence's tokens are chosen, every default filled in.
 
     Args:
@@ -41,7 +41,7 @@ class Rules:
     @classmethod
     def of(
         cls, asked: Sampling, *, temperature: float | None, top_p: float | None, stop_ids: Sequence[int], seed: int
-    ) -> Rules:
+    ) -> ResolvedSampling:
         """Fill what the request leaves open with the checkpoint's defaults and the given seed."""
 
         def first(*values: float | None) -> float:
@@ -68,7 +68,7 @@ class Rules:
 
 
 @dataclass(slots=True)
-class Chooser:
+class SamplerState:
     """One sequence as the sampler sees it.
 
     Args:
@@ -78,7 +78,7 @@ class Chooser:
         mask: Rules tokens out at each place, as a grammar does.
     """
 
-    rules: Rules
+    rules: ResolvedSampling
     prompt: Sequence[int]
     written: list[int]
     mask: TokenMask | None = None
@@ -104,7 +104,7 @@ class Chooser:
 
 
 @dataclass(frozen=True, slots=True)
-class Sampled:
+class SampledToken:
     """What was chosen for one sequence.
 
     Args:
@@ -118,7 +118,7 @@ class Sampled:
     top: tuple[tuple[int, float], ...] = ()
 
 
-def sample(logits: Tensor, rows: Sequence[Chooser]) -> list[Sampled]:
+def sample(logits: Tensor, rows: Sequence[SamplerState]) -> list[SampledToken]:
     """Choose the next token of every sequence.
 
     A row's choice depends on its own logits, rules and history only.
@@ -136,12 +136,12 @@ def sample(logits: Tensor, rows: Sequence[Chooser]) -> list[Sampled]:
         tokens[drawing] = _draw(usable, [rows[index] for index in drawing])
     found = reports(logits, tokens, rows)
     return [
-        Sampled(None) if is_bad else Sampled(token, *found.get(index, (None, ())))
+        SampledToken(None) if is_bad else SampledToken(token, *found.get(index, (None, ())))
         for index, (token, is_bad) in enumerate(zip(tokens.tolist(), bad.tolist(), strict=True))
     ]
 
 
-def adjust(logits: Tensor, rows: Sequence[Chooser]) -> Tensor:
+def adjust(logits: Tensor, rows: Sequence[SamplerState]) -> Tensor:
     """Return the scores after penalties and masks: logits [n, vocab] themselves where no row has any."""
     penalized = [index for index, row in enumerate(rows) if row.rules.penalized]
     early = [index for index, row in enumerate(rows) if len(row.written) < row.rules.min_tokens]
@@ -156,7 +156,7 @@ def adjust(logits: Tensor, rows: Sequence[Chooser]) -> Tensor:
     return adjusted
 
 
-def _penalize(logits: Tensor, rows: Sequence[Chooser]) -> Tensor:
+def _penalize(logits: Tensor, rows: Sequence[SamplerState]) -> Tensor:
     histories = [row.history(of) for row, of in zip(rows, logits, strict=True)]
 
     def column(values: list[float]) -> Tensor:
@@ -172,11 +172,11 @@ def _penalize(logits: Tensor, rows: Sequence[Chooser]) -> Tensor:
     )
 
 
-def _rule_out_ends(logits: Tensor, rules: Rules) -> None:
+def _rule_out_ends(logits: Tensor, rules: ResolvedSampling) -> None:
     logits[[token for token in rules.stop_ids if token < logits.shape[0]]] = -torch.inf
 
 
-def _draw(logits: Tensor, rows: Sequence[Chooser]) -> Tensor:
+def _draw(logits: Tensor, rows: Sequence[SamplerState]) -> Tensor:
     device = logits.device
     rules = [row.rules for row in rows]
     filters = Filters(
@@ -192,9 +192,9 @@ def _draw(logits: Tensor, rows: Sequence[Chooser]) -> Tensor:
 
 
 def reports(
-    logits: Tensor, tokens: Tensor, rows: Sequence[Chooser]
+    logits: Tensor, tokens: Tensor, rows: Sequence[SamplerState]
 ) -> dict[int, tuple[float, tuple[tuple[int, float], ...]]]:
-    """Return the log-probabilities of those rows that ask for them; see `Sampled`.
+    """Return the log-probabilities of those rows that ask for them; see `SampledToken`.
 
     Args:
         logits: [n, vocab], before penalties and masks.

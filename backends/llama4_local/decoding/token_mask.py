@@ -28,7 +28,7 @@ class TokenMask(Protocol):
         ...
 
 
-class LookAhead:
+class MaskLookahead:
     """A thread of its own for masks, so that they cost no time of the model's; begun with the first mask."""
 
     def __init__(self) -> None:

@@ -13,10 +13,10 @@ from typing import TYPE_CHECKING, Protocol
 import torch
 
 from llama4_local.cache.page_table import NULL_PAGE
-from llama4_local.engine.device_page_table import PageTable
-from llama4_local.engine.sampling_batch import Settings
+from llama4_local.engine.device_page_table import DevicePageTable
+from llama4_local.engine.sampling_batch import SamplingBatch
 from llama4_local.model.transformer import forward, uncast_logits
-from llama4_local.ops.batch import Batch, PoolTable, Segment, Work
+from llama4_local.ops.batch import Batch, PoolTable, Segment, SequenceInput
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -25,8 +25,8 @@ if TYPE_CHECKING:
 
     from llama4_local.cache.kv_cache import KvCache
     from llama4_local.cache.page_table import PoolName
-    from llama4_local.decoding.sampler import Chooser
-    from llama4_local.engine.pinned_buffer import Place, Staging
+    from llama4_local.decoding.sampler import SamplerState
+    from llama4_local.engine.pinned_buffer import BufferRegion, PinnedBuffer
     from llama4_local.model.transformer import Model
 
 
@@ -76,11 +76,11 @@ def bucket_sizes(most: int) -> tuple[int, ...]:
 class _Places:
     """Where a bucket's inputs lie."""
 
-    token_ids: Place
-    positions: Place
-    slots: dict[PoolName, Place]
-    contexts: dict[PoolName, Place]
-    settings: Settings
+    token_ids: BufferRegion
+    positions: BufferRegion
+    slots: dict[PoolName, BufferRegion]
+    contexts: dict[PoolName, BufferRegion]
+    settings: SamplingBatch
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,15 +103,17 @@ class DecodeGraphs:
         capture: Makes graphs.
     """
 
-    def __init__(self, model: Model, cache: KvCache, staging: Staging, *, sequences: int, capture: Capture) -> None:
+    def __init__(
+        self, model: Model, cache: KvCache, staging: PinnedBuffer, *, sequences: int, capture: Capture
+    ) -> None:
         self._model = model
         self._cache = cache
         self._staging = staging
         self._capture = capture
         self._sizes = bucket_sizes(sequences)
         device = model.device
-        self._tables: dict[PoolName, PageTable] = {
-            pool: PageTable(sequences, width, device) for pool, width in table_widths(model, cache).items()
+        self._tables: dict[PoolName, DevicePageTable] = {
+            pool: DevicePageTable(sequences, width, device) for pool, width in table_widths(model, cache).items()
         }
         self._starts = torch.arange(sequences + 1, device=device)
         self._nobody = torch.zeros(0, dtype=torch.int64, device=device)
@@ -128,7 +130,7 @@ class DecodeGraphs:
         """Make the graphs of a size; made from the largest down, all fit into the memory of the first."""
         self._buckets[size] = self._captured(size)
 
-    def score(self, works: Sequence[Work], rows: Sequence[Chooser], *, fed: bool) -> Tensor:
+    def score(self, works: Sequence[SequenceInput], rows: Sequence[SamplerState], *, fed: bool) -> Tensor:
         """Compute a step and return the scores, [rows, vocab], fp32, valid until the next one.
 
         Args:
@@ -155,7 +157,7 @@ class DecodeGraphs:
         self._buckets[self._size(count)].choosing[ranked].replay()
         return self._tokens[:count]
 
-    def settings(self, count: int) -> Settings:
+    def settings(self, count: int) -> SamplingBatch:
         """Return where the settings of the last step lie, those of rows that stand for nobody among them."""
         return self._buckets[self._size(count)].places.settings
 
@@ -182,13 +184,13 @@ class DecodeGraphs:
         graphs = self._capture(choosing(ranked=False)), self._capture(choosing(ranked=True))
         return _Bucket(places, self._capture(scoring), graphs)
 
-    def _put(self, works: Sequence[Work], rows: Sequence[Chooser], size: int, *, fed: bool) -> _Places:
+    def _put(self, works: Sequence[SequenceInput], rows: Sequence[SamplerState], size: int, *, fed: bool) -> _Places:
         """Lay a step's inputs out, filled up with rows that write to the null page."""
         rest = [0] * (size - len(works))
         positions = [work.position for work in works]
         put, shape = self._staging.put, self._cache.shape
-        slots: dict[PoolName, Place] = {}
-        contexts: dict[PoolName, Place] = {}
+        slots: dict[PoolName, BufferRegion] = {}
+        contexts: dict[PoolName, BufferRegion] = {}
         token_ids = put([work.token_ids[0] for work in works] + rest)
         placed = put(positions + rest)
         for pool in self._tables:
@@ -197,12 +199,14 @@ class DecodeGraphs:
             offsets = [at % shape.page_size for at in within]
             slots[pool] = put([p * shape.page_size + o for p, o in zip(pages, offsets, strict=True)] + rest)
             contexts[pool] = put([at + 1 for at in within] + [1] * len(rest))
-        return _Places(token_ids, placed, slots, contexts, Settings.put(self._staging, rows, size=size, ahead=int(fed)))
+        return _Places(
+            token_ids, placed, slots, contexts, SamplingBatch.put(self._staging, rows, size=size, ahead=int(fed))
+        )
 
-    def _update_tables(self, works: Sequence[Work], size: int) -> None:
+    def _update_tables(self, works: Sequence[SequenceInput], size: int) -> None:
         """Send everything, and bring the page tables up to date."""
         rest = [[NULL_PAGE] for _ in range(size - len(works))]
-        changes: list[tuple[PageTable, Place, Place]] = []
+        changes: list[tuple[DevicePageTable, BufferRegion, BufferRegion]] = []
         for pool, table in self._tables.items():
             places, pages = table.changes([table_of(work, pool) for work in works] + rest)
             if places:
@@ -225,7 +229,7 @@ class DecodeGraphs:
         return Batch(token_ids, positions, segments, starts, tables, self._nobody, None)
 
 
-def table_of(work: Work, pool: PoolName) -> list[int]:
+def table_of(work: SequenceInput, pool: PoolName) -> list[int]:
     """Return a sequence's pages in a pool."""
     return work.pages.global_pages if pool == "global" else work.pages.local_pages
 

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 
-class PageTable:
+class DevicePageTable:
     """The tables of one pool, a row for each sequence of a step.
 
     Args:

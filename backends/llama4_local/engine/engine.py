@@ -12,19 +12,19 @@ from typing import TYPE_CHECKING, Protocol
 import torch
 
 from llama4_local.cache.kv_cache import KvCache
-from llama4_local.cache.page_table import Pages
-from llama4_local.cache.prefix_cache import PageNames, PrefixCache
-from llama4_local.cache.session_store import Keeper
-from llama4_local.decoding.detokenizer import Answer, Decoder
-from llama4_local.decoding.sampler import Chooser, Rules, Sampled, sample
-from llama4_local.decoding.token_mask import LookAhead
-from llama4_local.engine.image_features import Images
-from llama4_local.engine.jobs import Flight, Job
+from llama4_local.cache.page_table import PageAllocators
+from llama4_local.cache.prefix_cache import PageHashes, PrefixCache
+from llama4_local.cache.session_store import SessionStore
+from llama4_local.decoding.detokenizer import Decoder, Detokenizer
+from llama4_local.decoding.sampler import ResolvedSampling, SampledToken, SamplerState, sample
+from llama4_local.decoding.token_mask import MaskLookahead
+from llama4_local.engine.image_features import ImageFeatures
+from llama4_local.engine.jobs import InFlightStep, Job
 from llama4_local.engine.mailbox import Outbox
-from llama4_local.engine.model_runner import DeviceSteps
-from llama4_local.engine.scheduler import Piece, Scheduler, Sequence
+from llama4_local.engine.model_runner import ModelRunner
+from llama4_local.engine.scheduler import ScheduledChunk, Scheduler, Sequence
 from llama4_local.model.transformer import forward, logits
-from llama4_local.ops.batch import Work, build_batch
+from llama4_local.ops.batch import SequenceInput, build_batch
 from llama4sdk.errors import LlamaError, Overloaded, ServerFault
 from llama4sdk.events import Done, FinishReason, Progress
 
@@ -34,9 +34,9 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from llama4_local.cache.page_table import CacheShape, PageCopy
-    from llama4_local.cache.session_store import KeptState
+    from llama4_local.cache.session_store import SessionState
     from llama4_local.engine.cuda_graphs import Capture
-    from llama4_local.engine.request import Order, Prefix
+    from llama4_local.engine.request import EngineRequest, Prefix
     from llama4_local.model.transformer import Model
 
 
@@ -53,7 +53,7 @@ class Decodes(Protocol):
 
 
 @dataclass(frozen=True, slots=True)
-class Limits:
+class EngineLimits:
     """How much the engine takes on at once.
 
     Args:
@@ -70,7 +70,7 @@ class Limits:
 
 
 @dataclass(frozen=True, slots=True)
-class Load:
+class EngineLoad:
     """What the engine holds at the moment.
 
     Args:
@@ -102,7 +102,7 @@ class Engine:
         self,
         model: Model,
         shape: CacheShape,
-        limits: Limits,
+        limits: EngineLimits,
         *,
         tokenizer: Decodes,
         outbox: Outbox,
@@ -113,7 +113,7 @@ class Engine:
         self._tokenizer = tokenizer
         self._outbox = outbox
         self._cache = KvCache.allocate(model.config.text, shape, dtype=cache_dtype or model.dtype, device=model.device)
-        self._pages = Pages(shape)
+        self._pages = PageAllocators(shape)
         self._prefixes = PrefixCache(self._pages, enabled=limits.prefix_caching)
         self._scheduler = Scheduler(
             self._pages,
@@ -122,12 +122,12 @@ class Engine:
             max_sequences=limits.max_sequences,
             max_waiting=limits.max_waiting,
         )
-        self.keeper = Keeper(self._cache, self._prefixes)
-        self._look_ahead = LookAhead()
-        self._jobs: dict[Order, Job] = {}
+        self.keeper = SessionStore(self._cache, self._prefixes)
+        self._look_ahead = MaskLookahead()
+        self._jobs: dict[EngineRequest, Job] = {}
         self._owners: dict[Sequence, Job] = {}
-        self._device: DeviceSteps | None = None
-        self._flight: Flight | None = None  # launched, not yet landed
+        self._device: ModelRunner | None = None
+        self._flight: InFlightStep | None = None  # launched, not yet landed
 
     @torch.inference_mode()
     def warm_up(self, capture: Capture | None, progress: Callable[[int, int], None] = lambda done, total: None) -> None:
@@ -138,7 +138,7 @@ class Engine:
             progress: Called with what is done and what there is to do; whatever it raises ends the work.
         """
         tokens = max(self._limits.step_tokens, self._limits.max_sequences)
-        steps = DeviceSteps(
+        steps = ModelRunner(
             self._model, self._cache, tokens=tokens, sequences=self._limits.max_sequences, capture=capture
         )
         steps.warm_up(progress)
@@ -156,11 +156,11 @@ class Engine:
         return self._cache.bytes
 
     @property
-    def load(self) -> Load:
+    def load(self) -> EngineLoad:
         """What it holds now."""
-        return Load(len(self._jobs), self._scheduler.waiting, *self._scheduler.held)
+        return EngineLoad(len(self._jobs), self._scheduler.waiting, *self._scheduler.held)
 
-    def submit(self, order: Order) -> None:
+    def submit(self, order: EngineRequest) -> None:
         """Take a request on; one that cannot be served gets its error."""
         try:
             job = self._job(order)
@@ -171,7 +171,7 @@ class Engine:
         self._jobs[order] = self._owners[job.sequence] = job
         self._outbox.put(order.mailbox, Progress("queued", 0, self._scheduler.waiting - 1, "requests"))
 
-    def cancel(self, order: Order) -> None:
+    def cancel(self, order: EngineRequest) -> None:
         """Forget a request and free what it holds; does nothing for one that has ended."""
         job = self._jobs.get(order)
         if job is not None:
@@ -181,14 +181,14 @@ class Engine:
         """End what runs beside it; requests must have ended before."""
         self._look_ahead.close()
 
-    def restore(self, prefix: Prefix, state: KeptState) -> None:
+    def restore(self, prefix: Prefix, state: SessionState) -> None:
         """Put what a session kept back into the cache, under the names of the prefix's pages.
 
         Raises:
             InvalidRequest: It does not fit this model's cache.
             Overloaded: There is no room for it.
         """
-        images = Images(self._model, prefix.token_ids, prefix.tiles) if prefix.tiles else None
+        images = ImageFeatures(self._model, prefix.token_ids, prefix.tiles) if prefix.tiles else None
         names = self._names(prefix, images)
         names.cover(prefix.token_ids, state.keys.shape[1])
         self.keeper.write(prefix.kept_as, names.names, state)
@@ -214,7 +214,7 @@ class Engine:
         finally:
             self._land(flight)
 
-    def _take_off(self) -> Flight | None:
+    def _take_off(self) -> InFlightStep | None:
         """Launch what the scheduler wants next, if anything."""
         plan = self._scheduler.schedule()
         for sequence in plan.stuck:
@@ -222,12 +222,14 @@ class Engine:
         pieces = [piece for piece in plan.pieces if self._images_ready(piece)]
         return self._launch(pieces, plan.copies) if pieces else None
 
-    def _follow(self, flight: Flight) -> Flight | None:
+    def _follow(self, flight: InFlightStep) -> InFlightStep | None:
         """Launch the step after, if it can go on from tokens that are not known here yet."""
         plan = self._scheduler.again(flight.pieces) if flight.feeds else None
         return self._launch(list(plan.pieces), plan.copies, fed=True) if plan else None
 
-    def _launch(self, pieces: list[Piece], copies: Iterable[PageCopy], *, fed: bool = False) -> Flight | None:
+    def _launch(
+        self, pieces: list[ScheduledChunk], copies: Iterable[PageCopy], *, fed: bool = False
+    ) -> InFlightStep | None:
         sampling = tuple(piece for piece in pieces if fed or self._is_due(piece))
         try:
             self._cache.copy(copies)
@@ -236,7 +238,7 @@ class Engine:
             self._fail_step(pieces, error)
             return None
 
-    def _land(self, flight: Flight) -> None:
+    def _land(self, flight: InFlightStep) -> None:
         """Wait for a step's tokens and hand them out; requests that are gone meanwhile get none."""
         try:
             chosen = dict(zip(flight.sampling, flight.result(), strict=True))
@@ -253,18 +255,18 @@ class Engine:
             elif piece.samples:
                 self._finish(self._owners[piece.sequence], "stop")
 
-    def _run(self, pieces: list[Piece], sampling: tuple[Piece, ...], *, fed: bool) -> Flight:
+    def _run(self, pieces: list[ScheduledChunk], sampling: tuple[ScheduledChunk, ...], *, fed: bool) -> InFlightStep:
         """Compute the pieces and choose the tokens that are due."""
         works = [self._work(piece) for piece in pieces]
         due = [index for index, piece in enumerate(pieces) if piece in sampling]
         choosers = [self._owners[piece.sequence].chooser for piece in sampling]
         if self._device is not None:
-            return Flight(tuple(pieces), sampling, self._device.launch(works, due, choosers, fed=fed))
+            return InFlightStep(tuple(pieces), sampling, self._device.launch(works, due, choosers, fed=fed))
         with self._look_ahead.over([(row.mask, row.written) for row in choosers if row.mask]):
             scores = self._scores(works, due)
-        return Flight(tuple(pieces), sampling, chosen=tuple(sample(scores, choosers)))
+        return InFlightStep(tuple(pieces), sampling, chosen=tuple(sample(scores, choosers)))
 
-    def _scores(self, works: list[Work], due: list[int]) -> Tensor:
+    def _scores(self, works: list[SequenceInput], due: list[int]) -> Tensor:
         """Compute a step and return the scores, [rows, vocab], of those works whose next token is due."""
         model = self._model
         batch = build_batch(works, image_token_id=model.config.image_token_id, device=model.device)
@@ -274,17 +276,17 @@ class Engine:
             scores[:, model.config.image_token_id] = -torch.inf  # a placeholder without an image means nothing
         return scores
 
-    def _is_due(self, piece: Piece) -> bool:
+    def _is_due(self, piece: ScheduledChunk) -> bool:
         """Whether the request's next token is chosen after this piece; some only want their prompt computed."""
         return piece.samples and bool(self._owners[piece.sequence].order.answers)
 
-    def _work(self, piece: Piece) -> Work:
+    def _work(self, piece: ScheduledChunk) -> SequenceInput:
         tokens = piece.sequence.tokens[piece.start : piece.end] or [0]  # not known here yet
         images = self._owners[piece.sequence].images
         features = images.features(piece.start, piece.end) if images else None
-        return Work(piece.sequence.pages, tokens, features)
+        return SequenceInput(piece.sequence.pages, tokens, features)
 
-    def _images_ready(self, piece: Piece) -> bool:
+    def _images_ready(self, piece: ScheduledChunk) -> bool:
         """Encode the images that a piece needs; a failure there ends only its own request."""
         job = self._owners[piece.sequence]
         try:
@@ -295,7 +297,7 @@ class Engine:
             return False
         return True
 
-    def _advance(self, job: Job, sampled: Sampled) -> None:
+    def _advance(self, job: Job, sampled: SampledToken) -> None:
         """Give a request its next token."""
         if sampled.token is None:
             problem = job.chooser.mask.problem if job.chooser.mask else None
@@ -312,7 +314,7 @@ class Engine:
         if reason is not None:
             self._finish(job, reason)
 
-    def _report(self, piece: Piece) -> None:
+    def _report(self, piece: ScheduledChunk) -> None:
         job = self._owners[piece.sequence]
         total = len(job.order.token_ids)
         if not job.answer.written and piece.start < total:
@@ -322,14 +324,14 @@ class Engine:
         for job in self._jobs.values():
             job.sequence.paused = job.order.mailbox.lags(lagged=job.sequence.paused)
 
-    def _job(self, order: Order) -> Job:
+    def _job(self, order: EngineRequest) -> Job:
         rules = self._rules(order)
-        images = Images(self._model, order.token_ids, order.tiles) if order.tiles else None
+        images = ImageFeatures(self._model, order.token_ids, order.tiles) if order.tiles else None
         names = self._names(order, images)
         limit = min(order.limit, max(self._scheduler.capacity, len(order.token_ids) + order.answers))
         pages = self._pages.sequence(order.origin)
         sequence = Sequence(list(order.token_ids), pages, names, limit, order.priority)
-        answer = Answer(
+        answer = Detokenizer(
             rules,
             order.sampling.stop_strings,
             limit - len(order.token_ids),
@@ -337,16 +339,16 @@ class Engine:
             text_of=self._tokenizer.decode,
             written=order.written,
         )
-        return Job(order, sequence, Chooser(rules, order.token_ids, answer.written, order.mask), answer, images)
+        return Job(order, sequence, SamplerState(rules, order.token_ids, answer.written, order.mask), answer, images)
 
-    def _names(self, of: Order | Prefix, images: Images | None) -> PageNames:
+    def _names(self, of: EngineRequest | Prefix, images: ImageFeatures | None) -> PageHashes:
         # The same tokens at another place in a text are not the same: queries of global layers know their position.
         salt = f"{of.cache_salt} from {of.origin}" if of.origin else of.cache_salt
-        return PageNames(self._pages.shape.page_size, salt, images.names if images else ())
+        return PageHashes(self._pages.shape.page_size, salt, images.names if images else ())
 
-    def _rules(self, order: Order) -> Rules:
+    def _rules(self, order: EngineRequest) -> ResolvedSampling:
         generation = self._model.config.generation
-        return Rules.of(
+        return ResolvedSampling.of(
             order.sampling,
             temperature=generation.temperature,
             top_p=generation.top_p,
@@ -366,7 +368,7 @@ class Engine:
         self._scheduler.distrust(job.sequence)
         self._end(job, error)
 
-    def _fail_step(self, pieces: Iterable[Piece], error: Exception) -> None:
+    def _fail_step(self, pieces: Iterable[ScheduledChunk], error: Exception) -> None:
         traceback.clear_frames(error.__traceback__)  # else whoever keeps the error keeps the step's tensors
         for piece in pieces:
             if piece.sequence not in self._owners:

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from llama4sdk.images import Tiles
 
 
-class Images:
+class ImageFeatures:
     """Features for the image placeholders of a prompt.
 
     Args:

@@ -10,23 +10,23 @@ from llama4sdk.events import Usage
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from llama4_local.decoding.detokenizer import Answer
-    from llama4_local.decoding.sampler import Chooser, Sampled
-    from llama4_local.engine.image_features import Images
-    from llama4_local.engine.model_runner import Landing
-    from llama4_local.engine.request import Order
-    from llama4_local.engine.scheduler import Piece, Sequence
+    from llama4_local.decoding.detokenizer import Detokenizer
+    from llama4_local.decoding.sampler import SampledToken, SamplerState
+    from llama4_local.engine.image_features import ImageFeatures
+    from llama4_local.engine.model_runner import StepOutput
+    from llama4_local.engine.request import EngineRequest
+    from llama4_local.engine.scheduler import ScheduledChunk, Sequence
 
 
 @dataclass(slots=True, eq=False)
 class Job:
     """A request inside the engine."""
 
-    order: Order
+    order: EngineRequest
     sequence: Sequence
-    chooser: Chooser
-    answer: Answer
-    images: Images | None
+    chooser: SamplerState
+    answer: Detokenizer
+    images: ImageFeatures | None
 
     @property
     def usage(self) -> Usage:
@@ -40,7 +40,7 @@ class Job:
 
 
 @dataclass(frozen=True, slots=True)
-class Flight:
+class InFlightStep:
     """A step that was launched.
 
     Args:
@@ -50,16 +50,16 @@ class Flight:
         chosen: The tokens, where they are there already.
     """
 
-    pieces: tuple[Piece, ...]
-    sampling: tuple[Piece, ...]
-    landing: Landing | None = None
-    chosen: tuple[Sampled, ...] = ()
+    pieces: tuple[ScheduledChunk, ...]
+    sampling: tuple[ScheduledChunk, ...]
+    landing: StepOutput | None = None
+    chosen: tuple[SampledToken, ...] = ()
 
     @property
     def feeds(self) -> bool:
         """Whether the next step can go on from its tokens before the host has seen them."""
         return self.landing is not None and self.landing.feeds
 
-    def result(self) -> Iterable[Sampled]:
+    def result(self) -> Iterable[SampledToken]:
         """Wait for the tokens."""
         return self.chosen if self.landing is None else self.landing.result()

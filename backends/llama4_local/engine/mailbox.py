@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
     import trio.lowlevel
 
-Letter = Event | LlamaError
+MailboxEvent = Event | LlamaError
 
 
 class EventLoop:
@@ -76,7 +76,7 @@ class Mailbox:
         self._wake = wake
         self._sent = 0  # written by the engine's thread only
         self._taken = 0  # written by the loop only
-        self._letters: deque[Letter] = deque()
+        self._letters: deque[MailboxEvent] = deque()
         self._arrival: anyio.Event | None = None
 
     def lags(self, *, lagged: bool) -> bool:
@@ -88,13 +88,13 @@ class Mailbox:
         """Note that so many letters are on their way; the engine calls it before it posts them."""
         self._sent += letters
 
-    def deliver(self, letters: Sequence[Letter]) -> None:
+    def deliver(self, letters: Sequence[MailboxEvent]) -> None:
         """Put letters in; on the loop only."""
         self._letters.extend(letters)
         if self._arrival is not None:
             self._arrival.set()
 
-    async def take(self) -> Letter:
+    async def take(self) -> MailboxEvent:
         """Wait for the next letter; on the loop only, one reader at a time."""
         while not self._letters:
             self._arrival = anyio.Event()
@@ -110,9 +110,9 @@ class Outbox:
     """Collects what one step says, and hands it over to the loop in one go."""
 
     def __init__(self) -> None:
-        self._letters: dict[Mailbox, list[Letter]] = {}
+        self._letters: dict[Mailbox, list[MailboxEvent]] = {}
 
-    def put(self, mailbox: Mailbox, letter: Letter) -> None:
+    def put(self, mailbox: Mailbox, letter: MailboxEvent) -> None:
         """Add a letter for a mailbox."""
         self._letters.setdefault(mailbox, []).append(letter)
 

@@ -13,10 +13,10 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from llama4_local.decoding.sampler import Sampled, adjust, reports
+from llama4_local.decoding.sampler import SampledToken, adjust, reports
 from llama4_local.engine.cuda_graphs import Capture, DecodeGraphs, table_of, table_widths
-from llama4_local.engine.pinned_buffer import Staging
-from llama4_local.engine.sampling_batch import Settings, is_plain, is_ranked
+from llama4_local.engine.pinned_buffer import PinnedBuffer
+from llama4_local.engine.sampling_batch import SamplingBatch, is_plain, is_ranked
 from llama4_local.engine.warmup import choosers, rehearsals
 from llama4_local.model.transformer import forward, logits
 from llama4_local.ops.batch import Batch, PoolTable, build_batch
@@ -26,10 +26,10 @@ if TYPE_CHECKING:
 
     from llama4_local.cache.kv_cache import KvCache
     from llama4_local.cache.page_table import PoolName
-    from llama4_local.decoding.sampler import Chooser
-    from llama4_local.engine.pinned_buffer import Place
+    from llama4_local.decoding.sampler import SamplerState
+    from llama4_local.engine.pinned_buffer import BufferRegion
     from llama4_local.model.transformer import Model
-    from llama4_local.ops.batch import Work
+    from llama4_local.ops.batch import SequenceInput
 
 _NUMBER = 8  # bytes of the widest number that is sent
 _COLUMNS = 16  # numbers for each token and sequence, beside page tables; 12 are needed
@@ -37,7 +37,7 @@ _GAPS = 4096  # bytes lost between places
 
 
 @dataclass(frozen=True, slots=True)
-class Landing:
+class StepOutput:
     """The tokens of a step on their way to the host.
 
     Args:
@@ -52,17 +52,17 @@ class Landing:
     reports: dict[int, tuple[float, tuple[tuple[int, float], ...]]] = field(default_factory=dict)
     feeds: bool = False
 
-    def result(self) -> list[Sampled]:
+    def result(self) -> list[SampledToken]:
         """Wait for the tokens."""
         if self.arrived is not None:
             self.arrived.synchronize()
         return [
-            Sampled(None) if token < 0 else Sampled(token, *self.reports.get(row, (None, ())))
+            SampledToken(None) if token < 0 else SampledToken(token, *self.reports.get(row, (None, ())))
             for row, token in enumerate(self.tokens.tolist())
         ]
 
 
-class DeviceSteps:
+class ModelRunner:
     """Launches steps, at most two at a time.
 
     Args:
@@ -81,7 +81,7 @@ class DeviceSteps:
         self._widths = table_widths(model, cache)
         tables = 2 * sequences * sum(self._widths.values())  # what is sent of them at most: places and pages
         size = _NUMBER * (_COLUMNS * (tokens + sequences) + tables) + _GAPS
-        self._staging = Staging(size, model.device)
+        self._staging = PinnedBuffer(size, model.device)
         cuda = model.device.type == "cuda"
         self._heard = [torch.zeros(sequences, dtype=torch.int64, pin_memory=cuda) for _ in range(2)]
         self._graphs: DecodeGraphs | None = None
@@ -106,8 +106,8 @@ class DeviceSteps:
         progress(len(todo), len(todo))
 
     def launch(
-        self, works: Sequence[Work], due: Sequence[int], rows: Sequence[Chooser], *, fed: bool = False
-    ) -> Landing:
+        self, works: Sequence[SequenceInput], due: Sequence[int], rows: Sequence[SamplerState], *, fed: bool = False
+    ) -> StepOutput:
         """Start a step and return without waiting for it.
 
         Args:
@@ -124,10 +124,10 @@ class DeviceSteps:
         scores, settings = self._mixed(works, due, rows)
         return self._chosen(scores, settings, rows)
 
-    def _rehearse(self, works: list[Work], *, ranked: bool) -> None:
+    def _rehearse(self, works: list[SequenceInput], *, ranked: bool) -> None:
         self.launch(works, range(len(works)), choosers(works, ranked=ranked)).result()
 
-    def _only_decodes(self, works: Sequence[Work], due: Sequence[int]) -> bool:
+    def _only_decodes(self, works: Sequence[SequenceInput], due: Sequence[int]) -> bool:
         return len(due) == len(works) and all(
             len(work.token_ids) == 1
             and work.features is None
@@ -135,18 +135,22 @@ class DeviceSteps:
             for work in works
         )
 
-    def _decode(self, graphs: DecodeGraphs, works: Sequence[Work], rows: Sequence[Chooser], *, fed: bool) -> Landing:
+    def _decode(
+        self, graphs: DecodeGraphs, works: Sequence[SequenceInput], rows: Sequence[SamplerState], *, fed: bool
+    ) -> StepOutput:
         scores = graphs.score(works, rows, fed=fed)
         if all(is_plain(row, ahead=int(fed)) for row in rows):
             return replace(self._landing(graphs.choose(len(works), ranked=is_ranked(rows))), feeds=True)
         return self._chosen(scores, graphs.settings(len(works)), rows)
 
-    def _mixed(self, works: Sequence[Work], due: Sequence[int], rows: Sequence[Chooser]) -> tuple[Tensor, Settings]:
+    def _mixed(
+        self, works: Sequence[SequenceInput], due: Sequence[int], rows: Sequence[SamplerState]
+    ) -> tuple[Tensor, SamplingBatch]:
         """Run a step as it comes; return the scores, [rows, vocab], of those who choose, and their settings."""
         model = self._model
         batch = build_batch(works, image_token_id=model.config.image_token_id)
         last = self._staging.put(batch.last_rows[list(due)].numpy())
-        settings = Settings.put(self._staging, rows, size=len(rows))
+        settings = SamplingBatch.put(self._staging, rows, size=len(rows))
         sent = self._sent(batch)
         hidden = forward(model, sent, self._cache)
         scores = logits(model, hidden[self._staging.view(last)])
@@ -160,7 +164,7 @@ class DeviceSteps:
         places = {
             name: put(getattr(batch, name).numpy()) for name in ("token_ids", "positions", "starts", "image_rows")
         }
-        tables: dict[PoolName, tuple[Place, Place, Place, tuple[int, ...]]] = {
+        tables: dict[PoolName, tuple[BufferRegion, BufferRegion, BufferRegion, tuple[int, ...]]] = {
             pool: (
                 put(table.slots.numpy()),
                 put(table.pages.numpy()),
@@ -176,7 +180,7 @@ class DeviceSteps:
         }
         return replace(batch, tables=there, **{name: view(place) for name, place in places.items()})
 
-    def _chosen(self, scores: Tensor, settings: Settings, rows: Sequence[Chooser]) -> Landing:
+    def _chosen(self, scores: Tensor, settings: SamplingBatch, rows: Sequence[SamplerState]) -> StepOutput:
         """Choose from scores, each row in its own way."""
         if not rows:
             return self._landing(torch.zeros(0, dtype=torch.int64, device=scores.device))
@@ -185,11 +189,11 @@ class DeviceSteps:
         found = reports(scores, tokens.clamp(min=0), rows)
         return replace(self._landing(tokens), reports=found)
 
-    def _landing(self, tokens: Tensor) -> Landing:
+    def _landing(self, tokens: Tensor) -> StepOutput:
         heard = self._heard[0][: len(tokens)]
         heard.copy_(tokens, non_blocking=True)
         if tokens.device.type != "cuda":
-            return Landing(heard, None)
+            return StepOutput(heard, None)
         arrived = torch.cuda.Event()
         arrived.record()
-        return Landing(heard, arrived)
+        return StepOutput(heard, arrived)

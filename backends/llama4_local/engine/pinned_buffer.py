@@ -27,7 +27,7 @@ _TYPES: dict[Kind, torch.dtype] = {np.int64: torch.int64, np.float32: torch.floa
 
 
 @dataclass(frozen=True, slots=True)
-class Place:
+class BufferRegion:
     """Where some values lie in the buffer."""
 
     offset: int
@@ -40,7 +40,7 @@ class Place:
         return self.offset + prod(self.shape) * np.dtype(self.kind).itemsize
 
 
-class Staging:
+class PinnedBuffer:
     """A buffer on the device, and two on the host that take turns.
 
     Args:
@@ -62,14 +62,14 @@ class Staging:
         self._turn = (self._turn + 1) % _TURNS
         self._used = 0
 
-    def put(self, values: Sequence[int] | Sequence[float] | np.ndarray, kind: Kind = np.int64) -> Place:
+    def put(self, values: Sequence[int] | Sequence[float] | np.ndarray, kind: Kind = np.int64) -> BufferRegion:
         """Lay values out behind those before.
 
         Raises:
             ValueError: They do not fit, so the buffer was made too small.
         """
         array = np.asarray(values, dtype=kind)
-        place = Place(self._used, array.shape, kind)
+        place = BufferRegion(self._used, array.shape, kind)
         if place.end > self._size:
             raise ValueError(f"a step's numbers take more than the {self._size} bytes that were planned for them")
         self._bytes[self._turn][place.offset : place.end].view(kind)[:] = array.reshape(-1)
@@ -81,6 +81,6 @@ class Staging:
         end = min(self._used, self._size)
         self._device[:end].copy_(self._hosts[self._turn][:end], non_blocking=True)
 
-    def view(self, place: Place) -> Tensor:
+    def view(self, place: BufferRegion) -> Tensor:
         """Return the values as the device has them once they are sent."""
         return self._device[place.offset : place.end].view(_TYPES[place.kind]).view(place.shape)

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Order:
+class EngineRequest:
     """A request, rendered and checked, that the engine can run.
 
     Args:

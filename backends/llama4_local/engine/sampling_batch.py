@@ -14,23 +14,23 @@ if TYPE_CHECKING:
 
     from torch import Tensor
 
-    from llama4_local.decoding.sampler import Chooser
-    from llama4_local.engine.pinned_buffer import Place, Staging
+    from llama4_local.decoding.sampler import SamplerState
+    from llama4_local.engine.pinned_buffer import BufferRegion, PinnedBuffer
 
 
 @dataclass(frozen=True, slots=True)
-class Settings:
+class SamplingBatch:
     """Where the columns lie, each with a number for every row."""
 
-    temperature: Place
-    top_k: Place
-    top_p: Place
-    min_p: Place
-    seeds: Place
-    steps: Place
+    temperature: BufferRegion
+    top_k: BufferRegion
+    top_p: BufferRegion
+    min_p: BufferRegion
+    seeds: BufferRegion
+    steps: BufferRegion
 
     @classmethod
-    def put(cls, staging: Staging, rows: Sequence[Chooser], *, size: int, ahead: int = 0) -> Settings:
+    def put(cls, staging: PinnedBuffer, rows: Sequence[SamplerState], *, size: int, ahead: int = 0) -> SamplingBatch:
         """Lay the columns out.
 
         Args:
@@ -50,7 +50,7 @@ class Settings:
             staging.put([len(row.written) + ahead for row in rows] + [0] * rest),
         )
 
-    def views(self, staging: Staging, *, ranked: bool, rows: int) -> tuple[Filters, Tensor, Tensor]:
+    def views(self, staging: PinnedBuffer, *, ranked: bool, rows: int) -> tuple[Filters, Tensor, Tensor]:
         """Return filters, seeds and steps of the first rows, as `Ops.choose` takes them."""
         filters = Filters(
             staging.view(self.temperature)[:rows],
@@ -62,12 +62,12 @@ class Settings:
         return filters, staging.view(self.seeds)[:rows], staging.view(self.steps)[:rows]
 
 
-def is_ranked(rows: Sequence[Chooser]) -> bool:
+def is_ranked(rows: Sequence[SamplerState]) -> bool:
     """Whether any row draws among its likeliest tokens only."""
     return any(row.rules.temperature > 0 and (row.rules.top_k > 0 or row.rules.top_p < 1) for row in rows)
 
 
-def is_plain(row: Chooser, ahead: int = 0) -> bool:
+def is_plain(row: SamplerState, ahead: int = 0) -> bool:
     """Whether a row's token is chosen by its own settings alone: no penalties, no mask, nothing to report."""
     rules = row.rules
     waits = len(row.written) + ahead < rules.min_tokens

@@ -11,8 +11,8 @@ from bisect import insort
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
-from llama4_local.cache.page_table import PageCopy, Pages, SequencePages
-from llama4_local.cache.prefix_cache import PageNames, PrefixCache
+from llama4_local.cache.page_table import PageAllocators, PageCopy, SequencePages
+from llama4_local.cache.prefix_cache import PageHashes, PrefixCache
 from llama4sdk.errors import ContextOverflow, Overloaded
 
 HEAD_START = 64  # arrivals that one step of priority jumps over
@@ -35,7 +35,7 @@ class Sequence:
 
     tokens: list[int]
     pages: SequencePages
-    names: PageNames
+    names: PageHashes
     limit: int
     priority: int = 0
     paused: bool = False
@@ -50,7 +50,7 @@ class Sequence:
 
 
 @dataclass(frozen=True, slots=True)
-class Piece:
+class ScheduledChunk:
     """Tokens `start` to `start + count` of a sequence; they lie in one chunk."""
 
     sequence: Sequence
@@ -69,7 +69,7 @@ class Piece:
 
 
 @dataclass(frozen=True, slots=True)
-class Plan:
+class ScheduledStep:
     """One step: page copies first, then the pieces as one flat batch.
 
     Args:
@@ -78,7 +78,7 @@ class Plan:
         stuck: A sequence that cannot go on although nobody else can give way; it has to end.
     """
 
-    pieces: tuple[Piece, ...]
+    pieces: tuple[ScheduledChunk, ...]
     copies: tuple[PageCopy, ...]
     stuck: tuple[Sequence, ...] = ()
 
@@ -95,7 +95,7 @@ class Scheduler:
     """
 
     def __init__(
-        self, pages: Pages, prefixes: PrefixCache, *, budget: int, max_sequences: int, max_waiting: int
+        self, pages: PageAllocators, prefixes: PrefixCache, *, budget: int, max_sequences: int, max_waiting: int
     ) -> None:
         self._shape = pages.shape
         self._local_pool = pages.local_pool
@@ -158,7 +158,7 @@ class Scheduler:
                 sequences.remove(sequence)
         self._release(sequence)
 
-    def schedule(self) -> Plan:
+    def schedule(self) -> ScheduledStep:
         """Choose the next step's pieces and make room in the cache for them."""
         step = _Step(self._budget)
         ready = [sequence for sequence in self._running if not sequence.paused]
@@ -170,9 +170,9 @@ class Scheduler:
             others = place < len(prompts) or bool(self._waiting)
             self._advance(step, sequence, self._share(step, sequence, others=others))
         self._admit(step)
-        return Plan(tuple(step.pieces.values()), tuple(step.copies), () if step.pieces else self._stuck())
+        return ScheduledStep(tuple(step.pieces.values()), tuple(step.copies), () if step.pieces else self._stuck())
 
-    def again(self, pieces: tuple[Piece, ...]) -> Plan | None:
+    def again(self, pieces: tuple[ScheduledChunk, ...]) -> ScheduledStep | None:
         """Plan the tokens after those that these pieces choose, before they are known.
 
         None unless they are all that could go on, every sequence goes on unless it ends by what it says, and
@@ -192,7 +192,7 @@ class Scheduler:
             return None
         starts = [sequence.pages.length for sequence in sequences]
         copies = [copy for sequence in sequences for copy in sequence.pages.extend(1)]
-        return Plan(tuple(map(Piece, sequences, starts, [1] * len(starts))), tuple(copies))
+        return ScheduledStep(tuple(map(ScheduledChunk, sequences, starts, [1] * len(starts))), tuple(copies))
 
     def _goes_on(self, sequence: Sequence) -> bool:
         """Whether a sequence whose next token is being chosen needs the one after it too, in the same chunk."""
@@ -200,7 +200,7 @@ class Scheduler:
         edge = self._shape.chunk is not None and length % self._shape.chunk == 0
         return sequence in self._running and not sequence.paused and not edge and length + 1 < sequence.limit
 
-    def computed(self, pieces: Iterable[Piece]) -> None:
+    def computed(self, pieces: Iterable[ScheduledChunk]) -> None:
         """Keep the pages that these pieces filled, for prompts that begin alike, and leave chunks that are full."""
         for piece in pieces:
             sequence = piece.sequence
@@ -231,7 +231,7 @@ class Scheduler:
             self._preempt(step, victim)
         start = sequence.pages.length
         step.copies.extend(sequence.pages.extend(count))
-        step.pieces[sequence] = Piece(sequence, start, count)
+        step.pieces[sequence] = ScheduledChunk(sequence, start, count)
         step.budget -= count
         return True
 
@@ -322,5 +322,5 @@ class _Step:
     """A plan in the making."""
 
     budget: int
-    pieces: dict[Sequence, Piece] = field(default_factory=dict)
+    pieces: dict[Sequence, ScheduledChunk] = field(default_factory=dict)
     copies: list[PageCopy] = field(default_factory=list)

@@ -4,20 +4,20 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from llama4_local.cache.page_table import Pages
-from llama4_local.decoding.sampler import Chooser, Rules
+from llama4_local.cache.page_table import PageAllocators
+from llama4_local.decoding.sampler import ResolvedSampling, SamplerState
 from llama4_local.engine.cuda_graphs import bucket_sizes
-from llama4_local.ops.batch import Work
+from llama4_local.ops.batch import SequenceInput
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from llama4_local.cache.page_table import CacheShape, SequencePages
 
-_RANKED = Rules(temperature=1.0, top_p=0.9)
+_RANKED = ResolvedSampling(temperature=1.0, top_p=0.9)
 
 
-def rehearsals(shape: CacheShape, *, tokens: int, sequences: int) -> Iterator[list[Work]]:
+def rehearsals(shape: CacheShape, *, tokens: int, sequences: int) -> Iterator[list[SequenceInput]]:
     """Yield steps of every size at which kernels are cut in another way, while nobody holds a page.
 
     Kernels change at numbers of tokens of which each range holds a power of two.
@@ -28,31 +28,31 @@ def rehearsals(shape: CacheShape, *, tokens: int, sequences: int) -> Iterator[li
         sequences: Most sequences of a step.
     """
     for count in bucket_sizes(tokens):
-        yield prompts(Pages(shape), count, sequences)
+        yield prompts(PageAllocators(shape), count, sequences)
     for count in bucket_sizes(sequences):
-        yield prompts(Pages(shape), count, count, each=1)
+        yield prompts(PageAllocators(shape), count, count, each=1)
 
 
-def prompts(pages: Pages, count: int, sequences: int, each: int | None = None) -> list[Work]:
+def prompts(pages: PageAllocators, count: int, sequences: int, each: int | None = None) -> list[SequenceInput]:
     """Return work of up to `count` tokens, of as few sequences as hold them, or `each` tokens of every one."""
-    works: list[Work] = []
+    works: list[SequenceInput] = []
     while count and len(works) < sequences:
         sequence = pages.sequence()
         fits = min(each or count, count, _room(pages, sequence))
         if not fits:
             break
         sequence.extend(fits)
-        works.append(Work(sequence, [0] * fits))
+        works.append(SequenceInput(sequence, [0] * fits))
         count -= fits
     return works
 
 
-def choosers(works: list[Work], *, ranked: bool) -> list[Chooser]:
+def choosers(works: list[SequenceInput], *, ranked: bool) -> list[SamplerState]:
     """Return who chooses after each of the works."""
-    return [Chooser(_RANKED if ranked else Rules(), [], []) for _ in works]
+    return [SamplerState(_RANKED if ranked else ResolvedSampling(), [], []) for _ in works]
 
 
-def _room(pages: Pages, sequence: SequencePages) -> int:
+def _room(pages: PageAllocators, sequence: SequencePages) -> int:
     """Tokens that an empty sequence can add in one step."""
     free = pages.global_pool.free
     chunk = sequence.room_in_chunk()

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Protocol
 import torch
 
 from llama4_local.model.rope import TextRope, text_rope, vision_rope
-from llama4_local.ops.heads import HeadPlan
+from llama4_local.ops.heads import HeadTransform
 from llama4_local.ops.reference.functions import ReferenceOps
 
 if TYPE_CHECKING:
@@ -74,7 +74,7 @@ def forward(model: Model, batch: Batch, cache: KvCache) -> Tensor:
         [tokens, hidden], normalised, ready for `logits`.
     """
     hidden = embed(model, batch.token_ids, batch.image_rows, batch.image_features)
-    plans = StepPlans.create(model, batch.positions)
+    plans = HeadTransforms.create(model, batch.positions)
 
     def attend(layer: int, qkv: Tensor) -> Tensor:
         own = cache.layers[layer]
@@ -157,23 +157,23 @@ def _feed_forward(ops: Ops, x: Tensor, layer: LayerWeights) -> Tensor:
 
 
 @dataclass(frozen=True, slots=True)
-class StepPlans:
+class HeadTransforms:
     """The two ways in which a step treats heads: on RoPE layers and on NoPE layers."""
 
     rope_layers: tuple[bool, ...]
-    rope: HeadPlan
-    nope: HeadPlan
+    rope: HeadTransform
+    nope: HeadTransform
 
     @classmethod
-    def create(cls, model: Model, positions: Tensor) -> StepPlans:
+    def create(cls, model: Model, positions: Tensor) -> HeadTransforms:
         """Look up a step's rotary angles and temperatures once, for all its layers."""
         text = model.config.text
         sizes = (text.heads, text.kv_heads, text.head_dim)
-        rope = HeadPlan(*sizes, model.rope.rows(positions), text.norm_eps if text.qk_norm else None)
-        nope = HeadPlan(*sizes, query_scale=temperature(text, positions))
+        rope = HeadTransform(*sizes, model.rope.rows(positions), text.norm_eps if text.qk_norm else None)
+        nope = HeadTransform(*sizes, query_scale=temperature(text, positions))
         return cls(text.rope_layers, rope, nope)
 
-    def of(self, layer: int) -> HeadPlan:
+    def of(self, layer: int) -> HeadTransform:
         """Return how a layer treats its heads."""
         return self.rope if self.rope_layers[layer] else self.nope
 

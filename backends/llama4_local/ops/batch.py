@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, slots=True)
-class Work:
+class SequenceInput:
     """The next tokens of one sequence, whose pages already reach past them.
 
     Args:
@@ -104,7 +104,7 @@ class Batch:
 
 
 def build_batch(
-    works: Sequence[Work], *, image_token_id: int | None = None, device: str | torch.device = "cpu"
+    works: Sequence[SequenceInput], *, image_token_id: int | None = None, device: str | torch.device = "cpu"
 ) -> Batch:
     """Lay the work of one step out flat.
 
@@ -143,7 +143,7 @@ def _tensor(values: list[int] | list[list[int]], device: str | torch.device) -> 
     return torch.tensor(values, dtype=torch.int64, device=device)
 
 
-def _segments(works: Sequence[Work]) -> tuple[Segment, ...]:
+def _segments(works: Sequence[SequenceInput]) -> tuple[Segment, ...]:
     found: list[Segment] = []
     start = 0
     for work in works:
@@ -154,12 +154,12 @@ def _segments(works: Sequence[Work]) -> tuple[Segment, ...]:
     return tuple(found)
 
 
-def _positions(works: Sequence[Work], segments: Sequence[Segment]) -> list[int]:
+def _positions(works: Sequence[SequenceInput], segments: Sequence[Segment]) -> list[int]:
     firsts = [work.pages.origin + segment.position for work, segment in zip(works, segments, strict=True)]
     return [first + i for first, segment in zip(firsts, segments, strict=True) for i in range(segment.length)]
 
 
-def _image_rows(works: Sequence[Work], segments: Sequence[Segment], image_token_id: int | None) -> list[int]:
+def _image_rows(works: Sequence[SequenceInput], segments: Sequence[Segment], image_token_id: int | None) -> list[int]:
     rows: list[int] = []
     for work, segment in zip(works, segments, strict=True):
         if work.features is None:

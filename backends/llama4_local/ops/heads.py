@@ -10,7 +10,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, slots=True)
-class HeadPlan:
+class HeadTransform:
     """What happens between the projections and the attention.
 
     Args:

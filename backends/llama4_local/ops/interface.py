@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from llama4_local.cache.kv_cache import LayerCache
     from llama4_local.ops.batch import Batch
     from llama4_local.ops.filters import Filters
-    from llama4_local.ops.heads import HeadPlan
+    from llama4_local.ops.heads import HeadTransform
     from llama4_local.weights.tree import MlpWeights, MoeWeights
 
 
@@ -54,7 +54,7 @@ class Ops(Protocol):
         """Return the norm of x + residual, and that sum as the new residual."""
         ...
 
-    def qkv_epilogue(self, qkv: Tensor, plan: HeadPlan, layer: LayerCache, slots: Tensor) -> Tensor:
+    def qkv_epilogue(self, qkv: Tensor, plan: HeadTransform, layer: LayerCache, slots: Tensor) -> Tensor:
         """Rotate, normalise and scale the heads, and write keys and values to the cache.
 
         Args:
@@ -105,7 +105,7 @@ class Ops(Protocol):
 _HOPPER = 9  # the major compute capability that the kernels are made for
 
 
-def choose_ops(
+def select_ops(
     device: str | torch.device, *, dtype: torch.dtype = torch.bfloat16, head_dim: int = 128, deterministic: bool = False
 ) -> Ops:
     """Return who computes on a device: kernels on Hopper GPUs in bf16, else the reference, which runs anywhere.

@@ -15,12 +15,12 @@ from typing import TYPE_CHECKING, Protocol, TypeVar, cast
 import anyio
 
 from llama4_local.engine.mailbox import EventLoop, Outbox
-from llama4_local.engine.request import Order
+from llama4_local.engine.request import EngineRequest
 from llama4sdk.errors import LlamaError, ServerFault
 from llama4sdk.events import Progress
 
 if TYPE_CHECKING:
-    from llama4_local.engine.engine import Engine, Load
+    from llama4_local.engine.engine import Engine, EngineLoad
 
 T = TypeVar("T")
 
@@ -42,7 +42,7 @@ _EXIT_PATIENCE = 10.0  # seconds that a leaving interpreter waits for a step to 
 
 @dataclass(frozen=True, slots=True)
 class _Cancel:
-    order: Order
+    order: EngineRequest
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,14 +63,14 @@ class _Ask:
     answer: Callable[[object], None]
 
 
-_Command = Order | _Cancel | _Wake | _Close | _Ask
+_Command = EngineRequest | _Cancel | _Wake | _Close | _Ask
 
 
 class _Closing(Exception):
     """The thread was told to stop."""
 
 
-class Worker:
+class EngineThread:
     """Owns the engine, and with it the device, in a thread of its own.
 
     `submit`, `cancel`, `wake` and `stop` may be called from any thread and return at once.
@@ -85,7 +85,7 @@ class Worker:
         self._loop = loop
         self._inbox: SimpleQueue[_Command] = SimpleQueue()
         self._outbox = Outbox()
-        self._orders: dict[Order, None] = {}  # taken from the inbox before there is an engine
+        self._orders: dict[EngineRequest, None] = {}  # taken from the inbox before there is an engine
         self._asked: list[_Ask] = []  # the same
         self._engine: Engine | None = None
         self._door = threading.Lock()
@@ -105,11 +105,11 @@ class Worker:
         return None if self._ended is None else _copy(self._ended)
 
     @property
-    def load(self) -> Load | None:
+    def load(self) -> EngineLoad | None:
         """What the engine held after its last step; None while the model loads."""
         return self._engine.load if self._engine else None
 
-    def submit(self, order: Order) -> None:
+    def submit(self, order: EngineRequest) -> None:
         """Hand an order in; its events come to its mailbox.
 
         Raises:
@@ -144,7 +144,7 @@ class Worker:
         """Have something done with the engine that nobody waits for; may be called from any thread."""
         self._inbox.put(_Ask(work, _ignore))
 
-    def cancel(self, order: Order) -> None:
+    def cancel(self, order: EngineRequest) -> None:
         """Have an order forgotten and what it holds freed before the next step."""
         self._inbox.put(_Cancel(order))
 
@@ -213,7 +213,7 @@ class Worker:
 
     def _carry_out(self, command: _Command) -> None:
         match command:
-            case Order():
+            case EngineRequest():
                 if self._engine:
                     self._engine.submit(command)
                 else:
@@ -264,7 +264,7 @@ class Worker:
             self._ended = reason
         while not self._inbox.empty():
             command = self._inbox.get()
-            if isinstance(command, Order):
+            if isinstance(command, EngineRequest):
                 self._orders[command] = None
             elif isinstance(command, _Ask):
                 self._asked.append(command)

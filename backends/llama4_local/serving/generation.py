@@ -19,9 +19,9 @@ from llama4sdk.errors import InvalidRequest, LlamaError
 from llama4sdk.events import Done, Event, Started
 
 if TYPE_CHECKING:
-    from llama4_local.engine.request import Order
-    from llama4_local.serving.engine_thread import Worker
-    from llama4_local.serving.readiness import Ready
+    from llama4_local.engine.request import EngineRequest
+    from llama4_local.serving.engine_thread import EngineThread
+    from llama4_local.serving.readiness import ServedModel
     from llama4sdk.request import Request
 
 _ROOM = 64  # events that may wait for a slow reader
@@ -35,12 +35,12 @@ class Host(Protocol):
         """The model's name."""
         ...
 
-    def running(self) -> tuple[Worker, Ready]:
+    def running(self) -> tuple[EngineThread, ServedModel]:
         """Return what serves requests here and now, or raise a `LlamaError`."""
         ...
 
 
-class Run(AsyncIterator[Event]):
+class Generation(AsyncIterator[Event]):
     """A block to enter, and the request's events.
 
     Dropped without leaving the block, it stops the work all the same, with a `ResourceWarning`.
@@ -60,15 +60,15 @@ class Run(AsyncIterator[Event]):
         *,
         prefix: Prefix | None = None,
         answers: bool = True,
-        finished: Callable[[Order], None] | None = None,
+        finished: Callable[[EngineRequest], None] | None = None,
     ) -> None:
         self._host = host
         self._request = request
         self._prefix = prefix
         self._answers = answers
         self._finished = finished
-        self._worker: Worker | None = None
-        self._order: Order | None = None
+        self._worker: EngineThread | None = None
+        self._order: EngineRequest | None = None
         self._begun = False
         self._over = False
 
@@ -109,7 +109,7 @@ class Run(AsyncIterator[Event]):
                 self._finished(order)
         return letter
 
-    async def _submit(self) -> Order:
+    async def _submit(self) -> EngineRequest:
         worker, ready = self._host.running()
         work = partial(prepare, prefix=self._prefix, answers=self._answers)
         mailbox = Mailbox(_ROOM, worker.wake)

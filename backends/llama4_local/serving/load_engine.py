@@ -6,12 +6,12 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from llama4_local.cache.kv_cache import type_of_cache
+from llama4_local.cache.kv_cache import cache_dtype_of
 from llama4_local.cache.sizing import cache_shape
 from llama4_local.checkpoint.loader import load_model
 from llama4_local.config.options import step_tokens
 from llama4_local.engine.cuda_graphs import cuda_capture
-from llama4_local.engine.engine import Engine, Limits
+from llama4_local.engine.engine import Engine, EngineLimits
 from llama4_local.planning.models import NANO
 from llama4_local.serving.progress_bar import packing_bar
 
@@ -21,10 +21,10 @@ if TYPE_CHECKING:
     from llama4_local.config.options import Options
     from llama4_local.engine.mailbox import Outbox
     from llama4_local.serving.engine_thread import Report
-    from llama4_local.serving.readiness import Ready
+    from llama4_local.serving.readiness import ServedModel
 
 
-def build_engine(folder: Path, options: Options, ready: Ready, *, outbox: Outbox, report: Report) -> Engine:
+def build_engine(folder: Path, options: Options, ready: ServedModel, *, outbox: Outbox, report: Report) -> Engine:
     """Load a checkpoint and make the engine that serves it.
 
     Args:
@@ -60,7 +60,7 @@ def build_engine(folder: Path, options: Options, ready: Ready, *, outbox: Outbox
             progress=report,
             packing=packing,
         )
-    cache_dtype = type_of_cache(options.cache_dtype, model.dtype)
+    cache_dtype = cache_dtype_of(options.cache_dtype, model.dtype)
     shape = cache_shape(
         model.config.text,
         context=ready.context,
@@ -68,7 +68,7 @@ def build_engine(folder: Path, options: Options, ready: Ready, *, outbox: Outbox
         memory=ready.cache_memory,
         itemsize=cache_dtype.itemsize,
     )
-    limits = Limits(
+    limits = EngineLimits(
         step_tokens=step_tokens(options, model.device.type),
         max_sequences=options.max_sequences,
         max_waiting=options.max_waiting,

@@ -5,21 +5,21 @@ from __future__ import annotations
 import secrets
 from typing import TYPE_CHECKING
 
-from llama4_local.engine.request import Order, Prefix
+from llama4_local.engine.request import EngineRequest, Prefix
 from llama4sdk.errors import ContextOverflow, InvalidRequest, TooManyImages
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from llama4_local.engine.mailbox import Mailbox
-    from llama4_local.serving.readiness import Ready
+    from llama4_local.serving.readiness import ServedModel
     from llama4sdk.images import Tiles
     from llama4sdk.request import Request, Sampling
 
 
 def prepare(
-    ready: Ready, request: Request, mailbox: Mailbox, *, prefix: Prefix | None = None, answers: bool = True
-) -> Order:
+    ready: ServedModel, request: Request, mailbox: Mailbox, *, prefix: Prefix | None = None, answers: bool = True
+) -> EngineRequest:
     """Render and check a request; long prompts and images take their time, so call it in a worker thread.
 
     Args:
@@ -51,7 +51,7 @@ def prepare(
         image_tokens += prefix.image_tokens
     _check(token_ids, tiles, ready, request.sampling)
     room = ready.context - len(token_ids) if answers else 0
-    return Order(
+    return EngineRequest(
         request_id=request.request_id,
         token_ids=token_ids,
         tiles=tiles,
@@ -69,7 +69,7 @@ def prepare(
     )
 
 
-def _check(token_ids: Sequence[int], tiles: Sequence[Tiles], ready: Ready, sampling: Sampling) -> None:
+def _check(token_ids: Sequence[int], tiles: Sequence[Tiles], ready: ServedModel, sampling: Sampling) -> None:
     """Refuse what the model cannot take, before the device is touched."""
     count, images, vocab = len(token_ids), len(tiles), ready.config.text.vocab_size
     if count >= ready.context:

@@ -26,7 +26,7 @@ _PUBLISHED_TILE = 336  # pixels, for a template that never sees an image
 
 
 @dataclass(frozen=True, slots=True)
-class Ready:
+class ServedModel:
     """What requests are checked against.
 
     Args:
@@ -48,7 +48,7 @@ class Ready:
     cache_memory: int
 
 
-def look_at(folder: Path, options: Options, template: PromptTemplate | None) -> Ready:
+def inspect_checkpoint(folder: Path, options: Options, template: PromptTemplate | None) -> ServedModel:
     """Check what needs no tensor: packages, config, headers, tokenizer. Takes seconds the first time.
 
     Args:
@@ -71,7 +71,7 @@ def look_at(folder: Path, options: Options, template: PromptTemplate | None) -> 
     device = _device(options)
     context = config.text.max_positions
     template = template or _template(folder, config, options)
-    return Ready(
+    return ServedModel(
         config=config,
         template=template,
         context=min(context, options.context or context),

@@ -14,7 +14,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
-from llama4_local.cache.session_store import KeptState
+from llama4_local.cache.session_store import SessionState
 from llama4_local.checkpoint.reader import is_finite
 from llama4sdk.errors import CheckpointError
 from llama4sdk.images import Tiles
@@ -44,7 +44,7 @@ class SavedSession:
     token_ids: tuple[int, ...]
     image_tokens: int
     tiles: tuple[Tiles, ...]
-    state: KeptState
+    state: SessionState
     origin: int = 0
 
 
@@ -107,7 +107,7 @@ def _session(metadata: dict[str, str], tensors: dict[str, Tensor]) -> SavedSessi
     origin = int(metadata["origin"])
     if not 0 <= origin <= _FARTHEST:
         raise ValueError(f"a first position from 0 to {_FARTHEST}")
-    image_tokens, state = int(metadata["image_tokens"]), KeptState(keys, values)
+    image_tokens, state = int(metadata["image_tokens"]), SessionState(keys, values)
     return SavedSession(metadata["fingerprint"], token_ids, image_tokens, tuple(tiles), state, origin)
 
 

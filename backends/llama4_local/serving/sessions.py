@@ -14,16 +14,16 @@ from anyio import to_thread
 
 from llama4_local.checkpoint.fingerprint import fingerprint
 from llama4_local.engine.request import Prefix
-from llama4_local.serving.generation import Host, Run
+from llama4_local.serving.generation import Generation, Host
 from llama4sdk.errors import CheckpointError, InvalidRequest
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable
     from contextlib import AbstractAsyncContextManager
 
-    from llama4_local.cache.session_store import KeptState
-    from llama4_local.engine.request import Order
-    from llama4_local.serving.readiness import Ready
+    from llama4_local.cache.session_store import SessionState
+    from llama4_local.engine.request import EngineRequest
+    from llama4_local.serving.readiness import ServedModel
     from llama4_local.serving.session_file import SavedSession
     from llama4sdk.backend import Capabilities
     from llama4sdk.events import Event
@@ -179,7 +179,7 @@ class Session:
         if self._closed:
             self._host.forget(self.key)
 
-    def grow(self, order: Order) -> None:
+    def grow(self, order: EngineRequest) -> None:
         """Add what a finished request brought, and its answer."""
         tokens = [*order.token_ids, *order.written]
         if order.written:
@@ -189,7 +189,7 @@ class Session:
         self._turns = Turns(tuple(tokens), order.tiles, order.image_tokens, order.origin)
 
 
-class _Turn(Run):
+class _Turn(Generation):
     """A request in a session."""
 
     def __init__(self, session: Session, host: Host, request: Request, *, answers: bool = True) -> None:
@@ -246,7 +246,7 @@ async def restore(host: SessionHost, path: str | os.PathLike[str]) -> Session:
     return session
 
 
-def _write(path: Path, folder: Path, turns: Turns, state: KeptState, ready: Ready) -> None:
+def _write(path: Path, folder: Path, turns: Turns, state: SessionState, ready: ServedModel) -> None:
     from llama4_local.serving.session_file import SavedSession, write_session
 
     tiles = _still_needed(turns, state.keys.shape[1], ready)
@@ -257,7 +257,7 @@ def _write(path: Path, folder: Path, turns: Turns, state: KeptState, ready: Read
         raise CheckpointError(path, [f"the session cannot be written: {error.strerror}"]) from error
 
 
-def _read(path: Path, folder: Path, ready: Ready) -> SavedSession:
+def _read(path: Path, folder: Path, ready: ServedModel) -> SavedSession:
     from llama4_local.serving.session_file import read_session
 
     saved = read_session(path)
@@ -277,7 +277,7 @@ def _read(path: Path, folder: Path, ready: Ready) -> SavedSession:
     return saved
 
 
-def _still_needed(turns: Turns, edge: int, ready: Ready) -> tuple[Tiles, ...]:
+def _still_needed(turns: Turns, edge: int, ready: ServedModel) -> tuple[Tiles, ...]:
     """The images, without the pixels of those that end before the first `edge` tokens do."""
     from llama4_local.serving.session_file import without_pixels
 

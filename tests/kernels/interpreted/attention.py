@@ -9,7 +9,7 @@ from torch import Tensor
 from kernel_inputs import ROUNDED, activations, error
 from llama4_local.cache.kv_cache import LayerCache
 from llama4_local.ops.batch import Batch, PoolTable, Segment
-from llama4_local.ops.heads import HeadPlan
+from llama4_local.ops.heads import HeadTransform
 from llama4_local.ops.kernels.attention_decode import attention_decode
 from llama4_local.ops.kernels.attention_prefill import attention_prefill
 from llama4_local.ops.kernels.heads import qkv_epilogue
@@ -123,9 +123,9 @@ def test_padded_queries_of_a_group_leave_no_trace() -> None:
     assert error(attend(queries, layer, batch), wanted) < 1.5 * ROUNDED
 
 
-def plan(tokens: int, *, rope: bool, norm: bool, scale: bool, heads: int = 10, kv_heads: int = 2) -> HeadPlan:
+def plan(tokens: int, *, rope: bool, norm: bool, scale: bool, heads: int = 10, kv_heads: int = 2) -> HeadTransform:
     angles = torch.rand(tokens, DIM // 2) * math.tau
-    return HeadPlan(
+    return HeadTransform(
         heads,
         kv_heads,
         DIM,

@@ -13,9 +13,9 @@ from llama4_local.cache.page_table import CacheShape
 from llama4_local.config.model import GenerationConfig, ModelConfig, TextConfig
 from llama4_local.engine import model_runner as device_steps
 from llama4_local.engine.cuda_graphs import Capture, Rerun
-from llama4_local.engine.engine import Engine, Limits
+from llama4_local.engine.engine import Engine, EngineLimits
 from llama4_local.engine.mailbox import Mailbox
-from llama4_local.engine.request import Order
+from llama4_local.engine.request import EngineRequest
 from llama4_local.model.transformer import Model
 from llama4_local.ops.kernels.choices import Choices
 from llama4_local.ops.kernels.functions import KernelOps
@@ -91,7 +91,7 @@ def said(
     form: Format, capture: Capture | None, prompts: list[list[int]], cache_dtype: torch.dtype | None = None
 ) -> list[list[int]]:
     outbox = CollectingOutbox()
-    limits = Limits(step_tokens=8, max_sequences=4)
+    limits = EngineLimits(step_tokens=8, max_sequences=4)
     shape = CacheShape(12, 8, 4, 8)
     engine = Engine(model(form), shape, limits, tokenizer=Numbers(), outbox=outbox, cache_dtype=cache_dtype)
     engine.warm_up(capture)
@@ -100,7 +100,7 @@ def said(
         reader = Reader(Mailbox(10**9, lambda: None))
         outbox.readers[reader.mailbox] = reader
         sampling = RANKED if number == 1 else GREEDY
-        reader.order = Order(f"{number}", ids, (), 0, len(ids) + 3, sampling, number, 0, "", reader.mailbox)
+        reader.order = EngineRequest(f"{number}", ids, (), 0, len(ids) + 3, sampling, number, 0, "", reader.mailbox)
         engine.submit(reader.order)
         readers.append(reader)
     while not engine.idle:

@@ -8,10 +8,10 @@ from torch import Tensor
 
 from kernel_inputs import error
 from llama4_local.cache.kv_cache import KvCache
-from llama4_local.cache.page_table import CacheShape, Pages, SequencePages
+from llama4_local.cache.page_table import CacheShape, PageAllocators, SequencePages
 from llama4_local.config.model import ModelConfig, TextConfig
 from llama4_local.model.transformer import Model, forward, logits
-from llama4_local.ops.batch import Work, build_batch
+from llama4_local.ops.batch import SequenceInput, build_batch
 from llama4_local.ops.kernels.choices import FEW, Choices
 from llama4_local.ops.kernels.functions import KernelOps
 from llama4_local.ops.kernels.launch import recording
@@ -68,7 +68,7 @@ def run(model: Model, dtype: torch.dtype) -> Tensor:
     """The next token's logits of both sequences after every step."""
     shape = CacheShape(global_pages=12, local_pages=8, page_size=4, chunk=CHUNK)
     cache = KvCache.allocate(model.config.text, shape, dtype=dtype)
-    pages = Pages(shape)
+    pages = PageAllocators(shape)
     sequences = [pages.sequence() for _ in STEPS[0]]
     source = torch.Generator().manual_seed(1)
     found: list[Tensor] = []
@@ -80,9 +80,9 @@ def run(model: Model, dtype: torch.dtype) -> Tensor:
     return torch.cat(found)
 
 
-def work(pages: SequencePages, count: int, source: torch.Generator) -> Work:
+def work(pages: SequencePages, count: int, source: torch.Generator) -> SequenceInput:
     pages.extend(count)
-    return Work(pages, torch.randint(0, 300, (count,), generator=source).tolist())
+    return SequenceInput(pages, torch.randint(0, 300, (count,), generator=source).tolist())
 
 
 @pytest.mark.parametrize("deterministic", [False, True])
@@ -136,16 +136,16 @@ def test_one_cut_for_all_makes_a_reply_independent_of_its_neighbours() -> None:
     shape = CacheShape(global_pages=24, local_pages=24, page_size=4, chunk=CHUNK)
 
     def last_logits(neighbours: list[int]) -> Tensor:
-        pages, source = Pages(shape), torch.Generator().manual_seed(2)
+        pages, source = PageAllocators(shape), torch.Generator().manual_seed(2)
         cache = KvCache.allocate(model.config.text, shape, dtype=torch.bfloat16)
         own = pages.sequence()
         others = [work(pages.sequence(), count, source) for count in neighbours]
         own.extend(5)
-        batch = build_batch([*others, Work(own, [9, 8, 7, 6, 5])])
+        batch = build_batch([*others, SequenceInput(own, [9, 8, 7, 6, 5])])
         forward(model, batch, cache)
         own.extend(1)
         others = [work(pages.sequence(), 1, source) for _ in neighbours]
-        batch = build_batch([*others[:1], Work(own, [4]), *others[1:]])
+        batch = build_batch([*others[:1], SequenceInput(own, [4]), *others[1:]])
         return logits(model, forward(model, batch, cache))[min(1, len(neighbours))]
 
     with torch.inference_mode():

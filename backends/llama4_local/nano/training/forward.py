@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch.nn.functional import pad, scaled_dot_product_attention
 
-from llama4_local.model.transformer import StepPlans, embed, run_layers
+from llama4_local.model.transformer import HeadTransforms, embed, run_layers
 from llama4_local.ops.reference.heads import split_heads
 
 if TYPE_CHECKING:
@@ -51,12 +51,12 @@ def training_forward(
     places = moved(_placeholders(model, flat, image_features), model.device)
     rows, flat = moved(rows, model.device), moved(flat, model.device)
     hidden = embed(model, flat, places, image_features)
-    plans = StepPlans.create(model, rows % longest)
+    plans = HeadTransforms.create(model, rows % longest)
     hidden = run_layers(model, hidden, padded_attention(model, plans, rows, (count, longest)), run)
     return _scatter(hidden, rows, (count, longest))
 
 
-def padded_attention(model: Model, plans: StepPlans, rows: Tensor, shape: tuple[int, int]) -> Attend:
+def padded_attention(model: Model, plans: HeadTransforms, rows: Tensor, shape: tuple[int, int]) -> Attend:
     """Return attention over sequences of [count, longest] slots, of which `rows` are in use.
 
     Causal; on chunk-local layers within each chunk. Padding on the right is never seen by valid tokens.

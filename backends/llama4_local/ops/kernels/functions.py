@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from llama4_local.cache.kv_cache import LayerCache
     from llama4_local.ops.batch import Batch
     from llama4_local.ops.filters import Filters
-    from llama4_local.ops.heads import HeadPlan
+    from llama4_local.ops.heads import HeadTransform
     from llama4_local.ops.kernels.routing import Routing
     from llama4_local.weights.quantized import Matrix
     from llama4_local.weights.tree import MlpTree, MoeTree
@@ -66,7 +66,7 @@ class KernelOps:
         """See `Ops.add_rms_norm`; x may come in parts."""
         return norms.add_rms_norm(x, residual, weight, eps)
 
-    def qkv_epilogue(self, qkv: Tensor, plan: HeadPlan, layer: LayerCache, slots: Tensor) -> Tensor:
+    def qkv_epilogue(self, qkv: Tensor, plan: HeadTransform, layer: LayerCache, slots: Tensor) -> Tensor:
         """See `Ops.qkv_epilogue`; qkv may come in parts."""
         return heads.qkv_epilogue(qkv, plan, layer, slots)
 

@@ -11,7 +11,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from llama4_local.ops.heads import HeadPlan
+from llama4_local.ops.heads import HeadTransform
 from llama4_local.ops.kernels.arithmetic import rounded
 from llama4_local.ops.kernels.launch import ceil_div, contiguous, launch, require
 
@@ -77,7 +77,7 @@ def _heads_kernel(
             tl.store(keys + cached, rounded(x, keys.dtype.element_ty), mask=there)
 
 
-def qkv_epilogue(qkv: Tensor, plan: HeadPlan, layer: LayerCache, slots: Tensor) -> Tensor:
+def qkv_epilogue(qkv: Tensor, plan: HeadTransform, layer: LayerCache, slots: Tensor) -> Tensor:
     """Rotate, normalise and scale the heads, and write keys and values to the cache; see `Ops.qkv_epilogue`.
 
     Args:

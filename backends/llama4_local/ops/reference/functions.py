@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from llama4_local.cache.kv_cache import LayerCache
     from llama4_local.ops.batch import Batch
     from llama4_local.ops.filters import Filters
-    from llama4_local.ops.heads import HeadPlan
+    from llama4_local.ops.heads import HeadTransform
     from llama4_local.weights.tree import MlpWeights, MoeWeights
 
 
@@ -43,7 +43,7 @@ class ReferenceOps:
         total = x + residual
         return rows.rms_norm(total, weight, eps), total
 
-    def qkv_epilogue(self, qkv: Tensor, plan: HeadPlan, layer: LayerCache, slots: Tensor) -> Tensor:
+    def qkv_epilogue(self, qkv: Tensor, plan: HeadTransform, layer: LayerCache, slots: Tensor) -> Tensor:
         """See `Ops.qkv_epilogue`."""
         queries, keys, values = heads.split_heads(qkv, plan)
         attention.write(layer, slots, keys, values)

@@ -11,10 +11,10 @@ from llama4_local.ops.reference.rows import rms_norm
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from llama4_local.ops.heads import HeadPlan
+    from llama4_local.ops.heads import HeadTransform
 
 
-def split_heads(qkv: Tensor, plan: HeadPlan) -> tuple[Tensor, Tensor, Tensor]:
+def split_heads(qkv: Tensor, plan: HeadTransform) -> tuple[Tensor, Tensor, Tensor]:
     """Return queries [rows, heads, head_dim], keys and values [rows, kv_heads, head_dim].
 
     Order as in Llama 4: rotation, then the weightless norm, then the queries' temperature; all in fp32,

@@ -14,7 +14,7 @@ import torch
 from llama4_local.cache.kv_cache import LayerCache
 from llama4_local.ops.batch import Batch, PoolTable, Segment
 from llama4_local.ops.filters import Filters
-from llama4_local.ops.heads import HeadPlan
+from llama4_local.ops.heads import HeadTransform
 from llama4_local.ops.kernels import sampling
 from llama4_local.ops.kernels.choices import Choices
 from llama4_local.ops.kernels.functions import KernelOps
@@ -148,12 +148,12 @@ def _mlp(form: Format, hidden: int, size: int) -> MlpTree[Matrix]:
     return MlpTree(_matrix(form, 2 * size, hidden), _matrix(form, hidden, size))
 
 
-def _plan(shape: Shape, tokens: int, *, rope: bool) -> HeadPlan:
+def _plan(shape: Shape, tokens: int, *, rope: bool) -> HeadTransform:
     sizes = (shape.heads, shape.kv_heads, shape.head_dim)
     if not rope:
-        return HeadPlan(*sizes, query_scale=_empty(tokens, dtype=torch.float32))
+        return HeadTransform(*sizes, query_scale=_empty(tokens, dtype=torch.float32))
     rotation = _empty(tokens, shape.head_dim // 2, 2, dtype=torch.float32)
-    return HeadPlan(*sizes, rotation, 1e-5 if shape.norm else None)
+    return HeadTransform(*sizes, rotation, 1e-5 if shape.norm else None)
 
 
 def _cache(shape: Shape, dtype: torch.dtype) -> LayerCache:
