@@ -43,14 +43,14 @@ def config_of(options: argparse.Namespace) -> ModelConfig:
 
 
 class NoText:
-    """A tokenizer for benchmarks: every token is one letter."""
+    """A tokenizer for benchmarks: every token is one event."""
 
     def decoder(self) -> NoText:
         """Return itself: nothing is held back."""
         return self
 
     def push(self, token_ids: Sequence[int]) -> str:
-        """Return a letter for each token."""
+        """Return a event for each token."""
         return "x" * len(token_ids)
 
     def flush(self) -> str:
@@ -58,7 +58,7 @@ class NoText:
         return ""
 
     def decode(self, token_ids: Iterable[int]) -> str:
-        """Return a letter for each token."""
+        """Return a event for each token."""
         return "x" * len(list(token_ids))
 
 
@@ -69,11 +69,11 @@ class Clock(Outbox):
         super().__init__()
         self.times: list[tuple[float, MailboxEvent]] = []
 
-    def put(self, mailbox: Mailbox, letter: MailboxEvent) -> None:
+    def put(self, mailbox: Mailbox, event: MailboxEvent) -> None:
         """Take an event."""
-        if isinstance(letter, LlamaError):
-            raise letter
-        self.times.append((time.perf_counter(), letter))
+        if isinstance(event, LlamaError):
+            raise event
+        self.times.append((time.perf_counter(), event))
 
 
 class Ours:
@@ -95,9 +95,9 @@ class Ours:
         while not self.engine.idle:
             self.engine.step()
         firsts: list[float] = []
-        done = sum(isinstance(letter, Done) for _, letter in self.clock.times)
-        for moment, letter in self.clock.times:
-            if isinstance(letter, TextDelta) and len(firsts) < len(prompts):
+        done = sum(isinstance(event, Done) for _, event in self.clock.times)
+        for moment, event in self.clock.times:
+            if isinstance(event, TextDelta) and len(firsts) < len(prompts):
                 firsts.append(moment)
         if done != len(prompts):
             raise RuntimeError("not every answer came to its end")

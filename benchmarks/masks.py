@@ -51,10 +51,10 @@ FORMS: dict[str, dict[str, Any]] = {
 class Quiet(Outbox):
     """Takes what the engine says, and lets it be."""
 
-    def put(self, mailbox: Mailbox, letter: MailboxEvent) -> None:
+    def put(self, mailbox: Mailbox, event: MailboxEvent) -> None:
         """Take an event."""
-        if isinstance(letter, LlamaError):
-            raise letter
+        if isinstance(event, LlamaError):
+            raise event
 
 
 class Bench:

@@ -1,6 +1,6 @@
-"""The local backend as applications and `Llama4` see it: the asyncio face of the engine.
+"""The local backend: the asyncio face of the engine.
 
-Nothing here touches a tensor: prompts are rendered in worker threads, the model runs in the engine's thread.
+No tensor is touched here: prompts are rendered in worker threads, the model runs in the engine's thread.
 """
 
 from __future__ import annotations
@@ -66,9 +66,9 @@ class LocalBackend:
         max_images: Most images in a request.
         step_tokens: Most tokens of a step: more is faster, less keeps streams smoother.
         prefix_caching: Whether prompts that begin alike are computed once; see `Request.cache_salt`.
-        deterministic: On a Hopper GPU, one cut of each kernel for any number of tokens, so that an answer never
-            depends on its neighbours; slower.
-        cuda_graphs: On a Hopper GPU, whether steps that only decode are CUDA graphs, captured at load.
+        deterministic: On a Hopper GPU, one tile config of each kernel for any number of tokens, so that an answer never
+            depends on its batch; slower.
+        cuda_graphs: On a Hopper GPU, whether decoding steps are CUDA graphs, captured at load.
         threads: Threads for torch, a setting of the whole process; None leaves it as it is.
         tools_in: Whether tools are declared in the `system` message or in the first `user` message.
         progress: Whether a bar on stderr shows how far packing is; None for one where there is a terminal.
@@ -100,7 +100,7 @@ class LocalBackend:
         progress: bool | None = None,
         prompt_template: PromptTemplate | None = None,
     ) -> None:
-        self._worker: EngineThread | None = None
+        self._engine_thread: EngineThread | None = None
         self._folder = NANO if checkpoint is None else Path(checkpoint)
         self._name = "nano" if checkpoint is None else self._folder.name
         self._options = Options(
@@ -122,7 +122,7 @@ class LocalBackend:
             progress=progress,
         )
         self._template = prompt_template
-        self._ready: ServedModel | None = None
+        self._served: ServedModel | None = None
         self._loop: EventLoop | None = None
         self._process = os.getpid()
         self._closed = False
@@ -134,19 +134,19 @@ class LocalBackend:
 
     @property
     def folder(self) -> Path:
-        """Where its checkpoint is."""
+        """Its checkpoint folder."""
         return self._folder
 
     @property
     def capabilities(self) -> Capabilities:
-        """What the checkpoint can do; its context and whether it sees are known after `start`."""
-        ready = self._ready
+        """The checkpoint's capabilities; context and vision are known after `start`."""
+        served = self._served
         return Capabilities(
             name="local",
             model=self._name,
-            context=ready.context if ready else None,
-            max_images=ready.max_images if ready else self._options.max_images,
-            vision=ready is None or ready.config.vision is not None,
+            context=served.context if served else None,
+            max_images=served.max_images if served else self._options.max_images,
+            vision=served is None or served.config.vision is not None,
             structured_output=True,
             seed=True,
             logprobs=True,
@@ -155,19 +155,19 @@ class LocalBackend:
 
     @property
     def prompt_template(self) -> PromptTemplate:
-        """How prompts are rendered.
+        """The renderer of prompts.
 
         Raises:
             InvalidRequest: Before `start`.
         """
-        if self._ready is None:
+        if self._served is None:
             raise InvalidRequest("The tokenizer is known after start(); start the backend first.")
-        return self._ready.template
+        return self._served.template
 
     @property
     def load(self) -> EngineLoad | None:
-        """What the engine held after its last step; None while it does not run."""
-        return self._worker.load if self._worker else None
+        """The engine's load after its last step; None while it does not run."""
+        return self._engine_thread.load if self._engine_thread else None
 
     async def start(self) -> None:
         """Check the checkpoint's folder, config, headers and tokenizer, and begin to load it in a thread.
@@ -181,11 +181,11 @@ class LocalBackend:
         if self._closed or self._loop is not None:
             raise InvalidRequest("A local backend is started once; make another one.")
         self._loop = EventLoop.current()
-        ready = await to_thread.run_sync(inspect_checkpoint, self._folder, self._options, self._template)
+        served = await to_thread.run_sync(inspect_checkpoint, self._folder, self._options, self._template)
         self._check_open()
-        self._ready = ready
-        self._worker = EngineThread(_builder(self._folder, self._options, ready), self._loop)
-        self._worker.start()
+        self._served = served
+        self._engine_thread = EngineThread(_builder(self._folder, self._options, served), self._loop)
+        self._engine_thread.start()
 
     def open(self, request: Request) -> AbstractAsyncContextManager[AsyncIterator[Event]]:
         """Return a block within which the request runs; see `Backend.open`."""
@@ -213,48 +213,48 @@ class LocalBackend:
         return await restore(self, path)
 
     def forget(self, key: object) -> bool:
-        """Let go of what a session keeps; return False where all is gone already."""
-        worker = self._worker
-        if worker is None or self._closed or os.getpid() != self._process or worker.ended is not None:
+        """Unpin a session's pages; return False where the engine has ended."""
+        engine_thread = self._engine_thread
+        if engine_thread is None or self._closed or os.getpid() != self._process or engine_thread.ended is not None:
             return False
-        worker.post(lambda engine: engine.keeper.drop(key))
+        engine_thread.post(lambda engine: engine.session_store.unpin(key))
         return True
 
     def running(self) -> tuple[EngineThread, ServedModel]:
-        """Return what serves requests here and now.
+        """Return the engine's thread and the served model.
 
         Raises:
             LlamaError: Not started, closed, broken down, or called in another event loop or process.
         """
         self._check_process()
         self._check_open()
-        if self._worker is None or self._loop is None or self._ready is None:
+        if self._engine_thread is None or self._loop is None or self._served is None:
             raise InvalidRequest("Start the backend first: await backend.start().")
         if not self._loop.is_same(EventLoop.current()):
             raise InvalidRequest(
                 "This backend belongs to another event loop, perhaps of an earlier asyncio.run(); "
                 "make one in the loop that uses it."
             )
-        if (reason := self._worker.ended) is not None:
+        if (reason := self._engine_thread.ended) is not None:
             raise reason
-        return self._worker, self._ready
+        return self._engine_thread, self._served
 
     async def aclose(self) -> None:
-        """End what runs with an error, and wait until the engine's thread has ended; may be called twice."""
+        """End running requests with an error, and wait for the end of the engine's thread; may be called twice."""
         self._closed = True
-        worker = self._worker
-        if worker is None or os.getpid() != self._process:
+        engine_thread = self._engine_thread
+        if engine_thread is None or os.getpid() != self._process:
             return
-        worker.stop()
+        engine_thread.stop()
         with anyio.CancelScope(shield=True):
-            await to_thread.run_sync(worker.join)
+            await to_thread.run_sync(engine_thread.join)
 
     def __del__(self, warn: Callable[..., None] = warnings.warn) -> None:
-        worker: EngineThread | None = getattr(self, "_worker", None)  # not set where an argument was refused
-        if worker is None or self._closed or os.getpid() != self._process:
+        engine_thread: EngineThread | None = getattr(self, "_engine_thread", None)  # unset after a refused argument
+        if engine_thread is None or self._closed or os.getpid() != self._process:
             return
         warn(f"{self!r} was dropped without aclose().", ResourceWarning, source=self, stacklevel=2)
-        worker.stop()
+        engine_thread.stop()
 
     def __repr__(self) -> str:
         return f"LocalBackend({self._name!r})"
@@ -283,7 +283,7 @@ def open_backend(target: str = "local", /, **options: Any) -> LocalBackend:
         options: Handed to `LocalBackend`.
 
     Raises:
-        InvalidRequest: For an option that there is not.
+        InvalidRequest: For an unknown option.
     """
     _, _, path = target.partition(":")
     try:
@@ -292,12 +292,12 @@ def open_backend(target: str = "local", /, **options: Any) -> LocalBackend:
         raise InvalidRequest(f"The local backend has no such option ({error}).") from error
 
 
-def _builder(folder: Path, options: Options, ready: ServedModel) -> Build:
-    """Return what the engine's thread does first."""
+def _builder(folder: Path, options: Options, served: ServedModel) -> Build:
+    """Return the function that loads the engine in its thread."""
 
     def build(outbox: Outbox, report: Report) -> Engine:
         from llama4_local.serving.load_engine import build_engine
 
-        return build_engine(folder, options, ready, outbox=outbox, report=report)
+        return build_engine(folder, options, served, outbox=outbox, report=report)
 
     return build

@@ -225,7 +225,7 @@ class Bench:
         self.outbox.readers[reader.mailbox] = reader
         ids = torch.randint(0, 1000, (20,), generator=torch.Generator().manual_seed(seed)).tolist()
         order = EngineRequest(f"{seed}", ids, (), 0, 20 + tokens, sampling, seed, 0, str(seed), reader.mailbox)
-        reader.order = order
+        reader.engine_request = order
         self.engine.submit(order)
         return reader
 
@@ -280,10 +280,13 @@ def test_how_fast_it_decodes(quantize: str | None) -> None:
                 for _ in range(20):
                     bench.engine.step()
                 torch.cuda.synchronize()
-                began, done = time.perf_counter(), sum(len(reader.order.written) for reader in readers if reader.order)
+                began, done = (
+                    time.perf_counter(),
+                    sum(len(reader.engine_request.written) for reader in readers if reader.engine_request),
+                )
                 bench.run()
                 took = time.perf_counter() - began
-                written = [list(reader.order.written) for reader in readers if reader.order]
+                written = [list(reader.engine_request.written) for reader in readers if reader.engine_request]
                 rate = (sum(map(len, written)) - done) / took
                 how = "greedy" if sampling is GREEDY else "seeded"
                 print(

@@ -85,28 +85,28 @@ class Reader:
     """Stands in for an event loop and a reader: takes what the engine says at once, or not at all."""
 
     mailbox: Mailbox
-    letters: list[MailboxEvent] = field(default_factory=list)
-    order: EngineRequest | None = None
+    events: list[MailboxEvent] = field(default_factory=list)
+    engine_request: EngineRequest | None = None
     taken: int = 0
 
     def read_all(self) -> None:
         """Take everything that has come, as a reader on a loop does."""
-        for _ in range(len(self.letters) - self.taken):
+        for _ in range(len(self.events) - self.taken):
             with contextlib.suppress(StopIteration):
                 self.mailbox.take().send(None)  # it has arrived: nothing to wait for
-        self.taken = len(self.letters)
+        self.taken = len(self.events)
 
     @property
     def text(self) -> str:
-        return "".join(letter.text for letter in self.letters if isinstance(letter, TextDelta))
+        return "".join(event.text for event in self.events if isinstance(event, TextDelta))
 
     @property
     def done(self) -> Done | None:
-        return next((letter for letter in self.letters if isinstance(letter, Done)), None)
+        return next((event for event in self.events if isinstance(event, Done)), None)
 
     @property
     def error(self) -> LlamaError | None:
-        return next((letter for letter in self.letters if isinstance(letter, LlamaError)), None)
+        return next((event for event in self.events if isinstance(event, LlamaError)), None)
 
     @property
     def usage(self) -> Usage:
@@ -120,16 +120,16 @@ class Reader:
 
 
 class CollectingOutbox(Outbox):
-    """Hands letters to readers as soon as they are put."""
+    """Hands events to readers as soon as they are put."""
 
     def __init__(self) -> None:
         super().__init__()
         self.readers: dict[Mailbox, Reader] = {}
 
-    def put(self, mailbox: Mailbox, letter: MailboxEvent) -> None:
-        self.readers[mailbox].letters.append(letter)
+    def put(self, mailbox: Mailbox, event: MailboxEvent) -> None:
+        self.readers[mailbox].events.append(event)
         mailbox.count(1)
-        mailbox.deliver([letter])
+        mailbox.deliver([event])
 
 
 class SmallEngine:
@@ -171,12 +171,12 @@ class SmallEngine:
         priority: int = 0,
         salt: str = "",
         room: int = 10**9,
-        kept_as: object | None = None,
+        session_key: object | None = None,
         answers: bool = True,
     ) -> Reader:
         reader = Reader(Mailbox(room, lambda: None))
         self.outbox.readers[reader.mailbox] = reader
-        reader.order = EngineRequest(
+        reader.engine_request = EngineRequest(
             request_id=f"request {len(self.outbox.readers)}",
             token_ids=list(token_ids),
             tiles=tiles,
@@ -188,9 +188,9 @@ class SmallEngine:
             cache_salt=salt,
             mailbox=reader.mailbox,
             answers=answers,
-            kept_as=kept_as,
+            session_key=session_key,
         )
-        self.engine.submit(reader.order)
+        self.engine.submit(reader.engine_request)
         return reader
 
     def run(self, steps: int = 2000) -> None:

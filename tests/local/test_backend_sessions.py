@@ -51,7 +51,7 @@ def cached(done: Done) -> int:
 
 async def held(backend: LocalBackend) -> int:
     worker, _ = backend.running()
-    return await worker.ask(lambda engine: engine.keeper.pages)
+    return await worker.ask(lambda engine: engine.session_store.pages)
 
 
 async def test_a_session_computes_only_what_is_new(folder: Path) -> None:

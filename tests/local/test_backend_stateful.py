@@ -235,7 +235,7 @@ def holding(engine: Engine) -> tuple[int, int, int, int]:
     engine._prefixes.clear()  # pyright: ignore[reportPrivateUsage]
     pages = engine._pages  # pyright: ignore[reportPrivateUsage]
     out = [pool.pages - pool.free for pool in (pages.global_pool, pages.local_pool)]
-    return engine.load.requests, engine.keeper.pages, *out  # type: ignore[return-value]
+    return engine.load.requests, engine.session_store.pages, *out  # type: ignore[return-value]
 
 
 async def live(checkpoint: Path, steps: list[str], seed: int, *, abruptly: bool) -> None:

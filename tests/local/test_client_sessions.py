@@ -63,7 +63,7 @@ async def held(llama: Llama4) -> int:
     """Pages that sessions hold."""
     assert isinstance(llama.backend, LocalBackend)
     worker, _ = llama.backend.running()
-    return await worker.ask(lambda engine: engine.keeper.pages)
+    return await worker.ask(lambda engine: engine.session_store.pages)
 
 
 async def test_a_session_says_what_the_whole_conversation_says_and_computes_only_what_is_new(folder: Path) -> None:

@@ -13,12 +13,13 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from llama4_local.config.invariant import BrokenInvariant
 from llama4_local.engine.cuda_graphs import Rerun, bucket_sizes
 from llama4_local.engine.device_page_table import DevicePageTable
 from llama4_local.engine.engine import EngineLimits
 from llama4_local.engine.model_runner import ModelRunner
 from llama4_local.engine.pinned_buffer import PinnedBuffer
-from llama4_local.engine.warmup import rehearsals
+from llama4_local.engine.warmup import warmup_steps
 from llama4sdk.errors import ServerFault
 from llama4sdk.request import Sampling
 from local.small_backends import Reader, SmallEngine, chatting, check_at_rest, image
@@ -113,8 +114,8 @@ def test_what_was_written_is_found_again() -> None:
     token_ids = prompt(small.config, 10)
     first = small.submit(token_ids, replace(GREEDY, max_tokens=9))
     small.run()
-    assert first.order
-    again = [*token_ids, *first.order.written]
+    assert first.engine_request
+    again = [*token_ids, *first.engine_request.written]
     reader = small.answer(again)
     assert reader.usage.cached_tokens == 16
     assert reader.text == plain(small).answer(again).text
@@ -143,7 +144,7 @@ def test_requests_that_come_and_go_change_nothing(data: st.DataObject) -> None:
             small.engine.step()
         if readers and data.draw(st.booleans(), label="cancel"):
             place = data.draw(st.integers(0, len(readers) - 1))
-            order = readers[place][0].order
+            order = readers[place][0].engine_request
             assert order
             small.engine.cancel(order)
             gone.add(place)
@@ -159,17 +160,18 @@ SHARED = warmed()
 
 def test_the_next_step_is_launched_before_tokens_arrive(monkeypatch: pytest.MonkeyPatch) -> None:
     small = warmed()
-    fed: list[bool] = []
+    launched_ahead: list[bool] = []
     real = ModelRunner.launch
 
-    def noting(self: ModelRunner, works: object, due: object, rows: object, *, fed: bool = False) -> object:
-        noted.append(fed)
-        return real(self, works, due, rows, fed=fed)  # type: ignore[arg-type]
+    def noting(
+        self: ModelRunner, inputs: object, due: object, states: object, *, from_previous: bool = False
+    ) -> object:
+        launched_ahead.append(from_previous)
+        return real(self, inputs, due, states, from_previous=from_previous)  # type: ignore[arg-type]
 
-    noted = fed
     monkeypatch.setattr(ModelRunner, "launch", noting)
     small.answer(prompt(small.config, 3), replace(GREEDY, max_tokens=20))
-    assert sum(fed) >= 10
+    assert sum(launched_ahead) >= 10
 
 
 def test_numbers_gone_wrong_end_one_request_only() -> None:
@@ -248,7 +250,7 @@ def test_buckets_are_powers_of_two_and_the_most(most: int, sizes: tuple[int, ...
 
 def test_rehearsals_have_every_power_of_two_of_tokens() -> None:
     small = SmallEngine(limits=LIMITS)
-    steps = list(rehearsals(small.shape, tokens=64, sequences=6))
+    steps = list(warmup_steps(small.shape, tokens=64, sequences=6))
     assert [sum(len(work.token_ids) for work in works) for works in steps] == [1, 2, 4, 8, 16, 32, 48, 1, 2, 4, 6]
 
 
@@ -271,22 +273,22 @@ def test_a_page_table_sends_only_what_is_new() -> None:
 
 
 def test_what_is_put_alike_lies_at_the_same_place_and_does_not_disturb_the_step_before() -> None:
-    staging = PinnedBuffer(4096, torch.device("cpu"))
-    staging.begin()
-    first = staging.put([1, 2, 3]), staging.put([0.5], np.float64)
-    staging.send()
-    staging.begin()
-    second = staging.put([4, 5, 6]), staging.put([1.5], np.float64)
+    buffer = PinnedBuffer(4096, torch.device("cpu"))
+    buffer.begin()
+    first = buffer.put([1, 2, 3]), buffer.put([0.5], np.float64)
+    buffer.send()
+    buffer.begin()
+    second = buffer.put([4, 5, 6]), buffer.put([1.5], np.float64)
     assert first == second
-    assert staging.view(first[0]).tolist() == [1, 2, 3]
-    staging.send()
-    assert staging.view(second[0]).tolist() == [4, 5, 6]
-    assert staging.view(second[1]).tolist() == [1.5]
-    assert staging.view(second[1]).data_ptr() % 16 == staging.view(second[0]).data_ptr() % 16
+    assert buffer.view(first[0]).tolist() == [1, 2, 3]
+    buffer.send()
+    assert buffer.view(second[0]).tolist() == [4, 5, 6]
+    assert buffer.view(second[1]).tolist() == [1.5]
+    assert buffer.view(second[1]).data_ptr() % 16 == buffer.view(second[0]).data_ptr() % 16
 
 
 def test_more_than_was_planned_for_is_refused() -> None:
-    staging = PinnedBuffer(64, torch.device("cpu"))
-    staging.begin()
-    with pytest.raises(ValueError, match="64 bytes"):
-        staging.put(range(9))
+    buffer = PinnedBuffer(64, torch.device("cpu"))
+    buffer.begin()
+    with pytest.raises(BrokenInvariant, match="64 bytes"):
+        buffer.put(range(9))

@@ -87,8 +87,8 @@ def test_any_prefill_split_and_any_batch_mates_give_the_same_tokens(
 
 def tokens_of(reader: Reader) -> list[int]:
     assert reader.done
-    assert reader.order
-    return list(reader.order.written)
+    assert reader.engine_request
+    return list(reader.engine_request.written)
 
 
 def test_preempted_requests_say_the_same(shaped: SmallEngine) -> None:
@@ -128,16 +128,16 @@ def test_another_salt_shares_nothing_in_the_cache() -> None:
 def test_events_come_in_order_and_prefill_counts_up() -> None:
     small = SmallEngine(endless())
     reader = small.answer(prompt(small.config, 19), replace(GREEDY, max_tokens=2))
-    progress = [letter for letter in reader.letters if isinstance(letter, Progress)]
+    progress = [letter for letter in reader.events if isinstance(letter, Progress)]
     assert [(one.phase, one.done) for one in progress] == [
         ("queued", 0),
         ("prefill", 8),
         ("prefill", 16),
         ("prefill", 19),
     ]
-    assert isinstance(reader.letters[-1], Done)
-    assert reader.letters.index(progress[-1]) < next(
-        place for place, letter in enumerate(reader.letters) if isinstance(letter, TextDelta)
+    assert isinstance(reader.events[-1], Done)
+    assert reader.events.index(progress[-1]) < next(
+        place for place, letter in enumerate(reader.events) if isinstance(letter, TextDelta)
     )
 
 
@@ -173,7 +173,7 @@ def test_log_probabilities_are_those_of_the_network() -> None:
     small = SmallEngine(endless())
     token_ids = prompt(small.config, 11)
     reader = small.answer(token_ids, Sampling(temperature=0.5, seed=3, max_tokens=4, logprobs=3))
-    reports = [one for letter in reader.letters if isinstance(letter, TextDelta) for one in letter.logprobs]
+    reports = [one for letter in reader.events if isinstance(letter, TextDelta) for one in letter.logprobs]
     tokens = list(token_ids)
     for one in reports:
         scores = score_with(small.model, tokens)[-1]
@@ -210,7 +210,7 @@ def test_random_traffic_comes_to_rest_and_every_answer_is_its_own(seed: int) -> 
                 readers.append((kind, small.submit(_prompt(kind), _sampling(kind), priority=chance.randrange(-2, 3))))
             case 2 if readers:
                 place = chance.randrange(len(readers))
-                order = readers[place][1].order
+                order = readers[place][1].engine_request
                 assert order
                 small.engine.cancel(order)
                 cancelled.add(place)

@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 import torch
 
-from llama4_local.engine import engine as engine_module
+from llama4_local.engine import eager_runner
 from llama4_local.engine.engine import EngineLimits
 from llama4sdk.errors import ContextOverflow, Overloaded, ServerFault
 from local.small_backends import GREEDY, SmallEngine, check_at_rest, endless
@@ -43,9 +43,9 @@ def test_fault_54_a_cancel_frees_everything_before_the_next_step(steps: int) -> 
     reader = small.submit(prompt(small.config, 20))
     for _ in range(steps):
         small.engine.step()
-    assert reader.order
-    small.engine.cancel(reader.order)
-    small.engine.cancel(reader.order)
+    assert reader.engine_request
+    small.engine.cancel(reader.engine_request)
+    small.engine.cancel(reader.engine_request)
     check_at_rest(small)
     assert not reader.over
 
@@ -60,7 +60,7 @@ def test_fault_56_an_error_in_a_step_ends_its_requests_and_not_the_engine(monkey
         raise torch.OutOfMemoryError("no memory left")
 
     with monkeypatch.context() as patch:
-        patch.setattr(engine_module, "forward", out_of_memory)
+        patch.setattr(eager_runner, "forward", out_of_memory)
         small.engine.step()
     assert isinstance(reader.error, ServerFault)
     assert isinstance(reader.error.__cause__, torch.OutOfMemoryError)
@@ -74,7 +74,7 @@ def test_fault_57_numbers_gone_wrong_end_one_request_only(monkeypatch: pytest.Mo
     expected = small.answer(first).text
     readers = [small.submit(first), small.submit(second)]
     small.engine.step()
-    real = engine_module.logits
+    real = eager_runner.sampling_logits
 
     def one_row_broken(*arguments: object) -> torch.Tensor:
         scores = real(*arguments)  # pyright: ignore[reportArgumentType]
@@ -82,7 +82,7 @@ def test_fault_57_numbers_gone_wrong_end_one_request_only(monkeypatch: pytest.Mo
         return scores
 
     with monkeypatch.context() as patch:
-        patch.setattr(engine_module, "logits", one_row_broken)
+        patch.setattr(eager_runner, "sampling_logits", one_row_broken)
         small.engine.step()
     small.run()
     assert isinstance(readers[1].error, ServerFault)
@@ -101,12 +101,12 @@ async def test_fault_60_a_slow_reader_waits_alone() -> None:
     small.run()
     assert all(reader.done for reader in quick)
     assert not slow.over
-    assert len(slow.letters) <= 8 + 2
+    assert len(slow.events) <= 8 + 2
     taken = 0
     while not slow.over:
-        for _ in range(taken, len(slow.letters)):
+        for _ in range(taken, len(slow.events)):
             await slow.mailbox.take()
-        taken = len(slow.letters)
+        taken = len(slow.events)
         small.run()
     assert slow.text == expected
     check_at_rest(small)
@@ -117,6 +117,6 @@ async def test_a_cancel_while_waiting_for_a_slow_reader_frees_everything() -> No
     slow = small.submit(prompt(small.config, 5), replace(GREEDY, max_tokens=40), room=8)
     small.run()
     assert not slow.over
-    assert slow.order
-    small.engine.cancel(slow.order)
+    assert slow.engine_request
+    small.engine.cancel(slow.engine_request)
     check_at_rest(small)

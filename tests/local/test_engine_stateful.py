@@ -67,7 +67,7 @@ class EngineLife(RuleBasedStateMachine):
         self.talks: list[Talk] = []
 
     def submit(self, tokens: list[int], sampling: Sampling, talk: Talk | None = None, room: int = 10**9) -> Asked:
-        reader = self.small.submit(tokens, sampling, salt=talk.salt if talk else "", room=room, kept_as=talk)
+        reader = self.small.submit(tokens, sampling, salt=talk.salt if talk else "", room=room, session_key=talk)
         asked = Asked(reader, tuple(tokens), sampling)
         self.asked.append(asked)
         return asked
@@ -81,8 +81,8 @@ class EngineLife(RuleBasedStateMachine):
     @rule(data=st.data())
     def cancel(self, data: st.DataObject) -> None:
         asked = data.draw(st.sampled_from(self.asked))
-        assert asked.reader.order
-        self.small.engine.cancel(asked.reader.order)
+        assert asked.reader.engine_request
+        self.small.engine.cancel(asked.reader.engine_request)
 
     @rule(steps=st.integers(1, 6))
     def step(self, steps: int) -> None:
@@ -124,8 +124,8 @@ class EngineLife(RuleBasedStateMachine):
     def settle(self, talk: Talk) -> None:
         """Add a finished answer to the session."""
         if talk.reader and talk.reader.over:
-            if talk.reader.done and talk.reader.order:
-                talk.tokens = [*talk.reader.order.token_ids, *talk.reader.order.written]
+            if talk.reader.done and talk.reader.engine_request:
+                talk.tokens = [*talk.reader.engine_request.token_ids, *talk.reader.engine_request.written]
             talk.reader = None
 
     @precondition(lambda self: self.talks)
@@ -135,7 +135,7 @@ class EngineLife(RuleBasedStateMachine):
         self.settle(talk)
         if talk.reader is None and len(self.talks) < 5:
             twin = Talk(list(talk.tokens), talk.salt)
-            self.small.engine.keeper.fork(talk, twin)
+            self.small.engine.session_store.fork(talk, twin)
             self.talks.append(twin)
 
     @precondition(lambda self: self.talks)
@@ -145,7 +145,7 @@ class EngineLife(RuleBasedStateMachine):
         self.wait_for(talk)
         if talk.reader is not None or len(self.talks) >= 5:
             return
-        state = self.small.engine.keeper.read(talk)
+        state = self.small.engine.session_store.read(talk)
         twin = Talk(list(talk.tokens), f"restored {len(self.asked)} {len(self.talks)}")
         try:
             self.small.engine.restore(Prefix(tuple(twin.tokens), (), 0, twin.salt, twin), state)
@@ -158,9 +158,9 @@ class EngineLife(RuleBasedStateMachine):
     @rule(data=st.data())
     def close(self, data: st.DataObject) -> None:
         talk = data.draw(st.sampled_from(self.talks))
-        if talk.reader and talk.reader.order:
-            self.small.engine.cancel(talk.reader.order)
-        self.small.engine.keeper.drop(talk)
+        if talk.reader and talk.reader.engine_request:
+            self.small.engine.cancel(talk.reader.engine_request)
+        self.small.engine.session_store.unpin(talk)
         self.talks.remove(talk)
 
     @invariant()
@@ -186,7 +186,7 @@ class EngineLife(RuleBasedStateMachine):
                 break
         self.answers_are_their_own()
         for talk in self.talks:
-            self.small.engine.keeper.drop(talk)
+            self.small.engine.session_store.unpin(talk)
         check_at_rest(self.small)
 
 

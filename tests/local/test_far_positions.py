@@ -14,9 +14,10 @@ from llama4_local.backend import LocalBackend
 from llama4_local.cache.page_table import CacheShape, PageAllocators
 from llama4_local.cache.session_store import SessionState
 from llama4_local.checkpoint.writer import save_checkpoint
+from llama4_local.config.invariant import BrokenInvariant
 from llama4_local.config.model import ModelConfig
 from llama4_local.serving.session_file import SavedSession, read_session, write_session
-from llama4sdk.errors import CheckpointError, InvalidRequest
+from llama4sdk.errors import CheckpointError
 from llama4sdk.events import Done, TextDelta
 from llama4sdk.messages import conversation
 from llama4sdk.request import Request, Sampling
@@ -139,7 +140,7 @@ async def test_a_session_that_begins_within_a_chunk_is_refused(tmp_path: Path) -
 
 @pytest.mark.parametrize("origin", [-CHUNK, 1])
 def test_a_sequence_begins_at_a_chunk_edge(origin: int) -> None:
-    with pytest.raises(InvalidRequest, match="multiple of the chunk"):
+    with pytest.raises(BrokenInvariant, match="multiple of the chunk"):
         PageAllocators(CacheShape(4, 4, 4, CHUNK)).sequence(origin)
 
 

@@ -15,7 +15,7 @@ import pytest
 import torch
 
 from llama4_local.decoding.grammar import Grammars, grammar_of
-from llama4_local.decoding.sampler import ResolvedSampling, SamplerState, sample
+from llama4_local.decoding.sampler import ResolvedSampling, SamplerState
 from llama4_local.decoding.string_formats import FORMATS
 from llama4sdk import InvalidRequest, OutputSpec, Request, Sampling, Stream, ToolSpec
 from llama4sdk.messages import conversation
@@ -23,6 +23,7 @@ from llama4sdk.output import JsonSchema, answer_form
 from llama4sdk.prompting import Tokenizer
 from llama4sdk.tools import Tool, read_calls, specs_of
 from local.random_forms import random_schema, random_tools
+from local.sampled_rows import sample
 from local.small_backends import EOM, EOT, saved_chat, serving
 from local.small_checkpoints import VOCABULARY
 
@@ -40,17 +41,17 @@ def written(grammars: Grammars, tokenizer: Tokenizer, request: Request, seed: in
     mask = grammars.mask_for(request)
     assert mask is not None
     rules = ResolvedSampling(temperature=1.5, seed=seed)
-    chooser = SamplerState(rules, [0], [], mask)
+    sampler_state = SamplerState(rules, [0], [], mask)
     random_scores = torch.Generator().manual_seed(seed)
     likelier = [*tokenizer.encode('"]})'), EOT]
     for _ in range(ROOM):
         scores = torch.randn(1, VOCABULARY, generator=random_scores) * 3
         scores[0, likelier] += 6.0  # else strings of random letters hardly ever end
-        (sampled,) = sample(scores, [chooser])
+        (sampled,) = sample(scores, [sampler_state])
         assert sampled.token is not None, "every token was ruled out"
-        chooser.written.append(sampled.token)
+        sampler_state.written.append(sampled.token)
         if sampled.token in (EOT, EOM):
-            return tokenizer.decode(chooser.written[:-1])
+            return tokenizer.decode(sampler_state.written[:-1])
     return None
 
 

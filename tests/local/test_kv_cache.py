@@ -19,7 +19,8 @@ from llama4_local.cache.page_table import (
     SequencePages,
     default_page_size,
 )
-from llama4sdk.errors import InvalidRequest, Overloaded
+from llama4_local.config.invariant import BrokenInvariant
+from llama4sdk.errors import Overloaded
 from local.small_checkpoints import CHUNK, guard, scout
 
 SHAPE = CacheShape(global_pages=40, local_pages=8, page_size=4, chunk=CHUNK)
@@ -61,8 +62,8 @@ def test_a_shared_page_is_free_only_when_all_let_go():
 
 
 @pytest.mark.parametrize("page", [0, 1, 2, -1])
-def test_releasing_a_page_that_is_not_out_is_an_error(page: int):
-    with pytest.raises(ValueError, match="not out"):
+def test_releasing_a_page_that_is_not_allocated_is_an_error(page: int):
+    with pytest.raises(BrokenInvariant, match="not allocated"):
         PagePool(1).release([page])
 
 
@@ -94,7 +95,7 @@ def test_without_chunks_only_the_global_pool_gives_pages():
 
 @pytest.mark.parametrize("count", [0, CHUNK + 1])
 def test_a_step_never_crosses_a_chunk_edge(count: int):
-    with pytest.raises(InvalidRequest):
+    with pytest.raises(BrokenInvariant):
         PageAllocators(SHAPE).sequence().extend(count)
 
 
@@ -114,7 +115,7 @@ def test_a_fork_copies_only_the_page_that_is_partly_filled():
     grow(sequence, 6)
     twin = sequence.fork()
     before = twin.global_pages[-1], twin.local_pages[-1]
-    assert twin.pages_wanted(1) == (1, 1)
+    assert twin.pages_needed(1) == (1, 1)
     copies = twin.extend(1)
     assert copies == (
         PageCopy("global", before[0], twin.global_pages[-1]),
@@ -135,22 +136,22 @@ def test_whatever_happens_pages_add_up(actions: list[tuple[str, int]]):
     pages = PageAllocators(CacheShape(30, 10, 4, CHUNK))
     living: list[SequencePages] = []
     for action, number in actions:
-        chosen = living[number % len(living)] if living else pages.sequence()
+        picked = living[number % len(living)] if living else pages.sequence()
         if action == "new":
             living.append(pages.sequence())
         elif action == "fork" and living:
-            living.append(chosen.fork())
+            living.append(picked.fork())
         elif action == "drop" and living:
-            living.remove(chosen)
-            chosen.release()
+            living.remove(picked)
+            picked.release()
         elif living:
-            count = number % (chosen.room_in_chunk() or 1) + 1
-            wanted, free = chosen.pages_wanted(count), (pages.global_pool.free, pages.local_pool.free)
-            given_back = len(chosen.local_pages) if chosen.length % CHUNK == 0 else 0
-            if wanted[0] <= free[0] and wanted[1] <= free[1]:
-                chosen.extend(count)
-                assert pages.global_pool.free == free[0] - wanted[0]
-                assert free[1] - wanted[1] <= pages.local_pool.free <= free[1] - wanted[1] + given_back
+            count = number % (picked.room_in_chunk() or 1) + 1
+            needed, free = picked.pages_needed(count), (pages.global_pool.free, pages.local_pool.free)
+            given_back = len(picked.local_pages) if picked.length % CHUNK == 0 else 0
+            if needed[0] <= free[0] and needed[1] <= free[1]:
+                picked.extend(count)
+                assert pages.global_pool.free == free[0] - needed[0]
+                assert free[1] - needed[1] <= pages.local_pool.free <= free[1] - needed[1] + given_back
         assert pages.global_pool.free == 30 - len({page for s in living for page in s.global_pages})
         assert pages.local_pool.free == 10 - len({page for s in living for page in s.local_pages})
     for sequence in living:
@@ -160,7 +161,7 @@ def test_whatever_happens_pages_add_up(actions: list[tuple[str, int]]):
 
 @pytest.mark.parametrize("page_size", [0, 3, 16])
 def test_a_page_size_that_does_not_divide_the_chunk_is_refused(page_size: int):
-    with pytest.raises(InvalidRequest, match="page_size"):
+    with pytest.raises(BrokenInvariant, match="page_size"):
         CacheShape(1, 1, page_size, CHUNK)
 
 

@@ -11,10 +11,12 @@ import pytest
 import torch
 
 from llama4_local.decoding.grammar import Grammars
+from llama4_local.decoding.sampler import ResolvedSampling, SamplerState
 from llama4_local.decoding.token_mask import MaskLookahead, apply, unpacked
 from llama4sdk import OutputSpec, Request, ServerFault
 from llama4sdk.messages import conversation
 from llama4sdk.prompting import Tokenizer
+from local.sampled_rows import sample
 from local.small_backends import EOM, EOT, asking, events_of, saved_chat, serving, text_of, tokenizer_file
 from local.small_checkpoints import VOCABULARY
 
@@ -56,13 +58,17 @@ def test_without_masks_there_is_no_thread() -> None:
     ahead.close()
 
 
-def test_what_goes_wrong_there_is_not_lost() -> None:
+def test_a_mask_that_fails_leaves_its_own_row_without_a_token() -> None:
+    broken = SamplerState(ResolvedSampling(), [], [], Notes(ValueError("broken")))
+    states = [broken, SamplerState(ResolvedSampling(), [], [])]
     ahead = MaskLookahead()
     try:
-        with pytest.raises(ValueError, match="broken"), ahead.over([(Notes(ValueError("broken")), [])]):
+        with ahead.over([(broken.mask, [])] if broken.mask else []):
             pass
+        assert [row.token for row in sample(torch.tensor([[1.0, 0.0], [0.0, 1.0]]), states)] == [None, 1]
     finally:
         ahead.close()
+    assert broken.problem == "The token mask of this request failed with ValueError."
 
 
 @pytest.mark.parametrize("vocab", [1, 7, 8, 9, 31, 64, 202])

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from llama4_local.cache.kv_cache import KvCache
 from llama4_local.cache.page_table import CacheShape, PageAllocators, SequencePages
+from llama4_local.config.invariant import BrokenInvariant
 from llama4_local.config.model import ModelConfig, RopeScaling
 from llama4_local.model.rope import text_frequencies, text_rope, vision_rope
 from llama4_local.model.transformer import Model, forward, logits, temperature
@@ -141,12 +142,12 @@ def test_an_image_placeholder_without_features_is_an_ordinary_token(model: Model
 def test_an_empty_step_and_unmatched_features_are_refused(model: Model):
     server = Server(model)
     sequence = server.pages.sequence()
-    with pytest.raises(InvalidRequest):
+    with pytest.raises(BrokenInvariant):
         build_batch([])
-    with pytest.raises(InvalidRequest):
+    with pytest.raises(BrokenInvariant):
         build_batch([SequenceInput(sequence, [1])])
     sequence.extend(2)
-    with pytest.raises(InvalidRequest, match="1 image placeholders but 2 features"):
+    with pytest.raises(BrokenInvariant, match="1 image placeholders but 2 features"):
         build_batch([SequenceInput(sequence, [1, PATCH], torch.zeros(2, 64))], image_token_id=PATCH)
 
 

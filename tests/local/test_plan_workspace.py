@@ -11,7 +11,7 @@ import torch
 from llama4_local.cache.kv_cache import KvCache, cache_dtype_of
 from llama4_local.cache.page_table import PageAllocators
 from llama4_local.checkpoint.loader import model_of
-from llama4_local.decoding.sampler import ResolvedSampling, SamplerState, sample
+from llama4_local.decoding.sampler import ResolvedSampling, SamplerState
 from llama4_local.model.transformer import Model, forward, logits
 from llama4_local.model.vision import encode_tiles
 from llama4_local.ops.batch import SequenceInput, build_batch
@@ -20,6 +20,7 @@ from llama4_local.weights.quantize import Kind, pack_network
 from llama4_local.weights.schema import random_weights
 from local.memory_peak import MemoryPeak
 from local.packable import packable, packable_maverick
+from local.sampled_rows import sample
 from local.small_checkpoints import guard, maverick, scout, tile_pixels
 
 if TYPE_CHECKING:

@@ -208,7 +208,7 @@ def test_a_bar_shows_on_a_terminal_unless_it_is_not_wanted(
 ) -> None:
     terminal = Terminal()
     monkeypatch.setattr(sys, "stderr", terminal)
-    with packing_bar("scout", wanted=wanted) as draw:
+    with packing_bar("scout", enabled=wanted) as draw:
         draw(10**9, 2 * 10**9)
         draw(2 * 10**9, 2 * 10**9)
     assert ("packing scout" in terminal.getvalue()) == drawn
@@ -218,7 +218,7 @@ def test_a_bar_shows_on_a_terminal_unless_it_is_not_wanted(
 def test_no_bar_is_drawn_where_nothing_is_packed_or_there_is_no_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
     for stream, called in ((Terminal(), False), (io.StringIO(), True)):
         monkeypatch.setattr(sys, "stderr", stream)
-        with packing_bar("scout", wanted=None) as draw:
+        with packing_bar("scout", enabled=None) as draw:
             if called:
                 draw(1, 2)
         assert stream.getvalue() == ""
@@ -227,7 +227,7 @@ def test_no_bar_is_drawn_where_nothing_is_packed_or_there_is_no_terminal(monkeyp
 def test_a_bar_that_is_wanted_needs_rich(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys, "stderr", Terminal())
     monkeypatch.setitem(sys.modules, "rich.console", None)
-    with pytest.raises(InvalidRequest, match="pip install"), packing_bar("scout", wanted=True):
+    with pytest.raises(InvalidRequest, match="pip install"), packing_bar("scout", enabled=True):
         pass
-    with packing_bar("scout", wanted=None) as draw:
+    with packing_bar("scout", enabled=None) as draw:
         draw(1, 2)

@@ -12,13 +12,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from llama4_local.decoding.sampler import ResolvedSampling, SampledToken, SamplerState, sample
+from llama4_local.decoding.sampler import ResolvedSampling, SampledToken, SamplerState
 from llama4_local.ops.filters import Filters
 from llama4_local.ops.reference import sampling
 from llama4sdk.request import Sampling
+from local.sampled_rows import sample
 
 
-def choose(
+def sampled(
     logits: Tensor, *rules: ResolvedSampling, prompt: Sequence[int] = (), written: Sequence[int] = ()
 ) -> list[SampledToken]:
     rows = [SamplerState(rule, list(prompt), list(written)) for rule in rules]
@@ -73,23 +74,23 @@ def test_uniform_numbers_are_spread_evenly() -> None:
 
 
 def test_temperature_zero_takes_the_likeliest() -> None:
-    assert choose(torch.tensor([1.0, 3.0, 2.0]), ResolvedSampling())[0].token == 1
+    assert sampled(torch.tensor([1.0, 3.0, 2.0]), ResolvedSampling())[0].token == 1
 
 
 def test_a_tiny_temperature_takes_the_likeliest_without_overflow() -> None:
-    assert choose(torch.tensor([1.0, 3.0, 2.0]), ResolvedSampling(temperature=1e-30, seed=3))[0].token == 1
+    assert sampled(torch.tensor([1.0, 3.0, 2.0]), ResolvedSampling(temperature=1e-30, seed=3))[0].token == 1
 
 
 def test_the_same_seed_and_place_give_the_same_token() -> None:
     logits = torch.randn(100)
     rules = ResolvedSampling(temperature=2.0, seed=11)
-    assert choose(logits, rules, rules)[0] == choose(logits, rules)[0]
+    assert sampled(logits, rules, rules)[0] == sampled(logits, rules)[0]
 
 
 def test_another_seed_or_another_place_gives_other_tokens() -> None:
     logits = torch.zeros(1000)
-    tokens = [choose(logits, ResolvedSampling(temperature=1.0, seed=seed))[0].token for seed in range(20)]
-    places = [choose(logits, ResolvedSampling(temperature=1.0), written=[0] * n)[0].token for n in range(20)]
+    tokens = [sampled(logits, ResolvedSampling(temperature=1.0, seed=seed))[0].token for seed in range(20)]
+    places = [sampled(logits, ResolvedSampling(temperature=1.0), written=[0] * n)[0].token for n in range(20)]
     assert len(set(tokens)) > 15
     assert len(set(places)) > 15
 
@@ -163,9 +164,9 @@ def test_a_row_does_not_depend_on_its_mates(data: st.DataObject) -> None:
     )
     chosen = data.draw(st.lists(rules, min_size=2, max_size=6))
     logits = torch.randn(len(chosen), 50, generator=torch.Generator().manual_seed(data.draw(st.integers(0, 999))))
-    together = choose(logits, *chosen, prompt=[1, 2], written=[3, 3])
+    together = sampled(logits, *chosen, prompt=[1, 2], written=[3, 3])
     alone = [
-        choose(row[None], rule, prompt=[1, 2], written=[3, 3])[0] for row, rule in zip(logits, chosen, strict=True)
+        sampled(row[None], rule, prompt=[1, 2], written=[3, 3])[0] for row, rule in zip(logits, chosen, strict=True)
     ]
     assert [one.token for one in together] == [one.token for one in alone]
     assert [len(one.top) for one in together] == [rule.logprobs or 0 for rule in chosen]
@@ -189,16 +190,16 @@ def test_presence_counts_once_and_frequency_every_time() -> None:
 
 def test_the_prompt_counts_for_repetition_only() -> None:
     logits = torch.tensor([1.0, 0.9, 0.0])
-    assert choose(logits, ResolvedSampling(presence_penalty=2.0), prompt=[0])[0].token == 0
-    assert choose(logits, ResolvedSampling(repetition_penalty=2.0), prompt=[0])[0].token == 1
+    assert sampled(logits, ResolvedSampling(presence_penalty=2.0), prompt=[0])[0].token == 0
+    assert sampled(logits, ResolvedSampling(repetition_penalty=2.0), prompt=[0])[0].token == 1
 
 
 def test_what_was_written_since_is_counted_step_by_step() -> None:
-    chooser = SamplerState(ResolvedSampling(frequency_penalty=1.0), [], [])
+    sampler_state = SamplerState(ResolvedSampling(frequency_penalty=1.0), [], [])
     tokens: list[int | None] = []
     for _ in range(4):
-        token = sample(torch.tensor([[1.0, 0.5]]), [chooser])[0].token
-        chooser.written.append(token or 0)
+        token = sample(torch.tensor([[1.0, 0.5]]), [sampler_state])[0].token
+        sampler_state.written.append(token or 0)
         tokens.append(token)
     assert tokens == [0, 1, 0, 1]
 
@@ -206,7 +207,7 @@ def test_what_was_written_since_is_counted_step_by_step() -> None:
 def test_stop_tokens_wait_for_min_tokens() -> None:
     rules = ResolvedSampling(stop_ids=frozenset({2, 999}), min_tokens=2)
     logits = torch.tensor([0.0, 1.0, 5.0])
-    assert [choose(logits, rules, written=[0] * n)[0].token for n in range(3)] == [1, 1, 2]
+    assert [sampled(logits, rules, written=[0] * n)[0].token for n in range(3)] == [1, 1, 2]
 
 
 class Allows:
@@ -245,16 +246,16 @@ def test_a_mask_that_rules_everything_out_leaves_no_token() -> None:
 @pytest.mark.parametrize("temperature", [0.0, 1.0])
 def test_fault_57_a_row_that_is_not_numbers_leaves_the_others_alone(bad: float, temperature: float) -> None:
     logits = torch.randn(3, 20)
-    expected = choose(logits, *[ResolvedSampling(temperature=temperature, seed=4)] * 3)
+    expected = sampled(logits, *[ResolvedSampling(temperature=temperature, seed=4)] * 3)
     logits[1, 7] = bad
-    found = choose(logits, *[ResolvedSampling(temperature=temperature, seed=4)] * 3)
+    found = sampled(logits, *[ResolvedSampling(temperature=temperature, seed=4)] * 3)
     assert found[1].token is None
     assert [found[0], found[2]] == [expected[0], expected[2]]
 
 
 def test_log_probabilities_are_those_of_temperature_one_before_any_filter() -> None:
     logits = torch.log(torch.tensor([0.5, 0.3, 0.2]))
-    found = choose(logits, ResolvedSampling(temperature=0.1, top_k=1, repetition_penalty=9.0, logprobs=2), prompt=[0])[
+    found = sampled(logits, ResolvedSampling(temperature=0.1, top_k=1, repetition_penalty=9.0, logprobs=2), prompt=[0])[
         0
     ]
     assert found.token is not None

@@ -36,7 +36,7 @@ class World:
         self.prefixes = PrefixCache(self.pages, enabled=caching)
         self.budget = budget
         self.max_sequences = max_sequences
-        self.scheduler = Scheduler(
+        self.scheduler: Scheduler[Sequence] = Scheduler(
             self.pages, self.prefixes, budget=budget, max_sequences=max_sequences, max_waiting=max_waiting
         )
         self.alive: list[Sequence] = []
@@ -46,7 +46,7 @@ class World:
         sequence = Sequence(
             tokens=list(prompt),
             pages=self.pages.sequence(),
-            names=PageHashes(PAGE, salt),
+            page_hashes=PageHashes(PAGE, salt),
             limit=len(prompt) + answer,
             priority=priority,
         )
@@ -54,19 +54,19 @@ class World:
         self.alive.append(sequence)
         return sequence
 
-    def step(self) -> ScheduledStep:
-        plan = self.scheduler.schedule()
-        self.check(plan)
-        assert not plan.stuck
-        self.scheduler.computed(plan.pieces)
-        for piece in plan.pieces:
-            sequence = piece.sequence
-            if piece.samples:
+    def step(self) -> ScheduledStep[Sequence]:
+        step = self.scheduler.schedule()
+        self.check(step)
+        assert not step.stuck
+        self.scheduler.computed(step.chunks)
+        for chunk in step.chunks:
+            sequence = chunk.sequence
+            if chunk.reaches_end:
                 sequence.tokens.append(1000 + len(sequence.tokens))
             if len(sequence.tokens) == sequence.limit:
                 self.remove(sequence)
                 self.finished.append(sequence)
-        return plan
+        return step
 
     def remove(self, sequence: Sequence) -> None:
         self.scheduler.remove(sequence)
@@ -79,16 +79,16 @@ class World:
             self.step()
         raise AssertionError("the sequences do not come to an end")
 
-    def check(self, plan: ScheduledStep) -> None:
-        assert sum(piece.count for piece in plan.pieces) <= max(self.budget, self.max_sequences)
-        assert len({id(piece.sequence) for piece in plan.pieces}) == len(plan.pieces)
-        for piece in plan.pieces:
-            assert piece.count >= 1
-            assert piece.end == piece.sequence.pages.length <= len(piece.sequence.tokens)
-            assert not piece.sequence.paused
+    def check(self, step: ScheduledStep[Sequence]) -> None:
+        assert sum(chunk.count for chunk in step.chunks) <= max(self.budget, self.max_sequences)
+        assert len({id(chunk.sequence) for chunk in step.chunks}) == len(step.chunks)
+        for chunk in step.chunks:
+            assert chunk.count >= 1
+            assert chunk.end == chunk.sequence.pages.length <= len(chunk.sequence.tokens)
+            assert not chunk.sequence.paused
             if self.shape.chunk:
-                assert piece.start // self.shape.chunk == (piece.end - 1) // self.shape.chunk
-            self.check_tables(piece.sequence, piece.start)
+                assert chunk.start // self.shape.chunk == (chunk.end - 1) // self.shape.chunk
+            self.check_tables(chunk.sequence, chunk.start)
         self.check_owners()
 
     def check_tables(self, sequence: Sequence, start: int) -> None:
@@ -99,10 +99,10 @@ class World:
 
     def check_owners(self) -> None:
         """Every page is free, kept, or in tables; a page that is being written has one holder."""
-        held = self.prefixes.held
+        cached = self.prefixes.size
         for pool, tables, kept in (
-            (self.pages.global_pool, [s.pages.global_pages for s in self.alive], held[0]),
-            (self.pages.local_pool, [s.pages.local_pages for s in self.alive], held[1]),
+            (self.pages.global_pool, [s.pages.global_pages for s in self.alive], cached[0]),
+            (self.pages.local_pool, [s.pages.local_pages for s in self.alive], cached[1]),
         ):
             uses = Counter(page for table in tables for page in table)
             assert pool.free + len(uses) <= pool.pages <= pool.free + len(uses) + kept
@@ -119,13 +119,13 @@ class World:
 def test_a_prompt_is_computed_in_pieces_that_never_cross_a_chunk_edge() -> None:
     world = World(global_pages=20, budget=100)
     world.add(list(range(20)))
-    assert [[piece.count for piece in world.step().pieces] for _ in range(3)] == [[8], [8], [4]]
+    assert [[chunk.count for chunk in world.step().chunks] for _ in range(3)] == [[8], [8], [4]]
 
 
 def test_a_prompt_is_computed_within_the_token_budget() -> None:
     world = World(chunk=None, budget=5, global_pages=20)
     world.add(list(range(12)))
-    assert [[piece.count for piece in world.step().pieces] for _ in range(3)] == [[5], [5], [2]]
+    assert [[chunk.count for chunk in world.step().chunks] for _ in range(3)] == [[5], [5], [2]]
 
 
 def test_decoding_goes_before_prompts() -> None:
@@ -133,16 +133,16 @@ def test_decoding_goes_before_prompts() -> None:
     first = world.add([1, 2, 3], answer=9)
     world.step()
     world.add(list(range(10)))
-    plan = world.step()
-    assert [(piece.sequence is first, piece.count) for piece in plan.pieces] == [(True, 1), (False, 5)]
+    step = world.step()
+    assert [(chunk.sequence is first, chunk.count) for chunk in step.chunks] == [(True, 1), (False, 5)]
 
 
 def test_a_long_prompt_leaves_room_for_a_short_one() -> None:
     world = World(chunk=None, budget=128, global_pages=400)
     long = world.add(list(range(600)))
     short = world.add([7] * 5)
-    plan = world.step()
-    assert {id(piece.sequence): piece.count for piece in plan.pieces} == {id(long): 64, id(short): 5}
+    step = world.step()
+    assert {id(chunk.sequence): chunk.count for chunk in step.chunks} == {id(long): 64, id(short): 5}
 
 
 def test_a_higher_priority_goes_first() -> None:
@@ -221,7 +221,7 @@ def test_fault_60_a_lagging_reader_gives_way_to_those_who_wait() -> None:
     slow.paused = True
     quick = world.add([2] * 6, answer=10)
     while quick in world.alive:
-        assert world.step().pieces
+        assert world.step().chunks
     slow.paused = False
     world.run()
     assert world.finished == [quick, slow]
@@ -241,9 +241,9 @@ def test_a_prompt_that_was_seen_before_is_not_computed_again() -> None:
     world.add(list(range(13)))
     world.run()
     again = world.add(list(range(13)))
-    plan = world.step()
+    step = world.step()
     assert again.reused == 12
-    assert [(piece.start, piece.count) for piece in plan.pieces] == [(12, 1)]
+    assert [(chunk.start, chunk.count) for chunk in step.chunks] == [(12, 1)]
 
 
 def test_the_last_token_of_a_prompt_is_always_computed() -> None:
@@ -307,7 +307,7 @@ def test_a_sequence_that_nothing_can_make_room_for_is_reported_stuck() -> None:
     assert world.scheduler.schedule().stuck == (waiting,)
     world.remove(waiting)
     growing = world.add(list(range(4)), answer=6)
-    world.scheduler.computed(world.scheduler.schedule().pieces)
+    world.scheduler.computed(world.scheduler.schedule().chunks)
     growing.tokens.append(4)
     assert world.scheduler.schedule().stuck == (growing,)
     world.remove(growing)

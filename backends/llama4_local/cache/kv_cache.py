@@ -1,4 +1,4 @@
-"""The tensors of the paged key/value cache; `pages.py` says who holds which page."""
+"""The tensors of the paged key/value cache; page tables are in `page_table.py`."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ class LayerCache:
     Args:
         keys: [pages + 1, page_size, kv_heads, head_dim].
         values: As `keys`.
-        pool: Whose pages these are.
+        pool: The pool of the pages.
     """
 
     keys: Tensor
@@ -39,8 +39,9 @@ class KvCache:
     """Keys and values of all layers, allocated once and never resized.
 
     Args:
-        shape: How it is divided.
+        shape: Its division into pages.
         layers: One view for each layer of the network.
+        storage: Keys and values of each pool, [layers in pool, pages + 1, page_size, kv_heads, head_dim].
     """
 
     shape: CacheShape
@@ -55,8 +56,8 @@ class KvCache:
 
         Args:
             text: The decoder's shape.
-            shape: How many pages there are, and how large.
-            dtype: Type of its numbers: that of the activations, or float8_e4m3fn.
+            shape: Its division into pages.
+            dtype: That of the activations, or float8_e4m3fn.
             device: Torch device.
         """
         row = (shape.page_size, text.kv_heads, text.head_dim)
@@ -79,20 +80,20 @@ class KvCache:
         return sum(tensor.nbytes for pair in self.storage.values() for tensor in pair)
 
     def copy(self, copies: Iterable[PageCopy]) -> None:
-        """Copy pages, in all layers of their pool, as `SequencePages.extend` asks."""
+        """Copy pages in all layers of their pool; see `SequencePages.extend`."""
         for copy in copies:
             for tensor in map(words, self.storage[copy.pool]):
                 tensor[:, copy.target] = tensor[:, copy.source]
 
 
-def cache_dtype_of(wanted: CacheType, activations: torch.dtype) -> torch.dtype:
-    """Return the type of a cache's numbers.
+def cache_dtype_of(cache_type: CacheType, activations: torch.dtype) -> torch.dtype:
+    """Return the dtype of keys and values.
 
     Args:
-        wanted: See `LocalBackend`.
-        activations: The type that the model computes in.
+        cache_type: The option `cache_dtype` of `LocalBackend`.
+        activations: The dtype that the model computes in.
     """
-    return torch.float8_e4m3fn if wanted == "fp8" else activations
+    return torch.float8_e4m3fn if cache_type == "fp8" else activations
 
 
 def cache_bytes(text: TextConfig, shape: CacheShape, itemsize: int) -> int:

@@ -1,11 +1,11 @@
-"""Who holds which page of the cache: pure bookkeeping, no tensor is involved.
+"""Page tables and page allocators of the cache: pure bookkeeping, no tensor is involved.
 
-Global layers keep keys and values of a whole sequence. Chunk-local layers never look past their chunk,
-so a sequence gives all its local pages back when it steps over a chunk edge: at any length it holds at
-most one chunk of them. A model without chunks has only the global pool.
+Global layers keep keys and values of a whole sequence. Chunk-local layers attend within their chunk only, so a
+sequence releases all its local pages at a chunk edge: at any length it holds at most one chunk of them. A model
+without chunks has only the global pool.
 
-Page 0 of each pool is nobody's: page tables are padded with it, and steps of a fixed shape let their
-padding write there.
+Page 0 of each pool is the null page, which belongs to no sequence: page tables are padded with it, and the padding
+rows of steps of a fixed shape write there.
 """
 
 from __future__ import annotations
@@ -13,7 +13,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
-from llama4sdk.errors import InvalidRequest, Overloaded
+from llama4_local.config.invariant import BrokenInvariant
+from llama4sdk.errors import Overloaded
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -23,11 +24,11 @@ NULL_PAGE = 0
 
 
 class PagePool:
-    """Hands out pages 1 to `pages` and counts who refers to each; no tensor is involved.
+    """Allocates pages 1 to `pages` and counts the references to each.
 
     Args:
-        pages: Pages that can be out at once.
-        name: What errors call the pool.
+        pages: Pages in the pool.
+        name: The pool's name in errors.
     """
 
     def __init__(self, pages: int, name: PoolName = "global") -> None:
@@ -38,48 +39,48 @@ class PagePool:
 
     @property
     def free(self) -> int:
-        """Pages that nobody refers to."""
+        """Pages without a reference."""
         return len(self._free)
 
     def take(self, count: int) -> list[int]:
-        """Return `count` pages, each referred to once.
+        """Return `count` pages, each with one reference.
 
         Raises:
             Overloaded: Fewer are free; none is taken then.
         """
         if count > self.free:
-            raise Overloaded(f"{count} {self.name} cache pages are wanted and {self.free} are free")
+            raise Overloaded(f"{count} {self.name} cache pages are needed and {self.free} are free")
         taken = [self._free.pop() for _ in range(count)]
         for page in taken:
             self._references[page] = 1
         return taken
 
     def share(self, pages: Iterable[int]) -> None:
-        """Add one reference to each page, which must be out."""
+        """Add one reference to each page, which must be allocated."""
         for page in pages:
-            self._check_out(page)
+            self._check_allocated(page)
             self._references[page] += 1
 
     def release(self, pages: Iterable[int]) -> None:
         """Drop one reference to each page; a page without any is free again."""
         for page in pages:
-            self._check_out(page)
+            self._check_allocated(page)
             self._references[page] -= 1
             if self._references[page] == 0:
                 self._free.append(page)
 
     def is_shared(self, page: int) -> bool:
-        """Whether more than one holder refers to a page, so that nobody may write to it."""
+        """Whether a page has more than one reference, so that it must not be written to."""
         return self._references[page] > 1
 
-    def _check_out(self, page: int) -> None:
+    def _check_allocated(self, page: int) -> None:
         if not NULL_PAGE < page <= self.pages or self._references[page] == 0:
-            raise ValueError(f"{self.name} page {page} is not out")
+            raise BrokenInvariant(f"{self.name} page {page} is not allocated")
 
 
 @dataclass(frozen=True, slots=True)
 class CacheShape:
-    """How a cache is divided.
+    """The division of a cache into pages.
 
     Args:
         global_pages: Pages of the global pool.
@@ -95,7 +96,7 @@ class CacheShape:
 
     def __post_init__(self) -> None:
         if self.page_size < 1 or (self.chunk is not None and self.chunk % self.page_size):
-            raise InvalidRequest(f"page_size must divide the attention chunk of {self.chunk}, got {self.page_size}")
+            raise BrokenInvariant(f"page_size must divide the attention chunk of {self.chunk}, got {self.page_size}")
 
     def pages_for(self, tokens: int) -> int:
         """Return the pages that hold `tokens` tokens of one sequence."""
@@ -116,7 +117,7 @@ class PageCopy:
 
 
 class PageAllocators:
-    """The page allocators of a cache: what a scheduler asks before it admits a sequence."""
+    """The allocators of a cache's two pools."""
 
     def __init__(self, shape: CacheShape) -> None:
         self.shape = shape
@@ -130,13 +131,13 @@ class PageAllocators:
             origin: Position of its first token.
 
         Raises:
-            InvalidRequest: The origin is no chunk edge.
+            BrokenInvariant: The origin is no chunk edge.
         """
         return SequencePages(self, origin)
 
 
 class SequencePages:
-    """The pages of one sequence.
+    """The page table of one sequence.
 
     `global_pages[i]` holds tokens `i·page_size` and on; `local_pages[i]` the same, counted from the start
     of the chunk that the last token lies in. Where the sequence goes on from text that is not in the cache,
@@ -145,7 +146,7 @@ class SequencePages:
 
     def __init__(self, pages: PageAllocators, origin: int = 0) -> None:
         if origin < 0 or (pages.shape.chunk is not None and origin % pages.shape.chunk):
-            raise InvalidRequest(f"a sequence begins at a multiple of the chunk of {pages.shape.chunk}, got {origin}")
+            raise BrokenInvariant(f"a sequence begins at a multiple of the chunk of {pages.shape.chunk}, got {origin}")
         self._pages = pages
         self.shape = pages.shape
         self.origin = origin
@@ -158,16 +159,16 @@ class SequencePages:
         chunk = self.shape.chunk
         return None if chunk is None else chunk - self.length % chunk
 
-    def pages_wanted(self, count: int) -> tuple[int, int]:
+    def pages_needed(self, count: int) -> tuple[int, int]:
         """Return how many pages `extend(count)` takes from the global and the local pool.
 
-        Local pages that it gives back first, at a chunk edge, are not deducted.
+        Local pages that it releases first, at a chunk edge, are not deducted.
         """
-        whole = self._wanted(self._pages.global_pool, self.global_pages, self.length, count)
+        whole = self._needed(self._pages.global_pool, self.global_pages, self.length, count)
         if self.shape.chunk is None:
             return whole, 0
         start = self.length % self.shape.chunk
-        return whole, self._wanted(self._pages.local_pool, self.local_pages if start else [], start, count)
+        return whole, self._needed(self._pages.local_pool, self.local_pages if start else [], start, count)
 
     def extend(self, count: int) -> tuple[PageCopy, ...]:
         """Make room for the next `count` tokens, which the next step writes.
@@ -176,17 +177,17 @@ class SequencePages:
             Pages to copy first (see `KvCache.copy`), where a partly filled page is shared.
 
         Raises:
-            InvalidRequest: The tokens would cross a chunk edge.
+            BrokenInvariant: The tokens would cross a chunk edge.
             Overloaded: Too few pages are free; none is taken then.
         """
         room = self.room_in_chunk()
         if count < 1 or (room is not None and count > room):
             limit = "" if room is None else f" and at most the {room} before the chunk edge"
-            raise InvalidRequest(f"a step takes at least 1 token of a sequence{limit}, got {count}")
+            raise BrokenInvariant(f"a step takes at least 1 token of a sequence{limit}, got {count}")
         self._leave_chunk()
-        for pool, wanted in zip(self._pools(), self.pages_wanted(count), strict=True):
-            if wanted > pool.free:
-                raise Overloaded(f"{wanted} {pool.name} cache pages are wanted and {pool.free} are free")
+        for pool, needed in zip(self._pools(), self.pages_needed(count), strict=True):
+            if needed > pool.free:
+                raise Overloaded(f"{needed} {pool.name} cache pages are needed and {pool.free} are free")
         copies = self._grow(self._pages.global_pool, self.global_pages, self.length, count)
         if self.shape.chunk is not None:
             start = self.length % self.shape.chunk
@@ -205,7 +206,7 @@ class SequencePages:
         return twin
 
     def release(self) -> None:
-        """Give all pages back; the sequence is empty again."""
+        """Release all pages; the sequence is empty again."""
         self._pages.global_pool.release(self.global_pages)
         self._pages.local_pool.release(self.local_pages)
         self.global_pages, self.local_pages, self.length = [], [], 0
@@ -218,7 +219,7 @@ class SequencePages:
             self._pages.local_pool.release(self.local_pages)
             self.local_pages = []
 
-    def _wanted(self, pool: PagePool, pages: list[int], filled: int, count: int) -> int:
+    def _needed(self, pool: PagePool, pages: list[int], filled: int, count: int) -> int:
         return self.shape.pages_for(filled + count) - len(pages) + self._shared_tail(pool, pages, filled)
 
     def _shared_tail(self, pool: PagePool, pages: list[int], filled: int) -> int:

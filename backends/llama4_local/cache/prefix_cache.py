@@ -1,8 +1,8 @@
-"""Pages kept for their content, so that prompts which begin alike are computed once.
+"""The prefix cache: full pages found by their content, so that prompts which begin alike are computed once.
 
-A full page is named by a chain of SHA-256 over everything up to its end: the caller's salt, the token ids, and the
-pixels of images. The cache is one more holder of each page: a page that only the cache still refers to goes, least
-recently used first, as soon as a sequence needs room.
+A page hash is a chain of SHA-256 over everything up to the page's end: the caller's salt, the token ids, and the
+pixels of images. The cache holds one reference to each of its pages; a page with no other reference is evicted,
+least recently used first, when a sequence needs room.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from llama4_local.cache.page_table import PageAllocators, PagePool, SequencePage
 
 
 class PageHashes:
-    """Names the full pages of one sequence, as it grows.
+    """The hashes of one sequence's full pages, as it grows.
 
     Args:
         page_size: Tokens in a page.
@@ -28,11 +28,11 @@ class PageHashes:
         self._page_size = page_size
         self._images = tuple(images)
         self._last = hashlib.sha256(salt.encode()).digest()
-        self.names: list[bytes] = []
+        self.hashes: list[bytes] = []
 
     def cover(self, tokens: Sequence[int], end: int) -> None:
-        """Name every full page of `tokens[:end]` that has no name yet."""
-        for page in range(len(self.names), end // self._page_size):
+        """Hash every full page of `tokens[:end]` that has no hash yet."""
+        for page in range(len(self.hashes), end // self._page_size):
             first = page * self._page_size
             last = first + self._page_size
             content = hashlib.sha256(self._last)
@@ -41,103 +41,103 @@ class PageHashes:
                 if first <= position < last:
                     content.update(f"{position - first}:{digest};".encode())
             self._last = content.digest()
-            self.names.append(self._last)
+            self.hashes.append(self._last)
 
 
-class _Kept:
-    """The named pages of one pool, least recently used first."""
+class _CachedPages:
+    """The cached pages of one pool by hash, least recently used first."""
 
     def __init__(self, pool: PagePool) -> None:
         self.pool = pool
         self.pages: OrderedDict[bytes, int] = OrderedDict()
 
-    def keep(self, name: bytes, page: int) -> None:
-        if name not in self.pages:
+    def add(self, page_hash: bytes, page: int) -> None:
+        if page_hash not in self.pages:
             self.pool.share([page])
-            self.pages[name] = page
+            self.pages[page_hash] = page
 
-    def drop(self, name: bytes) -> None:
-        page = self.pages.pop(name, None)
+    def evict(self, page_hash: bytes) -> None:
+        page = self.pages.pop(page_hash, None)
         if page is not None:
             self.pool.release([page])
 
-    def make_room(self, wanted: int) -> bool:
-        if self.pool.free < wanted:
-            for name in [name for name, page in self.pages.items() if not self.pool.is_shared(page)]:
-                self.drop(name)
-                if self.pool.free >= wanted:
+    def make_room(self, needed: int) -> bool:
+        if self.pool.free < needed:
+            for page_hash in [each for each, page in self.pages.items() if not self.pool.is_shared(page)]:
+                self.evict(page_hash)
+                if self.pool.free >= needed:
                     break
-        return self.pool.free >= wanted
+        return self.pool.free >= needed
 
 
 class PrefixCache:
-    """Finds, keeps and gives up named pages of both pools.
+    """Finds, adds and evicts pages of both pools.
 
     Args:
-        pages: The allocators whose pages it holds.
-        enabled: Whether anything is kept at all.
+        pages: The allocators of the pages.
+        enabled: Whether any page is cached.
     """
 
     def __init__(self, pages: PageAllocators, *, enabled: bool = True) -> None:
         self._shape = pages.shape
-        self._global = _Kept(pages.global_pool)
-        self._local = _Kept(pages.local_pool)
+        self._global = _CachedPages(pages.global_pool)
+        self._local = _CachedPages(pages.local_pool)
         self._enabled = enabled
 
     @property
-    def held(self) -> tuple[int, int]:
-        """Pages that it refers to, in the global and the local pool."""
+    def size(self) -> tuple[int, int]:
+        """Cached pages of the global and the local pool."""
         return len(self._global.pages), len(self._local.pages)
 
-    def attach(self, pages: SequencePages, names: Sequence[bytes]) -> int:
-        """Let an empty sequence begin with the longest kept prefix.
+    def attach(self, pages: SequencePages, hashes: Sequence[bytes]) -> int:
+        """Give an empty sequence the pages of its longest cached prefix.
 
         Args:
             pages: The sequence's page table, empty.
-            names: Names of the pages that it may take over, from its beginning.
+            hashes: Hashes of the pages that it may reuse, from its beginning.
 
         Returns:
-            How many tokens need not be computed.
+            Tokens that need not be computed.
         """
-        count = self._longest(names)
-        used, local = names[:count], names[self._chunk_start(count) : count]
-        pages.global_pages = [self._global.pages[name] for name in used]
-        pages.local_pages = [self._local.pages[name] for name in local] if self._shape.chunk is not None else []
+        count = self._longest(hashes)
+        used, local = hashes[:count], hashes[self._chunk_start(count) : count]
+        pages.global_pages = [self._global.pages[each] for each in used]
+        pages.local_pages = [self._local.pages[each] for each in local] if self._shape.chunk is not None else []
         pages.length = count * self._shape.page_size
         self._global.pool.share(pages.global_pages)
         self._local.pool.share(pages.local_pages)
         self.touch(used)
         return pages.length
 
-    def publish(self, pages: SequencePages, names: Sequence[bytes], known: int) -> int:
-        """Keep the full pages of a sequence under their names, from page `known` on.
+    def publish(self, pages: SequencePages, hashes: Sequence[bytes], known: int) -> int:
+        """Add the full pages of a sequence, from page `known` on.
 
-        Call it after the step that computed them, before the sequence leaves their chunk.
+        Called after the step that computed them, before the sequence leaves their chunk.
 
         Returns:
-            How many pages are known now.
+            Pages that are known now.
         """
         if not self._enabled:
             return 0
-        full = min(pages.length // self._shape.page_size, len(names))
+        full = min(pages.length // self._shape.page_size, len(hashes))
         # At a chunk edge the finished chunk's local pages are still there until the next step.
         first_local = self._chunk_start((pages.length - 1) // self._shape.page_size) if pages.length else 0
         for page in range(known, full):
-            self._global.keep(names[page], pages.global_pages[page])
+            self._global.add(hashes[page], pages.global_pages[page])
             if 0 <= page - first_local < len(pages.local_pages):
-                self._local.keep(names[page], pages.local_pages[page - first_local])
+                self._local.add(hashes[page], pages.local_pages[page - first_local])
         return max(known, full)
 
-    def pin(self, names: Sequence[bytes]) -> list[int]:
-        """Return the global pages that are kept under these names, up to the first that is not, as one more holder.
+    def pin(self, hashes: Sequence[bytes]) -> list[int]:
+        """Add a reference to the cached global pages of these hashes, up to the first that is missing, and return them.
 
-        Local pages are not pinned: at a chunk edge none are needed, and beyond it they can be computed again.
+        Local pages are not pinned: at a chunk edge none are needed, and beyond it they are computed again.
         """
         pages: list[int] = []
-        for name in names:
-            if name not in self._global.pages:
+        for page_hash in hashes:
+            if page_hash not in self._global.pages:
                 break
-            pages.append(self._global.pages[name])
+            pages.append(self._global.pages[page_hash])
         self._global.pool.share(pages)
         return pages
 
@@ -146,41 +146,41 @@ class PrefixCache:
         self._global.pool.share(pages)
 
     def unpin(self, pages: Sequence[int]) -> None:
-        """Give up what `pin` returned."""
+        """Release pages that `pin` returned."""
         self._global.pool.release(pages)
 
-    def adopt(self, names: Sequence[bytes]) -> list[int]:
-        """Take a global page for each name, pinned, whose content the caller then writes.
+    def adopt(self, hashes: Sequence[bytes]) -> list[int]:
+        """Allocate a pinned global page for each hash; the caller writes its content.
 
         Raises:
             Overloaded: There is no room for them.
         """
-        self._global.make_room(len(names))
-        pages = self._global.pool.take(len(names))
-        for name, page in zip(names, pages, strict=True):
-            self._global.keep(name, page)
+        self._global.make_room(len(hashes))
+        pages = self._global.pool.take(len(hashes))
+        for page_hash, page in zip(hashes, pages, strict=True):
+            self._global.add(page_hash, page)
         return pages
 
-    def touch(self, names: Sequence[bytes]) -> None:
-        """Mark pages as just used, those deep in the sequence less so than those near its beginning."""
-        for name in reversed(names):
-            for kept in (self._global, self._local):
-                if name in kept.pages:
-                    kept.pages.move_to_end(name)
+    def touch(self, hashes: Sequence[bytes]) -> None:
+        """Mark pages as just used; later pages of a sequence are evicted before its first ones."""
+        for page_hash in reversed(hashes):
+            for cached in (self._global, self._local):
+                if page_hash in cached.pages:
+                    cached.pages.move_to_end(page_hash)
 
     def make_room(self, global_pages: int, local_pages: int) -> bool:
-        """Give up pages until so many are free in each pool; return whether they are."""
-        # Both pools are tried, whatever the first one says.
+        """Evict pages until so many are free in each pool; return whether they are."""
+        # Both pools make room, even where the first one has none.
         return self._global.make_room(global_pages) & self._local.make_room(local_pages)
 
-    def forget(self, names: Iterable[bytes]) -> None:
-        """Give up pages whose content cannot be trusted."""
-        for name in names:
-            self._global.drop(name)
-            self._local.drop(name)
+    def forget(self, hashes: Iterable[bytes]) -> None:
+        """Evict pages whose content is not trusted."""
+        for page_hash in hashes:
+            self._global.evict(page_hash)
+            self._local.evict(page_hash)
 
     def clear(self) -> None:
-        """Give everything up."""
+        """Evict every page."""
         self.forget([*self._global.pages, *self._local.pages])
 
     def _chunk_start(self, page: int) -> int:
@@ -190,11 +190,11 @@ class PrefixCache:
         per_chunk = self._shape.chunk // self._shape.page_size
         return page - page % per_chunk
 
-    def _longest(self, names: Sequence[bytes]) -> int:
-        """How many pages can be taken over: beyond a chunk edge, local pages must be there as well."""
-        count = next((i for i, name in enumerate(names) if name not in self._global.pages), len(names))
+    def _longest(self, hashes: Sequence[bytes]) -> int:
+        """Pages of the longest cached prefix; beyond a chunk edge, local pages must be cached as well."""
+        count = next((i for i, each in enumerate(hashes) if each not in self._global.pages), len(hashes))
         while self._shape.chunk is not None and count > (edge := self._chunk_start(count)):
-            missing = [page for page in range(edge, count) if names[page] not in self._local.pages]
+            missing = [page for page in range(edge, count) if hashes[page] not in self._local.pages]
             if not missing:
                 break
             count = missing[0]

@@ -1,7 +1,7 @@
-"""What a session keeps of a prompt: keys and values of the global layers, up to a chunk edge.
+"""The pinned pages of sessions: keys and values of the global layers, up to a chunk edge.
 
-At a multiple of the chunk no chunk-local layer looks back, so the global layers are all that is needed to go
-on from there; what lies beyond the edge is computed again.
+At a multiple of the chunk no chunk-local layer attends to earlier tokens, so the global layers are enough to go on
+from there; tokens beyond the edge are computed again.
 """
 
 from __future__ import annotations
@@ -35,42 +35,42 @@ class SessionState:
 
 
 class SessionStore:
-    """The pages that sessions hold on to, each under its session's key.
+    """The pages that sessions pin, each under its session's key.
 
     Args:
         cache: The tensors.
-        prefixes: Where kept pages are found by their names.
+        prefixes: Finds the pages by their hashes.
     """
 
     def __init__(self, cache: KvCache, prefixes: PrefixCache) -> None:
         self._cache = cache
         self._prefixes = prefixes
-        self._held: dict[object, list[int]] = {}
+        self._pinned: dict[object, list[int]] = {}
 
     @property
     def pages(self) -> int:
-        """Pages that sessions hold, shared ones counted for each."""
-        return sum(len(pages) for pages in self._held.values())
+        """Pages that sessions pin, shared ones counted for each."""
+        return sum(len(pages) for pages in self._pinned.values())
 
-    def hold(self, key: object, names: Sequence[bytes]) -> None:
-        """Hold on to the kept pages of these names, instead of what was held under the key before."""
-        pages = self._prefixes.pin(names)
-        self.drop(key)
-        self._held[key] = pages
+    def pin(self, key: object, hashes: Sequence[bytes]) -> None:
+        """Pin the cached pages of these hashes, in place of those pinned under the key before."""
+        pages = self._prefixes.pin(hashes)
+        self.unpin(key)
+        self._pinned[key] = pages
 
     def fork(self, key: object, twin: object) -> None:
-        """Hold under `twin` what is held under `key`."""
-        pages = list(self._held.get(key, ()))
+        """Pin under `twin` the pages that are pinned under `key`."""
+        pages = list(self._pinned.get(key, ()))
         self._prefixes.share(pages)
-        self._held[twin] = pages
+        self._pinned[twin] = pages
 
-    def drop(self, key: object) -> None:
-        """Hold nothing under this key any more."""
-        self._prefixes.unpin(self._held.pop(key, []))
+    def unpin(self, key: object) -> None:
+        """Release the pages of a key."""
+        self._prefixes.unpin(self._pinned.pop(key, []))
 
     def read(self, key: object) -> SessionState:
-        """Return what is held under a key, up to the last chunk edge (without chunks: the last full page)."""
-        pages = self._held.get(key, [])
+        """Return the keys and values of a key, up to the last chunk edge (without chunks: the last full page)."""
+        pages = self._pinned.get(key, [])
         shape = self._cache.shape
         per_edge = 1 if shape.chunk is None else shape.chunk // shape.page_size
         pages = pages[: len(pages) // per_edge * per_edge]
@@ -79,22 +79,22 @@ class SessionStore:
         )
         return SessionState(keys, values)
 
-    def write(self, key: object, names: Sequence[bytes], state: SessionState) -> None:
-        """Put a state back under the names of its pages, and hold it.
+    def write(self, key: object, hashes: Sequence[bytes], state: SessionState) -> None:
+        """Write keys and values into pages of their own, pinned under a key.
 
         Raises:
-            InvalidRequest: The state does not fit the cache's layers or type.
+            InvalidRequest: The state does not fit the cache's layers or dtype.
             Overloaded: There is no room for it.
         """
         shape = self._cache.shape
         for tensor, stored in zip((state.keys, state.values), self._cache.storage["global"], strict=True):
-            wanted = (stored.shape[0], len(names) * shape.page_size, *stored.shape[3:])
-            if tuple(tensor.shape) != wanted or tensor.dtype != stored.dtype:
+            expected = (stored.shape[0], len(hashes) * shape.page_size, *stored.shape[3:])
+            if tuple(tensor.shape) != expected or tensor.dtype != stored.dtype:
                 raise InvalidRequest(
                     f"The session holds {tensor.dtype} {tuple(tensor.shape)} and this backend's cache takes "
-                    f"{stored.dtype} {wanted}; restore it with the dtype= and cache_dtype= that it was saved with."
+                    f"{stored.dtype} {expected}; restore it with the dtype= and cache_dtype= that it was saved with."
                 )
-        pages = self._prefixes.adopt(names)
-        self._held[key] = pages
+        pages = self._prefixes.adopt(hashes)
+        self._pinned[key] = pages
         for tensor, stored in zip((state.keys, state.values), self._cache.storage["global"], strict=True):
-            words(stored)[:, pages] = words(tensor).unflatten(1, (len(names), shape.page_size)).to(stored.device)
+            words(stored)[:, pages] = words(tensor).unflatten(1, (len(hashes), shape.page_size)).to(stored.device)

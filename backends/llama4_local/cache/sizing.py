@@ -1,4 +1,4 @@
-"""How large a cache to make."""
+"""The size of the cache for a number of sequences and bytes."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def cache_shape(text: TextConfig, *, context: int, sequences: int, memory: int, 
     Args:
         text: The decoder's shape.
         context: Most tokens of a sequence.
-        sequences: Sequences under way at once.
+        sequences: Sequences that run at once.
         memory: Bytes for the cache.
         itemsize: Bytes of one number in the cache.
 

@@ -1,10 +1,11 @@
-"""The tokens of one answer as text, and where the answer ends; no tensor is involved."""
+"""From the tokens of one answer to its text and its end; no tensor is involved."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Protocol
 
+from llama4_local.config.invariant import BrokenInvariant
 from llama4_local.decoding.stop_strings import StopStrings
 from llama4sdk.events import FinishReason, TextDelta, TokenLogprob
 
@@ -13,14 +14,14 @@ if TYPE_CHECKING:
 
 
 class Decoder(Protocol):
-    """Token ids as they come, whole characters out; the tokenizer's decoder is one."""
+    """Turns token ids into whole characters as they come; the tokenizer's decoder is one."""
 
     def push(self, token_ids: Sequence[int], /) -> str:
-        """Take ids and return the text that is certain now."""
+        """Take ids and return the text that is certain."""
         ...
 
     def flush(self) -> str:
-        """Return what was held back."""
+        """Return the text that was held back."""
         ...
 
 
@@ -35,21 +36,21 @@ class TextOf(Protocol):
 class Detokenizer:
     """Turns one sequence's tokens into text deltas, up to its end.
 
-    Special tokens other than those that end the answer come out as text, by their names: what they
-    mean is read above the seam.
+    Special tokens other than those that end the answer come out as text, by their names: they are read above
+    the seam.
 
     Args:
-        rules: What ends the answer, and whether log-probabilities are reported.
+        sampling: Its stop tokens, and whether log-probabilities are reported.
         stops: Strings that end it.
         limit: Most tokens in it.
-        decoder: Makes text of its tokens.
+        decoder: Decodes its tokens.
         text_of: The text of a single token, for log-probabilities.
-        written: Where its tokens go; empty.
+        written: An empty list that its tokens are appended to.
     """
 
     def __init__(
         self,
-        rules: ResolvedSampling,
+        sampling: ResolvedSampling,
         stops: Sequence[str],
         limit: int,
         *,
@@ -57,7 +58,7 @@ class Detokenizer:
         text_of: TextOf,
         written: list[int] | None = None,
     ) -> None:
-        self._rules = rules
+        self._sampling = sampling
         self._stops = StopStrings(stops)
         self._limit = limit
         self._decoder = decoder
@@ -66,12 +67,16 @@ class Detokenizer:
         self.written: list[int] = [] if written is None else written
 
     def add(self, sampled: SampledToken) -> tuple[TextDelta | None, FinishReason | None]:
-        """Take the next token, which must be usable; return new text, if any, and why it ended, if it did."""
+        """Take the next token; return new text, if any, and the finish reason at the end.
+
+        Raises:
+            BrokenInvariant: There is no token.
+        """
         token = sampled.token
         if token is None:
-            raise ValueError("an unusable token cannot be part of an answer")
+            raise BrokenInvariant("an unusable token cannot be part of an answer")
         self.written.append(token)
-        if token in self._rules.stop_ids:
+        if token in self._sampling.stop_ids:
             return self._delta(self._decoder.flush(), "stop")
         if sampled.logprob is not None:
             self._logprobs.append(self._report(token, sampled))
@@ -80,7 +85,7 @@ class Detokenizer:
         return self._delta(text + self._decoder.flush() if reason else text, reason)
 
     def _delta(self, text: str, reason: FinishReason | None) -> tuple[TextDelta | None, FinishReason | None]:
-        text, stopped = self._stops.push(text, armed=len(self.written) >= self._rules.min_tokens)
+        text, stopped = self._stops.push(text, armed=len(self.written) >= self._sampling.min_tokens)
         if stopped:
             reason = "stop"
         elif reason:

@@ -1,26 +1,37 @@
-"""From the logits of a batch to one token per sequence, each by its own rules."""
+"""From the logits of a step to one token per sequence: penalties, token masks, truncation, the draw.
+
+The same functions serve the CPU and steps that run beside the host; only where a step's sampling parameters
+lie differs (`SamplingColumns`).
+"""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, NamedTuple
 
 import torch
 from torch import Tensor
 
-from llama4_local.decoding import token_mask as masks
-from llama4_local.decoding.token_mask import TokenMask
+from llama4_local.decoding import token_mask
 from llama4_local.ops.filters import Filters
 from llama4_local.ops.reference import sampling
-from llama4sdk.request import Sampling
+
+if TYPE_CHECKING:
+    from llama4_local.decoding.token_mask import TokenMask
+    from llama4_local.ops.interface import Ops
+    from llama4sdk.request import Sampling
+
+_LARGEST_TOP_K = 2**31 - 1  # beyond any vocabulary
+_SEEDS = 2**63  # seeds are int64 on the device
 
 
 @dataclass(frozen=True, slots=True)
 class ResolvedSampling:
-    """How one sequence's tokens are chosen, every default filled in.
+    """The sampling parameters of one sequence, every default filled in.
 
     Args:
-        seed: Decides the draws, together with the number of tokens written.
+        seed: Decides the draws, together with the number of tokens written; int64.
         stop_ids: Tokens that end the answer.
         min_tokens: No stop token before so many tokens.
         logprobs: Alternatives to report for each token; None to report nothing.
@@ -42,7 +53,7 @@ class ResolvedSampling:
     def of(
         cls, asked: Sampling, *, temperature: float | None, top_p: float | None, stop_ids: Sequence[int], seed: int
     ) -> ResolvedSampling:
-        """Fill what the request leaves open with the checkpoint's defaults and the given seed."""
+        """Fill open parameters of a request with the checkpoint's defaults and the given seed."""
 
         def first(*values: float | None) -> float:
             return next(value for value in values if value is not None)
@@ -50,12 +61,12 @@ class ResolvedSampling:
         return cls(
             temperature=first(asked.temperature, temperature, 0.0),
             top_p=first(asked.top_p, top_p, 1.0),
-            top_k=asked.top_k or 0,
+            top_k=min(asked.top_k or 0, _LARGEST_TOP_K),
             min_p=asked.min_p or 0.0,
             repetition_penalty=first(asked.repetition_penalty, 1.0),
             presence_penalty=asked.presence_penalty or 0.0,
             frequency_penalty=asked.frequency_penalty or 0.0,
-            seed=seed if asked.seed is None else asked.seed,
+            seed=(seed if asked.seed is None else asked.seed) % _SEEDS,
             stop_ids=frozenset((*stop_ids, *asked.stop_token_ids)),
             min_tokens=asked.min_tokens,
             logprobs=asked.logprobs,
@@ -63,31 +74,61 @@ class ResolvedSampling:
 
     @property
     def penalized(self) -> bool:
-        """Whether tokens that stood there before count."""
+        """Whether earlier tokens change the logits."""
         return self.repetition_penalty != 1 or self.presence_penalty != 0 or self.frequency_penalty != 0
+
+    @property
+    def ranked(self) -> bool:
+        """Whether tokens must be ranked by probability before the draw."""
+        return self.temperature > 0 and (self.top_k > 0 or self.top_p < 1)
 
 
 @dataclass(slots=True)
 class SamplerState:
-    """One sequence as the sampler sees it.
+    """The sampler's state of one sequence.
 
     Args:
-        rules: How to choose.
+        sampling: Its parameters.
         prompt: Its prompt's tokens.
-        written: The answer so far; the engine appends to it.
-        mask: Rules tokens out at each place, as a grammar does.
+        written: The answer so far; the detokenizer appends to it.
+        mask: Rules tokens out at each position, as a grammar does.
     """
 
-    rules: ResolvedSampling
+    sampling: ResolvedSampling
     prompt: Sequence[int]
     written: list[int]
     mask: TokenMask | None = None
+    _failure: str | None = field(default=None, init=False)
     _seen: Tensor | None = field(default=None, init=False)  # [vocab], bool
     _counts: Tensor | None = field(default=None, init=False)  # [vocab], int32
     _counted: int = field(default=0, init=False)
 
+    @property
+    def problem(self) -> str | None:
+        """The reason why no token could be sampled, where it is known."""
+        return self._failure or (self.mask.problem if self.mask else None)
+
+    def is_plain(self, ahead: int = 0) -> bool:
+        """Whether logits are sampled as they are: no penalty, no mask, no report.
+
+        Args:
+            ahead: Tokens of the in-flight step that the answer does not hold yet.
+        """
+        waits = len(self.written) + ahead < self.sampling.min_tokens
+        return not (self.sampling.penalized or self.mask or waits or self.sampling.logprobs is not None)
+
+    def allowed(self) -> bytes:
+        """Return the mask's bits for the next token; none is allowed where the mask itself fails."""
+        if self.mask is None:
+            return b""
+        try:
+            return self.mask.allowed(self.written)
+        except Exception as error:  # noqa: BLE001 - a mask that fails ends its own request alone
+            self._failure = f"The token mask of this request failed with {type(error).__name__}."
+            return b"\0"
+
     def history(self, like: Tensor) -> tuple[Tensor, Tensor]:
-        """Return which tokens were seen and how often each was written: [vocab] each.
+        """Return the tokens that occurred, and how often each was written: [vocab] each.
 
         Args:
             like: A row of logits, for size and device.
@@ -105,12 +146,12 @@ class SamplerState:
 
 @dataclass(frozen=True, slots=True)
 class SampledToken:
-    """What was chosen for one sequence.
+    """The token sampled for one sequence.
 
     Args:
         token: The token; None when the logits were unusable.
         logprob: Its log-probability at temperature 1 before any penalty or filter, when asked for.
-        top: Likeliest tokens with theirs, likeliest first.
+        top: The most probable tokens with theirs, in falling order.
     """
 
     token: int | None
@@ -118,46 +159,100 @@ class SampledToken:
     top: tuple[tuple[int, float], ...] = ()
 
 
-def sample(logits: Tensor, rows: Sequence[SamplerState]) -> list[SampledToken]:
-    """Choose the next token of every sequence.
+class LogProbabilities(dict[int, tuple[float, tuple[tuple[int, float], ...]]]):
+    """By row, the sampled token's log-probability and the most probable tokens with theirs."""
 
-    A row's choice depends on its own logits, rules and history only.
+
+class SamplingColumns(NamedTuple):
+    """The sampling parameters of a step's rows on the device, as `Ops.sample` takes them."""
+
+    filters: Filters
+    seeds: Tensor  # [rows], int64
+    steps: Tensor  # [rows], int64: tokens that the row has sampled before
+
+
+def sample(
+    ops: Ops, logits: Tensor, states: Sequence[SamplerState], columns: SamplingColumns
+) -> tuple[Tensor, LogProbabilities]:
+    """Sample the next token of every sequence; a row depends on its own logits, parameters and history only.
 
     Args:
-        logits: [n, vocab], fp32.
-        rows: One chooser for each row.
+        ops: Samples on the logits' device.
+        logits: [rows, vocab], fp32.
+        states: One for each row.
+        columns: Their parameters.
+
+    Returns:
+        Tokens, [rows], int64, -1 where no token is possible; and the reports of rows that ask for them.
     """
-    adjusted = adjust(logits, rows)
-    bad = sampling.unusable(adjusted)
-    tokens = sampling.likeliest(adjusted)
-    drawing = [index for index, row in enumerate(rows) if row.rules.temperature > 0]
-    if drawing:
-        usable = torch.where(bad[drawing, None], 0, adjusted[drawing])
-        tokens[drawing] = _draw(usable, [rows[index] for index in drawing])
-    found = reports(logits, tokens, rows)
+    tokens = ops.sample(adjusted(logits, states), *columns)
+    return tokens, log_probabilities(logits, tokens.clamp(min=0), states)
+
+
+def sampled_tokens(tokens: Tensor, reports: LogProbabilities) -> list[SampledToken]:
+    """Return one value for each row of `sample`'s tokens."""
     return [
-        SampledToken(None) if is_bad else SampledToken(token, *found.get(index, (None, ())))
-        for index, (token, is_bad) in enumerate(zip(tokens.tolist(), bad.tolist(), strict=True))
+        SampledToken(None) if token < 0 else SampledToken(token, *reports.get(row, (None, ())))
+        for row, token in enumerate(tokens.tolist())
     ]
 
 
-def adjust(logits: Tensor, rows: Sequence[SamplerState]) -> Tensor:
-    """Return the scores after penalties and masks: logits [n, vocab] themselves where no row has any."""
-    penalized = [index for index, row in enumerate(rows) if row.rules.penalized]
-    early = [index for index, row in enumerate(rows) if len(row.written) < row.rules.min_tokens]
-    packed = {index: row.mask.allowed(row.written) for index, row in enumerate(rows) if row.mask}
-    adjusted = logits.clone() if penalized or early else logits
+def sampling_columns(states: Sequence[SamplerState], device: torch.device) -> SamplingColumns:
+    """Return the parameters of a step's rows as tensors of their own."""
+    rows = [state.sampling for state in states]
+
+    def column(values: list[float] | list[int], dtype: torch.dtype) -> Tensor:
+        return torch.tensor(values, dtype=dtype, device=device)
+
+    filters = Filters(
+        temperature=column([row.temperature for row in rows], torch.float32),
+        top_k=column([row.top_k for row in rows], torch.int64),
+        top_p=column([row.top_p for row in rows], torch.float64),
+        min_p=column([row.min_p for row in rows], torch.float32),
+        ranked=any(row.ranked for row in rows),
+    )
+    seeds = column([row.seed for row in rows], torch.int64)
+    return SamplingColumns(filters, seeds, column([len(state.written) for state in states], torch.int64))
+
+
+def adjusted(logits: Tensor, states: Sequence[SamplerState]) -> Tensor:
+    """Return logits [rows, vocab] after penalties and masks; the same tensor where no row has any."""
+    penalized = [row for row, state in enumerate(states) if state.sampling.penalized]
+    early = [row for row, state in enumerate(states) if len(state.written) < state.sampling.min_tokens]
+    masks = {row: state.allowed() for row, state in enumerate(states) if state.mask}
+    result = logits.clone() if penalized or early else logits
     if penalized:
-        adjusted[penalized] = _penalize(logits[penalized], [rows[index] for index in penalized])
-    if packed:
-        adjusted = masks.apply(adjusted, packed)
-    for index in early:
-        _rule_out_ends(adjusted[index], rows[index].rules)
-    return adjusted
+        result[penalized] = _penalize(logits[penalized], [states[row] for row in penalized])
+    if masks:
+        result = token_mask.apply(result, masks)
+    for row in early:
+        _exclude_stops(result[row], states[row].sampling)
+    return result
 
 
-def _penalize(logits: Tensor, rows: Sequence[SamplerState]) -> Tensor:
-    histories = [row.history(of) for row, of in zip(rows, logits, strict=True)]
+def log_probabilities(logits: Tensor, tokens: Tensor, states: Sequence[SamplerState]) -> LogProbabilities:
+    """Return the reports of those rows that ask for them; see `SampledToken`.
+
+    Args:
+        logits: [rows, vocab], before penalties and masks.
+        tokens: [rows], int64, the sampled ones.
+        states: One for each row.
+    """
+    asked = {row: state.sampling.logprobs for row, state in enumerate(states) if state.sampling.logprobs is not None}
+    if not asked:
+        return LogProbabilities()
+    rows = list(asked)
+    own, ids, values = sampling.log_probabilities(logits[rows], tokens[rows], max(asked.values()))
+    return LogProbabilities(
+        {
+            row: (logprob, tuple(zip(top, scores, strict=True))[: asked[row]])
+            for row, logprob, top, scores in zip(rows, own.tolist(), ids.tolist(), values.tolist(), strict=True)
+        }
+    )
+
+
+def _penalize(logits: Tensor, states: Sequence[SamplerState]) -> Tensor:
+    histories = [state.history(row) for state, row in zip(states, logits, strict=True)]
 
     def column(values: list[float]) -> Tensor:
         return torch.tensor(values, dtype=torch.float32, device=logits.device)
@@ -166,47 +261,11 @@ def _penalize(logits: Tensor, rows: Sequence[SamplerState]) -> Tensor:
         logits,
         torch.stack([seen for seen, _ in histories]),
         torch.stack([counts for _, counts in histories]),
-        column([row.rules.repetition_penalty for row in rows]),
-        column([row.rules.presence_penalty for row in rows]),
-        column([row.rules.frequency_penalty for row in rows]),
+        column([state.sampling.repetition_penalty for state in states]),
+        column([state.sampling.presence_penalty for state in states]),
+        column([state.sampling.frequency_penalty for state in states]),
     )
 
 
-def _rule_out_ends(logits: Tensor, rules: ResolvedSampling) -> None:
-    logits[[token for token in rules.stop_ids if token < logits.shape[0]]] = -torch.inf
-
-
-def _draw(logits: Tensor, rows: Sequence[SamplerState]) -> Tensor:
-    device = logits.device
-    rules = [row.rules for row in rows]
-    filters = Filters(
-        temperature=torch.tensor([rule.temperature for rule in rules], dtype=torch.float32, device=device),
-        top_k=torch.tensor([rule.top_k for rule in rules], dtype=torch.int64, device=device),
-        top_p=torch.tensor([rule.top_p for rule in rules], dtype=torch.float64, device=device),
-        min_p=torch.tensor([rule.min_p for rule in rules], dtype=torch.float32, device=device),
-        ranked=any(rule.top_k > 0 or rule.top_p < 1 for rule in rules),
-    )
-    seeds = torch.tensor([rule.seed for rule in rules], dtype=torch.int64, device=device)
-    steps = torch.tensor([len(row.written) for row in rows], dtype=torch.int64, device=device)
-    return sampling.draw(logits, filters, sampling.uniforms(seeds, steps))
-
-
-def reports(
-    logits: Tensor, tokens: Tensor, rows: Sequence[SamplerState]
-) -> dict[int, tuple[float, tuple[tuple[int, float], ...]]]:
-    """Return the log-probabilities of those rows that ask for them; see `SampledToken`.
-
-    Args:
-        logits: [n, vocab], before penalties and masks.
-        tokens: [n], int64, what was chosen.
-        rows: One chooser for each row.
-    """
-    asked = {index: row.rules.logprobs for index, row in enumerate(rows) if row.rules.logprobs is not None}
-    if not asked:
-        return {}
-    places = list(asked)
-    own, ids, values = sampling.log_probabilities(logits[places], tokens[places], max(asked.values()))
-    return {
-        index: (logprob, tuple(zip(top, scores, strict=True))[: asked[index]])
-        for index, logprob, top, scores in zip(places, own.tolist(), ids.tolist(), values.tolist(), strict=True)
-    }
+def _exclude_stops(logits: Tensor, parameters: ResolvedSampling) -> None:
+    logits[[token for token in parameters.stop_ids if token < logits.shape[0]]] = -torch.inf

@@ -1,7 +1,8 @@
-"""Which tokens may come next in answers that keep to a form, found out while the model runs."""
+"""Token masks: the tokens that may come next in a constrained answer, computed while the model runs."""
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Generator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -13,30 +14,30 @@ from torch import Tensor
 
 
 class TokenMask(Protocol):
-    """Rules tokens out at each place of one answer, as a grammar does."""
+    """Rules tokens out at each position of one answer, as a grammar does."""
 
     @property
     def problem(self) -> str | None:
-        """Why the answer cannot go on, when it cannot."""
+        """The reason why the answer cannot go on; None while it can."""
         ...
 
     def allowed(self, written: Sequence[int]) -> bytes:
         """Return a bit for each token, lowest first, after the tokens written so far.
 
-        Asked again for the same tokens, it answers at once. One thread at a time may ask.
+        A second call for the same tokens returns at once. One thread at a time may call it.
         """
         ...
 
 
 class MaskLookahead:
-    """A thread of its own for masks, so that they cost no time of the model's; begun with the first mask."""
+    """Computes masks in a thread beside the model; the thread starts with the first mask."""
 
     def __init__(self) -> None:
         self._thread: ThreadPoolExecutor | None = None
 
     @contextmanager
     def over(self, masks: Sequence[tuple[TokenMask, Sequence[int]]]) -> Generator[None]:
-        """Return a block in which masks are found out beside what it does; its end waits for them.
+        """Return a block beside which masks are computed; its end waits for them.
 
         Args:
             masks: Each with the tokens written so far, which must not change within the block.
@@ -46,11 +47,11 @@ class MaskLookahead:
             return
         if self._thread is None:
             self._thread = ThreadPoolExecutor(1, "llama4_local masks")
-        under_way = self._thread.submit(_find_out, masks)
+        pending = self._thread.submit(_compute, masks)
         try:
             yield
         finally:
-            under_way.result()
+            pending.result()
 
     def close(self) -> None:
         """End the thread."""
@@ -58,22 +59,23 @@ class MaskLookahead:
             self._thread.shutdown()
 
 
-def _find_out(masks: Sequence[tuple[TokenMask, Sequence[int]]]) -> None:
+def _compute(masks: Sequence[tuple[TokenMask, Sequence[int]]]) -> None:
     for mask, written in masks:
-        mask.allowed(written)
+        with contextlib.suppress(Exception):  # raised again where the mask is applied, in its own row
+            mask.allowed(written)
 
 
 def apply(logits: Tensor, packed: Mapping[int, bytes]) -> Tensor:
-    """Return scores, [rows, vocab], with -inf where the bit of a row is not set; other rows stay as they are.
+    """Return logits, [rows, vocab], with -inf where the bit of a row is not set; other rows stay as they are.
 
     Args:
-        logits: The scores.
-        packed: By row, a bit for each token, lowest first.
+        logits: [rows, vocab].
+        packed: By row, a bit for each token, lowest first; missing bytes allow no token.
     """
     rows, vocab = logits.shape
     taken = (vocab + 7) // 8
     everything = b"\xff" * taken
-    joined = b"".join(packed.get(row, everything)[:taken] for row in range(rows))
+    joined = b"".join(packed.get(row, everything)[:taken].ljust(taken, b"\0") for row in range(rows))
     bits = np.frombuffer(joined, np.uint8).reshape(rows, taken)
     if logits.device.type == "cpu":
         allowed = torch.from_numpy(np.unpackbits(bits, axis=1, bitorder="little"))
@@ -83,7 +85,7 @@ def apply(logits: Tensor, packed: Mapping[int, bytes]) -> Tensor:
 
 
 def unpacked(bits: Tensor) -> Tensor:
-    """Return a byte for each bit, lowest first, where the bits are; they travel eight to a byte.
+    """Return a byte for each bit, lowest first, on the device of the bits, which are sent eight to a byte.
 
     Args:
         bits: [rows, bytes], uint8.

@@ -1,7 +1,7 @@
-"""Decoding in steps of a few fixed shapes, so that a CUDA graph repeats each with a single call of the host.
+"""Decoding steps of a few fixed shapes as CUDA graphs, each replayed with a single call of the host.
 
-A step with fewer sequences is filled up: rows that stand for nobody write to page 0, which is never handed out,
-and what comes of them is ignored.
+A step with fewer sequences is filled up with padding rows: they write to the null page, which belongs to no
+sequence, and their logits are not read.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import torch
 from llama4_local.cache.page_table import NULL_PAGE
 from llama4_local.engine.device_page_table import DevicePageTable
 from llama4_local.engine.sampling_batch import SamplingBatch
-from llama4_local.model.transformer import forward, uncast_logits
+from llama4_local.model.transformer import forward, sampling_logits
 from llama4_local.ops.batch import Batch, PoolTable, Segment, SequenceInput
 
 if TYPE_CHECKING:
@@ -31,10 +31,10 @@ if TYPE_CHECKING:
 
 
 class Graph(Protocol):
-    """Work over tensors that stay where they are."""
+    """Recorded work over tensors at fixed addresses."""
 
     def replay(self) -> None:
-        """Do it again, with what the tensors hold now."""
+        """Run the work again over the tensors' present content."""
         ...
 
 
@@ -43,7 +43,7 @@ Capture = Callable[[Callable[[], None]], Graph]
 
 @dataclass(frozen=True, slots=True)
 class Rerun:
-    """Stands in for a CUDA graph on any device: runs the same work over the same tensors."""
+    """A stand-in for a CUDA graph on any device: runs the same work over the same tensors."""
 
     work: Callable[[], None]
 
@@ -53,7 +53,7 @@ class Rerun:
 
 
 def cuda_capture() -> Capture:
-    """Return what captures CUDA graphs that share one pool of memory, as they never run at the same time."""
+    """Return a function that captures CUDA graphs; they share one memory pool, as no two run at the same time."""
     pool = torch.cuda.graph_pool_handle()
 
     def capture(work: Callable[[], None]) -> Graph:
@@ -73,42 +73,40 @@ def bucket_sizes(most: int) -> tuple[int, ...]:
 
 
 @dataclass(frozen=True, slots=True)
-class _Places:
-    """Where a bucket's inputs lie."""
+class _Regions:
+    """The regions of a bucket's inputs in the pinned buffer."""
 
     token_ids: BufferRegion
     positions: BufferRegion
     slots: dict[PoolName, BufferRegion]
     contexts: dict[PoolName, BufferRegion]
-    settings: SamplingBatch
+    sampling: SamplingBatch
 
 
 @dataclass(frozen=True, slots=True)
 class _Bucket:
-    """The graphs of one number of sequences; two that choose, the second one for steps that rank tokens."""
+    """The graphs of one number of sequences: the model, and sampling without and with ranked tokens."""
 
-    places: _Places
+    regions: _Regions
     scoring: Graph
-    choosing: tuple[Graph, Graph]
+    sampling: tuple[Graph, Graph]
 
 
 class DecodeGraphs:
     """One step for each of a few numbers of sequences, each with one token.
 
     Args:
-        model: What runs.
-        cache: Its cache.
-        staging: Takes a step's inputs.
+        model: The network.
+        cache: Its key/value cache.
+        buffer: Takes a step's inputs.
         sequences: Most sequences of a step.
-        capture: Makes graphs.
+        capture: Records work as a graph.
     """
 
-    def __init__(
-        self, model: Model, cache: KvCache, staging: PinnedBuffer, *, sequences: int, capture: Capture
-    ) -> None:
+    def __init__(self, model: Model, cache: KvCache, buffer: PinnedBuffer, *, sequences: int, capture: Capture) -> None:
         self._model = model
         self._cache = cache
-        self._staging = staging
+        self._buffer = buffer
         self._capture = capture
         self._sizes = bucket_sizes(sequences)
         device = model.device
@@ -116,8 +114,8 @@ class DecodeGraphs:
             pool: DevicePageTable(sequences, width, device) for pool, width in table_widths(model, cache).items()
         }
         self._starts = torch.arange(sequences + 1, device=device)
-        self._nobody = torch.zeros(0, dtype=torch.int64, device=device)
-        self._scores = torch.zeros((sequences, model.config.text.vocab_size), dtype=torch.float32, device=device)
+        self._no_rows = torch.zeros(0, dtype=torch.int64, device=device)
+        self._logits = torch.zeros((sequences, model.config.text.vocab_size), dtype=torch.float32, device=device)
         self._tokens = torch.zeros(sequences, dtype=torch.int64, device=device)
         self._buckets: dict[int, _Bucket] = {}
 
@@ -127,111 +125,114 @@ class DecodeGraphs:
         return self._sizes
 
     def add(self, size: int) -> None:
-        """Make the graphs of a size; made from the largest down, all fit into the memory of the first."""
+        """Capture the graphs of a size; from the largest down, all fit into the memory of the first."""
         self._buckets[size] = self._captured(size)
 
-    def score(self, works: Sequence[SequenceInput], rows: Sequence[SamplerState], *, fed: bool) -> Tensor:
-        """Compute a step and return the scores, [rows, vocab], fp32, valid until the next one.
+    def score(self, inputs: Sequence[SequenceInput], states: Sequence[SamplerState], *, from_previous: bool) -> Tensor:
+        """Compute a step and return its logits, [rows, vocab], fp32, valid until the next step.
 
         Args:
-            works: One token of each sequence.
-            rows: Who chooses from the scores; in the order of the works.
-            fed: Take the tokens that `choose` chose last, of the same sequences, instead of the works' own.
+            inputs: One token of each sequence.
+            states: How the next tokens are sampled; in the order of the inputs.
+            from_previous: Take the tokens that `sample` returned last, of the same sequences, instead of the
+                inputs' own.
         """
-        size = self._size(len(works))
+        size = self._size(len(inputs))
         bucket = self._buckets[size]
         try:
-            places = self._put(works, rows, size, fed=fed)
-            self._update_tables(works, size)
+            regions = self._put(inputs, states, size, ahead=int(from_previous))
+            self._update_tables(inputs, size)
         except BaseException:
             for table in self._tables.values():
                 table.forget()
             raise
-        if fed:
-            torch.clamp(self._tokens[:size], min=0, out=self._staging.view(places.token_ids))
+        if from_previous:
+            torch.clamp(self._tokens[:size], min=0, out=self._buffer.view(regions.token_ids))
         bucket.scoring.replay()
-        return self._scores[: len(works)]
+        return self._logits[: len(inputs)]
 
-    def choose(self, count: int, *, ranked: bool) -> Tensor:
-        """Choose from the scores, and return the tokens, [count], as `Ops.choose` does."""
-        self._buckets[self._size(count)].choosing[ranked].replay()
+    def sample(self, count: int, *, ranked: bool) -> Tensor:
+        """Sample from the logits, and return the tokens, [count], as `Ops.sample` does."""
+        self._buckets[self._size(count)].sampling[ranked].replay()
         return self._tokens[:count]
 
-    def settings(self, count: int) -> SamplingBatch:
-        """Return where the settings of the last step lie, those of rows that stand for nobody among them."""
-        return self._buckets[self._size(count)].places.settings
+    def sampling_batch(self, count: int) -> SamplingBatch:
+        """Return the sampling parameters of the last step, those of padding rows among them."""
+        return self._buckets[self._size(count)].regions.sampling
 
     def _size(self, count: int) -> int:
         return next(size for size in self._sizes if size >= count)
 
     def _captured(self, size: int) -> _Bucket:
-        self._staging.begin()
-        places = self._put([], [], size, fed=False)
-        self._staging.send()
-        scores, tokens, starts = self._scores[:size], self._tokens[:size], self._starts[: size + 1]
-        image_token = self._model.config.image_token_id
+        self._buffer.begin()
+        regions = self._put([], [], size)
+        self._buffer.send()
+        logits, tokens, starts = self._logits[:size], self._tokens[:size], self._starts[: size + 1]
 
         def scoring() -> None:
-            hidden = forward(self._model, self._batch(places, starts), self._cache)
-            scores.copy_(uncast_logits(self._model, hidden))
-            if image_token is not None:
-                scores[:, image_token].fill_(-torch.inf)  # a placeholder without an image means nothing
+            hidden = forward(self._model, self._batch(regions, starts), self._cache)
+            sampling_logits(self._model, hidden, out=logits)
 
-        def choosing(*, ranked: bool) -> Callable[[], None]:
-            settings = places.settings.views(self._staging, ranked=ranked, rows=size)
-            return lambda: void(tokens.copy_(self._model.ops.choose(scores, *settings)))
+        def sampling(*, ranked: bool) -> Callable[[], None]:
+            columns = regions.sampling.columns(self._buffer, ranked=ranked, rows=size)
 
-        graphs = self._capture(choosing(ranked=False)), self._capture(choosing(ranked=True))
-        return _Bucket(places, self._capture(scoring), graphs)
+            def work() -> None:
+                tokens.copy_(self._model.ops.sample(logits, *columns))
 
-    def _put(self, works: Sequence[SequenceInput], rows: Sequence[SamplerState], size: int, *, fed: bool) -> _Places:
-        """Lay a step's inputs out, filled up with rows that write to the null page."""
-        rest = [0] * (size - len(works))
-        positions = [work.position for work in works]
-        put, shape = self._staging.put, self._cache.shape
+            return work
+
+        graphs = self._capture(sampling(ranked=False)), self._capture(sampling(ranked=True))
+        return _Bucket(regions, self._capture(scoring), graphs)
+
+    def _put(
+        self, inputs: Sequence[SequenceInput], states: Sequence[SamplerState], size: int, *, ahead: int = 0
+    ) -> _Regions:
+        """Write a step's inputs into the buffer, filled up with padding rows that write to the null page."""
+        padding = [0] * (size - len(inputs))
+        positions = [each.position for each in inputs]
+        put, shape = self._buffer.put, self._cache.shape
         slots: dict[PoolName, BufferRegion] = {}
         contexts: dict[PoolName, BufferRegion] = {}
-        token_ids = put([work.token_ids[0] for work in works] + rest)
-        placed = put(positions + rest)
+        token_ids = put([each.token_ids[0] for each in inputs] + padding)
+        positions_region = put(positions + padding)
         for pool in self._tables:
             within = positions if pool == "global" or shape.chunk is None else [at % shape.chunk for at in positions]
-            pages = [table_of(work, pool)[at // shape.page_size] for work, at in zip(works, within, strict=True)]
+            pages = [table_of(each, pool)[at // shape.page_size] for each, at in zip(inputs, within, strict=True)]
             offsets = [at % shape.page_size for at in within]
-            slots[pool] = put([p * shape.page_size + o for p, o in zip(pages, offsets, strict=True)] + rest)
-            contexts[pool] = put([at + 1 for at in within] + [1] * len(rest))
-        return _Places(
-            token_ids, placed, slots, contexts, SamplingBatch.put(self._staging, rows, size=size, ahead=int(fed))
-        )
+            slots[pool] = put([p * shape.page_size + o for p, o in zip(pages, offsets, strict=True)] + padding)
+            contexts[pool] = put([at + 1 for at in within] + [1] * len(padding))
+        sampling = SamplingBatch.put(self._buffer, states, size=size, ahead=ahead)
+        return _Regions(token_ids, positions_region, slots, contexts, sampling)
 
-    def _update_tables(self, works: Sequence[SequenceInput], size: int) -> None:
-        """Send everything, and bring the page tables up to date."""
-        rest = [[NULL_PAGE] for _ in range(size - len(works))]
+    def _update_tables(self, inputs: Sequence[SequenceInput], size: int) -> None:
+        """Send the inputs, and write the changes of the page tables on the device."""
+        padding = [[NULL_PAGE] for _ in range(size - len(inputs))]
         changes: list[tuple[DevicePageTable, BufferRegion, BufferRegion]] = []
         for pool, table in self._tables.items():
-            places, pages = table.changes([table_of(work, pool) for work in works] + rest)
-            if places:
-                changes.append((table, self._staging.put(places), self._staging.put(pages)))
-        self._staging.send()
-        for table, places, pages in changes:
-            table.write(self._staging.view(places), self._staging.view(pages))
+            indices, pages = table.changes([table_of(each, pool) for each in inputs] + padding)
+            if indices:
+                changes.append((table, self._buffer.put(indices), self._buffer.put(pages)))
+        self._buffer.send()
+        for table, indices, pages in changes:
+            table.write(self._buffer.view(indices), self._buffer.view(pages))
 
-    def _batch(self, places: _Places, starts: Tensor) -> Batch:
+    def _batch(self, regions: _Regions, starts: Tensor) -> Batch:
         size = len(starts) - 1
-        view = self._staging.view
+        view = self._buffer.view
         tables: dict[PoolName, PoolTable] = {}
         for pool, table in self._tables.items():
-            lengths = view(places.contexts[pool])
+            lengths = view(regions.contexts[pool])
             # Kernels find everything in the tensors; only the reference asks for numbers on the host.
             contexts = () if self._model.ops.capturable else tuple(int(length) for length in lengths.tolist())
-            tables[pool] = PoolTable(view(places.slots[pool]), table.pages[:size], contexts, lengths)
+            tables[pool] = PoolTable(view(regions.slots[pool]), table.pages[:size], contexts, lengths)
         segments = tuple(Segment(row, 1, 0) for row in range(size))
-        token_ids, positions = view(places.token_ids), view(places.positions)
-        return Batch(token_ids, positions, segments, starts, tables, self._nobody, None)
+        token_ids, positions = view(regions.token_ids), view(regions.positions)
+        return Batch(token_ids, positions, segments, starts, tables, self._no_rows, None)
 
 
-def table_of(work: SequenceInput, pool: PoolName) -> list[int]:
+def table_of(sequence: SequenceInput, pool: PoolName) -> list[int]:
     """Return a sequence's pages in a pool."""
-    return work.pages.global_pages if pool == "global" else work.pages.local_pages
+    return sequence.pages.global_pages if pool == "global" else sequence.pages.local_pages
 
 
 def table_widths(model: Model, cache: KvCache) -> dict[PoolName, int]:
@@ -242,7 +243,3 @@ def table_widths(model: Model, cache: KvCache) -> dict[PoolName, int]:
     if shape.chunk is not None:
         widths["local"] = min(shape.local_pages, shape.pages_for(shape.chunk))
     return widths
-
-
-def void(_: object) -> None:
-    """Drop a result."""

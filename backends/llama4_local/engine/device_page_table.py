@@ -1,4 +1,4 @@
-"""Page tables of steps of a fixed shape: they stay on the device, and only what changed is sent."""
+"""Page tables of steps of a fixed shape: they stay on the device, and only their changes are sent."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ class DevicePageTable:
     Args:
         rows: Most sequences.
         width: Most pages of one.
-        device: Where it lies.
+        device: Where the table lies.
     """
 
     def __init__(self, rows: int, width: int, device: torch.device) -> None:
@@ -29,8 +29,8 @@ class DevicePageTable:
         self._sent: list[list[int]] = [[] for _ in range(rows)]
 
     def changes(self, rows: Sequence[list[int]]) -> tuple[list[int], list[int]]:
-        """Note what the rows hold from now on; return which places of the flat table change, and to what."""
-        places: list[int] = []
+        """Record the rows' new content; return the indices of the flat table that change, and their pages."""
+        indices: list[int] = []
         pages: list[int] = []
         for row, own in enumerate(rows):
             sent = self._sent[row]
@@ -38,15 +38,15 @@ class DevicePageTable:
                 continue
             kept = len(sent) if own[: len(sent)] == sent else 0
             first = row * self._width
-            places += range(first + kept, first + len(own))
+            indices += range(first + kept, first + len(own))
             pages += own[kept:]
             self._sent[row] = list(own)
-        return places, pages
+        return indices, pages
 
-    def write(self, places: Tensor, pages: Tensor) -> None:
-        """Make changes: both [count], int64, on the device."""
-        self.pages.view(-1).index_copy_(0, places, pages)
+    def write(self, indices: Tensor, pages: Tensor) -> None:
+        """Write changes: both [count], int64, on the device."""
+        self.pages.view(-1).index_copy_(0, indices, pages)
 
     def forget(self) -> None:
-        """Take nothing for granted any more: what was noted may not have arrived."""
+        """Send every row anew: recorded changes may not have arrived."""
         self._sent = [[] for _ in self._sent]

@@ -1,6 +1,6 @@
 """The engine: runs many requests over one model and one cache, a step at a time.
 
-Nothing here waits, and everything belongs to one thread. What a step has to say goes into the outbox.
+It belongs to one thread and never waits for a reader. The events of a step go to the outbox.
 """
 
 from __future__ import annotations
@@ -16,32 +16,31 @@ from llama4_local.cache.page_table import PageAllocators
 from llama4_local.cache.prefix_cache import PageHashes, PrefixCache
 from llama4_local.cache.session_store import SessionStore
 from llama4_local.decoding.detokenizer import Decoder, Detokenizer
-from llama4_local.decoding.sampler import ResolvedSampling, SampledToken, SamplerState, sample
-from llama4_local.decoding.token_mask import MaskLookahead
+from llama4_local.decoding.sampler import ResolvedSampling, SampledToken, SamplerState
+from llama4_local.engine.device_loss import is_device_lost
+from llama4_local.engine.eager_runner import EagerRunner
 from llama4_local.engine.image_features import ImageFeatures
-from llama4_local.engine.jobs import InFlightStep, Job
 from llama4_local.engine.mailbox import Outbox
 from llama4_local.engine.model_runner import ModelRunner
-from llama4_local.engine.scheduler import ScheduledChunk, Scheduler, Sequence
-from llama4_local.model.transformer import forward, logits
-from llama4_local.ops.batch import SequenceInput, build_batch
+from llama4_local.engine.request_state import InFlightStep, RequestChunk, RequestState
+from llama4_local.engine.scheduler import Scheduler
+from llama4_local.ops.batch import SequenceInput
 from llama4sdk.errors import LlamaError, Overloaded, ServerFault
 from llama4sdk.events import Done, FinishReason, Progress
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
-    from torch import Tensor
-
     from llama4_local.cache.page_table import CacheShape, PageCopy
     from llama4_local.cache.session_store import SessionState
     from llama4_local.engine.cuda_graphs import Capture
     from llama4_local.engine.request import EngineRequest, Prefix
+    from llama4_local.engine.step_output import Runner
     from llama4_local.model.transformer import Model
 
 
 class Decodes(Protocol):
-    """What the engine needs of a tokenizer."""
+    """The part of a tokenizer that the engine uses."""
 
     def decoder(self) -> Decoder:
         """Return a decoder for ids that come one after the other."""
@@ -58,7 +57,7 @@ class EngineLimits:
 
     Args:
         step_tokens: Most tokens in a step.
-        max_sequences: Most requests under way.
+        max_sequences: Most requests that run at once.
         max_waiting: Most requests in the queue.
         prefix_caching: Whether prompts that begin alike are computed once.
     """
@@ -71,13 +70,13 @@ class EngineLimits:
 
 @dataclass(frozen=True, slots=True)
 class EngineLoad:
-    """What the engine holds at the moment.
+    """The engine's load at the moment.
 
     Args:
-        requests: Requests queued or under way.
+        requests: Requests queued or running.
         waiting: Of these, those in the queue.
-        global_pages: Cache pages that requests refer to, those of whole sequences.
-        local_pages: The same for chunk-local layers.
+        global_pages: Cache pages in the tables of requests, of the global pool.
+        local_pages: The same of the chunk-local pool.
     """
 
     requests: int = 0
@@ -90,12 +89,12 @@ class Engine:
     """Continuous batching over a paged cache.
 
     Args:
-        model: What runs.
-        shape: How large the cache is.
+        model: The network.
+        shape: The size of the cache.
         limits: How much to take on at once.
         tokenizer: Turns tokens into text.
-        outbox: Takes what there is to say.
-        cache_dtype: Type of the cache's numbers; None for the model's.
+        outbox: Takes the events.
+        cache_dtype: Dtype of keys and values; None for the model's.
     """
 
     def __init__(
@@ -115,40 +114,38 @@ class Engine:
         self._cache = KvCache.allocate(model.config.text, shape, dtype=cache_dtype or model.dtype, device=model.device)
         self._pages = PageAllocators(shape)
         self._prefixes = PrefixCache(self._pages, enabled=limits.prefix_caching)
-        self._scheduler = Scheduler(
+        self._scheduler: Scheduler[RequestState] = Scheduler(
             self._pages,
             self._prefixes,
             budget=limits.step_tokens,
             max_sequences=limits.max_sequences,
             max_waiting=limits.max_waiting,
         )
-        self.keeper = SessionStore(self._cache, self._prefixes)
-        self._look_ahead = MaskLookahead()
-        self._jobs: dict[EngineRequest, Job] = {}
-        self._owners: dict[Sequence, Job] = {}
-        self._device: ModelRunner | None = None
-        self._flight: InFlightStep | None = None  # launched, not yet landed
+        self.session_store = SessionStore(self._cache, self._prefixes)
+        self._states: dict[EngineRequest, RequestState] = {}
+        self._runner: Runner = EagerRunner(model, self._cache)
+        self._in_flight: InFlightStep | None = None
 
     @torch.inference_mode()
     def warm_up(self, capture: Capture | None, progress: Callable[[int, int], None] = lambda done, total: None) -> None:
-        """Prepare steps that run beside the host; before the first request.
+        """Run steps beside the host from now on, and compile them; before the first request.
 
         Args:
-            capture: Makes graphs of decoding steps; None for none.
-            progress: Called with what is done and what there is to do; whatever it raises ends the work.
+            capture: Makes CUDA graphs of decoding steps; None for none.
+            progress: Called with steps done and in all; an exception from it ends the work.
         """
         tokens = max(self._limits.step_tokens, self._limits.max_sequences)
-        steps = ModelRunner(
+        runner = ModelRunner(
             self._model, self._cache, tokens=tokens, sequences=self._limits.max_sequences, capture=capture
         )
-        steps.warm_up(progress)
-        self._device = steps
+        runner.warm_up(progress)
+        self._runner = runner
 
     @property
     def idle(self) -> bool:
-        """Whether there is nothing to do now: no step under way, no request, or all wait for their readers."""
-        self._notice_readers()
-        return self._flight is None and self._scheduler.idle
+        """Whether there is nothing to do: no step in flight, and no request that could get one."""
+        self._pause_lagging()
+        return self._in_flight is None and self._scheduler.idle
 
     @property
     def cache_bytes(self) -> int:
@@ -157,230 +154,237 @@ class Engine:
 
     @property
     def load(self) -> EngineLoad:
-        """What it holds now."""
-        return EngineLoad(len(self._jobs), self._scheduler.waiting, *self._scheduler.held)
+        """Its load now."""
+        return EngineLoad(len(self._states), self._scheduler.waiting, *self._scheduler.pages_in_use)
 
-    def submit(self, order: EngineRequest) -> None:
-        """Take a request on; one that cannot be served gets its error."""
+    def submit(self, request: EngineRequest) -> None:
+        """Take a request on; one that cannot be served gets its error, and no other request is touched."""
         try:
-            job = self._job(order)
-            self._scheduler.add(job.sequence)
-        except LlamaError as error:
-            self._outbox.put(order.mailbox, error)
+            state = self._new_state(request)
+            self._scheduler.add(state)
+        except Exception as error:  # noqa: BLE001 - a request that breaks the engine's own code ends alone
+            self._outbox.put(request.mailbox, _as_llama_error(error, "could not be taken on"))
             return
-        self._jobs[order] = self._owners[job.sequence] = job
-        self._outbox.put(order.mailbox, Progress("queued", 0, self._scheduler.waiting - 1, "requests"))
+        self._states[request] = state
+        self._outbox.put(request.mailbox, Progress("queued", 0, self._scheduler.waiting - 1, "requests"))
 
-    def cancel(self, order: EngineRequest) -> None:
+    def cancel(self, request: EngineRequest) -> None:
         """Forget a request and free what it holds; does nothing for one that has ended."""
-        job = self._jobs.get(order)
-        if job is not None:
-            self._remove(job)
+        state = self._states.get(request)
+        if state is not None:
+            self._remove(state)
 
     def close(self) -> None:
         """End what runs beside it; requests must have ended before."""
-        self._look_ahead.close()
+        self._runner.close()
 
-    def restore(self, prefix: Prefix, state: SessionState) -> None:
-        """Put what a session kept back into the cache, under the names of the prefix's pages.
+    def restore(self, prefix: Prefix, session: SessionState) -> None:
+        """Write a session's keys and values back into the cache, under the hashes of the prefix's pages.
 
         Raises:
-            InvalidRequest: It does not fit this model's cache.
-            Overloaded: There is no room for it.
+            InvalidRequest: They do not fit this model's cache.
+            Overloaded: There is no room for them.
         """
         images = ImageFeatures(self._model, prefix.token_ids, prefix.tiles) if prefix.tiles else None
-        names = self._names(prefix, images)
-        names.cover(prefix.token_ids, state.keys.shape[1])
-        self.keeper.write(prefix.kept_as, names.names, state)
+        page_hashes = self._page_hashes(prefix, images)
+        page_hashes.cover(prefix.token_ids, session.keys.shape[1])
+        self.session_store.write(prefix.session_key, page_hashes.hashes, session)
 
     def fail(self, error: Callable[[], LlamaError]) -> None:
         """End every request, each with an error of its own."""
-        for job in list(self._jobs.values()):
-            self._end(job, error())
+        for state in list(self._states.values()):
+            self._end(state, error())
 
     @torch.inference_mode()
     def step(self) -> None:
-        """Schedule, run the model once, choose tokens, and say what came of it.
+        """Schedule, run the model once, sample, and put the events into the outbox.
 
-        Where the device works beside the host, the step after is launched before the tokens have arrived.
+        With a runner beside the host, the step after is launched before this one's tokens have arrived.
+
+        Raises:
+            Exception: The device is lost (`is_device_lost`); any other failure ends the requests of its step.
         """
-        self._notice_readers()
-        flight = self._flight or self._take_off()
-        self._flight = None
-        if flight is None:
+        self._pause_lagging()
+        step = self._in_flight or self._launch_next()
+        self._in_flight = None
+        if step is None:
             return
         try:
-            self._flight = self._follow(flight)
+            self._in_flight = self._launch_ahead(step)
         finally:
-            self._land(flight)
+            self._complete(step)
 
-    def _take_off(self) -> InFlightStep | None:
-        """Launch what the scheduler wants next, if anything."""
-        plan = self._scheduler.schedule()
-        for sequence in plan.stuck:
-            self._end(self._owners[sequence], Overloaded("What is kept in the cache leaves no room for this request."))
-        pieces = [piece for piece in plan.pieces if self._images_ready(piece)]
-        return self._launch(pieces, plan.copies) if pieces else None
+    def _launch_next(self) -> InFlightStep | None:
+        """Launch what the scheduler picks, if anything."""
+        scheduled = self._scheduler.schedule()
+        for state in scheduled.stuck:
+            self._end(state, Overloaded("Pinned pages of sessions leave no room in the cache for this request."))
+        chunks = [chunk for chunk in scheduled.chunks if self._images_ready(chunk)]
+        return self._launch(chunks, scheduled.copies) if chunks else None
 
-    def _follow(self, flight: InFlightStep) -> InFlightStep | None:
-        """Launch the step after, if it can go on from tokens that are not known here yet."""
-        plan = self._scheduler.again(flight.pieces) if flight.feeds else None
-        return self._launch(list(plan.pieces), plan.copies, fed=True) if plan else None
+    def _launch_ahead(self, step: InFlightStep) -> InFlightStep | None:
+        """Launch the step after, if it can go on from tokens that only the device has."""
+        scheduled = self._scheduler.schedule_ahead(step.chunks) if step.output.feeds_next else None
+        return self._launch(list(scheduled.chunks), scheduled.copies, from_previous=True) if scheduled else None
 
     def _launch(
-        self, pieces: list[ScheduledChunk], copies: Iterable[PageCopy], *, fed: bool = False
+        self, chunks: list[RequestChunk], copies: Iterable[PageCopy], *, from_previous: bool = False
     ) -> InFlightStep | None:
-        sampling = tuple(piece for piece in pieces if fed or self._is_due(piece))
+        due = tuple(chunk for chunk in chunks if from_previous or self._is_due(chunk))
         try:
             self._cache.copy(copies)
-            return self._run(pieces, sampling, fed=fed)
-        except Exception as error:  # noqa: BLE001 - whatever the device raises ends these requests, not the engine
-            self._fail_step(pieces, error)
+            inputs = [self._input(chunk) for chunk in chunks]
+            rows = [index for index, chunk in enumerate(chunks) if chunk in due]
+            states = [chunk.sequence.sampler_state for chunk in due]
+            output = self._runner.launch(inputs, rows, states, from_previous=from_previous)
+            return InFlightStep(tuple(chunks), due, output)
+        except Exception as error:  # noqa: BLE001 - a failed step ends its requests, not the engine
+            self._fail_step(chunks, error)
             return None
 
-    def _land(self, flight: InFlightStep) -> None:
+    def _complete(self, step: InFlightStep) -> None:
         """Wait for a step's tokens and hand them out; requests that are gone meanwhile get none."""
         try:
-            chosen = dict(zip(flight.sampling, flight.result(), strict=True))
+            tokens = dict(zip(step.due, step.output.wait(), strict=True))
         except Exception as error:  # noqa: BLE001 - as in `_launch`
-            self._fail_step(flight.pieces, error)
+            self._fail_step(step.chunks, error)
             return
-        pieces = [piece for piece in flight.pieces if piece.sequence in self._owners]
-        self._scheduler.computed(pieces)
-        for piece in pieces:
-            self._report(piece)
-        for piece in pieces:
-            if piece in chosen:
-                self._advance(self._owners[piece.sequence], chosen[piece])
-            elif piece.samples:
-                self._finish(self._owners[piece.sequence], "stop")
+        chunks = [chunk for chunk in step.chunks if self._is_live(chunk.sequence)]
+        self._scheduler.computed(chunks)
+        for chunk in chunks:
+            self._report_prefill(chunk)
+        for chunk in chunks:
+            if chunk in tokens:
+                self._advance(chunk.sequence, tokens[chunk])
+            elif chunk.reaches_end:
+                self._finish(chunk.sequence, "stop")
 
-    def _run(self, pieces: list[ScheduledChunk], sampling: tuple[ScheduledChunk, ...], *, fed: bool) -> InFlightStep:
-        """Compute the pieces and choose the tokens that are due."""
-        works = [self._work(piece) for piece in pieces]
-        due = [index for index, piece in enumerate(pieces) if piece in sampling]
-        choosers = [self._owners[piece.sequence].chooser for piece in sampling]
-        if self._device is not None:
-            return InFlightStep(tuple(pieces), sampling, self._device.launch(works, due, choosers, fed=fed))
-        with self._look_ahead.over([(row.mask, row.written) for row in choosers if row.mask]):
-            scores = self._scores(works, due)
-        return InFlightStep(tuple(pieces), sampling, chosen=tuple(sample(scores, choosers)))
+    def _is_live(self, state: RequestState) -> bool:
+        return self._states.get(state.request) is state
 
-    def _scores(self, works: list[SequenceInput], due: list[int]) -> Tensor:
-        """Compute a step and return the scores, [rows, vocab], of those works whose next token is due."""
-        model = self._model
-        batch = build_batch(works, image_token_id=model.config.image_token_id, device=model.device)
-        hidden = forward(model, batch, self._cache)
-        scores = logits(model, hidden[batch.last_rows[due]])
-        if model.config.image_token_id is not None:
-            scores[:, model.config.image_token_id] = -torch.inf  # a placeholder without an image means nothing
-        return scores
+    def _is_due(self, chunk: RequestChunk) -> bool:
+        """Whether the request's next token is sampled after this chunk; a session's opening is prefill only."""
+        return chunk.reaches_end and bool(chunk.sequence.request.answers)
 
-    def _is_due(self, piece: ScheduledChunk) -> bool:
-        """Whether the request's next token is chosen after this piece; some only want their prompt computed."""
-        return piece.samples and bool(self._owners[piece.sequence].order.answers)
+    def _input(self, chunk: RequestChunk) -> SequenceInput:
+        state = chunk.sequence
+        tokens = state.tokens[chunk.start : chunk.end] or [0]  # only the device has it yet
+        features = state.images.features(chunk.start, chunk.end) if state.images else None
+        return SequenceInput(state.pages, tokens, features)
 
-    def _work(self, piece: ScheduledChunk) -> SequenceInput:
-        tokens = piece.sequence.tokens[piece.start : piece.end] or [0]  # not known here yet
-        images = self._owners[piece.sequence].images
-        features = images.features(piece.start, piece.end) if images else None
-        return SequenceInput(piece.sequence.pages, tokens, features)
-
-    def _images_ready(self, piece: ScheduledChunk) -> bool:
-        """Encode the images that a piece needs; a failure there ends only its own request."""
-        job = self._owners[piece.sequence]
+    def _images_ready(self, chunk: RequestChunk) -> bool:
+        """Encode the images of a chunk; a failure there ends only its own request."""
         try:
-            if job.images:
-                job.images.features(piece.start, piece.end)
-        except Exception as error:  # noqa: BLE001 - as in `step`
-            self._fail_step([piece], error)
+            if chunk.sequence.images:
+                chunk.sequence.images.features(chunk.start, chunk.end)
+        except Exception as error:  # noqa: BLE001 - as in `_launch`
+            self._fail_step([chunk], error)
             return False
         return True
 
-    def _advance(self, job: Job, sampled: SampledToken) -> None:
-        """Give a request its next token."""
+    def _advance(self, state: RequestState, sampled: SampledToken) -> None:
+        """Give a request its next token; any failure here ends this request alone."""
         if sampled.token is None:
-            problem = job.chooser.mask.problem if job.chooser.mask else None
-            self._distrust(job, ServerFault(problem or "The model's scores for this request are not numbers."))
+            problem = state.sampler_state.problem or "The model's scores for this request are not numbers."
+            self._distrust(state, ServerFault(problem))
             return
         try:
-            delta, reason = job.answer.add(sampled)
-        except LlamaError as error:
-            self._end(job, error)
-            return
-        job.sequence.tokens.append(sampled.token)
-        if delta is not None:
-            self._outbox.put(job.order.mailbox, delta)
-        if reason is not None:
-            self._finish(job, reason)
+            delta, reason = state.detokenizer.add(sampled)
+            state.tokens.append(sampled.token)
+            if delta is not None:
+                self._outbox.put(state.request.mailbox, delta)
+            if reason is not None:
+                self._finish(state, reason)
+        except Exception as error:  # noqa: BLE001 - the tokenizer may be foreign, and so may be the stop strings
+            self._end(state, _as_llama_error(error, "failed while its token was turned into text"))
 
-    def _report(self, piece: ScheduledChunk) -> None:
-        job = self._owners[piece.sequence]
-        total = len(job.order.token_ids)
-        if not job.answer.written and piece.start < total:
-            self._outbox.put(job.order.mailbox, Progress("prefill", piece.end, total, "tokens"))
+    def _report_prefill(self, chunk: RequestChunk) -> None:
+        state = chunk.sequence
+        total = len(state.request.token_ids)
+        if not state.detokenizer.written and chunk.start < total:
+            self._outbox.put(state.request.mailbox, Progress("prefill", chunk.end, total, "tokens"))
 
-    def _notice_readers(self) -> None:
-        for job in self._jobs.values():
-            job.sequence.paused = job.order.mailbox.lags(lagged=job.sequence.paused)
+    def _pause_lagging(self) -> None:
+        for state in self._states.values():
+            state.paused = state.request.mailbox.lags(lagged=state.paused)
 
-    def _job(self, order: EngineRequest) -> Job:
-        rules = self._rules(order)
-        images = ImageFeatures(self._model, order.token_ids, order.tiles) if order.tiles else None
-        names = self._names(order, images)
-        limit = min(order.limit, max(self._scheduler.capacity, len(order.token_ids) + order.answers))
-        pages = self._pages.sequence(order.origin)
-        sequence = Sequence(list(order.token_ids), pages, names, limit, order.priority)
-        answer = Detokenizer(
-            rules,
-            order.sampling.stop_strings,
-            limit - len(order.token_ids),
+    def _new_state(self, request: EngineRequest) -> RequestState:
+        sampling = self._resolved_sampling(request)
+        images = ImageFeatures(self._model, request.token_ids, request.tiles) if request.tiles else None
+        limit = min(request.limit, max(self._scheduler.capacity, len(request.token_ids) + request.answers))
+        detokenizer = Detokenizer(
+            sampling,
+            request.sampling.stop_strings,
+            limit - len(request.token_ids),
             decoder=self._tokenizer.decoder(),
             text_of=self._tokenizer.decode,
-            written=order.written,
+            written=request.written,
         )
-        return Job(order, sequence, SamplerState(rules, order.token_ids, answer.written, order.mask), answer, images)
+        return RequestState(
+            tokens=list(request.token_ids),
+            pages=self._pages.sequence(request.origin),
+            page_hashes=self._page_hashes(request, images),
+            limit=limit,
+            priority=request.priority,
+            request=request,
+            sampler_state=SamplerState(sampling, request.token_ids, detokenizer.written, request.mask),
+            detokenizer=detokenizer,
+            images=images,
+        )
 
-    def _names(self, of: EngineRequest | Prefix, images: ImageFeatures | None) -> PageHashes:
-        # The same tokens at another place in a text are not the same: queries of global layers know their position.
+    def _page_hashes(self, of: EngineRequest | Prefix, images: ImageFeatures | None) -> PageHashes:
+        # Equal tokens at another position are other keys: queries of NoPE layers depend on their position.
         salt = f"{of.cache_salt} from {of.origin}" if of.origin else of.cache_salt
-        return PageHashes(self._pages.shape.page_size, salt, images.names if images else ())
+        return PageHashes(self._pages.shape.page_size, salt, images.digests if images else ())
 
-    def _rules(self, order: EngineRequest) -> ResolvedSampling:
+    def _resolved_sampling(self, request: EngineRequest) -> ResolvedSampling:
         generation = self._model.config.generation
         return ResolvedSampling.of(
-            order.sampling,
+            request.sampling,
             temperature=generation.temperature,
             top_p=generation.top_p,
             stop_ids=generation.eos_token_ids,
-            seed=order.seed,
+            seed=request.seed,
         )
 
-    def _finish(self, job: Job, reason: FinishReason) -> None:
-        if job.order.kept_as is not None:
-            names = job.sequence.names.names
-            self._prefixes.publish(job.sequence.pages, names, 0)
-            self.keeper.hold(job.order.kept_as, names[: job.sequence.pages.length // self._pages.shape.page_size])
-        self._outbox.put(job.order.mailbox, Done(reason, job.usage))
-        self._remove(job)
+    def _finish(self, state: RequestState, reason: FinishReason) -> None:
+        if state.request.session_key is not None:
+            hashes = state.page_hashes.hashes
+            self._prefixes.publish(state.pages, hashes, 0)
+            full = state.pages.length // self._pages.shape.page_size
+            self.session_store.pin(state.request.session_key, hashes[:full])
+        self._outbox.put(state.request.mailbox, Done(reason, state.usage))
+        self._remove(state)
 
-    def _distrust(self, job: Job, error: LlamaError) -> None:
-        self._scheduler.distrust(job.sequence)
-        self._end(job, error)
+    def _distrust(self, state: RequestState, error: LlamaError) -> None:
+        self._scheduler.distrust(state)
+        self._end(state, error)
 
-    def _fail_step(self, pieces: Iterable[ScheduledChunk], error: Exception) -> None:
-        traceback.clear_frames(error.__traceback__)  # else whoever keeps the error keeps the step's tensors
-        for piece in pieces:
-            if piece.sequence not in self._owners:
+    def _fail_step(self, chunks: Iterable[RequestChunk], error: Exception) -> None:
+        """End the requests of a failed step; a lost device is raised on, for no later step can succeed."""
+        traceback.clear_frames(error.__traceback__)  # a kept error would keep the step's tensors alive
+        if is_device_lost(error):
+            raise error
+        for chunk in chunks:
+            if not self._is_live(chunk.sequence):
                 continue
             fault = ServerFault(f"The engine failed in this step with {type(error).__name__}; see __cause__.")
             fault.__cause__ = error
-            self._distrust(self._owners[piece.sequence], fault)
+            self._distrust(chunk.sequence, fault)
 
-    def _end(self, job: Job, error: LlamaError) -> None:
-        self._outbox.put(job.order.mailbox, error)
-        self._remove(job)
+    def _end(self, state: RequestState, error: LlamaError) -> None:
+        self._outbox.put(state.request.mailbox, error)
+        self._remove(state)
 
-    def _remove(self, job: Job) -> None:
-        self._scheduler.remove(job.sequence)
-        del self._jobs[job.order], self._owners[job.sequence]
+    def _remove(self, state: RequestState) -> None:
+        self._scheduler.remove(state)
+        del self._states[state.request]
+
+
+def _as_llama_error(error: Exception, happened: str) -> LlamaError:
+    """Return the error itself, or a `ServerFault` that carries what is not of the error tree."""
+    if isinstance(error, LlamaError):
+        return error
+    fault = ServerFault(f"This request {happened}: {type(error).__name__}; see __cause__.", retryable=False)
+    fault.__cause__ = error
+    return fault

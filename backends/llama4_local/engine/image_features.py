@@ -1,4 +1,4 @@
-"""The images of one prompt on the engine's side: encoded when first needed, kept while the request lives."""
+"""The images of one prompt as features: encoded when first needed, kept while the request runs."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ class ImageFeatures:
     """Features for the image placeholders of a prompt.
 
     Args:
-        model: What encodes.
+        model: Encodes tiles.
         token_ids: The prompt.
         tiles: The pixels of each image, in order.
 
@@ -36,38 +36,38 @@ class ImageFeatures:
             raise InvalidRequest("This checkpoint has no image encoder; send text only.")
         self._model = model
         self._tiles = tuple(tiles)
-        self._features: list[Tensor | None] = [None] * len(self._tiles)
-        self._places = [i for i, token in enumerate(token_ids) if token == model.config.image_token_id]
+        self._encoded: list[Tensor | None] = [None] * len(self._tiles)
+        self._positions = [i for i, token in enumerate(token_ids) if token == model.config.image_token_id]
         self._firsts = [0]  # for each image, how many placeholders come before it
         for image in self._tiles:
             self._firsts.append(self._firsts[-1] + len(image.levels) * vision.patch_tokens)
-        if self._firsts[-1] != len(self._places):
+        if self._firsts[-1] != len(self._positions):
             raise InvalidRequest(
-                f"The prompt has {len(self._places)} image placeholders, its tiles need {self._firsts[-1]}."
+                f"The prompt has {len(self._positions)} image placeholders, its tiles need {self._firsts[-1]}."
             )
 
     @property
-    def names(self) -> list[tuple[int, str]]:
+    def digests(self) -> list[tuple[int, str]]:
         """Position of each image's first placeholder, and the SHA-256 of its pixels."""
         firsts = zip(self._firsts, self._tiles, strict=False)
-        return [(self._places[first], image.digest) for first, image in firsts]
+        return [(self._positions[first], image.digest) for first, image in firsts]
 
     def features(self, start: int, end: int) -> Tensor | None:
         """Return [placeholders, hidden] for those among tokens `start` to `end`, or None without any."""
-        first, last = bisect_left(self._places, start), bisect_left(self._places, end)
-        found = [
-            self._encoded(index)[max(0, first - begin) : last - begin]
+        first, last = bisect_left(self._positions, start), bisect_left(self._positions, end)
+        parts = [
+            self._encode(index)[max(0, first - begin) : last - begin]
             for index, begin in enumerate(self._firsts[:-1])
             if begin < last and first < self._firsts[index + 1]
         ]
-        return torch.cat(found) if found else None
+        return torch.cat(parts) if parts else None
 
-    def _encoded(self, index: int) -> Tensor:
-        features = self._features[index]
+    def _encode(self, index: int) -> Tensor:
+        features = self._encoded[index]
         if features is None:
             if not self._tiles[index].levels.size:
                 raise InvalidRequest("An image of this session was saved without its pixels and cannot be seen again.")
             pixels = torch.from_numpy(self._tiles[index].pixels)
             features = encode_tiles(self._model, pixels).flatten(0, 1)
-            self._features[index] = features
+            self._encoded[index] = features
         return features

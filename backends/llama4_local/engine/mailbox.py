@@ -1,7 +1,7 @@
-"""The one place where the engine's thread and the event loop meet.
+"""The one crossing between the engine's thread and the event loop.
 
 Events go from the thread to the loop in mailboxes, all mailboxes of one step in a single call. A mailbox holds a
-bounded number of events: the thread looks whether it is full before it works on a request again.
+bounded number of events: a request whose mailbox is full gets no step.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ MailboxEvent = Event | LlamaError
 
 
 class EventLoop:
-    """An event loop, asyncio's or trio's, as other threads see it; made on it by `current`."""
+    """An event loop, asyncio's or trio's, for calls from other threads; made on it by `current`."""
 
     def __init__(self, identity: object, call: Callable[[Callable[[], None]], object], gone: type[Exception]) -> None:
         self._identity = identity
@@ -35,7 +35,7 @@ class EventLoop:
 
     @classmethod
     def current(cls) -> EventLoop:
-        """Return the loop that this code runs in."""
+        """Return the running loop."""
         trio = sys.modules.get("trio")
         if trio is not None and _runs_in_trio(trio):
             token: trio.lowlevel.TrioToken = trio.lowlevel.current_trio_token()
@@ -48,7 +48,7 @@ class EventLoop:
         return self._identity is other._identity
 
     def call(self, function: Callable[[], None]) -> bool:
-        """Have the loop call a function soon; return False when the loop is closed."""
+        """Schedule a call on the loop; return False when the loop is closed."""
         try:
             self._call(function)
         except self._gone:
@@ -67,8 +67,8 @@ class Mailbox:
     """The events of one request, between the engine's thread and their reader.
 
     Args:
-        room: Events that may lie here before the request has to wait for its reader.
-        wake: Tells the engine that a reader has caught up; may be called from any thread.
+        room: Events that may wait here before the request waits for its reader.
+        wake: Called when a reader has caught up; from any thread.
     """
 
     def __init__(self, room: int, wake: Callable[[], None]) -> None:
@@ -76,56 +76,56 @@ class Mailbox:
         self._wake = wake
         self._sent = 0  # written by the engine's thread only
         self._taken = 0  # written by the loop only
-        self._letters: deque[MailboxEvent] = deque()
+        self._events: deque[MailboxEvent] = deque()
         self._arrival: anyio.Event | None = None
 
     def lags(self, *, lagged: bool) -> bool:
-        """Whether the reader is so far behind that the request waits; one that did wait waits to half."""
+        """Whether the reader is so far behind that the request waits; a waiting one waits until half is read."""
         waiting = self._sent - self._taken
         return waiting > self._room // 2 if lagged else waiting >= self._room
 
-    def count(self, letters: int) -> None:
-        """Note that so many letters are on their way; the engine calls it before it posts them."""
-        self._sent += letters
+    def count(self, events: int) -> None:
+        """Count events that are being sent; the engine calls it before it posts them."""
+        self._sent += events
 
-    def deliver(self, letters: Sequence[MailboxEvent]) -> None:
-        """Put letters in; on the loop only."""
-        self._letters.extend(letters)
+    def deliver(self, events: Sequence[MailboxEvent]) -> None:
+        """Add events; on the loop only."""
+        self._events.extend(events)
         if self._arrival is not None:
             self._arrival.set()
 
     async def take(self) -> MailboxEvent:
-        """Wait for the next letter; on the loop only, one reader at a time."""
-        while not self._letters:
+        """Wait for the next event; on the loop only, one reader at a time."""
+        while not self._events:
             self._arrival = anyio.Event()
             await self._arrival.wait()
-        letter = self._letters.popleft()
+        event = self._events.popleft()
         self._taken += 1
         if self._sent - self._taken == self._room // 2:
             self._wake()
-        return letter
+        return event
 
 
 class Outbox:
-    """Collects what one step says, and hands it over to the loop in one go."""
+    """Collects the events of one step and hands them to the loop in one call."""
 
     def __init__(self) -> None:
-        self._letters: dict[Mailbox, list[MailboxEvent]] = {}
+        self._events: dict[Mailbox, list[MailboxEvent]] = {}
 
-    def put(self, mailbox: Mailbox, letter: MailboxEvent) -> None:
-        """Add a letter for a mailbox."""
-        self._letters.setdefault(mailbox, []).append(letter)
+    def put(self, mailbox: Mailbox, event: MailboxEvent) -> None:
+        """Add an event for a mailbox."""
+        self._events.setdefault(mailbox, []).append(event)
 
     def send(self, loop: EventLoop) -> bool:
         """Hand everything over; return False when the loop is closed."""
-        if not self._letters:
+        if not self._events:
             return True
-        letters, self._letters = self._letters, {}
-        for mailbox, own in letters.items():
+        events, self._events = self._events, {}
+        for mailbox, own in events.items():
             mailbox.count(len(own))
 
         def deliver() -> None:
-            for mailbox, own in letters.items():
+            for mailbox, own in events.items():
                 mailbox.deliver(own)
 
         return loop.call(deliver)

@@ -1,24 +1,25 @@
-"""Steps on a device that works beside the host: they are launched, and land when their tokens have arrived.
+"""Steps on a device that works beside the host: launched without waiting, complete when their tokens arrive.
 
-What the host has to say goes over in one copy, what it hears are the chosen tokens. A step in which every
-sequence gets one token is a CUDA graph; all others run as they come.
+A step's inputs go over in one copy, and only the sampled tokens come back. A step in which every sequence gets
+one token is a CUDA graph; all others run eagerly.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING
 
 import torch
 
-from llama4_local.decoding.sampler import SampledToken, adjust, reports
+from llama4_local.decoding.sampler import sample
 from llama4_local.engine.cuda_graphs import Capture, DecodeGraphs, table_of, table_widths
 from llama4_local.engine.pinned_buffer import PinnedBuffer
-from llama4_local.engine.sampling_batch import SamplingBatch, is_plain, is_ranked
-from llama4_local.engine.warmup import choosers, rehearsals
-from llama4_local.model.transformer import forward, logits
+from llama4_local.engine.sampling_batch import SamplingBatch
+from llama4_local.engine.step_output import StepOutput
+from llama4_local.engine.warmup import warmup_states, warmup_steps
+from llama4_local.model.transformer import forward, sampling_logits
 from llama4_local.ops.batch import Batch, PoolTable, build_batch
 
 if TYPE_CHECKING:
@@ -31,46 +32,20 @@ if TYPE_CHECKING:
     from llama4_local.model.transformer import Model
     from llama4_local.ops.batch import SequenceInput
 
-_NUMBER = 8  # bytes of the widest number that is sent
+_WIDEST = 8  # bytes of the widest number that is sent
 _COLUMNS = 16  # numbers for each token and sequence, beside page tables; 12 are needed
-_GAPS = 4096  # bytes lost between places
-
-
-@dataclass(frozen=True, slots=True)
-class StepOutput:
-    """The tokens of a step on their way to the host.
-
-    Args:
-        tokens: [rows], int64, in pinned memory; read it after `arrived`.
-        arrived: The device's mark; None where nothing works beside the host.
-        reports: Log-probabilities of rows that ask for them.
-        feeds: Whether the next step can take these tokens on the device.
-    """
-
-    tokens: Tensor
-    arrived: torch.cuda.Event | None
-    reports: dict[int, tuple[float, tuple[tuple[int, float], ...]]] = field(default_factory=dict)
-    feeds: bool = False
-
-    def result(self) -> list[SampledToken]:
-        """Wait for the tokens."""
-        if self.arrived is not None:
-            self.arrived.synchronize()
-        return [
-            SampledToken(None) if token < 0 else SampledToken(token, *self.reports.get(row, (None, ())))
-            for row, token in enumerate(self.tokens.tolist())
-        ]
+_GAPS = 4096  # bytes of alignment between regions
 
 
 class ModelRunner:
     """Launches steps, at most two at a time.
 
     Args:
-        model: What runs.
-        cache: Its cache.
+        model: The network.
+        cache: Its key/value cache.
         tokens: Most tokens of a step.
         sequences: Most sequences of a step.
-        capture: Makes graphs of steps that only decode; None to run these as they come, too.
+        capture: Makes graphs of steps that only decode; None to run these eagerly, too.
     """
 
     def __init__(self, model: Model, cache: KvCache, *, tokens: int, sequences: int, capture: Capture | None) -> None:
@@ -79,89 +54,91 @@ class ModelRunner:
         self._tokens = tokens
         self._sequences = sequences
         self._widths = table_widths(model, cache)
-        tables = 2 * sequences * sum(self._widths.values())  # what is sent of them at most: places and pages
-        size = _NUMBER * (_COLUMNS * (tokens + sequences) + tables) + _GAPS
-        self._staging = PinnedBuffer(size, model.device)
+        tables = 2 * sequences * sum(self._widths.values())  # at most, as indices and pages
+        size = _WIDEST * (_COLUMNS * (tokens + sequences) + tables) + _GAPS
+        self._buffer = PinnedBuffer(size, model.device)
         cuda = model.device.type == "cuda"
-        self._heard = [torch.zeros(sequences, dtype=torch.int64, pin_memory=cuda) for _ in range(2)]
+        self._host_tokens = [torch.zeros(sequences, dtype=torch.int64, pin_memory=cuda) for _ in range(2)]
         self._graphs: DecodeGraphs | None = None
         if capture is not None:
-            self._graphs = DecodeGraphs(model, cache, self._staging, sequences=sequences, capture=capture)
+            self._graphs = DecodeGraphs(model, cache, self._buffer, sequences=sequences, capture=capture)
 
     def warm_up(self, progress: Callable[[int, int], None]) -> None:
-        """Make the graphs, and run steps of all sizes once, so that all is compiled; before the first request.
+        """Capture the graphs, and run steps of all sizes once, so that all is compiled; before the first request.
 
         Args:
-            progress: Called with steps done and in all; whatever it raises ends the work.
+            progress: Called with steps done and in all; an exception from it ends the work.
         """
         graphs = self._graphs
         todo: list[Callable[[], object]] = (
             [partial(graphs.add, size) for size in reversed(graphs.sizes)] if graphs else []
         )
-        for works in rehearsals(self._cache.shape, tokens=self._tokens, sequences=self._sequences):
-            todo += [partial(self._rehearse, works, ranked=ranked) for ranked in (False, True)]
-        for done, work in enumerate(todo):
+        for inputs in warmup_steps(self._cache.shape, tokens=self._tokens, sequences=self._sequences):
+            todo += [partial(self._warm_up_step, inputs, ranked=ranked) for ranked in (False, True)]
+        for done, run in enumerate(todo):
             progress(done, len(todo))
-            work()
+            run()
         progress(len(todo), len(todo))
 
     def launch(
-        self, works: Sequence[SequenceInput], due: Sequence[int], rows: Sequence[SamplerState], *, fed: bool = False
+        self,
+        inputs: Sequence[SequenceInput],
+        due: Sequence[int],
+        states: Sequence[SamplerState],
+        *,
+        from_previous: bool = False,
     ) -> StepOutput:
-        """Start a step and return without waiting for it.
+        """See `Runner.launch`."""
+        self._buffer.begin()
+        self._host_tokens.reverse()
+        if self._graphs is not None and self._only_decodes(inputs, due):
+            return self._decode(self._graphs, inputs, states, from_previous=from_previous)
+        logits, batch = self._mixed(inputs, due, states)
+        return self._sampled(logits, batch, states)
 
-        Args:
-            works: The step.
-            due: Which of the works are to get their next token.
-            rows: Who chooses them.
-            fed: The works are the sequences of the step launched last, which `feeds`, in the same order; each
-                goes on with the token chosen there, whatever its work says.
-        """
-        self._staging.begin()
-        self._heard.reverse()
-        if self._graphs is not None and self._only_decodes(works, due):
-            return self._decode(self._graphs, works, rows, fed=fed)
-        scores, settings = self._mixed(works, due, rows)
-        return self._chosen(scores, settings, rows)
+    def close(self) -> None:
+        """See `Runner.close`; nothing runs beside it but the device."""
 
-    def _rehearse(self, works: list[SequenceInput], *, ranked: bool) -> None:
-        self.launch(works, range(len(works)), choosers(works, ranked=ranked)).result()
+    def _warm_up_step(self, inputs: list[SequenceInput], *, ranked: bool) -> None:
+        self.launch(inputs, range(len(inputs)), warmup_states(inputs, ranked=ranked)).wait()
 
-    def _only_decodes(self, works: Sequence[SequenceInput], due: Sequence[int]) -> bool:
-        return len(due) == len(works) and all(
-            len(work.token_ids) == 1
-            and work.features is None
-            and all(len(table_of(work, pool)) <= width for pool, width in self._widths.items())
-            for work in works
+    def _only_decodes(self, inputs: Sequence[SequenceInput], due: Sequence[int]) -> bool:
+        return len(due) == len(inputs) and all(
+            len(each.token_ids) == 1
+            and each.features is None
+            and all(len(table_of(each, pool)) <= width for pool, width in self._widths.items())
+            for each in inputs
         )
 
     def _decode(
-        self, graphs: DecodeGraphs, works: Sequence[SequenceInput], rows: Sequence[SamplerState], *, fed: bool
+        self,
+        graphs: DecodeGraphs,
+        inputs: Sequence[SequenceInput],
+        states: Sequence[SamplerState],
+        *,
+        from_previous: bool,
     ) -> StepOutput:
-        scores = graphs.score(works, rows, fed=fed)
-        if all(is_plain(row, ahead=int(fed)) for row in rows):
-            return replace(self._landing(graphs.choose(len(works), ranked=is_ranked(rows))), feeds=True)
-        return self._chosen(scores, graphs.settings(len(works)), rows)
+        logits = graphs.score(inputs, states, from_previous=from_previous)
+        if all(state.is_plain(ahead=int(from_previous)) for state in states):
+            ranked = any(state.sampling.ranked for state in states)
+            return replace(self._output(graphs.sample(len(inputs), ranked=ranked)), feeds_next=True)
+        return self._sampled(logits, graphs.sampling_batch(len(inputs)), states)
 
     def _mixed(
-        self, works: Sequence[SequenceInput], due: Sequence[int], rows: Sequence[SamplerState]
+        self, inputs: Sequence[SequenceInput], due: Sequence[int], states: Sequence[SamplerState]
     ) -> tuple[Tensor, SamplingBatch]:
-        """Run a step as it comes; return the scores, [rows, vocab], of those who choose, and their settings."""
+        """Run a step eagerly; return the logits, [rows, vocab], of the rows that are due, and their parameters."""
         model = self._model
-        batch = build_batch(works, image_token_id=model.config.image_token_id)
-        last = self._staging.put(batch.last_rows[list(due)].numpy())
-        settings = SamplingBatch.put(self._staging, rows, size=len(rows))
-        sent = self._sent(batch)
-        hidden = forward(model, sent, self._cache)
-        scores = logits(model, hidden[self._staging.view(last)])
-        if model.config.image_token_id is not None:
-            scores[:, model.config.image_token_id] = -torch.inf  # a placeholder without an image means nothing
-        return scores, settings
+        batch = build_batch(inputs, image_token_id=model.config.image_token_id)
+        last = self._buffer.put(batch.last_rows[list(due)].numpy())
+        sampling_batch = SamplingBatch.put(self._buffer, states, size=len(states))
+        hidden = forward(model, self._sent(batch), self._cache)
+        return sampling_logits(model, hidden[self._buffer.view(last)]), sampling_batch
 
     def _sent(self, batch: Batch) -> Batch:
         """Send a batch, and all that was put before it."""
-        put, view = self._staging.put, self._staging.view
-        places = {
+        put, view = self._buffer.put, self._buffer.view
+        regions = {
             name: put(getattr(batch, name).numpy()) for name in ("token_ids", "positions", "starts", "image_rows")
         }
         tables: dict[PoolName, tuple[BufferRegion, BufferRegion, BufferRegion, tuple[int, ...]]] = {
@@ -173,27 +150,27 @@ class ModelRunner:
             )
             for pool, table in batch.tables.items()
         }
-        self._staging.send()
-        there: dict[PoolName, PoolTable] = {
+        self._buffer.send()
+        on_device: dict[PoolName, PoolTable] = {
             pool: PoolTable(view(slots), view(pages), contexts, view(lengths))
             for pool, (slots, pages, lengths, contexts) in tables.items()
         }
-        return replace(batch, tables=there, **{name: view(place) for name, place in places.items()})
+        return replace(batch, tables=on_device, **{name: view(region) for name, region in regions.items()})
 
-    def _chosen(self, scores: Tensor, settings: SamplingBatch, rows: Sequence[SamplerState]) -> StepOutput:
-        """Choose from scores, each row in its own way."""
-        if not rows:
-            return self._landing(torch.zeros(0, dtype=torch.int64, device=scores.device))
-        own = settings.views(self._staging, ranked=is_ranked(rows), rows=len(rows))
-        tokens = self._model.ops.choose(adjust(scores, rows), *own)
-        found = reports(scores, tokens.clamp(min=0), rows)
-        return replace(self._landing(tokens), reports=found)
+    def _sampled(self, logits: Tensor, batch: SamplingBatch, states: Sequence[SamplerState]) -> StepOutput:
+        """Sample each row by its own parameters."""
+        if not states:
+            return self._output(torch.zeros(0, dtype=torch.int64, device=logits.device))
+        ranked = any(state.sampling.ranked for state in states)
+        columns = batch.columns(self._buffer, ranked=ranked, rows=len(states))
+        tokens, log_probabilities = sample(self._model.ops, logits, states, columns)
+        return replace(self._output(tokens), log_probabilities=log_probabilities)
 
-    def _landing(self, tokens: Tensor) -> StepOutput:
-        heard = self._heard[0][: len(tokens)]
-        heard.copy_(tokens, non_blocking=True)
+    def _output(self, tokens: Tensor) -> StepOutput:
+        host = self._host_tokens[0][: len(tokens)]
+        host.copy_(tokens, non_blocking=True)
         if tokens.device.type != "cuda":
-            return StepOutput(heard, None)
+            return StepOutput(host)
         arrived = torch.cuda.Event()
         arrived.record()
-        return StepOutput(heard, arrived)
+        return StepOutput(host, arrived)

@@ -1,7 +1,7 @@
-"""What the host tells the device before a step: laid out in one pinned buffer and sent in one copy.
+"""The inputs of a step in one pinned buffer, sent to the device in one copy.
 
-Values that are put in the same order and number lie at the same addresses every time, so a CUDA graph may read
-them.
+Values that are put in the same order and number lie at the same addresses in every step, so that a CUDA graph can
+read them.
 """
 
 from __future__ import annotations
@@ -13,17 +13,19 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 
+from llama4_local.config.invariant import BrokenInvariant
+
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from torch import Tensor
 
-# Kernels are compiled for addresses that are multiples of 16 and for others: here all are.
+# Kernels are specialized for addresses that are multiples of 16; here all are.
 _ALIGNMENT = 64
-_TURNS = 2  # steps in flight, whose copies must not be overwritten
+_HOST_BUFFERS = 2  # steps in flight, whose copies must not be overwritten
 
-Kind = type[np.int64] | type[np.float32] | type[np.float64]
-_TYPES: dict[Kind, torch.dtype] = {np.int64: torch.int64, np.float32: torch.float32, np.float64: torch.float64}
+Number = type[np.int64] | type[np.float32] | type[np.float64]
+_DTYPES: dict[Number, torch.dtype] = {np.int64: torch.int64, np.float32: torch.float32, np.float64: torch.float64}
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,55 +34,55 @@ class BufferRegion:
 
     offset: int
     shape: tuple[int, ...]
-    kind: Kind
+    number: Number
 
     @property
     def end(self) -> int:
         """The byte after the last one."""
-        return self.offset + prod(self.shape) * np.dtype(self.kind).itemsize
+        return self.offset + prod(self.shape) * np.dtype(self.number).itemsize
 
 
 class PinnedBuffer:
-    """A buffer on the device, and two on the host that take turns.
+    """A buffer on the device, and two on the host that are filled in turns.
 
     Args:
         size: Bytes of each.
-        device: Where to.
+        device: The device.
     """
 
     def __init__(self, size: int, device: torch.device) -> None:
         self._size = size
         self._device = torch.zeros(size, dtype=torch.uint8, device=device)
         pinned = device.type == "cuda"
-        self._hosts = [torch.zeros(size, dtype=torch.uint8, pin_memory=pinned) for _ in range(_TURNS)]
+        self._hosts = [torch.zeros(size, dtype=torch.uint8, pin_memory=pinned) for _ in range(_HOST_BUFFERS)]
         self._bytes = [host.numpy() for host in self._hosts]
         self._turn = 0
         self._used = 0
 
     def begin(self) -> None:
-        """Start anew, in the host buffer whose last copy is the older one: it must have arrived."""
-        self._turn = (self._turn + 1) % _TURNS
+        """Start a step in the host buffer whose last copy is the older one: that copy must have arrived."""
+        self._turn = (self._turn + 1) % _HOST_BUFFERS
         self._used = 0
 
-    def put(self, values: Sequence[int] | Sequence[float] | np.ndarray, kind: Kind = np.int64) -> BufferRegion:
-        """Lay values out behind those before.
+    def put(self, values: Sequence[int] | Sequence[float] | np.ndarray, number: Number = np.int64) -> BufferRegion:
+        """Append values and return their region.
 
         Raises:
-            ValueError: They do not fit, so the buffer was made too small.
+            BrokenInvariant: They do not fit, so the buffer was made too small.
         """
-        array = np.asarray(values, dtype=kind)
-        place = BufferRegion(self._used, array.shape, kind)
-        if place.end > self._size:
-            raise ValueError(f"a step's numbers take more than the {self._size} bytes that were planned for them")
-        self._bytes[self._turn][place.offset : place.end].view(kind)[:] = array.reshape(-1)
-        self._used = -(-place.end // _ALIGNMENT) * _ALIGNMENT
-        return place
+        array = np.asarray(values, dtype=number)
+        region = BufferRegion(self._used, array.shape, number)
+        if region.end > self._size:
+            raise BrokenInvariant(f"a step's numbers take more than the {self._size} bytes that were planned for them")
+        self._bytes[self._turn][region.offset : region.end].view(number)[:] = array.reshape(-1)
+        self._used = -(-region.end // _ALIGNMENT) * _ALIGNMENT
+        return region
 
     def send(self) -> None:
-        """Copy all that was put, in the order of the device's work; the host does not wait."""
+        """Enqueue the copy of all values in the device's stream; the host does not wait."""
         end = min(self._used, self._size)
         self._device[:end].copy_(self._hosts[self._turn][:end], non_blocking=True)
 
-    def view(self, place: BufferRegion) -> Tensor:
-        """Return the values as the device has them once they are sent."""
-        return self._device[place.offset : place.end].view(_TYPES[place.kind]).view(place.shape)
+    def view(self, region: BufferRegion) -> Tensor:
+        """Return a region's values on the device, valid in the stream after `send`."""
+        return self._device[region.offset : region.end].view(_DTYPES[region.number]).view(region.shape)

@@ -1,4 +1,4 @@
-"""What the engine is asked for: a rendered, checked request, and the session it goes on from."""
+"""The engine's request: rendered, checked, and with the session that it goes on from."""
 
 from __future__ import annotations
 
@@ -17,21 +17,21 @@ class EngineRequest:
     """A request, rendered and checked, that the engine can run.
 
     Args:
-        request_id: Names it in errors.
+        request_id: Its id in errors.
         token_ids: The prompt, at least one token, all in the vocabulary.
         tiles: The pixels of its images, in order.
-        image_tokens: Of the prompt, those that stand for images.
+        image_tokens: Image placeholders in the prompt.
         limit: Most tokens that prompt and answer may have together; above the prompt's length.
-        sampling: How tokens are chosen.
-        seed: What decides the draws where `sampling` has no seed.
+        sampling: Its sampling parameters.
+        seed: Decides the draws where `sampling` has no seed.
         priority: Larger goes first.
-        cache_salt: Computation is shared only between orders with the same salt.
-        mailbox: Where its events go.
-        answers: Whether anything is to be written; else the prompt is computed and that is all.
-        kept_as: The session's key under which prompt and answer stay in the cache afterwards.
+        cache_salt: Requests share cached pages only under the same salt.
+        mailbox: Takes its events.
+        answers: Whether tokens are sampled; else only the prompt is computed.
+        session_key: The session that pins the pages of prompt and answer afterwards.
         origin: Position of the first token.
-        written: The answer's tokens; the engine appends, and is done with it when it says `Done`.
-        mask: What keeps the answer in its form.
+        written: The answer's tokens; the engine appends until `Done`.
+        mask: Constrains the answer's tokens.
     """
 
     request_id: str
@@ -45,7 +45,7 @@ class EngineRequest:
     cache_salt: str
     mailbox: Mailbox
     answers: bool = True
-    kept_as: object | None = None
+    session_key: object | None = None
     origin: int = 0
     written: list[int] = field(default_factory=list[int])
     mask: TokenMask | None = None
@@ -53,14 +53,14 @@ class EngineRequest:
 
 @dataclass(frozen=True, slots=True)
 class Prefix:
-    """What a prompt goes on from, as tokens.
+    """The tokens that a session's next prompt goes on from.
 
     Args:
-        token_ids: Those of all turns so far, each with its end.
+        token_ids: Of all turns so far, each with its end.
         tiles: Their images.
-        image_tokens: Of the tokens, those that stand for images.
-        cache_salt: Shared computation is looked for under it.
-        kept_as: The session's key.
+        image_tokens: Image placeholders among the tokens.
+        cache_salt: Cached pages are shared under it.
+        session_key: The session's key.
         origin: Position of the first token.
     """
 
@@ -68,5 +68,5 @@ class Prefix:
     tiles: tuple[Tiles, ...]
     image_tokens: int
     cache_salt: str
-    kept_as: object
+    session_key: object
     origin: int = 0

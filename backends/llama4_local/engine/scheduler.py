@@ -1,8 +1,8 @@
-"""Which tokens of which sequences the next step computes; no tensor is involved.
+"""Continuous batching: which tokens of which sequences the next step computes; no tensor is involved.
 
-Every sequence has a rank, fixed when it is added: its turn of arrival, moved forward by its priority. A
-priority thus is a head start, and nobody waits for ever. The sequence of smallest rank can always take what
-it needs from the others, so something always goes on.
+Every sequence has a rank, fixed when it is added: its number of arrival, moved forward by its priority. A
+priority thus is a bounded head start, and no sequence starves. The sequence of smallest rank can always take
+the pages that it needs from the others, so that at least one makes progress.
 """
 
 from __future__ import annotations
@@ -10,37 +10,38 @@ from __future__ import annotations
 from bisect import insort
 from collections.abc import Iterable
 from dataclasses import dataclass, field
+from typing import Generic, TypeVar
 
 from llama4_local.cache.page_table import PageAllocators, PageCopy, SequencePages
 from llama4_local.cache.prefix_cache import PageHashes, PrefixCache
 from llama4sdk.errors import ContextOverflow, Overloaded
 
 HEAD_START = 64  # arrivals that one step of priority jumps over
-HIGHEST_PRIORITY = 100  # beyond it a priority counts no more, so that the head start is bounded
+HIGHEST_PRIORITY = 100  # larger priorities count as this one, which bounds the head start
 _SMALLEST_SHARE = 32  # tokens of a prompt that are worth a step of their own
 
 
 @dataclass(slots=True, eq=False)
 class Sequence:
-    """One prompt and its answer, as far as scheduling goes.
+    """A prompt and its answer, as the scheduler sees it.
 
     Args:
-        tokens: The prompt, then what was written; the engine appends.
+        tokens: The prompt, then the answer; the engine appends.
         pages: Its page table; `pages.length` tokens are computed, or are by the end of the step.
-        names: Names of its full pages.
-        limit: Most tokens that it may come to hold.
+        page_hashes: Hashes of its full pages.
+        limit: Most tokens that prompt and answer may have.
         priority: Larger goes first.
-        paused: Its reader lags behind, so it gets no step.
+        paused: Its reader lags behind, so that it gets no step.
     """
 
     tokens: list[int]
     pages: SequencePages
-    names: PageHashes
+    page_hashes: PageHashes
     limit: int
     priority: int = 0
     paused: bool = False
     rank: tuple[int, int] = (0, 0)
-    reused: int | None = None  # tokens that the prefix cache had at its first admission
+    reused: int | None = None  # tokens that the prefix cache held at its first admission
     published: int = field(default=0, init=False)
 
     @property
@@ -49,11 +50,14 @@ class Sequence:
         return len(self.tokens) - self.pages.length
 
 
-@dataclass(frozen=True, slots=True)
-class ScheduledChunk:
-    """Tokens `start` to `start + count` of a sequence; they lie in one chunk."""
+S = TypeVar("S", bound=Sequence)
 
-    sequence: Sequence
+
+@dataclass(frozen=True, slots=True)
+class ScheduledChunk(Generic[S]):
+    """Tokens `start` to `start + count` of a sequence; they lie in one attention chunk."""
+
+    sequence: S
     start: int
     count: int
 
@@ -63,34 +67,34 @@ class ScheduledChunk:
         return self.start + self.count
 
     @property
-    def samples(self) -> bool:
-        """Whether the sequence's next token is chosen after this piece."""
+    def reaches_end(self) -> bool:
+        """Whether it ends with the sequence's last token, after which the next one is sampled."""
         return self.end == len(self.sequence.tokens)
 
 
 @dataclass(frozen=True, slots=True)
-class ScheduledStep:
-    """One step: page copies first, then the pieces as one flat batch.
+class ScheduledStep(Generic[S]):
+    """One step: page copies first, then the chunks as one flat batch.
 
     Args:
-        pieces: What to compute; of each sequence at most one.
+        chunks: What to compute; of each sequence at most one.
         copies: Pages to copy before.
-        stuck: A sequence that cannot go on although nobody else can give way; it has to end.
+        stuck: Sequences that have to end, because no other can give its pages up.
     """
 
-    pieces: tuple[ScheduledChunk, ...]
+    chunks: tuple[ScheduledChunk[S], ...]
     copies: tuple[PageCopy, ...]
-    stuck: tuple[Sequence, ...] = ()
+    stuck: tuple[S, ...] = ()
 
 
-class Scheduler:
-    """Decodes first, then prompts within the token budget, then admits who waits.
+class Scheduler(Generic[S]):
+    """Decodes first, then prompts within the token budget, then admissions from the queue.
 
     Args:
         pages: The cache's allocators.
-        prefixes: Pages kept for their content.
+        prefixes: The prefix cache.
         budget: Most tokens in a step.
-        max_sequences: Most sequences under way at once.
+        max_sequences: Most sequences that run at once.
         max_waiting: Most sequences in the queue.
     """
 
@@ -100,12 +104,12 @@ class Scheduler:
         self._shape = pages.shape
         self._local_pool = pages.local_pool
         self._prefixes = prefixes
-        self._budget = max(budget, max_sequences)  # each sequence under way gets its token
+        self._budget = max(budget, max_sequences)  # each running sequence gets its token
         self._max_sequences = max_sequences
         self._max_waiting = max_waiting
         self._arrivals = 0
-        self._waiting: list[Sequence] = []
-        self._running: list[Sequence] = []
+        self._waiting: list[S] = []
+        self._running: list[S] = []
 
     @property
     def capacity(self) -> int:
@@ -120,8 +124,8 @@ class Scheduler:
         return len(self._waiting)
 
     @property
-    def held(self) -> tuple[int, int]:
-        """Pages in the tables of sequences, of the global and the local pool; shared ones count for each."""
+    def pages_in_use(self) -> tuple[int, int]:
+        """Pages in the tables of running sequences, of the global and the local pool; shared ones count for each."""
         tables = [sequence.pages for sequence in self._running]
         return sum(len(table.global_pages) for table in tables), sum(len(table.local_pages) for table in tables)
 
@@ -130,7 +134,7 @@ class Scheduler:
         """Whether no sequence could get a step, whatever `schedule` tried."""
         return all(sequence.paused for sequence in (*self._running, *self._waiting))
 
-    def add(self, sequence: Sequence) -> None:
+    def add(self, sequence: S) -> None:
         """Queue a sequence.
 
         Raises:
@@ -151,141 +155,144 @@ class Scheduler:
         sequence.rank = (self._arrivals - HEAD_START * priority, self._arrivals)
         self._enqueue(sequence)
 
-    def remove(self, sequence: Sequence) -> None:
-        """Forget a sequence and give its pages back; does nothing for one that is gone."""
+    def remove(self, sequence: S) -> None:
+        """Forget a sequence and release its pages; does nothing for one that is gone."""
         for sequences in (self._running, self._waiting):
             if sequence in sequences:
                 sequences.remove(sequence)
         self._release(sequence)
 
-    def schedule(self) -> ScheduledStep:
-        """Choose the next step's pieces and make room in the cache for them."""
-        step = _Step(self._budget)
+    def schedule(self) -> ScheduledStep[S]:
+        """Pick the next step's chunks and make room in the cache for them."""
+        draft = _Draft[S](self._budget)
         ready = [sequence for sequence in self._running if not sequence.paused]
         for sequence in ready:
             if sequence.left == 1:
-                self._advance(step, sequence, 1)
+                self._advance(draft, sequence, 1)
         prompts = [sequence for sequence in ready if sequence.left > 1]
         for place, sequence in enumerate(prompts, start=1):
             others = place < len(prompts) or bool(self._waiting)
-            self._advance(step, sequence, self._share(step, sequence, others=others))
-        self._admit(step)
-        return ScheduledStep(tuple(step.pieces.values()), tuple(step.copies), () if step.pieces else self._stuck())
+            self._advance(draft, sequence, self._share(draft, sequence, others=others))
+        self._admit(draft)
+        return ScheduledStep(tuple(draft.chunks.values()), tuple(draft.copies), () if draft.chunks else self._stuck())
 
-    def again(self, pieces: tuple[ScheduledChunk, ...]) -> ScheduledStep | None:
-        """Plan the tokens after those that these pieces choose, before they are known.
+    def schedule_ahead(self, chunks: tuple[ScheduledChunk[S], ...]) -> ScheduledStep[S] | None:
+        """Schedule the tokens that follow those which the in-flight step samples, before their values are known.
 
-        None unless they are all that could go on, every sequence goes on unless it ends by what it says, and
-        nobody has to give way.
+        None unless these chunks are all that could go on, every sequence goes on unless its own token ends it,
+        and no sequence has to give pages up.
 
         Args:
-            pieces: The step under way, the last token of every sequence in it.
+            chunks: The in-flight step, with the last token of every sequence in it.
         """
-        sequences = [piece.sequence for piece in pieces]
+        sequences = [chunk.sequence for chunk in chunks]
         full = len(self._running) >= self._max_sequences
         if len(sequences) != len(self._running) or (self._waiting and not full):
             return None
-        if not all(self._goes_on(sequence) for sequence in sequences):
+        running = set(map(id, self._running))
+        if not all(id(sequence) in running and self._goes_on(sequence) for sequence in sequences):
             return None
-        wanted = [sequence.pages.pages_wanted(1) for sequence in sequences]
-        if not self._prefixes.make_room(sum(whole for whole, _ in wanted), sum(local for _, local in wanted)):
+        needed = [sequence.pages.pages_needed(1) for sequence in sequences]
+        if not self._prefixes.make_room(sum(whole for whole, _ in needed), sum(local for _, local in needed)):
             return None
         starts = [sequence.pages.length for sequence in sequences]
         copies = [copy for sequence in sequences for copy in sequence.pages.extend(1)]
         return ScheduledStep(tuple(map(ScheduledChunk, sequences, starts, [1] * len(starts))), tuple(copies))
 
-    def _goes_on(self, sequence: Sequence) -> bool:
-        """Whether a sequence whose next token is being chosen needs the one after it too, in the same chunk."""
+    def _goes_on(self, sequence: S) -> bool:
+        """Whether a sequence whose next token is in flight needs the one after it too, in the same attention chunk."""
         length = sequence.pages.length
         edge = self._shape.chunk is not None and length % self._shape.chunk == 0
-        return sequence in self._running and not sequence.paused and not edge and length + 1 < sequence.limit
+        return not sequence.paused and not edge and length + 1 < sequence.limit
 
-    def computed(self, pieces: Iterable[ScheduledChunk]) -> None:
-        """Keep the pages that these pieces filled, for prompts that begin alike, and leave chunks that are full."""
-        for piece in pieces:
-            sequence = piece.sequence
-            sequence.names.cover(sequence.tokens, piece.end)  # the pages may be a token ahead, see `again`
-            sequence.published = self._prefixes.publish(sequence.pages, sequence.names.names, sequence.published)
-            if self._shape.chunk is not None and piece.end % self._shape.chunk == 0:
+    def computed(self, chunks: Iterable[ScheduledChunk[S]]) -> None:
+        """Publish the pages that these chunks filled to the prefix cache, and leave attention chunks that are full."""
+        for chunk in chunks:
+            sequence = chunk.sequence
+            # The page table may be a token ahead, see `schedule_ahead`.
+            sequence.page_hashes.cover(sequence.tokens, chunk.end)
+            hashes = sequence.page_hashes.hashes
+            sequence.published = self._prefixes.publish(sequence.pages, hashes, sequence.published)
+            if self._shape.chunk is not None and chunk.end % self._shape.chunk == 0:
                 self._local_pool.release(sequence.pages.local_pages)
                 sequence.pages.local_pages = []
 
-    def distrust(self, sequence: Sequence) -> None:
-        """Give up kept pages that this sequence computed or used, because something in it went wrong."""
-        self._prefixes.forget(sequence.names.names)
+    def distrust(self, sequence: S) -> None:
+        """Take pages that this sequence computed or used out of the prefix cache, because its step failed."""
+        self._prefixes.forget(sequence.page_hashes.hashes)
 
-    def _share(self, step: _Step, sequence: Sequence, *, others: bool) -> int:
-        """Tokens of a prompt for this step: half of the budget goes to whoever comes behind."""
-        count = max(_SMALLEST_SHARE, step.budget // 2) if others else step.budget
+    def _share(self, draft: _Draft[S], sequence: S, *, others: bool) -> int:
+        """Tokens of a prompt for this step; half of the budget is left to the sequences behind it."""
+        count = max(_SMALLEST_SHARE, draft.budget // 2) if others else draft.budget
         room = sequence.pages.room_in_chunk()
-        return min(count, step.budget, sequence.left, sequence.left if room is None else room)
+        return min(count, draft.budget, sequence.left, sequence.left if room is None else room)
 
-    def _advance(self, step: _Step, sequence: Sequence, count: int) -> bool:
+    def _advance(self, draft: _Draft[S], sequence: S, count: int) -> bool:
         """Put `count` tokens of a running sequence into the step, if there is room for them."""
-        if count < 1 or count > step.budget or sequence not in self._running:
+        if count < 1 or count > draft.budget or sequence not in self._running:
             return False
-        while not self._prefixes.make_room(*sequence.pages.pages_wanted(count)):
+        while not self._prefixes.make_room(*sequence.pages.pages_needed(count)):
             victim = self._victim(sequence)
             if victim is None:
                 return False
-            self._preempt(step, victim)
+            self._preempt(draft, victim)
         start = sequence.pages.length
-        step.copies.extend(sequence.pages.extend(count))
-        step.pieces[sequence] = ScheduledChunk(sequence, start, count)
-        step.budget -= count
+        draft.copies.extend(sequence.pages.extend(count))
+        draft.chunks[sequence] = ScheduledChunk(sequence, start, count)
+        draft.budget -= count
         return True
 
-    def _victim(self, sequence: Sequence) -> Sequence | None:
-        """Whose pages a running sequence may take: of one whose reader lags, else of one behind it."""
+    def _victim(self, sequence: S) -> S | None:
+        """The sequence whose pages a running one may take: one with a lagging reader, else one behind it in rank."""
         others = [other for other in self._running if other is not sequence]
         lagging = [other for other in others if other.paused]
         behind = [other for other in others if other.rank > sequence.rank]
         return (lagging or behind or [None])[-1]
 
-    def _preempt(self, step: _Step, victim: Sequence) -> None:
-        """Send a running sequence back to the queue; what it computed is computed again later."""
-        piece = step.pieces.pop(victim, None)
-        step.budget += piece.count if piece else 0
+    def _preempt(self, draft: _Draft[S], victim: S) -> None:
+        """Send a running sequence back to the queue; its tokens are computed again later."""
+        chunk = draft.chunks.pop(victim, None)
+        draft.budget += chunk.count if chunk else 0
         self._running.remove(victim)
         self._release(victim)
         self._enqueue(victim)
 
-    def _admit(self, step: _Step) -> None:
-        """Let in who waits, in order, while prompts fit beside what the running ones still need."""
-        while step.budget > 0:
+    def _admit(self, draft: _Draft[S]) -> None:
+        """Admit waiting sequences in order, while their prompts fit beside the needs of the running ones."""
+        while draft.budget > 0:
             sequence = next((waiting for waiting in self._waiting if not waiting.paused), None)
-            if sequence is None or not self._has_place(step) or not self._fits(step, sequence):
+            if sequence is None or not self._has_place(draft) or not self._fits(draft, sequence):
                 return
             self._waiting.remove(sequence)
             insort(self._running, sequence, key=_rank)
-            self._advance(step, sequence, self._share(step, sequence, others=bool(self._waiting)))
+            self._advance(draft, sequence, self._share(draft, sequence, others=bool(self._waiting)))
 
-    def _has_place(self, step: _Step) -> bool:
+    def _has_place(self, draft: _Draft[S]) -> bool:
         if len(self._running) >= self._max_sequences:
-            return self._preempt_lagging(step)
+            return self._preempt_lagging(draft)
         return True
 
-    def _fits(self, step: _Step, sequence: Sequence) -> bool:
-        sequence.names.cover(sequence.tokens, len(sequence.tokens))
-        # The last token is always computed: its logits are what the answer begins with.
+    def _fits(self, draft: _Draft[S], sequence: S) -> bool:
+        sequence.page_hashes.cover(sequence.tokens, len(sequence.tokens))
+        # The last token is always computed: the answer begins with its logits.
         usable = (len(sequence.tokens) - 1) // self._shape.page_size
-        reused = self._prefixes.attach(sequence.pages, sequence.names.names[:usable])
-        while not self._prefixes.make_room(*self._wanted(sequence)):
-            if not self._preempt_lagging(step):
+        reused = self._prefixes.attach(sequence.pages, sequence.page_hashes.hashes[:usable])
+        while not self._prefixes.make_room(*self._pages_to_admit(sequence)):
+            if not self._preempt_lagging(draft):
                 self._release(sequence)
                 return False
         if sequence.reused is None:
             sequence.reused = reused
         return True
 
-    def _wanted(self, sequence: Sequence) -> tuple[int, int]:
-        """Pages for a whole prompt, for what the running ones lack, and one more for each of these."""
-        wanted = [self._lacking(sequence), *(self._lacking(other) for other in self._running)]
+    def _pages_to_admit(self, sequence: S) -> tuple[int, int]:
+        """Pages for a whole prompt, for those that the running ones lack, and one more for each of these."""
+        lacking = [self._lacking(sequence), *(self._lacking(other) for other in self._running)]
         ahead = len(self._running)
-        local = 0 if self._shape.chunk is None else sum(lacking for _, lacking in wanted) + ahead
-        return sum(lacking for lacking, _ in wanted) + ahead, local
+        local = 0 if self._shape.chunk is None else sum(pages for _, pages in lacking) + ahead
+        return sum(pages for pages, _ in lacking) + ahead, local
 
-    def _lacking(self, sequence: Sequence) -> tuple[int, int]:
+    def _lacking(self, sequence: S) -> tuple[int, int]:
         pages = sequence.pages
         whole = self._shape.pages_for(len(sequence.tokens)) - len(pages.global_pages)
         if self._shape.chunk is None:
@@ -293,22 +300,22 @@ class Scheduler:
         in_chunk = pages.length % self._shape.chunk + sequence.left
         return whole, self._shape.local_pages_for(in_chunk) - len(pages.local_pages)
 
-    def _preempt_lagging(self, step: _Step) -> bool:
+    def _preempt_lagging(self, draft: _Draft[S]) -> bool:
         lagging = [sequence for sequence in self._running if sequence.paused]
         if lagging:
-            self._preempt(step, lagging[-1])
+            self._preempt(draft, lagging[-1])
         return bool(lagging)
 
-    def _stuck(self) -> tuple[Sequence, ...]:
-        """Who must end for anything to go on: pages may be kept for other purposes than sequences."""
-        going = [sequence for sequence in (*self._running, *self._waiting) if not sequence.paused]
-        return tuple(going[:1])
+    def _stuck(self) -> tuple[S, ...]:
+        """The sequence that has to end for anything to go on: sessions may pin pages too."""
+        active = [sequence for sequence in (*self._running, *self._waiting) if not sequence.paused]
+        return tuple(active[:1])
 
-    def _enqueue(self, sequence: Sequence) -> None:
+    def _enqueue(self, sequence: S) -> None:
         insort(self._waiting, sequence, key=_rank)
 
-    def _release(self, sequence: Sequence) -> None:
-        self._prefixes.touch(sequence.names.names)
+    def _release(self, sequence: S) -> None:
+        self._prefixes.touch(sequence.page_hashes.hashes)
         sequence.pages.release()
         sequence.published = 0
 
@@ -318,9 +325,9 @@ def _rank(sequence: Sequence) -> tuple[int, int]:
 
 
 @dataclass(slots=True)
-class _Step:
-    """A plan in the making."""
+class _Draft(Generic[S]):
+    """A step that is being scheduled."""
 
     budget: int
-    pieces: dict[Sequence, ScheduledChunk] = field(default_factory=dict)
-    copies: list[PageCopy] = field(default_factory=list)
+    chunks: dict[S, ScheduledChunk[S]] = field(default_factory=dict[S, ScheduledChunk[S]])
+    copies: list[PageCopy] = field(default_factory=list[PageCopy])

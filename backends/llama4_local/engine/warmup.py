@@ -1,4 +1,4 @@
-"""Steps that nobody asked for, run once at load, so that none has to be compiled when somebody does."""
+"""Steps of every size, run once at load, so that no kernel is compiled while requests are served."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ if TYPE_CHECKING:
 _RANKED = ResolvedSampling(temperature=1.0, top_p=0.9)
 
 
-def rehearsals(shape: CacheShape, *, tokens: int, sequences: int) -> Iterator[list[SequenceInput]]:
-    """Yield steps of every size at which kernels are cut in another way, while nobody holds a page.
+def warmup_steps(shape: CacheShape, *, tokens: int, sequences: int) -> Iterator[list[SequenceInput]]:
+    """Yield a step for each range of sizes that shares one tile config, while no page is in use.
 
-    Kernels change at numbers of tokens of which each range holds a power of two.
+    Tile configs change at numbers of tokens of which each range holds a power of two.
 
     Args:
         shape: The cache, still without content.
@@ -28,28 +28,28 @@ def rehearsals(shape: CacheShape, *, tokens: int, sequences: int) -> Iterator[li
         sequences: Most sequences of a step.
     """
     for count in bucket_sizes(tokens):
-        yield prompts(PageAllocators(shape), count, sequences)
+        yield warmup_step(PageAllocators(shape), count, sequences)
     for count in bucket_sizes(sequences):
-        yield prompts(PageAllocators(shape), count, count, each=1)
+        yield warmup_step(PageAllocators(shape), count, count, each=1)
 
 
-def prompts(pages: PageAllocators, count: int, sequences: int, each: int | None = None) -> list[SequenceInput]:
-    """Return work of up to `count` tokens, of as few sequences as hold them, or `each` tokens of every one."""
-    works: list[SequenceInput] = []
-    while count and len(works) < sequences:
+def warmup_step(pages: PageAllocators, count: int, sequences: int, each: int | None = None) -> list[SequenceInput]:
+    """Return inputs of up to `count` tokens, in as few sequences as hold them, or `each` tokens of every one."""
+    inputs: list[SequenceInput] = []
+    while count and len(inputs) < sequences:
         sequence = pages.sequence()
         fits = min(each or count, count, _room(pages, sequence))
         if not fits:
             break
         sequence.extend(fits)
-        works.append(SequenceInput(sequence, [0] * fits))
+        inputs.append(SequenceInput(sequence, [0] * fits))
         count -= fits
-    return works
+    return inputs
 
 
-def choosers(works: list[SequenceInput], *, ranked: bool) -> list[SamplerState]:
-    """Return who chooses after each of the works."""
-    return [SamplerState(_RANKED if ranked else ResolvedSampling(), [], []) for _ in works]
+def warmup_states(inputs: list[SequenceInput], *, ranked: bool) -> list[SamplerState]:
+    """Return a sampler state for each of the inputs."""
+    return [SamplerState(_RANKED if ranked else ResolvedSampling(), [], []) for _ in inputs]
 
 
 def _room(pages: PageAllocators, sequence: SequencePages) -> int:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Protocol
 
 import torch
 
+from llama4_local.config.invariant import BrokenInvariant
 from llama4_local.model.rope import TextRope, text_rope, vision_rope
 from llama4_local.ops.heads import HeadTransform
 from llama4_local.ops.reference.functions import ReferenceOps
@@ -27,7 +28,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Model:
-    """A network that can be run: its shape, its tensors, its functions and its constant tables."""
+    """A network ready to run: config, weights, ops and constant tables."""
 
     config: ModelConfig
     weights: Weights
@@ -37,12 +38,12 @@ class Model:
 
     @classmethod
     def create(cls, config: ModelConfig, weights: Weights, ops: Ops | None = None) -> Model:
-        """Put a model together; the tables go where the weights are.
+        """Return a model with its tables on the weights' device.
 
         Args:
-            config: Its shape.
-            weights: Tensors of that shape.
-            ops: Who computes; the reference when left out.
+            config: The shape of the network.
+            weights: Its tensors.
+            ops: The functions of its layers; the reference when left out.
         """
         device = weights.embedding.device
         vision = None if config.vision is None else vision_rope(config.vision, device)
@@ -50,17 +51,17 @@ class Model:
 
     @property
     def device(self) -> torch.device:
-        """Where the weights are."""
+        """The device of the weights."""
         return self.weights.embedding.device
 
     @property
     def dtype(self) -> torch.dtype:
-        """Type of the weights and of the hidden states."""
+        """Dtype of the weights and of the hidden states."""
         return self.weights.embedding.dtype
 
 
 class Attend(Protocol):
-    """How a layer's tokens look at one another; serving and training differ in nothing else."""
+    """Attention of one layer; serving and training differ in it alone."""
 
     def __call__(self, layer: int, qkv: Tensor) -> Tensor:
         """Return [tokens, heads·head_dim] for the joined projections of the same tokens."""
@@ -74,12 +75,12 @@ def forward(model: Model, batch: Batch, cache: KvCache) -> Tensor:
         [tokens, hidden], normalised, ready for `logits`.
     """
     hidden = embed(model, batch.token_ids, batch.image_rows, batch.image_features)
-    plans = HeadTransforms.create(model, batch.positions)
+    transforms = HeadTransforms.create(model, batch.positions)
 
     def attend(layer: int, qkv: Tensor) -> Tensor:
         own = cache.layers[layer]
         slots = batch.tables[own.pool].slots
-        queries = model.ops.qkv_epilogue(qkv, plans.of(layer), own, slots)
+        queries = model.ops.qkv_epilogue(qkv, transforms.of(layer), own, slots)
         return model.ops.attention(queries, own, batch)
 
     return run_layers(model, hidden, attend)
@@ -91,10 +92,26 @@ def logits(model: Model, hidden: Tensor) -> Tensor:
 
 
 def uncast_logits(model: Model, hidden: Tensor) -> Tensor:
-    """Return what `logits` does, in the type that the head's product comes in."""
+    """Return `logits` in the dtype of the head's product."""
     scores = model.ops.linear(hidden, model.weights.head)
     # Kernels leave a product in parts, unless it is much wider than deep, as heads are in all but small networks.
     return scores if scores.dim() == 2 else scores.sum(0)
+
+
+def sampling_logits(model: Model, hidden: Tensor, out: Tensor | None = None) -> Tensor:
+    """Return the logits that tokens are sampled from, [rows, vocab], fp32: the image placeholder is excluded.
+
+    A placeholder means something only where an image's features stand in for its embedding.
+
+    Args:
+        model: The network.
+        hidden: [rows, hidden], the last hidden states.
+        out: Where to write them, as a CUDA graph needs it.
+    """
+    scores = logits(model, hidden) if out is None else out.copy_(uncast_logits(model, hidden))
+    if model.config.image_token_id is not None:
+        scores[:, model.config.image_token_id].fill_(-torch.inf)
+    return scores
 
 
 def embed(model: Model, token_ids: Tensor, image_rows: Tensor, features: Tensor | None) -> Tensor:
@@ -104,12 +121,12 @@ def embed(model: Model, token_ids: Tensor, image_rows: Tensor, features: Tensor 
 
 
 class Layer(Protocol):
-    """What runs one layer: `run_layer`, or what a compiler makes of it."""
+    """Runs one layer: `run_layer`, or its compiled form."""
 
     def __call__(
         self, model: Model, index: int, layer: LayerWeights, residual: Tensor, update: Tensor | None, attend: Attend
     ) -> tuple[Tensor, Tensor]:
-        """Return the residual, and what is still to be added to it: the next norm does that in one go."""
+        """Return the residual, and the update that the next norm adds to it."""
         ...
 
 
@@ -117,11 +134,11 @@ def run_layers(model: Model, hidden: Tensor, attend: Attend, run: Layer | None =
     """Run all layers and the final norm over [tokens, hidden].
 
     Args:
-        model: Whose.
-        hidden: What goes in.
-        attend: How tokens look at one another.
-        run: What runs a layer, if not `run_layer`. Layers of one kind are given to it under the number of
-            the first, so that it is compiled once for each kind.
+        model: The network.
+        hidden: Embeddings.
+        attend: Attention.
+        run: Runs a layer in place of `run_layer`. Layers of one kind get the number of the first of them, so that
+            it is compiled once for each kind.
     """
     eps = model.config.text.norm_eps
     residual, update = hidden, None
@@ -142,8 +159,8 @@ def run_layer(
         normed = ops.rms_norm(residual, layer.input_norm, eps)
     else:
         normed, residual = ops.add_rms_norm(update, residual, layer.input_norm, eps)
-    seen = attend(index, ops.linear(normed, layer.attention.qkv))
-    update = ops.linear(seen, layer.attention.output)
+    attended = attend(index, ops.linear(normed, layer.attention.qkv))
+    update = ops.linear(attended, layer.attention.output)
     normed, residual = ops.add_rms_norm(update, residual, layer.post_norm, eps)
     return residual, _feed_forward(ops, normed, layer)
 
@@ -153,12 +170,12 @@ def _feed_forward(ops: Ops, x: Tensor, layer: LayerWeights) -> Tensor:
         return ops.moe(x, layer.moe)
     if layer.mlp is not None:
         return ops.mlp(x, layer.mlp)
-    raise ValueError("a layer has neither a feed-forward nor experts")
+    raise BrokenInvariant("a layer has neither a feed-forward nor experts")
 
 
 @dataclass(frozen=True, slots=True)
 class HeadTransforms:
-    """The two ways in which a step treats heads: on RoPE layers and on NoPE layers."""
+    """The head transforms of one step: of RoPE layers and of NoPE layers."""
 
     rope_layers: tuple[bool, ...]
     rope: HeadTransform
@@ -174,12 +191,12 @@ class HeadTransforms:
         return cls(text.rope_layers, rope, nope)
 
     def of(self, layer: int) -> HeadTransform:
-        """Return how a layer treats its heads."""
+        """Return a layer's head transform."""
         return self.rope if self.rope_layers[layer] else self.nope
 
 
 def temperature(text: TextConfig, positions: Tensor) -> Tensor | None:
-    """Return what NoPE layers multiply queries by, [tokens], fp32, or None without tuning.
+    """Return the temperatures of NoPE layers' queries, [tokens], fp32, or None without tuning.
 
     1 + attn_scale · ln(⌊(position + 1) / floor_scale⌋ + 1), scalable softmax as Llama 4 uses it.
     """

@@ -1,7 +1,7 @@
-"""One step's work as flat tensors: tokens of several sequences side by side, without padding.
+"""The batch of one step as flat tensors: tokens of several sequences side by side, without padding.
 
-Reference functions and kernels read the same batch. Host-side numbers (`segments`) let the reference loop
-without asking the device; everything a kernel needs is in the tensors.
+Reference functions and kernels read the same batch. Host-side numbers (`segments`, `contexts`) let the reference
+loop without a device synchronization; kernels read the tensors only.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from llama4_local.cache.page_table import NULL_PAGE
-from llama4sdk.errors import InvalidRequest
+from llama4_local.config.invariant import BrokenInvariant
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -24,13 +24,13 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class SequenceInput:
-    """The next tokens of one sequence, whose pages already reach past them.
+    """The next tokens of one sequence, with pages that reach past them.
 
     Args:
         pages: The sequence, after `extend(len(token_ids))`.
-        token_ids: Tokens to write; they never cross a chunk edge, since `extend` refuses that.
-        features: [placeholders in token_ids, hidden]: what replaces the embeddings of image
-            placeholders among them, on the model's device; None treats placeholders as ordinary tokens.
+        token_ids: Tokens to compute; they never cross a chunk edge, since `extend` refuses that.
+        features: [placeholders in token_ids, hidden], on the model's device: they replace the embeddings of
+            image placeholders; None treats placeholders as ordinary tokens.
     """
 
     pages: SequencePages
@@ -39,7 +39,7 @@ class SequenceInput:
 
     @property
     def position(self) -> int:
-        """How many tokens of its sequence the cache holds before these."""
+        """Tokens of its sequence that precede these in the cache."""
         return self.pages.length - len(self.token_ids)
 
 
@@ -60,12 +60,12 @@ class Segment:
 
 @dataclass(frozen=True, slots=True)
 class PoolTable:
-    """Where a step's tokens lie in one of the cache's pools.
+    """The page tables of a step in one of the cache's pools.
 
     Args:
-        slots: [tokens], int64: `page · page_size + offset` that each token's key and value go to.
+        slots: [tokens], int64: `page · page_size + offset` of each token's key and value.
         pages: [segments, widest], int64: each sequence's pages in order, padded with the null page.
-        contexts: For each segment, the keys that its last token sees in this pool.
+        contexts: For each segment, the number of keys that its last token attends to in this pool.
         context_lengths: The same as a tensor, [segments], int64.
     """
 
@@ -77,7 +77,7 @@ class PoolTable:
 
 @dataclass(frozen=True, slots=True)
 class Batch:
-    """What `forward` works on in one step.
+    """The input of `forward` in one step.
 
     Args:
         token_ids: [tokens], int64.
@@ -99,38 +99,38 @@ class Batch:
 
     @property
     def last_rows(self) -> Tensor:
-        """Row of each segment's last token, [segments]: where the next token is predicted."""
+        """Row of each segment's last token, [segments], which predicts the next one."""
         return self.starts[1:] - 1
 
 
 def build_batch(
-    works: Sequence[SequenceInput], *, image_token_id: int | None = None, device: str | torch.device = "cpu"
+    inputs: Sequence[SequenceInput], *, image_token_id: int | None = None, device: str | torch.device = "cpu"
 ) -> Batch:
-    """Lay the work of one step out flat.
+    """Return the flat batch of one step.
 
     Args:
-        works: At least one, each of another sequence.
+        inputs: At least one, each of another sequence.
         image_token_id: The image placeholder.
-        device: Where the tensors go.
+        device: Of the tensors.
 
     Raises:
-        InvalidRequest: Nothing to do, or features that do not match the placeholders in number.
+        BrokenInvariant: No tokens, or features that differ in number from the placeholders.
     """
-    segments = _segments(works)
+    segments = _segments(inputs)
     if not segments:
-        raise InvalidRequest("a step needs at least one token")
-    rows = _image_rows(works, segments, image_token_id)
-    features = [work.features for work in works if work.features is not None and len(work.features)]
-    shape = works[0].pages.shape
+        raise BrokenInvariant("a step needs at least one token")
+    rows = _image_rows(inputs, segments, image_token_id)
+    features = [each.features for each in inputs if each.features is not None and len(each.features)]
+    shape = inputs[0].pages.shape
     tables: dict[PoolName, PoolTable] = {
-        "global": _table([work.pages.global_pages for work in works], segments, shape.page_size, None, device)
+        "global": _table([each.pages.global_pages for each in inputs], segments, shape.page_size, None, device)
     }
     if shape.chunk is not None:
-        local = [work.pages.local_pages for work in works]
+        local = [each.pages.local_pages for each in inputs]
         tables["local"] = _table(local, segments, shape.page_size, shape.chunk, device)
     return Batch(
-        token_ids=_tensor([token for work in works for token in work.token_ids], device),
-        positions=_tensor(_positions(works, segments), device),
+        token_ids=_tensor([token for each in inputs for token in each.token_ids], device),
+        positions=_tensor(_positions(inputs, segments), device),
         segments=segments,
         starts=_tensor([s.start for s in segments] + [segments[-1].start + segments[-1].length], device),
         tables=tables,
@@ -143,30 +143,30 @@ def _tensor(values: list[int] | list[list[int]], device: str | torch.device) -> 
     return torch.tensor(values, dtype=torch.int64, device=device)
 
 
-def _segments(works: Sequence[SequenceInput]) -> tuple[Segment, ...]:
-    found: list[Segment] = []
+def _segments(inputs: Sequence[SequenceInput]) -> tuple[Segment, ...]:
+    segments: list[Segment] = []
     start = 0
-    for work in works:
-        if not work.token_ids or work.position < 0:
-            raise InvalidRequest("every sequence of a step needs tokens and pages that hold them")
-        found.append(Segment(start, len(work.token_ids), work.position))
-        start += len(work.token_ids)
-    return tuple(found)
+    for each in inputs:
+        if not each.token_ids or each.position < 0:
+            raise BrokenInvariant("every sequence of a step needs tokens and pages that hold them")
+        segments.append(Segment(start, len(each.token_ids), each.position))
+        start += len(each.token_ids)
+    return tuple(segments)
 
 
-def _positions(works: Sequence[SequenceInput], segments: Sequence[Segment]) -> list[int]:
-    firsts = [work.pages.origin + segment.position for work, segment in zip(works, segments, strict=True)]
+def _positions(inputs: Sequence[SequenceInput], segments: Sequence[Segment]) -> list[int]:
+    firsts = [each.pages.origin + segment.position for each, segment in zip(inputs, segments, strict=True)]
     return [first + i for first, segment in zip(firsts, segments, strict=True) for i in range(segment.length)]
 
 
-def _image_rows(works: Sequence[SequenceInput], segments: Sequence[Segment], image_token_id: int | None) -> list[int]:
+def _image_rows(inputs: Sequence[SequenceInput], segments: Sequence[Segment], image_token_id: int | None) -> list[int]:
     rows: list[int] = []
-    for work, segment in zip(works, segments, strict=True):
-        if work.features is None:
+    for each, segment in zip(inputs, segments, strict=True):
+        if each.features is None:
             continue
-        own = [segment.start + i for i, token in enumerate(work.token_ids) if token == image_token_id]
-        if len(own) != len(work.features):
-            raise InvalidRequest(f"{len(own)} image placeholders but {len(work.features)} features")
+        own = [segment.start + i for i, token in enumerate(each.token_ids) if token == image_token_id]
+        if len(own) != len(each.features):
+            raise BrokenInvariant(f"{len(own)} image placeholders but {len(each.features)} features")
         rows += own
     return rows
 

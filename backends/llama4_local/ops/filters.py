@@ -26,3 +26,8 @@ class Filters:
     top_p: Tensor
     min_p: Tensor
     ranked: bool
+
+    def rows(self, rows: Tensor) -> Filters:
+        """Return those of some rows, [count], int64."""
+        own = (self.temperature[rows], self.top_k[rows], self.top_p[rows], self.min_p[rows])
+        return Filters(*own, self.ranked)

@@ -1,4 +1,4 @@
-"""How one layer treats its query and key heads in one step."""
+"""The transform of a layer's query and key heads between projection and attention."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class HeadTransform:
-    """What happens between the projections and the attention.
+    """RoPE, norm and temperature of one layer's heads in one step.
 
     Args:
         heads: Query heads.

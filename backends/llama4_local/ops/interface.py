@@ -1,7 +1,7 @@
-"""The functions that layers call, and the choice of who provides them.
+"""The functions that layers call, and the selection between their two implementations.
 
 `reference` is PyTorch: the CPU path and the oracle. Kernels offer the same functions with the same
-signatures. The choice is made once, when a model is loaded.
+signatures. The selection happens once, when a model is loaded.
 """
 
 from __future__ import annotations
@@ -90,14 +90,14 @@ class Ops(Protocol):
         """Return expert(x · sigmoid(score)) of each token's top-1 expert, plus shared_expert(x)."""
         ...
 
-    def choose(self, logits: Tensor, filters: Filters, seeds: Tensor, steps: Tensor) -> Tensor:
-        """Return the next token of each row, [rows], int64; -1 where nothing can be chosen from a row.
+    def sample(self, logits: Tensor, filters: Filters, seeds: Tensor, steps: Tensor) -> Tensor:
+        """Return the next token of each row, [rows], int64; -1 where a row is unusable.
 
         Args:
             logits: [rows, vocab], fp32.
-            filters: How each row narrows its choice down; a temperature of 0 takes the likeliest token.
+            filters: Temperature and truncation of each row; a temperature of 0 takes the argmax.
             seeds: [rows], int64.
-            steps: [rows], int64: tokens that the row has drawn before.
+            steps: [rows], int64: tokens that the row has sampled before.
         """
         ...
 
@@ -108,7 +108,7 @@ _HOPPER = 9  # the major compute capability that the kernels are made for
 def select_ops(
     device: str | torch.device, *, dtype: torch.dtype = torch.bfloat16, head_dim: int = 128, deterministic: bool = False
 ) -> Ops:
-    """Return who computes on a device: kernels on Hopper GPUs in bf16, else the reference, which runs anywhere.
+    """Return the functions for a device: kernels on Hopper GPUs in bf16, else the reference, which runs anywhere.
 
     Args:
         device: Where the weights are.

@@ -1,4 +1,4 @@
-"""The engine's thread: it loads the model, then serves until it is told to stop."""
+"""The engine's thread: loads the model, then serves until it is stopped."""
 
 from __future__ import annotations
 
@@ -26,23 +26,23 @@ T = TypeVar("T")
 
 
 class Report(Protocol):
-    """Takes note of how far a model is that is being loaded."""
+    """Receives the progress of a model that is being loaded."""
 
     def __call__(self, done: int, total: int, phase: str = "loading", unit: str = "bytes") -> None:
-        """Be told of what is done and what there is to do."""
+        """Report units done and in all."""
         ...
 
 
-# Loads the model and returns an engine that speaks into the outbox.
+# Loads the model and returns an engine that writes to the outbox.
 Build = Callable[[Outbox, Report], "Engine"]
 
 _REPORT_EVERY = 0.05  # seconds between two reports of a loading model
-_EXIT_PATIENCE = 10.0  # seconds that a leaving interpreter waits for a step to end
+_EXIT_PATIENCE = 10.0  # seconds that interpreter exit waits for a step to end
 
 
 @dataclass(frozen=True, slots=True)
 class _Cancel:
-    order: EngineRequest
+    engine_request: EngineRequest
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,7 +57,7 @@ class _Close:
 
 @dataclass(frozen=True, slots=True)
 class _Ask:
-    """Something to do with the engine between two steps; `answer` is called on the loop."""
+    """A call on the engine between two steps; `answer` gets its result on the loop."""
 
     work: Callable[[Engine], object]
     answer: Callable[[object], None]
@@ -67,7 +67,7 @@ _Command = EngineRequest | _Cancel | _Wake | _Close | _Ask
 
 
 class _Closing(Exception):
-    """The thread was told to stop."""
+    """The thread was stopped."""
 
 
 class EngineThread:
@@ -77,7 +77,7 @@ class EngineThread:
 
     Args:
         build: Loads the model.
-        loop: Where the readers live; the thread ends when that loop is closed.
+        loop: The readers' event loop; the thread ends when that loop is closed.
     """
 
     def __init__(self, build: Build, loop: EventLoop) -> None:
@@ -85,10 +85,10 @@ class EngineThread:
         self._loop = loop
         self._inbox: SimpleQueue[_Command] = SimpleQueue()
         self._outbox = Outbox()
-        self._orders: dict[EngineRequest, None] = {}  # taken from the inbox before there is an engine
+        self._engine_requests: dict[EngineRequest, None] = {}  # accepted before the engine is loaded
         self._asked: list[_Ask] = []  # the same
         self._engine: Engine | None = None
-        self._door = threading.Lock()
+        self._lock = threading.Lock()
         self._ended: LlamaError | None = None
         self._reported = 0.0
         self._process = os.getpid()
@@ -101,28 +101,28 @@ class EngineThread:
 
     @property
     def ended(self) -> LlamaError | None:
-        """Why nothing is served any more, or None while it is; a copy to raise."""
+        """The error that ended the thread, a copy to raise; None while it serves."""
         return None if self._ended is None else _copy(self._ended)
 
     @property
     def load(self) -> EngineLoad | None:
-        """What the engine held after its last step; None while the model loads."""
+        """The engine's load after its last step; None while the model loads."""
         return self._engine.load if self._engine else None
 
-    def submit(self, order: EngineRequest) -> None:
-        """Hand an order in; its events come to its mailbox.
+    def submit(self, engine_request: EngineRequest) -> None:
+        """Submit a request; its events come to its mailbox.
 
         Raises:
-            LlamaError: The thread has ended; the error says why.
+            LlamaError: The thread has ended.
         """
-        self._let_in(order)
+        self._enqueue(engine_request)
 
     async def ask(self, work: Callable[[Engine], T]) -> T:
-        """Have something done with the engine between two steps, and return what came of it.
+        """Call a function on the engine between two steps, and return its result.
 
         Args:
-            work: Called in the engine's thread; takes no longer than a step should. Once begun it is not
-                cancelled, only its result is forgotten.
+            work: Called in the engine's thread; no longer than a step. Once begun it is not cancelled; a cancelled
+                caller loses only its result.
 
         Raises:
             LlamaError: The thread has ended, or whatever `work` raises.
@@ -134,26 +134,26 @@ class EngineThread:
             results.append(result)
             done.set()
 
-        self._let_in(_Ask(work, answer))
+        self._enqueue(_Ask(work, answer))
         await done.wait()
         if isinstance(results[0], BaseException):
             raise results[0]
         return cast("T", results[0])
 
     def post(self, work: Callable[[Engine], object]) -> None:
-        """Have something done with the engine that nobody waits for; may be called from any thread."""
+        """Call a function on the engine between two steps and drop its result; from any thread."""
         self._inbox.put(_Ask(work, _ignore))
 
-    def cancel(self, order: EngineRequest) -> None:
-        """Have an order forgotten and what it holds freed before the next step."""
-        self._inbox.put(_Cancel(order))
+    def cancel(self, engine_request: EngineRequest) -> None:
+        """Forget a request and free its pages before the next step."""
+        self._inbox.put(_Cancel(engine_request))
 
     def wake(self) -> None:
-        """Have the engine look again at requests that waited for their readers."""
+        """Reconsider requests that wait for their readers."""
         self._inbox.put(_Wake())
 
     def stop(self) -> None:
-        """Have the thread end after the step in flight."""
+        """End the thread after the step in flight."""
         self._inbox.put(_Close())
 
     def join(self) -> None:
@@ -161,8 +161,8 @@ class EngineThread:
         self._thread.join()
         atexit.unregister(self._leave)
 
-    def _let_in(self, command: _Command) -> None:
-        with self._door:
+    def _enqueue(self, command: _Command) -> None:
+        with self._lock:
             if self._ended is not None:
                 raise _copy(self._ended)
             self._inbox.put(command)
@@ -180,18 +180,18 @@ class EngineThread:
             pass
         except LlamaError as error:
             reason = error
-        except Exception as error:  # noqa: BLE001 - the thread's edge: every reader gets to know why it ended
+        except Exception as error:  # noqa: BLE001 - the thread's edge: the error goes to every reader
             reason = ServerFault(f"The engine broke down with {type(error).__name__}; see __cause__.", retryable=False)
             reason.__cause__ = error
         self._end(reason)
 
     def _load(self) -> Engine:
         engine = self._build(self._outbox, self._loading)
-        for order in self._orders:
-            engine.submit(order)
+        for engine_request in self._engine_requests:
+            engine.submit(engine_request)
         for asked in self._asked:
             self._do(engine, asked)
-        self._orders.clear()
+        self._engine_requests.clear()
         self._asked.clear()
         self._engine = engine
         return engine
@@ -203,7 +203,11 @@ class EngineThread:
             engine.step()
 
     def _attend(self, *, wait: bool) -> None:
-        """Carry out what has come in; if there is nothing else to do, wait for something."""
+        """Carry out the commands in the inbox.
+
+        Args:
+            wait: Whether to wait for one.
+        """
         try:
             while True:
                 self._carry_out(self._inbox.get(block=wait))
@@ -217,11 +221,11 @@ class EngineThread:
                 if self._engine:
                     self._engine.submit(command)
                 else:
-                    self._orders[command] = None
-            case _Cancel(order):
-                self._orders.pop(order, None)
+                    self._engine_requests[command] = None
+            case _Cancel(engine_request):
+                self._engine_requests.pop(engine_request, None)
                 if self._engine:
-                    self._engine.cancel(order)
+                    self._engine.cancel(engine_request)
             case _Ask():
                 if self._engine:
                     self._do(self._engine, command)
@@ -236,7 +240,7 @@ class EngineThread:
         result: object
         try:
             result = asked.work(engine)
-        except Exception as error:  # noqa: BLE001 - whoever asked gets it
+        except Exception as error:  # noqa: BLE001 - the caller gets it
             result = error
         self._answer(asked, result)
 
@@ -244,14 +248,14 @@ class EngineThread:
         self._loop.call(lambda: asked.answer(result))
 
     def _loading(self, done: int, total: int, phase: str = "loading", unit: str = "bytes") -> None:
-        """Between two tensors or steps: look into the inbox, and tell those who wait how far it is."""
+        """Between two tensors or warm-up steps: read the inbox, and report progress to waiting requests."""
         self._attend(wait=False)
         now = time.monotonic()
         if done < total and now - self._reported < _REPORT_EVERY:
             return
         self._reported = now
-        for order in self._orders:
-            self._outbox.put(order.mailbox, Progress(phase, done, total, unit))
+        for engine_request in self._engine_requests:
+            self._outbox.put(engine_request.mailbox, Progress(phase, done, total, unit))
         self._send()
 
     def _send(self) -> None:
@@ -259,19 +263,19 @@ class EngineThread:
             raise _Closing
 
     def _end(self, reason: LlamaError) -> None:
-        """Let nothing more in, and tell everybody who still waits."""
-        with self._door:
+        """Refuse further commands, and end every waiting request with the reason."""
+        with self._lock:
             self._ended = reason
         while not self._inbox.empty():
             command = self._inbox.get()
             if isinstance(command, EngineRequest):
-                self._orders[command] = None
+                self._engine_requests[command] = None
             elif isinstance(command, _Ask):
                 self._asked.append(command)
         for asked in self._asked:
             self._answer(asked, _copy(reason))
-        for order in self._orders:
-            self._outbox.put(order.mailbox, _copy(reason))
+        for engine_request in self._engine_requests:
+            self._outbox.put(engine_request.mailbox, _copy(reason))
         if self._engine:
             self._engine.fail(lambda: _copy(reason))
             self._engine.close()
@@ -280,11 +284,11 @@ class EngineThread:
 
 
 def _ignore(_: object) -> None:
-    """Nobody waits for it."""
+    """Drop a result."""
 
 
 def _copy(error: LlamaError) -> LlamaError:
-    """A copy to raise: several readers shall not add to one traceback."""
+    """A copy to raise, so that several readers do not extend one traceback."""
     twin = copy.copy(error)
     twin.__cause__ = error.__cause__
     return twin

@@ -1,4 +1,4 @@
-"""One request on its way through the backend."""
+"""The generation of one request: its block, its events, its end."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ _ROOM = 64  # events that may wait for a slow reader
 
 
 class Host(Protocol):
-    """What a run needs of its backend."""
+    """The backend, as a generation uses it."""
 
     @property
     def name(self) -> str:
@@ -36,21 +36,21 @@ class Host(Protocol):
         ...
 
     def running(self) -> tuple[EngineThread, ServedModel]:
-        """Return what serves requests here and now, or raise a `LlamaError`."""
+        """Return the engine's thread and the served model, or raise a `LlamaError`."""
         ...
 
 
 class Generation(AsyncIterator[Event]):
     """A block to enter, and the request's events.
 
-    Dropped without leaving the block, it stops the work all the same, with a `ResourceWarning`.
+    Garbage collected inside its block, it still stops the work, with a `ResourceWarning`.
 
     Args:
-        host: Where it runs.
-        request: What to run.
-        prefix: What it goes on from.
-        answers: Whether an answer is to be written.
-        finished: Called with the order when it is done.
+        host: The backend.
+        request: The request.
+        prefix: The session's tokens before it.
+        answers: Whether tokens are sampled.
+        finished: Called with the engine's request when it is done.
     """
 
     def __init__(
@@ -67,15 +67,15 @@ class Generation(AsyncIterator[Event]):
         self._prefix = prefix
         self._answers = answers
         self._finished = finished
-        self._worker: EngineThread | None = None
-        self._order: EngineRequest | None = None
+        self._engine_thread: EngineThread | None = None
+        self._engine_request: EngineRequest | None = None
         self._begun = False
         self._over = False
 
     async def __aenter__(self) -> AsyncIterator[Event]:
-        if self._worker is not None or self._over:
+        if self._engine_thread is not None or self._over:
             raise InvalidRequest("A request's block is entered once; call open() again.")
-        self._worker, _ = self._host.running()
+        self._engine_thread, _ = self._host.running()
         return keep_deadlines(self, self._request.deadlines, backend="local", request_id=self._request.request_id)
 
     async def __aexit__(
@@ -99,33 +99,33 @@ class Generation(AsyncIterator[Event]):
             self._begun = True
             await anyio.lowlevel.checkpoint()
             return Started(self._request.request_id, "local", self._host.name)
-        order = self._order or await self._submit()
-        letter = await order.mailbox.take()
-        if isinstance(letter, LlamaError):
-            raise letter
-        if isinstance(letter, Done):
+        engine_request = self._engine_request or await self._submit()
+        event = await engine_request.mailbox.take()
+        if isinstance(event, LlamaError):
+            raise event
+        if isinstance(event, Done):
             self._over = True
             if self._finished:
-                self._finished(order)
-        return letter
+                self._finished(engine_request)
+        return event
 
     async def _submit(self) -> EngineRequest:
-        worker, ready = self._host.running()
+        engine_thread, served = self._host.running()
         work = partial(prepare, prefix=self._prefix, answers=self._answers)
-        mailbox = Mailbox(_ROOM, worker.wake)
-        order = await to_thread.run_sync(work, ready, self._request, mailbox, abandon_on_cancel=True)
-        worker.submit(order)
-        self._order = order
-        return order
+        mailbox = Mailbox(_ROOM, engine_thread.wake)
+        engine_request = await to_thread.run_sync(work, served, self._request, mailbox, abandon_on_cancel=True)
+        engine_thread.submit(engine_request)
+        self._engine_request = engine_request
+        return engine_request
 
     def _stop(self) -> None:
-        """End the work behind this request, if any is left."""
-        if self._worker is not None and self._order is not None and not self._over:
-            self._worker.cancel(self._order)
+        """Cancel the engine's request, if it is not over."""
+        if self._engine_thread is not None and self._engine_request is not None and not self._over:
+            self._engine_thread.cancel(self._engine_request)
         self._over = True
 
     def __del__(self, warn: Callable[..., None] = warnings.warn) -> None:
-        if getattr(self, "_worker", None) is not None and not self._over:
+        if getattr(self, "_engine_thread", None) is not None and not self._over:
             warn(
                 f"The request {self._request.request_id} was dropped without leaving its block.",
                 ResourceWarning,

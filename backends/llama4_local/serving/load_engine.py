@@ -1,4 +1,4 @@
-"""From options to a running engine: what the engine's thread does before it serves."""
+"""From options to an engine that is ready to serve."""
 
 from __future__ import annotations
 
@@ -24,14 +24,14 @@ if TYPE_CHECKING:
     from llama4_local.serving.readiness import ServedModel
 
 
-def build_engine(folder: Path, options: Options, ready: ServedModel, *, outbox: Outbox, report: Report) -> Engine:
-    """Load a checkpoint and make the engine that serves it.
+def build_engine(folder: Path, options: Options, served: ServedModel, *, outbox: Outbox, report: Report) -> Engine:
+    """Load a checkpoint and return the engine that serves it.
 
     Args:
         folder: The checkpoint.
-        options: How to run it.
-        ready: What is known of it.
-        outbox: Takes what the engine has to say.
+        options: The backend's options.
+        served: The checked checkpoint.
+        outbox: Takes the engine's events.
         report: Called with bytes read and bytes in all, in the phases `loading` and `packing`, and with steps in
             the phase `warming`.
 
@@ -41,10 +41,10 @@ def build_engine(folder: Path, options: Options, ready: ServedModel, *, outbox: 
     """
     if options.threads is not None:
         torch.set_num_threads(options.threads)
-    device = torch.device(ready.device)
+    device = torch.device(served.device)
     if device.type == "cuda" and device.index is not None:
         torch.cuda.set_device(device)  # of this thread: kernels start on the current device
-    with packing_bar(folder.name, wanted=options.progress) as draw:
+    with packing_bar(folder.name, enabled=options.progress) as draw:
 
         def packing(done: int, total: int) -> None:
             draw(done, total)
@@ -52,20 +52,20 @@ def build_engine(folder: Path, options: Options, ready: ServedModel, *, outbox: 
 
         model = load_model(
             folder,
-            device=ready.device,
+            device=served.device,
             dtype=options.dtype,
             quantize=options.quantize,
             deterministic=options.deterministic,
-            keep=folder != NANO,  # it packs in no time, and a package does not write into itself
+            keep=folder != NANO,  # quick to quantize, and a package must not write into itself
             progress=report,
             packing=packing,
         )
     cache_dtype = cache_dtype_of(options.cache_dtype, model.dtype)
     shape = cache_shape(
         model.config.text,
-        context=ready.context,
+        context=served.context,
         sequences=options.max_sequences,
-        memory=ready.cache_memory,
+        memory=served.cache_memory,
         itemsize=cache_dtype.itemsize,
     )
     limits = EngineLimits(
@@ -74,7 +74,7 @@ def build_engine(folder: Path, options: Options, ready: ServedModel, *, outbox: 
         max_waiting=options.max_waiting,
         prefix_caching=options.prefix_caching,
     )
-    engine = Engine(model, shape, limits, tokenizer=ready.template.tokenizer, outbox=outbox, cache_dtype=cache_dtype)
+    engine = Engine(model, shape, limits, tokenizer=served.template.tokenizer, outbox=outbox, cache_dtype=cache_dtype)
     if model.ops.capturable:
         capture = cuda_capture() if options.cuda_graphs else None
         engine.warm_up(capture, lambda done, total: report(done, total, "warming", "steps"))

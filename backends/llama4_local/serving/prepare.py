@@ -18,16 +18,16 @@ if TYPE_CHECKING:
 
 
 def prepare(
-    ready: ServedModel, request: Request, mailbox: Mailbox, *, prefix: Prefix | None = None, answers: bool = True
+    served: ServedModel, request: Request, mailbox: Mailbox, *, prefix: Prefix | None = None, answers: bool = True
 ) -> EngineRequest:
-    """Render and check a request; long prompts and images take their time, so call it in a worker thread.
+    """Render and check a request; slow for long prompts and images, so it runs in a worker thread.
 
     Args:
         ready: What the checkpoint is.
-        request: What is asked.
-        mailbox: Where its events go.
-        prefix: What the request's messages go on from.
-        answers: Whether an answer is to be written.
+        request: The SDK's request.
+        mailbox: Takes its events.
+        prefix: The session's tokens before the request's messages.
+        answers: Whether tokens are sampled.
 
     Raises:
         ContextOverflow: The prompt leaves no room for an answer.
@@ -35,9 +35,9 @@ def prepare(
         InvalidRequest: Anything else that cannot be served.
     """
     turn = request.part == "turn"
-    rendered = ready.template.render(
+    rendered = served.template.render(
         request.messages,
-        () if turn else request.tools,  # a session was told of its tools when it began
+        () if turn else request.tools,  # a session's tools are in its opening
         tool_choice=request.tool_choice,
         output=request.output,
         tools_in="user" if turn else "system",
@@ -49,8 +49,8 @@ def prepare(
         token_ids = [*prefix.token_ids, *token_ids[1:]]
         tiles = (*prefix.tiles, *tiles)
         image_tokens += prefix.image_tokens
-    _check(token_ids, tiles, ready, request.sampling)
-    room = ready.context - len(token_ids) if answers else 0
+    _check(token_ids, tiles, served, request.sampling)
+    room = served.context - len(token_ids) if answers else 0
     return EngineRequest(
         request_id=request.request_id,
         token_ids=token_ids,
@@ -63,28 +63,28 @@ def prepare(
         cache_salt=prefix.cache_salt if prefix else request.cache_salt,
         mailbox=mailbox,
         answers=answers,
-        kept_as=prefix.kept_as if prefix else None,
+        session_key=prefix.session_key if prefix else None,
         origin=prefix.origin if prefix else 0,
-        mask=ready.grammars.mask_for(request) if answers else None,
+        mask=served.grammars.mask_for(request) if answers else None,
     )
 
 
-def _check(token_ids: Sequence[int], tiles: Sequence[Tiles], ready: ServedModel, sampling: Sampling) -> None:
-    """Refuse what the model cannot take, before the device is touched."""
-    count, images, vocab = len(token_ids), len(tiles), ready.config.text.vocab_size
-    if count >= ready.context:
+def _check(token_ids: Sequence[int], tiles: Sequence[Tiles], served: ServedModel, sampling: Sampling) -> None:
+    """Refuse prompts that the model cannot take, before the device is touched."""
+    count, images, vocab = len(token_ids), len(tiles), served.config.text.vocab_size
+    if count >= served.context:
         raise ContextOverflow(
-            f"The prompt has {count} tokens and the context holds {ready.context}, the answer included; shorten it.",
+            f"The prompt has {count} tokens and the context holds {served.context}, the answer included; shorten it.",
             prompt_tokens=count,
-            limit=ready.context,
+            limit=served.context,
         )
-    if images and ready.config.vision is None:
+    if images and served.config.vision is None:
         raise InvalidRequest("This checkpoint has no image encoder; send text only.")
-    if images > ready.max_images:
+    if images > served.max_images:
         raise TooManyImages(
-            f"The request has {images} images and this backend takes {ready.max_images}; "
+            f"The request has {images} images and this backend takes {served.max_images}; "
             "send fewer or raise max_images=."
         )
-    for what, ids in (("The prompt", token_ids), ("stop_token_ids", sampling.stop_token_ids)):
+    for subject, ids in (("The prompt", token_ids), ("stop_token_ids", sampling.stop_token_ids)):
         if any(not 0 <= token < vocab for token in ids):
-            raise InvalidRequest(f"{what} has token ids outside the vocabulary of {vocab}.")
+            raise InvalidRequest(f"{subject} has token ids outside the vocabulary of {vocab}.")

@@ -1,4 +1,4 @@
-"""A bar on the terminal while a checkpoint is packed, which can take minutes; drawn by rich where that is installed."""
+"""A progress bar on the terminal while a checkpoint is quantized, which can take minutes; drawn by rich."""
 
 from __future__ import annotations
 
@@ -18,17 +18,17 @@ _REDRAW = 0.1  # seconds
 
 
 @contextmanager
-def packing_bar(name: str, *, wanted: bool | None) -> Generator[Callable[[int, int], None]]:
-    """Give what draws the bar, from bytes done and in all; nothing is drawn before it is first called.
+def packing_bar(name: str, *, enabled: bool | None) -> Generator[Callable[[int, int], None]]:
+    """Yield a function that draws the bar from bytes done and in all; nothing is drawn before its first call.
 
     Args:
         name: Of the checkpoint.
-        wanted: Whether there is to be a bar; None for one where there is a terminal and rich.
+        enabled: Whether to draw; None for a bar where stderr is a terminal and rich is installed.
 
     Raises:
-        InvalidRequest: A bar is wanted, there is a terminal, and rich is not installed.
+        InvalidRequest: The bar is enabled, stderr is a terminal, and rich is not installed.
     """
-    bar = _open(name, wanted)
+    bar = _open(name, enabled)
     if bar is None:
         yield lambda done, total: None
         return
@@ -38,14 +38,14 @@ def packing_bar(name: str, *, wanted: bool | None) -> Generator[Callable[[int, i
         bar.close()
 
 
-def _open(name: str, wanted: bool | None) -> _Bar | None:
-    # Without a console, as in a windowed program, there is no stderr at all.
-    if wanted is False or sys.stderr is None or not sys.stderr.isatty():
+def _open(name: str, enabled: bool | None) -> _Bar | None:
+    # A windowed program has no stderr.
+    if enabled is False or sys.stderr is None or not sys.stderr.isatty():
         return None
     try:
         return _Bar(name)
     except ImportError:
-        if wanted is None:
+        if enabled is None:
             return None
         raise InvalidRequest("The bar needs rich. Install it with: pip install 'llama4sdk[local]'") from None
 
@@ -55,7 +55,7 @@ class _Bar:
         from rich.console import Console
         from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn
 
-        # No thread of its own: it is drawn when we say so.
+        # No refresh thread: `draw` refreshes it.
         self._progress: Progress = Progress(
             TextColumn("{task.description}", markup=False),
             BarColumn(),
@@ -68,7 +68,7 @@ class _Bar:
         self._drawn: float | None = None
 
     def draw(self, done: int, total: int) -> None:
-        """Show how far it is, unless it was shown a moment ago."""
+        """Show the progress, at most ten times a second."""
         now = time.monotonic()
         if self._drawn is None:
             self._progress.start()
@@ -79,6 +79,6 @@ class _Bar:
         self._progress.refresh()
 
     def close(self) -> None:
-        """Leave the terminal as it was."""
+        """Stop drawing and restore the terminal."""
         if self._drawn is not None:
             self._progress.stop()

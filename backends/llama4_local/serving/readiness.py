@@ -1,4 +1,4 @@
-"""What can be known of a checkpoint before it is loaded, and is checked at once."""
+"""The checks of a checkpoint before it is loaded."""
 
 from __future__ import annotations
 
@@ -27,15 +27,15 @@ _PUBLISHED_TILE = 336  # pixels, for a template that never sees an image
 
 @dataclass(frozen=True, slots=True)
 class ServedModel:
-    """What requests are checked against.
+    """A checkpoint that passed its checks, and the limits of requests to it.
 
     Args:
         config: The checkpoint's shape and defaults.
-        template: How its prompts are rendered.
+        template: Renders its prompts.
         context: Most tokens that prompt and answer may take together.
         max_images: Most images in a request.
-        grammars: What keeps answers in the form that was asked for.
-        device: Where it will run, as torch calls it.
+        grammars: Makes the token masks of constrained answers.
+        device: Torch device.
         cache_memory: Bytes that the cache may take.
     """
 
@@ -49,17 +49,17 @@ class ServedModel:
 
 
 def inspect_checkpoint(folder: Path, options: Options, template: PromptTemplate | None) -> ServedModel:
-    """Check what needs no tensor: packages, config, headers, tokenizer. Takes seconds the first time.
+    """Check packages, config, headers and tokenizer, without reading a tensor. Takes seconds the first time.
 
     Args:
         folder: The checkpoint.
-        options: How to run it.
-        template: How to render prompts, where not by the checkpoint's tokenizer.
+        options: The backend's options.
+        template: Renders prompts in place of the checkpoint's own tokenizer.
 
     Raises:
         BackendMissing: torch or safetensors is not installed.
         CheckpointError: The folder can never be served; every problem is listed.
-        InvalidRequest: It does not fit into the memory there is; what would is said.
+        InvalidRequest: It does not fit into memory; the message proposes options that do.
     """
     for package in ("torch", "safetensors"):
         if find_spec(package) is None:
@@ -84,11 +84,11 @@ def inspect_checkpoint(folder: Path, options: Options, template: PromptTemplate 
 
 @dataclass(frozen=True, slots=True)
 class _Formats:
-    """In which forms a network will be loaded.
+    """The formats in which a network will be loaded.
 
     Args:
-        dtype: Type of plain weights.
-        fp8: The tensors of a checkpoint that is in FP8.
+        dtype: Of plain weights.
+        fp8: The tensors of a checkpoint in FP8.
     """
 
     dtype: str
@@ -121,7 +121,7 @@ def _device(options: Options) -> str:
 
 
 def _cache_memory(folder: Path, config: ModelConfig, options: Options, device: str, formats: _Formats) -> int:
-    """Return the bytes that are left for the cache; nothing is loaded yet."""
+    """Return the bytes left for the cache beside the weights."""
     import torch
 
     kind = torch.device(device).type
@@ -142,7 +142,7 @@ def _cache_memory(folder: Path, config: ModelConfig, options: Options, device: s
         device=kind,
         step_tokens=step_tokens(options, kind),
     )
-    # A CPU's memory is everybody's: unless told how much it may take, the cache stays modest.
+    # Other processes share a CPU's memory: without memory=, the cache takes a modest part of it.
     modest = kind == "cpu" and options.memory is None
     return min(plan.cache_room, memory // _MODEST_SHARE) if modest else plan.cache_room
 

@@ -112,10 +112,10 @@ class Session:
             InvalidRequest: The session is closed, or just being answered.
         """
         self.check_free()
-        worker, _ = self._host.running()
+        engine_thread, _ = self._host.running()
         twin = Session(self._host, self._turns, self._salt)
         try:
-            await worker.ask(lambda engine: engine.keeper.fork(self.key, twin.key))
+            await engine_thread.ask(lambda engine: engine.session_store.fork(self.key, twin.key))
         except BaseException:
             await twin.aclose()
             raise
@@ -132,9 +132,9 @@ class Session:
             InvalidRequest: The session is closed, or just being answered.
         """
         self.check_free()
-        worker, ready = self._host.running()
-        state = await worker.ask(lambda engine: engine.keeper.read(self.key))
-        await to_thread.run_sync(_write, Path(path), self._host.folder, self._turns, state, ready)
+        engine_thread, served = self._host.running()
+        state = await engine_thread.ask(lambda engine: engine.session_store.read(self.key))
+        await to_thread.run_sync(_write, Path(path), self._host.folder, self._turns, state, served)
 
     async def aclose(self) -> None:
         """Let go of what is kept; may be called twice, and after the backend was closed."""
@@ -179,14 +179,14 @@ class Session:
         if self._closed:
             self._host.forget(self.key)
 
-    def grow(self, order: EngineRequest) -> None:
+    def grow(self, engine_request: EngineRequest) -> None:
         """Add what a finished request brought, and its answer."""
-        tokens = [*order.token_ids, *order.written]
-        if order.written:
-            _, ready = self._host.running()
-            if order.written[-1] not in ready.config.generation.eos_token_ids:
-                tokens.append(ready.template.tokenizer.special("<|eot|>"))
-        self._turns = Turns(tuple(tokens), order.tiles, order.image_tokens, order.origin)
+        tokens = [*engine_request.token_ids, *engine_request.written]
+        if engine_request.written:
+            _, served = self._host.running()
+            if engine_request.written[-1] not in served.config.generation.eos_token_ids:
+                tokens.append(served.template.tokenizer.special("<|eot|>"))
+        self._turns = Turns(tuple(tokens), engine_request.tiles, engine_request.image_tokens, engine_request.origin)
 
 
 class _Turn(Generation):
@@ -233,23 +233,23 @@ async def restore(host: SessionHost, path: str | os.PathLike[str]) -> Session:
         CheckpointError: The file cannot be read, is no session, or belongs to another checkpoint.
         Overloaded: The cache has no room for it.
     """
-    worker, ready = host.running()
-    saved = await to_thread.run_sync(_read, Path(path), host.folder, ready)
+    engine_thread, served = host.running()
+    saved = await to_thread.run_sync(_read, Path(path), host.folder, served)
     turns = Turns(saved.token_ids, saved.tiles, saved.image_tokens, saved.origin)
     # A salt of its own: what a file says was computed must not reach requests that did not ask for it.
     session = Session(host, turns, f"restored {token_hex(16)}")
     try:
-        await worker.ask(lambda engine: engine.restore(session.prefix, saved.state))
+        await engine_thread.ask(lambda engine: engine.restore(session.prefix, saved.state))
     except BaseException:
         await session.aclose()
         raise
     return session
 
 
-def _write(path: Path, folder: Path, turns: Turns, state: SessionState, ready: ServedModel) -> None:
+def _write(path: Path, folder: Path, turns: Turns, state: SessionState, served: ServedModel) -> None:
     from llama4_local.serving.session_file import SavedSession, write_session
 
-    tiles = _still_needed(turns, state.keys.shape[1], ready)
+    tiles = _still_needed(turns, state.keys.shape[1], served)
     saved = SavedSession(fingerprint(folder), turns.token_ids, turns.image_tokens, tiles, state, turns.origin)
     try:
         write_session(path, saved)
@@ -257,31 +257,31 @@ def _write(path: Path, folder: Path, turns: Turns, state: SessionState, ready: S
         raise CheckpointError(path, [f"the session cannot be written: {error.strerror}"]) from error
 
 
-def _read(path: Path, folder: Path, ready: ServedModel) -> SavedSession:
+def _read(path: Path, folder: Path, served: ServedModel) -> SavedSession:
     from llama4_local.serving.session_file import read_session
 
     saved = read_session(path)
     problems: list[str] = []
     if saved.fingerprint != fingerprint(folder):
         problems.append(f"it belongs to another checkpoint than {folder.name}")
-    if any(not 0 <= token < ready.config.text.vocab_size for token in saved.token_ids):
+    if any(not 0 <= token < served.config.text.vocab_size for token in saved.token_ids):
         problems.append("it has tokens outside the vocabulary")
-    if saved.origin % (ready.config.text.chunk or 1):
+    if saved.origin % (served.config.text.chunk or 1):
         problems.append(
-            f"it begins at position {saved.origin}, which is no edge of chunks of {ready.config.text.chunk}"
+            f"it begins at position {saved.origin}, which is no edge of chunks of {served.config.text.chunk}"
         )
-    if len(saved.token_ids) >= ready.context:  # what is kept counts, wherever in its text it stands
-        problems.append(f"its {len(saved.token_ids)} tokens leave no room in the context of {ready.context}")
+    if len(saved.token_ids) >= served.context:  # what is kept counts, wherever in its text it stands
+        problems.append(f"its {len(saved.token_ids)} tokens leave no room in the context of {served.context}")
     if problems:
         raise CheckpointError(path, problems)
     return saved
 
 
-def _still_needed(turns: Turns, edge: int, ready: ServedModel) -> tuple[Tiles, ...]:
+def _still_needed(turns: Turns, edge: int, served: ServedModel) -> tuple[Tiles, ...]:
     """The images, without the pixels of those that end before the first `edge` tokens do."""
     from llama4_local.serving.session_file import without_pixels
 
-    vision, placeholder = ready.config.vision, ready.config.image_token_id
+    vision, placeholder = served.config.vision, served.config.image_token_id
     before = turns.token_ids[:edge].count(placeholder if placeholder is not None else -1)
     kept: list[Tiles] = []
     seen = 0

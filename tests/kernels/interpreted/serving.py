@@ -100,13 +100,15 @@ def said(
         reader = Reader(Mailbox(10**9, lambda: None))
         outbox.readers[reader.mailbox] = reader
         sampling = RANKED if number == 1 else GREEDY
-        reader.order = EngineRequest(f"{number}", ids, (), 0, len(ids) + 3, sampling, number, 0, "", reader.mailbox)
-        engine.submit(reader.order)
+        reader.engine_request = EngineRequest(
+            f"{number}", ids, (), 0, len(ids) + 3, sampling, number, 0, "", reader.mailbox
+        )
+        engine.submit(reader.engine_request)
         readers.append(reader)
     while not engine.idle:
         engine.step()
     assert [reader.error for reader in readers] == [None] * len(readers)
-    return [reader.order.written for reader in readers if reader.order]
+    return [reader.engine_request.written for reader in readers if reader.engine_request]
 
 
 @pytest.mark.parametrize("form", ["bf16", "int4", "fp8"])

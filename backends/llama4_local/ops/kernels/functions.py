@@ -115,8 +115,8 @@ class KernelOps:
             return gemv.down_vector(hidden, weights.down, tile, choice)
         return self._grouped(x, weights, routed(scores))
 
-    def choose(self, logits: Tensor, filters: Filters, seeds: Tensor, steps: Tensor) -> Tensor:
-        """See `Ops.choose`."""
+    def sample(self, logits: Tensor, filters: Filters, seeds: Tensor, steps: Tensor) -> Tensor:
+        """See `Ops.sample`."""
         return sampling.choose(logits, filters, seeds, steps)
 
     def _grouped(self, x: Tensor, weights: MoeTree[Matrix], routing: Routing) -> Tensor:

@@ -61,6 +61,6 @@ class ReferenceOps:
         """See `Ops.moe`."""
         return moe.experts(x, rows.linear(x, weights.router), weights)
 
-    def choose(self, logits: Tensor, filters: Filters, seeds: Tensor, steps: Tensor) -> Tensor:
-        """See `Ops.choose`."""
-        return sampling.choose(logits, filters, seeds, steps)
+    def sample(self, logits: Tensor, filters: Filters, seeds: Tensor, steps: Tensor) -> Tensor:
+        """See `Ops.sample`."""
+        return sampling.sample(logits, filters, seeds, steps)

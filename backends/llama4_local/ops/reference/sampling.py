@@ -57,12 +57,14 @@ def likeliest(logits: Tensor) -> Tensor:
     return logits.argmax(dim=-1)
 
 
-def choose(logits: Tensor, filters: Filters, seeds: Tensor, steps: Tensor) -> Tensor:
-    """Return the next token of each row, the likeliest one at temperature 0; see `Ops.choose`."""
+def sample(logits: Tensor, filters: Filters, seeds: Tensor, steps: Tensor) -> Tensor:
+    """Return the next token of each row, the argmax at temperature 0; see `Ops.sample`."""
     bad = unusable(logits)
-    usable = torch.where(bad[:, None], 0, logits)
-    drawn = draw(usable, filters, uniforms(seeds, steps))
-    tokens = torch.where(filters.temperature > 0, drawn, likeliest(usable))
+    tokens = likeliest(logits)
+    rows = (filters.temperature > 0).nonzero().squeeze(-1)
+    if len(rows):
+        usable = torch.where(bad[rows, None], 0, logits[rows])
+        tokens[rows] = draw(usable, filters.rows(rows), uniforms(seeds[rows], steps[rows]))
     return torch.where(bad, -1, tokens)
 
 
