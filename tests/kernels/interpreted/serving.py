@@ -11,7 +11,7 @@ import torch
 
 from llama4_local.cache.page_table import CacheShape
 from llama4_local.config.model import GenerationConfig, ModelConfig, TextConfig
-from llama4_local.engine import model_runner as device_steps
+from llama4_local.engine import model_runner
 from llama4_local.engine.cuda_graphs import Capture, Rerun
 from llama4_local.engine.engine import Engine, EngineLimits
 from llama4_local.engine.mailbox import Mailbox
@@ -46,7 +46,7 @@ class Numbers:
         return " ".join(map(str, token_ids))
 
 
-def no_rehearsals(*_: object, **__: object) -> tuple[()]:
+def no_warmup_steps(*_: object, **__: object) -> tuple[()]:
     return ()
 
 
@@ -113,13 +113,13 @@ def said(
 
 @pytest.mark.parametrize("form", ["bf16", "int4", "fp8"])
 def test_padded_steps_over_kernels_say_what_plain_ones_say(form: Format, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(device_steps, "rehearsals", no_rehearsals)
+    monkeypatch.setattr(model_runner, "warmup_steps", no_warmup_steps)
     prompts = [[5, 6, 7, 8, 9], [40, 41], [90, 3, 4]]
     assert said(form, Rerun, prompts) == said(form, None, prompts)
 
 
 def test_padded_steps_over_an_fp8_cache_say_what_plain_ones_say(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(device_steps, "rehearsals", no_rehearsals)
+    monkeypatch.setattr(model_runner, "warmup_steps", no_warmup_steps)
     prompts = [[5, 6, 7, 8, 9, 10, 11]]  # the second token of the answer is beyond a chunk edge
     narrow = said("bf16", Rerun, prompts, torch.float8_e4m3fn)
     assert narrow == said("bf16", None, prompts, torch.float8_e4m3fn)
