@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import warnings
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -21,6 +22,7 @@ from llama4_local.serving.readiness import ServedModel, inspect_checkpoint
 from llama4_local.serving.sessions import Session, begin, restore
 from llama4sdk.backend import Capabilities
 from llama4sdk.errors import InvalidRequest
+from llama4sdk.worker_thread import run_in_daemon_thread
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable
@@ -28,6 +30,7 @@ if TYPE_CHECKING:
 
     from llama4_local.engine.engine import Engine, EngineLoad
     from llama4_local.engine.mailbox import Outbox
+    from llama4_local.engine.request import EngineRequest
     from llama4_local.serving.engine_thread import Build, Report
     from llama4sdk.events import Event
     from llama4sdk.prompting import PromptTemplate
@@ -181,7 +184,7 @@ class LocalBackend:
         if self._closed or self._loop is not None:
             raise InvalidRequest("A local backend is started once; make another one.")
         self._loop = EventLoop.current()
-        served = await to_thread.run_sync(inspect_checkpoint, self._folder, self._options, self._template)
+        served = await run_in_daemon_thread(partial(inspect_checkpoint, self._folder, self._options, self._template))
         self._check_open()
         self._served = served
         self._engine_thread = EngineThread(_builder(self._folder, self._options, served), self._loop)
@@ -211,6 +214,11 @@ class LocalBackend:
         """
         self._check_sessions()
         return await restore(self, path)
+
+    def take_over(self, request: EngineRequest, key: object) -> None:
+        """Pin under a session's key the pages that a finished request pinned."""
+        if self._engine_thread is not None:
+            self._engine_thread.post(lambda engine: engine.session_store.move(request, key))
 
     def forget(self, key: object) -> bool:
         """Unpin a session's pages; return False where the engine has ended."""

@@ -171,7 +171,7 @@ class SmallEngine:
         priority: int = 0,
         salt: str = "",
         room: int = 10**9,
-        session_key: object | None = None,
+        in_session: bool = False,
         answers: bool = True,
     ) -> Reader:
         reader = Reader(Mailbox(room, lambda: None))
@@ -188,7 +188,7 @@ class SmallEngine:
             cache_salt=salt,
             mailbox=reader.mailbox,
             answers=answers,
-            session_key=session_key,
+            in_session=in_session,
         )
         self.engine.submit(reader.engine_request)
         return reader

@@ -13,9 +13,10 @@ import anyio
 import pytest
 import torch
 from PIL import Image as Pillow
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 
 from llama4_local import LocalBackend
+from llama4_local.checkpoint.sealed_file import write_sealed
 from llama4_local.serving.sessions import Session
 from llama4sdk.errors import CheckpointError, InvalidRequest, Overloaded
 from llama4sdk.events import Done, Event, TextDelta
@@ -25,6 +26,7 @@ from local.small_backends import GREEDY, asking, chatting, saved_chat, serving, 
 from local.small_checkpoints import CHUNK, guard
 
 LONG = "hello world " * 12
+FORM = "llama4_local session 3"
 
 
 @pytest.fixture(scope="module")
@@ -168,6 +170,7 @@ async def _of_length(backend: LocalBackend, tokens: int) -> Session:
 _CONTINUING = """
 import asyncio, sys
 from llama4_local import LocalBackend
+from llama4_local.checkpoint.sealed_file import write_sealed
 from llama4sdk.events import TextDelta
 from llama4sdk.messages import conversation
 from llama4sdk.request import Request, Sampling
@@ -254,26 +257,48 @@ async def test_fault_66_a_file_that_lies_is_refused(folder: Path, tmp_path: Path
         await session.save(path)
         good = path.read_bytes()
         tensors = load_file(path)
-        for bad in (b"", b"\xff" * 100, good[:200], good.replace(b"llama4_local session 2", b"llama4_local session 3")):
+        for bad in (b"", b"\xff" * 100, good[:200], good.replace(b"llama4_local session 3", b"llama4_local session 4")):
             path.write_bytes(bad)
             with pytest.raises(CheckpointError):
                 await backend.restore(path)
         with pytest.raises(CheckpointError):
             await backend.restore(tmp_path / "nothing")
         metadata = _metadata(good)
+        for name in ("form", "seal"):
+            del metadata[name]
         for broken in (
             {**tensors, "keys": torch.full_like(tensors["keys"], torch.nan)},
             {**tensors, "keys": tensors["keys"][0]},
             {**tensors, "token_ids": tensors["token_ids"][:3]},
             {**tensors, "token_ids": tensors["token_ids"] + 100_000},
+            {**tensors, "token_ids": tensors["token_ids"].float() * torch.inf},
+            {**tensors, "token_ids": tensors["token_ids"].long() << 40},
             {name: tensor for name, tensor in tensors.items() if name != "values"},
         ):
-            save_file({name: tensor.contiguous() for name, tensor in broken.items()}, path, metadata)
+            write_sealed(path, FORM, broken, metadata)
             with pytest.raises(CheckpointError):
                 await backend.restore(path)
-        save_file({**tensors, "keys": tensors["keys"][:1].contiguous()}, path, metadata)
+        for lie in (
+            {"image_tokens": "-5"},
+            {"image_tokens": "1e999"},
+            {"image_tokens": "9" * 5000},
+            {"origin": "-1"},
+            {"origin": str(CHUNK + 1)},
+            *({"images": images} for images in ("{}", "7", "[7]", "[[1]]", '[["a", 1, 1, "d"]]', "[[1, 1, 1, 5]]")),
+            *({"images": f'[[{tiles}, 1, 1, "d"]]'} for tiles in ("-1", "1", "1e9", "true", "NaN", "10000000000000")),
+            {"images": "[" * 100_000},
+            {"fingerprint": "other"},
+        ):
+            write_sealed(path, FORM, tensors, {**metadata, **lie})
+            with pytest.raises(CheckpointError):
+                await backend.restore(path)
+        short = {name: tensors[name][:1] for name in ("keys", "values")}
+        write_sealed(path, FORM, {**tensors, **short}, metadata)
         with pytest.raises(InvalidRequest):
             await backend.restore(path)
+        path.write_bytes(good)
+        async with await backend.restore(path) as restored:
+            assert (await said(restored, "more"))[0]
 
 
 def _metadata(content: bytes) -> dict[str, str]:

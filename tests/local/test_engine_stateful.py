@@ -67,7 +67,9 @@ class EngineLife(RuleBasedStateMachine):
         self.talks: list[Talk] = []
 
     def submit(self, tokens: list[int], sampling: Sampling, talk: Talk | None = None, room: int = 10**9) -> Asked:
-        reader = self.small.submit(tokens, sampling, salt=talk.salt if talk else "", room=room, session_key=talk)
+        reader = self.small.submit(
+            tokens, sampling, salt=talk.salt if talk else "", room=room, in_session=talk is not None
+        )
         asked = Asked(reader, tuple(tokens), sampling)
         self.asked.append(asked)
         return asked
@@ -126,6 +128,7 @@ class EngineLife(RuleBasedStateMachine):
         if talk.reader and talk.reader.over:
             if talk.reader.done and talk.reader.engine_request:
                 talk.tokens = [*talk.reader.engine_request.token_ids, *talk.reader.engine_request.written]
+                self.small.engine.session_store.move(talk.reader.engine_request, talk)
             talk.reader = None
 
     @precondition(lambda self: self.talks)
@@ -186,6 +189,7 @@ class EngineLife(RuleBasedStateMachine):
                 break
         self.answers_are_their_own()
         for talk in self.talks:
+            self.settle(talk)
             self.small.engine.session_store.unpin(talk)
         check_at_rest(self.small)
 

@@ -6,13 +6,14 @@ from pathlib import Path
 
 import pytest
 import torch
-from safetensors import safe_open
-from safetensors.torch import load_file, save_file
+
+from safetensors.torch import load_file
 
 from llama4_local import LocalBackend, plan, score
 from llama4_local.cache.kv_cache import KvCache, LayerCache
 from llama4_local.cache.page_table import CacheShape, PageCopy
 from llama4_local.cache.sizing import cache_shape
+from llama4_local.checkpoint.sealed_file import read_sealed, write_sealed
 from llama4_local.checkpoint.writer import save_checkpoint
 from llama4_local.ops.reference.attention import write
 from llama4_local.weights.e4m3 import rounded, widened
@@ -35,6 +36,7 @@ from local.small_checkpoints import CHUNK, guard, maverick, prompt, scout
 E4M3 = torch.float8_e4m3fn
 SMALL = {"scout": scout, "maverick": maverick, "guard": guard}
 LONG = "hello world " * 12
+FORM = "llama4_local session 3"
 
 # A number in e4m3 is off by a sixteenth at most, by 2.6% as a rule. Over eight layers of attention that made 3.2% to
 # 7.0% of the scores' norm for 12 random networks of these shapes; bf16 weights and activations make 1.0% to 1.7%.
@@ -238,12 +240,10 @@ async def test_fault_66_an_fp8_session_that_lies_is_refused(folder: Path, tmp_pa
     path = tmp_path / "session"
     async with serving(folder, cache_dtype="fp8") as backend, await backend.session(asking(LONG)) as session:
         await session.save(path)
-        with safe_open(path, framework="pt") as file:
-            metadata = file.metadata()
-        tensors = load_file(path)
+        tensors, metadata = read_sealed(path, FORM)
         bits = tensors["keys"].view(torch.uint8)
         bits[0, 0, 0, 0] = 0xFF
         keys = bits.view(E4M3) if damage == "nan" else bits.view(torch.float8_e5m2)
-        save_file({**tensors, "keys": keys}, path, metadata)
+        write_sealed(path, FORM, {**tensors, "keys": keys}, metadata)
         with pytest.raises(CheckpointError, match="finite numbers"):
             await backend.restore(path)

@@ -58,6 +58,12 @@ class SessionStore:
         self.unpin(key)
         self._pinned[key] = pages
 
+    def move(self, source: object, key: object) -> None:
+        """Pin under `key` the pages that are pinned under `source`, in place of its own."""
+        if source in self._pinned:
+            self.unpin(key)
+            self._pinned[key] = self._pinned.pop(source)
+
     def fork(self, key: object, twin: object) -> None:
         """Pin under `twin` the pages that are pinned under `key`."""
         pages = list(self._pinned.get(key, ()))

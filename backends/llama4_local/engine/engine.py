@@ -169,7 +169,8 @@ class Engine:
         self._outbox.put(request.mailbox, Progress("queued", 0, self._scheduler.waiting - 1, "requests"))
 
     def cancel(self, request: EngineRequest) -> None:
-        """Forget a request and free what it holds; does nothing for one that has ended."""
+        """Forget a request and free what it holds, pins of its session's next turn included."""
+        self.session_store.unpin(request)
         state = self._states.get(request)
         if state is not None:
             self._remove(state)
@@ -254,10 +255,10 @@ class Engine:
         for chunk in chunks:
             self._report_prefill(chunk)
         for chunk in chunks:
-            if chunk in tokens:
-                self._advance(chunk.sequence, tokens[chunk])
-            elif chunk.reaches_end:
-                self._finish(chunk.sequence, "stop")
+            try:
+                self._hand_out(chunk, tokens.get(chunk))
+            except Exception as error:  # noqa: BLE001 - the tokenizer may be foreign, and so may be the stop strings
+                self._end(chunk.sequence, _as_llama_error(error, "failed while its token was turned into text"))
 
     def _is_live(self, state: RequestState) -> bool:
         return self._states.get(state.request) is state
@@ -282,21 +283,23 @@ class Engine:
             return False
         return True
 
-    def _advance(self, state: RequestState, sampled: SampledToken) -> None:
-        """Give a request its next token; any failure here ends this request alone."""
+    def _hand_out(self, chunk: RequestChunk, sampled: SampledToken | None) -> None:
+        """Give a request its next token, if one was sampled for it."""
+        state = chunk.sequence
+        if sampled is None:
+            if chunk.reaches_end:
+                self._finish(state, "stop")
+            return
         if sampled.token is None:
             problem = state.sampler_state.problem or "The model's scores for this request are not numbers."
             self._distrust(state, ServerFault(problem))
             return
-        try:
-            delta, reason = state.detokenizer.add(sampled)
-            state.tokens.append(sampled.token)
-            if delta is not None:
-                self._outbox.put(state.request.mailbox, delta)
-            if reason is not None:
-                self._finish(state, reason)
-        except Exception as error:  # noqa: BLE001 - the tokenizer may be foreign, and so may be the stop strings
-            self._end(state, _as_llama_error(error, "failed while its token was turned into text"))
+        delta, reason = state.detokenizer.add(sampled)
+        state.tokens.append(sampled.token)
+        if delta is not None:
+            self._outbox.put(state.request.mailbox, delta)
+        if reason is not None:
+            self._finish(state, reason)
 
     def _report_prefill(self, chunk: RequestChunk) -> None:
         state = chunk.sequence
@@ -348,11 +351,12 @@ class Engine:
         )
 
     def _finish(self, state: RequestState, reason: FinishReason) -> None:
-        if state.request.session_key is not None:
+        """End a request; a session's pages are pinned under the request until the session takes them over."""
+        if state.request.in_session:
             hashes = state.page_hashes.hashes
             self._prefixes.publish(state.pages, hashes, 0)
             full = state.pages.length // self._pages.shape.page_size
-            self.session_store.pin(state.request.session_key, hashes[:full])
+            self.session_store.pin(state.request, hashes[:full])
         self._outbox.put(state.request.mailbox, Done(reason, state.usage))
         self._remove(state)
 

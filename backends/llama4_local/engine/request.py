@@ -28,7 +28,7 @@ class EngineRequest:
         cache_salt: Requests share cached pages only under the same salt.
         mailbox: Takes its events.
         answers: Whether tokens are sampled; else only the prompt is computed.
-        session_key: The session that pins the pages of prompt and answer afterwards.
+        in_session: Whether the pages of prompt and answer are pinned afterwards, under the request itself.
         origin: Position of the first token.
         written: The answer's tokens; the engine appends until `Done`.
         mask: Constrains the answer's tokens.
@@ -45,7 +45,7 @@ class EngineRequest:
     cache_salt: str
     mailbox: Mailbox
     answers: bool = True
-    session_key: object | None = None
+    in_session: bool = False
     origin: int = 0
     written: list[int] = field(default_factory=list[int])
     mask: TokenMask | None = None

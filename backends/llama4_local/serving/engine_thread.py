@@ -9,11 +9,13 @@ import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from queue import Empty, SimpleQueue
 from typing import TYPE_CHECKING, Protocol, TypeVar, cast
 
 import anyio
 
+from llama4_local.engine.device_loss import is_device_lost
 from llama4_local.engine.mailbox import EventLoop, Outbox
 from llama4_local.engine.request import EngineRequest
 from llama4sdk.errors import LlamaError, ServerFault
@@ -200,7 +202,13 @@ class EngineThread:
         while True:
             self._send()
             self._attend(wait=engine.idle)
-            engine.step()
+            try:
+                engine.step()
+            except Exception as error:
+                if is_device_lost(error):
+                    raise
+                # A fault of the scheduler itself: its requests end, and the engine starts from an empty schedule.
+                engine.fail(partial(_broken, error))
 
     def _attend(self, *, wait: bool) -> None:
         """Carry out the commands in the inbox.
@@ -281,6 +289,12 @@ class EngineThread:
             self._engine.close()
         self._engine = None
         self._outbox.send(self._loop)
+
+
+def _broken(error: Exception) -> LlamaError:
+    fault = ServerFault(f"The engine failed with {type(error).__name__}; see __cause__.", retryable=False)
+    fault.__cause__ = error
+    return fault
 
 
 def _ignore(_: object) -> None:

@@ -9,7 +9,6 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Protocol
 
 import anyio
-from anyio import to_thread
 
 from llama4_local.engine.mailbox import Mailbox
 from llama4_local.engine.request import Prefix
@@ -17,6 +16,7 @@ from llama4_local.serving.prepare import prepare
 from llama4sdk.backend import keep_deadlines
 from llama4sdk.errors import InvalidRequest, LlamaError
 from llama4sdk.events import Done, Event, Started
+from llama4sdk.worker_thread import run_in_daemon_thread
 
 if TYPE_CHECKING:
     from llama4_local.engine.request import EngineRequest
@@ -113,7 +113,7 @@ class Generation(AsyncIterator[Event]):
         engine_thread, served = self._host.running()
         work = partial(prepare, prefix=self._prefix, answers=self._answers)
         mailbox = Mailbox(_ROOM, engine_thread.wake)
-        engine_request = await to_thread.run_sync(work, served, self._request, mailbox, abandon_on_cancel=True)
+        engine_request = await run_in_daemon_thread(partial(work, served, self._request, mailbox))
         engine_thread.submit(engine_request)
         self._engine_request = engine_request
         return engine_request

@@ -63,7 +63,7 @@ def prepare(
         cache_salt=prefix.cache_salt if prefix else request.cache_salt,
         mailbox=mailbox,
         answers=answers,
-        session_key=prefix.session_key if prefix else None,
+        in_session=prefix is not None,
         origin=prefix.origin if prefix else 0,
         mask=served.grammars.mask_for(request) if answers else None,
     )

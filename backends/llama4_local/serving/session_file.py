@@ -1,43 +1,42 @@
-"""A session on disk: one safetensors file, written whole or not at all, checked before it is believed."""
+"""A session on disk: one sealed safetensors file, checked field by field when it is read."""
 
 from __future__ import annotations
 
 import json
-import os
-import tempfile
 from dataclasses import dataclass
-from pathlib import Path
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 
 from llama4_local.cache.session_store import SessionState
 from llama4_local.checkpoint.reader import is_finite
+from llama4_local.checkpoint.sealed_file import UnreadableFile, read_sealed, write_sealed
 from llama4sdk.errors import CheckpointError
 from llama4sdk.images import Tiles
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from torch import Tensor
 
-_FORM = "llama4_local session 2"
-_TYPES = (torch.float32, torch.bfloat16, torch.float16, torch.float8_e4m3fn)  # that a cache may have
-_FARTHEST = 2**40  # the farthest position that a session may begin at
+_FORM = "llama4_local session 3"
+_CACHE_DTYPES = (torch.float32, torch.bfloat16, torch.float16, torch.float8_e4m3fn)
+_FARTHEST = 2**40  # the largest position of a session's first token
+_LARGEST_TILES = 1000  # tiles of one image, rows and columns of them: far beyond any model's limit
 
 
 @dataclass(frozen=True, slots=True)
 class SavedSession:
-    """What a session's file holds.
+    """The content of a session's file.
 
     Args:
         fingerprint: Of the checkpoint that computed it.
         token_ids: All its tokens.
-        image_tokens: Of these, those that stand for images.
-        tiles: Its images; those that need not be seen again have no pixels any more.
+        image_tokens: Image placeholders among them.
+        tiles: Its images; those whose features are not needed again have no pixels.
         state: Keys and values of the first tokens.
-        origin: Position of the first token in its text, where what comes before is not kept; else 0.
+        origin: Position of the first token in its text, where the text before it is not kept; else 0.
     """
 
     fingerprint: str
@@ -49,76 +48,92 @@ class SavedSession:
 
 
 def write_session(path: Path, session: SavedSession) -> None:
-    """Write a session's file; whoever reads meanwhile sees the old one or the new one."""
+    """Write a session's file; a concurrent reader sees the old one or the new one.
+
+    Raises:
+        CheckpointError: It cannot be written.
+    """
     tensors: dict[str, Tensor] = {
-        "keys": session.state.keys.contiguous(),
-        "values": session.state.values.contiguous(),
+        "keys": session.state.keys,
+        "values": session.state.values,
         "token_ids": torch.tensor(session.token_ids, dtype=torch.int32),
     }
     for index, image in enumerate(session.tiles):
         if image.levels.size:
             tensors[f"levels.{index}"] = torch.from_numpy(image.levels.copy())
-    images = [[len(of.levels), of.rows, of.cols, of.digest] for of in session.tiles]
+    images = [[len(image.levels), image.rows, image.cols, image.digest] for image in session.tiles]
     metadata = {
-        "form": _FORM,
         "fingerprint": session.fingerprint,
         "image_tokens": str(session.image_tokens),
         "origin": str(session.origin),
         "images": json.dumps(images),
     }
-    descriptor, name = tempfile.mkstemp(dir=path.parent, prefix=path.name, suffix=".part")
-    os.close(descriptor)
     try:
-        save_file(tensors, name, metadata)
-        Path(name).replace(path)
-    finally:
-        Path(name).unlink(missing_ok=True)
+        write_sealed(path, _FORM, tensors, metadata)
+    except OSError as error:
+        raise CheckpointError(path, [f"the session cannot be written: {error.strerror or error}"]) from error
 
 
 def read_session(path: Path) -> SavedSession:
     """Read a session's file.
 
     Raises:
-        CheckpointError: It cannot be read, or is no session.
+        CheckpointError: It cannot be read, is damaged, or holds no session.
     """
     try:
-        with safe_open(path, framework="pt") as file:
-            metadata = cast("dict[str, str]", file.metadata() or {})
-            if metadata.get("form") != _FORM:
-                raise CheckpointError(path, [f"this is not a session's file ({_FORM})"])
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a dict
+        tensors, metadata = read_sealed(path, _FORM)
         return _session(metadata, tensors)
-    except (SafetensorError, OSError) as error:
-        raise CheckpointError(path, [f"it cannot be read: {type(error).__name__}"]) from error
-    except (ValueError, KeyError, TypeError, RecursionError) as error:
-        raise CheckpointError(path, [f"it does not hold what a session's file holds ({error})"]) from error
+    except UnreadableFile as error:
+        raise CheckpointError(path, [f"this is not a session's file: {error}"]) from error
+    except (ValueError, KeyError, TypeError, OverflowError, RecursionError) as error:
+        raise CheckpointError(path, [f"it does not hold the fields of a session's file ({error})"]) from error
+
+
+def without_pixels(image: Tiles) -> Tiles:
+    """Return an image that keeps its number of tiles but cannot be encoded again."""
+    return Tiles(np.zeros((len(image.levels), 0, 0, 0), dtype=np.uint8), image.rows, image.cols, image.digest)
 
 
 def _session(metadata: dict[str, str], tensors: dict[str, Tensor]) -> SavedSession:
     keys, values = tensors["keys"], tensors["values"]
     for tensor in (keys, values):
-        if tensor.dtype not in _TYPES or tensor.ndim != 4 or (tensor.numel() and not is_finite(tensor)):
+        if tensor.dtype not in _CACHE_DTYPES or tensor.ndim != 4 or (tensor.numel() and not is_finite(tensor)):
             raise ValueError("keys and values are finite numbers, [layers, tokens, heads, width]")
-    images = cast("list[list[int | str]]", json.loads(metadata["images"]))
-    tiles = [_tiles(*image, tensors.get(f"levels.{index}")) for index, image in enumerate(images)]  # type: ignore[arg-type]
+    if keys.shape != values.shape or keys.dtype != values.dtype:
+        raise ValueError("keys and values have one shape and one dtype")
+    if tensors["token_ids"].dtype != torch.int32 or tensors["token_ids"].ndim != 1:
+        raise ValueError("token ids are int32, [tokens]")
     token_ids = tuple(int(token) for token in tensors["token_ids"].tolist())
     if keys.shape[1] > len(token_ids):
         raise ValueError("more keys than tokens")
-    origin = int(metadata["origin"])
-    if not 0 <= origin <= _FARTHEST:
-        raise ValueError(f"a first position from 0 to {_FARTHEST}")
-    image_tokens, state = int(metadata["image_tokens"]), SessionState(keys, values)
-    return SavedSession(metadata["fingerprint"], token_ids, image_tokens, tuple(tiles), state, origin)
+    origin = _whole(int(metadata["origin"]), _FARTHEST, "the first position")
+    image_tokens = _whole(int(metadata["image_tokens"]), len(token_ids), "the number of image tokens")
+    tiles = _images(json.loads(metadata["images"]), tensors)
+    return SavedSession(metadata["fingerprint"], token_ids, image_tokens, tiles, SessionState(keys, values), origin)
 
 
-def _tiles(count: int, rows: int, cols: int, digest: str, levels: Tensor | None) -> Tiles:
+def _images(entries: object, tensors: dict[str, Tensor]) -> tuple[Tiles, ...]:
+    if not isinstance(entries, list):
+        raise ValueError("images are a list")  # noqa: TRY004 - one class for every wrong field
+    return tuple(_image(entry, tensors.get(f"levels.{index}")) for index, entry in enumerate(entries))  # pyright: ignore[reportUnknownArgumentType]
+
+
+def _image(entry: object, levels: Tensor | None) -> Tiles:
+    if not isinstance(entry, list) or len(entry) != 4:  # pyright: ignore[reportUnknownArgumentType]
+        raise ValueError("an image is [tiles, rows, columns, digest]")
+    count, rows, cols, digest = entry  # pyright: ignore[reportUnknownVariableType]
+    if not isinstance(digest, str):
+        raise ValueError("an image's digest is text")  # noqa: TRY004
+    tiles = _whole(count, _LARGEST_TILES, "an image's number of tiles")
+    grid = _whole(rows, _LARGEST_TILES, "an image's rows"), _whole(cols, _LARGEST_TILES, "an image's columns")
     if levels is None:
-        return without_pixels(Tiles(np.zeros((count, 0, 0, 0), dtype=np.uint8), rows, cols, digest))
-    if levels.dtype != torch.uint8 or levels.ndim != 4 or len(levels) != count:
+        return Tiles(np.zeros((tiles, 0, 0, 0), dtype=np.uint8), *grid, digest)
+    if levels.dtype != torch.uint8 or levels.ndim != 4 or len(levels) != tiles:
         raise ValueError("an image's pixels do not fit it")
-    return Tiles(levels.numpy(), rows, cols, digest)
+    return Tiles(levels.numpy(), *grid, digest)
 
 
-def without_pixels(image: Tiles) -> Tiles:
-    """Return an image that still says how many tiles it has, but can be encoded no more."""
-    return Tiles(np.zeros((len(image.levels), 0, 0, 0), dtype=np.uint8), image.rows, image.cols, image.digest)
+def _whole(value: object, most: int, name: str) -> int:
+    if not isinstance(value, int) or isinstance(value, bool) or not 0 <= value <= most:
+        raise ValueError(f"{name} lies from 0 to {most}")
+    return value

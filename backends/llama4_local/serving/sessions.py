@@ -1,4 +1,4 @@
-"""Sessions: conversations whose computation stays, to be gone on from, forked, saved and restored."""
+"""Sessions: conversations whose keys and values stay cached, to be continued, forked, saved and restored."""
 
 from __future__ import annotations
 
@@ -32,32 +32,36 @@ if TYPE_CHECKING:
 
 
 class SessionHost(Host, Protocol):
-    """What sessions need of their backend."""
+    """The backend, as sessions use it."""
 
     @property
     def capabilities(self) -> Capabilities:
-        """What it can do."""
+        """Its capabilities."""
         ...
 
     @property
     def folder(self) -> Path:
-        """Where its checkpoint is."""
+        """Its checkpoint folder."""
+        ...
+
+    def take_over(self, request: EngineRequest, key: object) -> None:
+        """Pin under a key the pages that a finished request pinned."""
         ...
 
     def forget(self, key: object) -> bool:
-        """Let go of what is kept under a key; return False where the backend is closed and all is gone."""
+        """Unpin the pages of a key; return False where the backend is closed and all pages are gone."""
         ...
 
 
 @dataclass(frozen=True, slots=True)
 class Turns:
-    """What was said so far, as tokens.
+    """The tokens of a conversation so far.
 
     Args:
         token_ids: The tokens, every turn with its end.
         tiles: The images among them.
-        image_tokens: Of the tokens, those that stand for images.
-        origin: Position of the first token, where it goes on from text that is not kept; a multiple of the chunk.
+        image_tokens: Image placeholders among the tokens.
+        origin: Position of the first token, where it follows text that is not kept; a multiple of the chunk.
     """
 
     token_ids: tuple[int, ...] = ()
@@ -67,16 +71,16 @@ class Turns:
 
 
 class Session:
-    """A conversation that stays computed.
+    """A conversation whose keys and values stay cached.
 
-    A request in a session brings only what is new; when it is done, its messages and the answer belong to
-    the session. One request at a time: for more, `fork`. What is kept are keys and values of the global
-    layers; they take room in the cache until `aclose`.
+    A request in a session brings only its new messages; when it is done, they and the answer belong to the session.
+    A request that is left early changes nothing. One request at a time: for more, `fork`. The keys and values of
+    the global layers take room in the cache until `aclose`.
 
     Args:
         host: The backend.
-        turns: What was said so far.
-        cache_salt: Under which computation is shared.
+        turns: The conversation so far.
+        cache_salt: Cached pages are shared under it.
     """
 
     def __init__(self, host: SessionHost, turns: Turns, cache_salt: str) -> None:
@@ -89,24 +93,24 @@ class Session:
 
     @property
     def capabilities(self) -> Capabilities:
-        """Those of the backend."""
+        """The backend's."""
         return self._host.capabilities
 
     @property
     def tokens(self) -> int:
-        """How many tokens were said so far."""
+        """Tokens of the conversation so far."""
         return len(self._turns.token_ids)
 
     def open(self, request: Request) -> AbstractAsyncContextManager[AsyncIterator[Event]]:
         """Return a block within which a request goes on from here; as `Backend.open`.
 
         Args:
-            request: Its messages are what is new; its `cache_salt` does not count, the session's does.
+            request: Its messages follow the conversation; the session's `cache_salt` replaces its own.
         """
         return _Turn(self, self._host, request)
 
     async def fork(self) -> Session:
-        """Return a second session that was the same so far; the two share what is computed.
+        """Return a second session with the same conversation; the two share their cached pages.
 
         Raises:
             InvalidRequest: The session is closed, or just being answered.
@@ -124,7 +128,7 @@ class Session:
     async def save(self, path: str | os.PathLike[str]) -> None:
         """Write the session to a file, complete or not at all.
 
-        Tokens are saved to the last, keys and values to the last chunk edge; what follows it is computed
+        All tokens are saved, and keys and values up to the last chunk edge; those of later tokens are computed
         again after `restore`.
 
         Raises:
@@ -137,7 +141,7 @@ class Session:
         await to_thread.run_sync(_write, Path(path), self._host.folder, self._turns, state, served)
 
     async def aclose(self) -> None:
-        """Let go of what is kept; may be called twice, and after the backend was closed."""
+        """Unpin its pages; may be called twice, and after the backend was closed."""
         self._closed = True
         self._host.forget(self.key)
         await anyio.lowlevel.checkpoint()
@@ -157,7 +161,7 @@ class Session:
 
     @property
     def prefix(self) -> Prefix:
-        """What requests go on from."""
+        """The tokens that requests go on from."""
         turns = self._turns
         return Prefix(turns.token_ids, turns.tiles, turns.image_tokens, self._salt, self.key, turns.origin)
 
@@ -169,24 +173,25 @@ class Session:
             raise InvalidRequest("This session is being answered; wait for the end, or fork it before.")
 
     def occupy(self) -> None:
-        """Let one request have the session."""
+        """Reserve the session for one request."""
         self.check_free()
         self._busy = True
 
     def vacate(self) -> None:
-        """The request is over; what it may have kept of a session that was closed meanwhile is let go."""
+        """Release the session after its request; one that was closed meanwhile is unpinned."""
         self._busy = False
         if self._closed:
             self._host.forget(self.key)
 
     def grow(self, engine_request: EngineRequest) -> None:
-        """Add what a finished request brought, and its answer."""
+        """Add a finished request and its answer, and take over the pages that it pinned."""
         tokens = [*engine_request.token_ids, *engine_request.written]
         if engine_request.written:
             _, served = self._host.running()
             if engine_request.written[-1] not in served.config.generation.eos_token_ids:
                 tokens.append(served.template.tokenizer.special("<|eot|>"))
         self._turns = Turns(tuple(tokens), engine_request.tiles, engine_request.image_tokens, engine_request.origin)
+        self._host.take_over(engine_request, self.key)
 
 
 class _Turn(Generation):
@@ -214,7 +219,7 @@ class _Turn(Generation):
 
 
 async def begin(host: SessionHost, request: Request) -> Session:
-    """Compute a request's messages, without an answer, and return the session that keeps them."""
+    """Compute a request's messages, without an answer, and return their session."""
     session = Session(host, Turns(), request.cache_salt)
     try:
         async with _Turn(session, host, request, answers=False) as events:
@@ -236,7 +241,7 @@ async def restore(host: SessionHost, path: str | os.PathLike[str]) -> Session:
     engine_thread, served = host.running()
     saved = await to_thread.run_sync(_read, Path(path), host.folder, served)
     turns = Turns(saved.token_ids, saved.tiles, saved.image_tokens, saved.origin)
-    # A salt of its own: what a file says was computed must not reach requests that did not ask for it.
+    # A salt of its own: keys and values from a file must not reach other requests.
     session = Session(host, turns, f"restored {token_hex(16)}")
     try:
         await engine_thread.ask(lambda engine: engine.restore(session.prefix, saved.state))
@@ -251,10 +256,7 @@ def _write(path: Path, folder: Path, turns: Turns, state: SessionState, served: 
 
     tiles = _still_needed(turns, state.keys.shape[1], served)
     saved = SavedSession(fingerprint(folder), turns.token_ids, turns.image_tokens, tiles, state, turns.origin)
-    try:
-        write_session(path, saved)
-    except OSError as error:
-        raise CheckpointError(path, [f"the session cannot be written: {error.strerror}"]) from error
+    write_session(path, saved)
 
 
 def _read(path: Path, folder: Path, served: ServedModel) -> SavedSession:
@@ -266,19 +268,37 @@ def _read(path: Path, folder: Path, served: ServedModel) -> SavedSession:
         problems.append(f"it belongs to another checkpoint than {folder.name}")
     if any(not 0 <= token < served.config.text.vocab_size for token in saved.token_ids):
         problems.append("it has tokens outside the vocabulary")
+    problems += _image_problems(saved, served)
     if saved.origin % (served.config.text.chunk or 1):
         problems.append(
             f"it begins at position {saved.origin}, which is no edge of chunks of {served.config.text.chunk}"
         )
-    if len(saved.token_ids) >= served.context:  # what is kept counts, wherever in its text it stands
+    if len(saved.token_ids) >= served.context:  # the kept tokens count, wherever in their text they stand
         problems.append(f"its {len(saved.token_ids)} tokens leave no room in the context of {served.context}")
     if problems:
         raise CheckpointError(path, problems)
     return saved
 
 
+def _image_problems(saved: SavedSession, served: ServedModel) -> list[str]:
+    """Compare the images of a file with its placeholders."""
+    placeholder, vision = served.config.image_token_id, served.config.vision
+    if vision is None or placeholder is None:
+        return ["it has images, and the checkpoint has no image encoder"] if saved.tiles else []
+    size = (vision.channels, vision.image_size, vision.image_size)
+    problems = [
+        f"image {number} has tiles of {image.levels.shape[1:]}, the checkpoint takes {size}"
+        for number, image in enumerate(saved.tiles, start=1)
+        if image.levels.size and image.levels.shape[1:] != size
+    ]
+    needed = sum(len(image.levels) for image in saved.tiles) * vision.patch_tokens
+    if saved.token_ids.count(placeholder) != needed:
+        problems.append(f"it has {saved.token_ids.count(placeholder)} image placeholders, its tiles need {needed}")
+    return problems
+
+
 def _still_needed(turns: Turns, edge: int, served: ServedModel) -> tuple[Tiles, ...]:
-    """The images, without the pixels of those that end before the first `edge` tokens do."""
+    """The images, without the pixels of those that lie within the first `edge` tokens."""
     from llama4_local.serving.session_file import without_pixels
 
     vision, placeholder = served.config.vision, served.config.image_token_id
