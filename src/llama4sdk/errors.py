@@ -26,14 +26,51 @@ later?). Cancellation is never wrapped in any of them. No message carries a key,
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from llama4sdk.reply import Reply
-
 Phase = Literal["connect", "first_token", "idle", "total"]
+
+
+class PartialReply(Protocol):
+    """The reply so far, on an error that ends it midway; a `Reply`, which is built above this module."""
+
+    @property
+    def text(self) -> str:
+        """The text so far."""
+        ...
+
+    @property
+    def tool_calls(self) -> tuple[Any, ...]:
+        """The `ToolCall`s so far."""
+        ...
+
+    @property
+    def output(self) -> Any:
+        """The typed answer so far."""
+        ...
+
+    @property
+    def usage(self) -> Any:
+        """The `Usage` so far."""
+        ...
+
+    @property
+    def finish_reason(self) -> str | None:
+        """The finish reason; None on a reply that was cut."""
+        ...
+
+    @property
+    def complete(self) -> bool:
+        """Whether the model reached its own end."""
+        ...
+
+    @property
+    def message(self) -> Any:
+        """The reply so far as an `AssistantMessage`."""
+        ...
 
 
 class LlamaError(Exception):
@@ -47,8 +84,8 @@ class LlamaError(Exception):
     """
 
     retryable: bool = False
-    partial: Reply | None = None
-    """What had been answered by then, on errors that end an answer midway; never a complete answer."""
+    partial: PartialReply | None = None
+    """The reply so far, on errors that end an answer midway; never a complete answer."""
 
     def __init__(
         self,
@@ -138,7 +175,7 @@ class DeadlineExceeded(LlamaError):
         message: str,
         *,
         phase: Phase,
-        partial: Reply | None = None,
+        partial: PartialReply | None = None,
         backend: str | None = None,
         request_id: str | None = None,
     ) -> None:
@@ -205,7 +242,7 @@ class StreamInterrupted(LlamaError):
         self,
         message: str,
         *,
-        partial: Reply | None = None,
+        partial: PartialReply | None = None,
         backend: str | None = None,
         request_id: str | None = None,
     ) -> None:

@@ -1,4 +1,4 @@
-"""What a backend is asked for: the conversation, how to sample, and how long to wait."""
+"""The request to a backend: the conversation, its sampling parameters and its deadlines."""
 
 from __future__ import annotations
 
@@ -6,8 +6,9 @@ import math
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal, Self, TypeAlias
+from typing import Any, Literal, Self, TypeAlias, cast, get_args
 
+from llama4sdk.checks import check_number, check_text, check_whole, shown
 from llama4sdk.errors import InvalidRequest
 from llama4sdk.messages import (
     AssistantMessage,
@@ -25,28 +26,9 @@ ToolChoice: TypeAlias = Literal["auto", "none", "required"] | str
 Part: TypeAlias = Literal["whole", "opening", "turn"]
 
 
-def _number(name: str, value: object, low: float, high: float, *, above: bool = False) -> None:
-    if value is None:
-        return
-    span = (
-        f"{'(' if above else '['}{low:g}, {high:g}]"
-        if high != math.inf
-        else f"{'above' if above else 'at least'} {low:g}"
-    )
-    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
-        raise InvalidRequest(f"{name} must be a finite number, {span}; got {value!r}.")
-    if value > high or value < low or (above and value == low):
-        raise InvalidRequest(f"{name} must be {'in ' if high != math.inf else ''}{span}; got {value!r}.")
-
-
-def _whole(name: str, value: object, low: int, high: int | None = None) -> None:
-    if value is None:
-        return
-    if isinstance(value, bool) or not isinstance(value, int):
-        raise InvalidRequest(f"{name} must be a whole number; got {value!r}.")
-    if value < low or (high is not None and value > high):
-        span = f"at least {low}" if high is None else f"from {low} to {high}"
-        raise InvalidRequest(f"{name} must be {span}; got {value}.")
+_LARGEST = 2**31 - 1  # of counts: above any context
+_LONGEST_NAME = 1024  # characters of a salt or an id
+_LONGEST_DESCRIPTION = 1_000_000  # characters
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,17 +72,17 @@ class Sampling:
     logprobs: int | None = None
 
     def __post_init__(self) -> None:
-        _number("temperature", self.temperature, 0, 100)
-        _number("top_p", self.top_p, 0, 1, above=True)
-        _whole("top_k", self.top_k, 0)
-        _number("min_p", self.min_p, 0, 1)
-        _whole("max_tokens", self.max_tokens, 1)
-        _whole("min_tokens", self.min_tokens, 0)
-        _whole("seed", self.seed, -(2**63), 2**63 - 1)
-        _number("repetition_penalty", self.repetition_penalty, 0, math.inf, above=True)
-        _number("presence_penalty", self.presence_penalty, -2, 2)
-        _number("frequency_penalty", self.frequency_penalty, -2, 2)
-        _whole("logprobs", self.logprobs, 0, 20)
+        check_number("temperature", self.temperature, 0, 100)
+        check_number("top_p", self.top_p, 0, 1, above=True)
+        check_whole("top_k", self.top_k, 0, _LARGEST)
+        check_number("min_p", self.min_p, 0, 1)
+        check_whole("max_tokens", self.max_tokens, 1, _LARGEST)
+        check_whole("min_tokens", self.min_tokens, 0, _LARGEST, optional=False)
+        check_whole("seed", self.seed, -(2**63), 2**63 - 1)
+        check_number("repetition_penalty", self.repetition_penalty, 0.01, 100)
+        check_number("presence_penalty", self.presence_penalty, -2, 2)
+        check_number("frequency_penalty", self.frequency_penalty, -2, 2)
+        check_whole("logprobs", self.logprobs, 0, 20)
         if self.max_tokens is not None and self.min_tokens > self.max_tokens:
             raise InvalidRequest(f"min_tokens ({self.min_tokens}) is above max_tokens ({self.max_tokens}).")
         object.__setattr__(self, "stop", _stops(self.stop))
@@ -112,22 +94,29 @@ class Sampling:
         return (self.stop,) if isinstance(self.stop, str) else tuple(self.stop)
 
 
-def _stops(stop: str | Sequence[str]) -> tuple[str, ...]:
-    strings = (stop,) if isinstance(stop, str) else tuple(stop)
-    if len(strings) > 64:
-        raise InvalidRequest(f"stop takes at most 64 strings; got {len(strings)}.")
-    for string in strings:
+def _stops(stop: object) -> tuple[str, ...]:
+    if isinstance(stop, str):
+        stop = (stop,)
+    if not isinstance(stop, Sequence) or isinstance(stop, bytes | bytearray):
+        hint = "; leave it out for none" if stop is None else ""
+        raise InvalidRequest(f"stop is a string or a sequence of strings; got {shown(stop)}{hint}.")
+    if len(stop) > 64:
+        raise InvalidRequest(f"stop takes at most 64 strings; got {len(stop)}.")
+    strings: list[str] = []
+    for string in stop:
         if not isinstance(string, str) or not string or len(string) > 1000:
             raise InvalidRequest("Each stop string has 1 to 1000 characters.")
-        checked_text(string)
-    return strings
+        strings.append(checked_text(string))
+    return tuple(strings)
 
 
-def _stop_ids(ids: Sequence[int]) -> tuple[int, ...]:
+def _stop_ids(ids: object) -> tuple[int, ...]:
+    if not isinstance(ids, Sequence | frozenset | set) or isinstance(ids, str | bytes):
+        raise InvalidRequest(f"stop_token_ids is a sequence of token ids; got {shown(ids)}.")
     numbers = tuple(ids)
     for number in numbers:
-        _whole("stop_token_ids", number, 0, 2**31 - 1)
-    return numbers
+        check_whole("stop_token_ids", number, 0, _LARGEST, optional=False)
+    return cast("tuple[int, ...]", numbers)
 
 
 @dataclass(frozen=True, slots=True)
@@ -151,7 +140,7 @@ class Deadlines:
 
     def __post_init__(self) -> None:
         for name in ("connect", "first_token", "idle", "total"):
-            _number(f"deadlines.{name}", getattr(self, name), 0, math.inf, above=True)
+            check_number(f"deadlines.{name}", getattr(self, name), 0, math.inf, above=True)
 
 
 @dataclass(frozen=True, slots=True)
@@ -170,7 +159,7 @@ class ToolSpec:
 
     def __post_init__(self) -> None:
         tool_name(self.name)
-        checked_text(self.description)
+        check_text(f"The description of the tool {self.name!r}", self.description, _LONGEST_DESCRIPTION)
         if not isinstance(self.parameters, Mapping) or self.parameters.get("type") != "object":
             raise InvalidRequest(f"The parameters of the tool {self.name!r} must be a JSON schema of type object.")
 
@@ -186,6 +175,11 @@ class OutputSpec:
 
     schema: Mapping[str, Any]
     name: str = "answer"
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.schema, Mapping | bool):
+            raise InvalidRequest(f"The schema of an answer is a JSON schema, a mapping; got {shown(self.schema)}.")
+        check_text("The name of an answer's schema", self.name, _LONGEST_NAME)
 
 
 @dataclass(frozen=True, slots=True)
@@ -253,6 +247,7 @@ class Request:
         )
 
     def __post_init__(self) -> None:
+        self._check_types()
         check_order(self.messages, self.part)
         names = [tool.name for tool in self.tools]
         twice = sorted({name for name in names if names.count(name) > 1})
@@ -261,10 +256,43 @@ class Request:
         if self.tool_choice not in ("auto", "none", "required") and self.tool_choice not in names:
             raise InvalidRequest(
                 f"tool_choice is auto, none, required or a declared tool ({', '.join(names) or 'there is none'}); "
-                f"got {self.tool_choice[:80]!r}."
+                f"got {shown(self.tool_choice)}."
             )
         if self.tool_choice == "required" and not names:
             raise InvalidRequest("tool_choice='required' needs at least one tool.")
+
+    def _check_types(self) -> None:
+        kinds: tuple[tuple[str, object, type | tuple[type, ...]], ...] = (
+            ("messages", self.messages, tuple),
+            ("tools", self.tools, tuple),
+            ("tool_choice", self.tool_choice, str),
+            ("output", self.output, (OutputSpec, type(None))),
+            ("sampling", self.sampling, Sampling),
+            ("deadlines", self.deadlines, Deadlines),
+        )
+        for name, value, kind in kinds:
+            if not isinstance(value, kind):
+                raise InvalidRequest(f"{name} {_HOW[name]}; got {shown(value)}.")
+        for name, members, kind in (("tools", self.tools, ToolSpec), ("messages", self.messages, _MESSAGES)):
+            for member in members:
+                if not isinstance(member, kind):
+                    raise InvalidRequest(f"{name} {_HOW[name]}; got {shown(member)} among them.")
+        if self.part not in get_args(Part):
+            raise InvalidRequest(f"part is one of {', '.join(get_args(Part))}; got {shown(self.part)}.")
+        check_whole("priority", self.priority, -_LARGEST, _LARGEST, optional=False)
+        check_text("cache_salt", self.cache_salt, _LONGEST_NAME)
+        check_text("request_id", self.request_id, _LONGEST_NAME)
+
+
+_MESSAGES = (SystemMessage, UserMessage, AssistantMessage, ToolMessage)
+_HOW = {
+    "messages": "is a tuple of messages, as conversation() returns it",
+    "tools": "is a tuple of ToolSpec values",
+    "tool_choice": "is auto, none, required or the name of a tool; leave it out for auto",
+    "output": "is an OutputSpec, or None for free text",
+    "sampling": "is a Sampling value, such as Sampling(temperature=0.5)",
+    "deadlines": "is a Deadlines value, such as Deadlines(total=30)",
+}
 
 
 def check_order(messages: Sequence[Message], part: Part = "whole") -> None:

@@ -6,7 +6,6 @@ from pathlib import Path
 
 import pytest
 import torch
-
 from safetensors.torch import load_file
 
 from llama4_local import LocalBackend, plan, score
