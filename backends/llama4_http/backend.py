@@ -19,6 +19,7 @@ from anyio import to_thread
 from anyio.lowlevel import current_token
 
 from llama4_http import images, outgoing, prompt
+from llama4_http.context import ExchangeContext, Server
 from llama4_http.errors import Sent, error_for_status, named
 from llama4_http.exchange import Exchange
 from llama4_http.network import Link, log
@@ -27,6 +28,7 @@ from llama4_http.settings import Choices, checked_url, key_for, settings_of
 from llama4_http.transport import OneServer
 from llama4sdk.backend import Capabilities
 from llama4sdk.errors import DeadlineExceeded, InvalidRequest, LlamaError, Overloaded, ServerFault, Unreachable
+from llama4sdk.events import Usage
 
 if TYPE_CHECKING:
     from llama4_http.images import Packed
@@ -183,7 +185,7 @@ class HttpBackend:
 
     @asynccontextmanager
     async def _run(self, request: Request) -> AsyncGenerator[AsyncIterator[Event]]:
-        exchange = Exchange(self, request)
+        exchange = Exchange(self._context_of_exchanges(), request)
         self._running.add(exchange)
         try:
             yield exchange
@@ -191,7 +193,7 @@ class HttpBackend:
             self._running.discard(exchange)
             await exchange.aclose()
 
-    def check_usable(self) -> None:
+    def _check_usable(self) -> None:
         """Refuse to work when closed, or in another process or event loop than before.
 
         Raises:
@@ -204,7 +206,7 @@ class HttpBackend:
             raise ServerFault(f"This HttpBackend {why}; make another one here.", backend="http", retryable=False)
 
     async def _prepare(self) -> None:
-        self.check_usable()
+        self._check_usable()
         if self._prepared:
             return
         async with self._preparing:
@@ -237,25 +239,25 @@ class HttpBackend:
         log.debug("start: profile %s", self._profile.name)
 
     async def _probe(self, url: str) -> tuple[Mapping[str, Any] | None, Mapping[str, str], LlamaError | None]:
-        sent = self.sent("")
+        sent = self._sent("")
         with anyio.move_on_after(_PROBE):
             try:
-                status, headers, body = await self.link.fetch("GET", url, sent)
+                status, headers, body = await self._connections.fetch("GET", url, sent)
             except LlamaError as error:
                 return None, {}, error
             failure = None if status == 200 else error_for_status(status, headers, body, sent)
             return json_object(body), headers, failure
         return None, {}, named(DeadlineExceeded("The server did not say what it is.", phase="connect"), sent)
 
-    def sent(self, request_id: str, body: bytes = b"") -> Sent:
+    def _sent(self, request_id: str, body: bytes = b"") -> Sent:
         """Return what errors must know of a request, and must not show."""
         return Sent(request_id, body, self._key or "")
 
-    def post(self, posted: outgoing.Outgoing) -> httpx.Request:
+    def _post(self, posted: outgoing.Outgoing) -> httpx.Request:
         """Return the request that carries what is posted."""
-        return self.link.request("POST", self._url + posted.path, posted.body, posted.headers)
+        return self._connections.request("POST", self._url + posted.path, posted.body, posted.headers)
 
-    async def compose(self, request: Request) -> outgoing.Outgoing:
+    async def _compose(self, request: Request) -> outgoing.Outgoing:
         """Return what is to be posted for a request.
 
         Raises:
@@ -265,7 +267,7 @@ class HttpBackend:
         profile, settings = self.profile, self._settings
         outgoing.check(request, profile, settings)
         packed = [await self._pack(image, profile) for image in outgoing.images_of(request)]
-        sent = self.sent(request.request_id)
+        sent = self._sent(request.request_id)
         assets = {
             place: await self._upload(pack, profile.assets_url, sent)
             for place, pack in enumerate(packed)
@@ -273,13 +275,13 @@ class HttpBackend:
         }
         prompt_ids = None
         if settings.prompt_mode == "client" or settings.verify_prompt:
-            prompt_ids = await self.render(request)
+            prompt_ids = await self._render(request)
         model = self._model or ""
         return outgoing.compose(
             request, profile, settings, model=model, packed=packed, assets=assets, prompt_ids=prompt_ids
         )
 
-    async def render(self, request: Request) -> list[int]:
+    async def _render(self, request: Request) -> list[int]:
         """Return the prompt as token ids made here."""
         return await to_thread.run_sync(lambda: prompt.render(self.prompt_template, request, self._settings.prefill))
 
@@ -296,12 +298,12 @@ class HttpBackend:
 
     async def _upload(self, pack: Packed, assets_url: str, sent: Sent) -> str:
         asked = images.asset_request(pack)
-        status, headers, body = await self.link.fetch("POST", assets_url, sent, content=asked)
+        status, headers, body = await self._connections.fetch("POST", assets_url, sent, content=asked)
         if status != 200:
             raise error_for_status(status, headers, body, sent)
         asset, url = asset_of(body, assets_url)
         typed = {"Content-Type": pack.mime, "x-amz-meta-nvcf-asset-description": images.ASSET_NAME}
-        status, headers, body = await self.link.fetch(
+        status, headers, body = await self._connections.fetch(
             "PUT", url, sent, content=pack.data, headers=typed, with_key=False
         )
         if status not in (200, 201, 204):
@@ -309,19 +311,25 @@ class HttpBackend:
         return asset
 
     @property
-    def link(self) -> Link:
+    def _connections(self) -> Link:
         """The connections in use, once prepared."""
-        self.check_usable()
+        self._check_usable()
         if self._link is None:
             raise ServerFault("This HttpBackend was not prepared.", backend="http", retryable=False)
         return self._link
 
-    @property
-    def counts_tokens(self) -> bool:
-        """Whether a tokenizer was given."""
-        return self._tokenizer is not None
+    def _context_of_exchanges(self) -> ExchangeContext:
+        return ExchangeContext(
+            settings=self._settings,
+            check_usable=self._check_usable,
+            sent=self._sent,
+            compose=self._compose,
+            server=lambda: Server(self._connections, self.profile, self._model or ""),
+            post=self._post,
+            count=None if self._tokenizer is None else self._count,
+        )
 
-    @property
-    def model(self) -> str:
-        """The model's name; empty while unknown."""
-        return self._model or ""
+    async def _count(self, request: Request, text: str) -> Usage:
+        prompt_ids = await self._render(request)
+        answer_ids = await self.prompt_template.tokenizer.encode_async(text)
+        return Usage(len(prompt_ids), len(answer_ids))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections import deque
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import TYPE_CHECKING
 
 import anyio
@@ -19,12 +19,13 @@ from llama4_http.profiles import poll_id
 from llama4_http.retry import retried_status
 from llama4_http.transport import BROKEN, uncut
 from llama4sdk.errors import LlamaError, ServerFault
-from llama4sdk.events import Done, Event, Progress, Started, Usage
+from llama4sdk.events import Done, Event, Progress, Started
 
 if TYPE_CHECKING:
     from llama4_http import outgoing
-    from llama4_http.backend import HttpBackend
+    from llama4_http.context import ExchangeContext
     from llama4sdk.errors import Phase
+    from llama4sdk.events import Usage
     from llama4sdk.request import Request
 
 _GRACE = 2.0  # seconds in which token counts may follow the finish reason
@@ -36,8 +37,8 @@ _POLL = 1.0  # seconds between two questions for an answer that takes long
 class Exchange(AsyncIterator[Event]):
     """One request under way: what it waits for, what it has read, and what it holds."""
 
-    def __init__(self, backend: HttpBackend, request: Request) -> None:
-        self._backend = backend
+    def __init__(self, context: ExchangeContext, request: Request) -> None:
+        self._context = context
         self._request = request
         self._clock = Clock(request.deadlines, anyio.current_time())
         self._ready: deque[Event] = deque()
@@ -48,7 +49,7 @@ class Exchange(AsyncIterator[Event]):
         self._scope: anyio.CancelScope | None = None
         self._link: Link | None = None  # one of whose places this request holds
         self._received = 0
-        self._sent = backend.sent(request.request_id)
+        self._sent = context.sent(request.request_id, b"")
         self._aborted = False
 
     def __aiter__(self) -> Exchange:
@@ -110,7 +111,7 @@ class Exchange(AsyncIterator[Event]):
 
     async def _work(self, scope: anyio.CancelScope) -> None:
         if self._aborted:
-            self._backend.check_usable()
+            self._context.check_usable()
         while not self._ready:
             if self._reader is None:
                 await self._begin()
@@ -119,13 +120,13 @@ class Exchange(AsyncIterator[Event]):
         if not self._clock.answering:
             self._clock.answering = not all(isinstance(event, Started | Progress) for event in self._ready)
         last = self._ready[-1]
-        if isinstance(last, Done) and last.usage is None and self._backend.counts_tokens:
-            self._ready[-1] = await self._counted(last)
+        if isinstance(last, Done) and last.usage is None and self._context.count is not None:
+            self._ready[-1] = await self._counted(last, self._context.count)
 
     def _out_of_time(self, phase: Phase) -> None:
         try:
             if self._aborted:
-                self._backend.check_usable()
+                self._context.check_usable()
             if self._reader is not None and self._reader.finished:
                 self._reader.finish()  # only the counts are missing
                 return
@@ -158,14 +159,14 @@ class Exchange(AsyncIterator[Event]):
             scope.deadline = min(scope.deadline, anyio.current_time() + _GRACE)
 
     async def _begin(self) -> None:
-        posted = await self._backend.compose(self._request)
-        self._sent = self._backend.sent(self._request.request_id, posted.body)
+        posted = await self._context.compose(self._request)
+        self._sent = self._context.sent(self._request.request_id, posted.body)
         for attempt in itertools.count(1):
             error, again = await self._attempt(posted)
             if error is None:
                 return
             left = self._clock.limit(anyio.current_time())[1] - anyio.current_time()
-            wait = self._backend.settings.retries.wait_before(
+            wait = self._context.settings.retries.wait_before(
                 attempt, retry_after=getattr(error, "retry_after", None), left=left
             )
             if not again or wait is None:
@@ -175,28 +176,29 @@ class Exchange(AsyncIterator[Event]):
 
     async def _attempt(self, posted: outgoing.Outgoing) -> tuple[LlamaError | None, bool]:
         """Send once; return the error, if any, and whether sending again may help."""
-        link = self._backend.link
+        server = self._context.server()
+        link = server.link
         await link.gate.acquire()
         self._link = link
         try:
-            opening = Opening(link, self._backend.post(posted), self._request.deadlines.connect)
+            opening = Opening(link, self._context.post(posted), self._request.deadlines.connect)
             await opening.run()
             self._response = response = opening.response
             log.debug("%s sent, %d bytes", self._request.request_id, len(posted.body))
             if response is None:
                 return self._not_answered(opening)
-            if response.status_code == 202 and self._backend.profile.status_url:
-                self._response = response = await self._polled(link, response, self._backend.profile.status_url)
+            if response.status_code == 202 and server.profile.status_url:
+                self._response = response = await self._polled(link, response, server.profile.status_url)
             if response.status_code != 200 or is_encoded(response):
                 return await self._refused(response)
-            self._read(response, posted)
+            self._read(response, posted, server.model)
             return None, False
         finally:
             if self._reader is None:
                 await self._release()
 
-    def _read(self, response: httpx.Response, posted: outgoing.Outgoing) -> None:
-        settings, ours = self._backend.settings, posted.prompt_ids
+    def _read(self, response: httpx.Response, posted: outgoing.Outgoing, model: str) -> None:
+        settings, ours = self._context.settings, posted.prompt_ids
         self._reader = AnswerReader(
             self._sent,
             self._ready,
@@ -210,7 +212,7 @@ class Exchange(AsyncIterator[Event]):
         )
         # Not aiter_raw(): its layers cost a third of the time per chunk, and nothing is encoded.
         self._bytes = aiter(response.stream) if isinstance(response.stream, httpx.AsyncByteStream) else None
-        self._ready.append(Started(self._request.request_id, "http", self._backend.model))
+        self._ready.append(Started(self._request.request_id, "http", model))
 
     def _not_answered(self, opening: Opening) -> tuple[LlamaError, bool]:
         if opening.too_slow:
@@ -218,7 +220,7 @@ class Exchange(AsyncIterator[Event]):
         failure = opening.failure or httpx.ReadError("")
         error = named(error_for_exception(failure, begun=False), self._sent)
         error.__cause__ = failure
-        return error, error.retryable and (self._backend.settings.retries.resend or not opening.sent)
+        return error, error.retryable and (self._context.settings.retries.resend or not opening.sent)
 
     async def _refused(self, response: httpx.Response) -> tuple[LlamaError, bool]:
         body = b""
@@ -241,11 +243,10 @@ class Exchange(AsyncIterator[Event]):
                 self._response = response = await Opening(link, request).answer()
         return response
 
-    async def _counted(self, done: Done) -> Done:
+    async def _counted(self, done: Done, count: Callable[[Request, str], Awaitable[Usage]]) -> Done:
         text = "" if self._reader is None else self._reader.partial().text
         try:
-            prompt_ids = await self._backend.render(self._request)
+            usage = await count(self._request, text)
         except LlamaError:  # an image that only the server can fetch: the answer is complete all the same
             return done
-        answer_ids = await self._backend.prompt_template.tokenizer.encode_async(text)
-        return Done(done.finish_reason, Usage(len(prompt_ids), len(answer_ids)), done.details)
+        return Done(done.finish_reason, usage, done.details)

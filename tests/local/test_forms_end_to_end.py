@@ -18,6 +18,7 @@ import pytest
 from llama4_local import LocalBackend
 from llama4sdk import InvalidRequest, Llama4, OutputSpec, Reply, Sampling
 from llama4sdk.output import JsonSchema
+from llama4sdk.output.fitting import fit
 from local.random_forms import random_schema, random_tools, save_writer
 
 MANY = int(os.environ.get("LLAMA4_END_TO_END_FORMS", "16"))
@@ -72,7 +73,7 @@ async def test_random_schemas_give_valid_answers(llama: Llama4) -> None:
         schema = random_schema(random.Random(seed))
         reply = await llama.chat("Go on.", output=OutputSpec(schema), sampling=hot(seed))
         if reply.finish_reason != "length":
-            assert JsonSchema(schema).fit(json.loads(reply.text))[1] == [], (schema, reply.text)
+            assert fit(JsonSchema(schema), json.loads(reply.text))[1] == [], (schema, reply.text)
             assert reply.output == json.loads(reply.text)
         return reply
 
@@ -95,7 +96,7 @@ async def test_random_tool_sets_give_valid_calls(llama: Llama4, choice: str) -> 
             assert reply.tool_calls
         for call in reply.tool_calls:  # those before a cut are whole
             (tool,) = (tool for tool in allowed if tool.name == call.name)
-            assert JsonSchema(tool.parameters).fit(call.arguments)[1] == [], (tool, call)
+            assert fit(JsonSchema(tool.parameters), call.arguments)[1] == [], (tool, call)
         return reply
 
     counted = await ends(ask)

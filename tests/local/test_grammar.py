@@ -20,6 +20,7 @@ from llama4_local.decoding.string_formats import FORMATS
 from llama4sdk import InvalidRequest, OutputSpec, Request, Sampling, Stream, ToolSpec
 from llama4sdk.messages import conversation
 from llama4sdk.output import JsonSchema, answer_form
+from llama4sdk.output.fitting import fit
 from llama4sdk.prompting import Tokenizer
 from llama4sdk.tools import Tool, read_calls, specs_of
 from local.random_forms import random_schema, random_tools
@@ -63,7 +64,7 @@ def test_random_schemas_give_valid_answers(grammars: Grammars, tokenizer: Tokeni
         if text is not None:
             ended += 1
             value = json.loads(text)
-            assert JsonSchema(spec.schema).fit(value)[1] == [], (spec.schema, text)
+            assert fit(JsonSchema(spec.schema), value)[1] == [], (spec.schema, text)
             form = answer_form(spec)
             assert form is not None
             form.parse(text)
@@ -87,7 +88,7 @@ def test_random_tool_sets_give_valid_calls(grammars: Grammars, tokenizer: Tokeni
         for call in read.calls:
             assert choice == "required" or call.name == tools[0].name
             schema = next(tool.parameters for tool in tools if tool.name == call.name)
-            assert JsonSchema(schema).fit(call.arguments)[1] == [], (schema, text)
+            assert fit(JsonSchema(schema), call.arguments)[1] == [], (schema, text)
     print(f"{ended} of {MANY} tool sets ended within {ROOM} tokens")
     assert ended > MANY * 0.8
 
@@ -101,7 +102,7 @@ def test_with_free_choice_an_answer_is_words_or_calls(grammars: Grammars, tokeni
         assert "<|" not in text
         if "[f(" in text:
             (*_, call) = read_calls(text, tools).calls
-            assert JsonSchema(tools[0].parameters).fit(call.arguments)[1] == []
+            assert fit(JsonSchema(tools[0].parameters), call.arguments)[1] == []
 
 
 def test_with_tools_and_a_form_an_answer_is_either(grammars: Grammars, tokenizer: Tokenizer) -> None:
@@ -115,7 +116,7 @@ def test_with_tools_and_a_form_an_answer_is_either(grammars: Grammars, tokenizer
     for seed in range(30):
         text = written(grammars, tokenizer, asked(tools=tools, output=OutputSpec(schema)), seed)
         if text is not None:
-            assert read_calls(text, tools).calls or JsonSchema(schema).fit(json.loads(text))[1] == []
+            assert read_calls(text, tools).calls or fit(JsonSchema(schema), json.loads(text))[1] == []
 
 
 def test_arguments_keep_pythons_notation(grammars: Grammars, tokenizer: Tokenizer) -> None:
@@ -228,7 +229,7 @@ def test_what_may_be_written_always_fits(
 ) -> None:
     assert accepts(grammars, tokenizer, asked(output=OutputSpec(schema)), text) is may
     if may:
-        assert JsonSchema(schema).fit(json.loads(text))[1] == []
+        assert fit(JsonSchema(schema), json.loads(text))[1] == []
 
 
 def test_days_are_those_of_the_calendar() -> None:
@@ -269,7 +270,7 @@ def test_fault_49_a_type_that_holds_itself_can_be_written(grammars: Grammars, to
     assert any('"next"' in text for text in ended)
     for text in ended:
         (*_, call) = read_calls(text, [tool]).calls
-        assert JsonSchema(tree).fit(call.arguments)[1] == []
+        assert fit(JsonSchema(tree), call.arguments)[1] == []
 
 
 def test_a_grammar_is_compiled_once(grammars: Grammars) -> None:

@@ -8,6 +8,7 @@ import pytest
 
 from llama4sdk import InvalidRequest
 from llama4sdk.output import JsonSchema
+from llama4sdk.output.fitting import fit
 
 
 def nested(depth: int) -> dict[str, Any]:
@@ -50,23 +51,23 @@ def test_fault_48_a_schema_that_cannot_be_used_is_refused_at_once(schema: Any, p
 
 def test_fault_48_a_pattern_that_backtracks_elsewhere_takes_no_time() -> None:
     schema = JsonSchema({"type": "string", "pattern": "^(a+)+$"})
-    assert schema.fit("a" * 100_000 + "!")[1]
-    assert not schema.fit("a" * 100_000)[1]
+    assert fit(schema, "a" * 100_000 + "!")[1]
+    assert not fit(schema, "a" * 100_000)[1]
 
 
 def test_fault_48_alternatives_that_multiply_end() -> None:
     twice = {"anyOf": [{"$ref": "#/$defs/a"}, {"$ref": "#/$defs/a"}]}
-    assert JsonSchema({"$defs": {"a": twice}, "$ref": "#/$defs/a"}).fit(1)[1]
+    assert fit(JsonSchema({"$defs": {"a": twice}, "$ref": "#/$defs/a"}), 1)[1]
     chain = {f"s{n}": {"anyOf": [{"$ref": f"#/$defs/s{n + 1}"}] * 2} for n in range(90)}
-    assert JsonSchema({"$defs": {**chain, "s90": {"type": "string"}}, "$ref": "#/$defs/s0"}).fit(1)[1]
+    assert fit(JsonSchema({"$defs": {**chain, "s90": {"type": "string"}}, "$ref": "#/$defs/s0"}), 1)[1]
 
 
 def test_fault_49_a_schema_that_refers_to_itself_is_supported() -> None:
     tree = {"type": "object", "properties": {"next": {"$ref": "#"}, "n": {"type": "integer"}}, "required": ["n"]}
     schema = JsonSchema(tree)
-    assert schema.fit({"n": 1, "next": {"n": "2"}}) == ({"n": 1, "next": {"n": 2}}, [])
-    assert schema.fit({"n": 1, "next": {}})[1] == ["next.n: is missing"]
-    assert JsonSchema({"$ref": "#"}).fit(1)[1]
+    assert fit(schema, {"n": 1, "next": {"n": "2"}}) == ({"n": 1, "next": {"n": 2}}, [])
+    assert fit(schema, {"n": 1, "next": {}})[1] == ["next.n: is missing"]
+    assert fit(JsonSchema({"$ref": "#"}), 1)[1]
 
 
 S: dict[str, Any] = {"type": "string"}
@@ -99,7 +100,7 @@ S: dict[str, Any] = {"type": "string"}
     ],
 )
 def test_what_is_surely_meant_is_mended(schema: Any, value: Any, fitted: Any) -> None:
-    found, problems = JsonSchema({"allOf": [schema]}).fit(value)
+    found, problems = fit(JsonSchema({"allOf": [schema]}), value)
     assert problems == []
     assert found == fitted
     assert type(found) is type(fitted)
@@ -147,10 +148,10 @@ def test_what_is_surely_meant_is_mended(schema: Any, value: Any, fitted: Any) ->
     ],
 )
 def test_what_does_not_fit_is_said(schema: Any, value: Any) -> None:
-    _, problems = JsonSchema({"allOf": [schema]}).fit(value)
+    _, problems = fit(JsonSchema({"allOf": [schema]}), value)
     assert problems
 
 
 def test_places_are_named() -> None:
     schema = JsonSchema({"properties": {"list": {"items": {"properties": {"n": {"type": "integer"}}}}}})
-    assert schema.fit({"list": [{"n": 1}, {"n": "x"}]})[1] == ["list[1].n: is string, not integer"]
+    assert fit(schema, {"list": [{"n": 1}, {"n": "x"}]})[1] == ["list[1].n: is string, not integer"]

@@ -15,6 +15,7 @@ from typing import Any, Final, cast
 from llama4_local.decoding.string_formats import FORMATS
 from llama4sdk.errors import InvalidRequest
 from llama4sdk.output import JsonSchema
+from llama4sdk.output.fitting import fit
 
 # As `json.dumps` writes, which is what models are shown in prompts and the bundled one is trained on.
 JSON_STYLE: Mapping[str, object] = {
@@ -242,7 +243,7 @@ class Values:
         values = cast("list[Any]", node["enum"] if "enum" in node else [node["const"]])
         if len(_CONSTRAINING & set(node)) > 1:
             whole = JsonSchema(node)
-            values = [value for value in values if not whole.fit(value)[1]]
+            values = [value for value in values if not fit(whole, value)[1]]
         if not values:
             raise InvalidRequest("A schema's enum holds no value that fits the rest of it.")
         return self._rules.add(" | ".join(quoted(self._notation.text(value)) for value in values))

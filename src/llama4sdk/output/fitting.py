@@ -9,10 +9,9 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING, Any, Final, TypeAlias, cast
+from typing import Any, Final, TypeAlias, cast
 
-if TYPE_CHECKING:
-    from llama4sdk.output.json_schema import JsonSchema, Schema
+from llama4sdk.output.json_schema import JsonSchema, Schema
 
 _Rule: TypeAlias = "Callable[[_Fit, Schema, Any, str], Any]"
 
@@ -22,7 +21,15 @@ _MAX_PROBLEMS: Final = 20
 
 
 def fit(schema: JsonSchema, value: object) -> tuple[Any, list[str]]:
-    """Return the mended value and what does not fit; see `JsonSchema.fit`."""
+    """Check a value, mending common slips, such as "3" where a number belongs.
+
+    Args:
+        schema: The schema.
+        value: A value as JSON holds it.
+
+    Returns:
+        The mended value, and its problems, one line each; none when it fits.
+    """
     work = _Fit(schema)
     fitted = work.node(schema.root, value, "")
     return fitted, work.problems

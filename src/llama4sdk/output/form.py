@@ -13,6 +13,7 @@ from pydantic.errors import PydanticInvalidForJsonSchema, PydanticSchemaGenerati
 
 from llama4sdk.errors import InvalidRequest
 from llama4sdk.output.find import find_json, kinds_of
+from llama4sdk.output.fitting import fit
 from llama4sdk.output.json_schema import JsonSchema
 from llama4sdk.output.numbers import NumbersAsNumbers
 from llama4sdk.output.typed_dicts import portable
@@ -86,7 +87,7 @@ def _of_schema(spec: OutputSpec) -> AnswerForm:
             value = json.loads(text, parse_constant=_refuse)
         except (ValueError, RecursionError):
             raise MisfitError("it is no JSON") from None
-        fitted, problems = schema.fit(value)
+        fitted, problems = fit(schema, value)
         if problems:
             raise MisfitError("; ".join(problems))
         return fitted

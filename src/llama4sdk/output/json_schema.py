@@ -56,16 +56,6 @@ class JsonSchema:
         for path, node in _nodes(self.root):
             self._check(path, node)
 
-    def fit(self, value: object) -> tuple[Any, list[str]]:
-        """Check a value, mending what is surely meant otherwise, such as "3" where a number belongs.
-
-        Returns:
-            The value, mended, and what does not fit, one line each; nothing when all does.
-        """
-        from llama4sdk.output.fitting import fit
-
-        return fit(self, value)
-
     def matches(self, pattern: str, text: str) -> bool:
         """Return whether one of the schema's patterns is found in a text."""
         try:

@@ -22,6 +22,7 @@ from typing import Final
 from llama4sdk.errors import InvalidRequest
 from llama4sdk.events import Event, TextDelta, TokenLogprob, ToolCallReady
 from llama4sdk.messages import ToolCall
+from llama4sdk.output.fitting import fit
 from llama4sdk.output.json_schema import schema_of
 from llama4sdk.request import ToolSpec
 from llama4sdk.tools.open_call import JsonCall, OpenCall, nowhere, object_of
@@ -360,7 +361,7 @@ class CallReader:
         return self._open
 
     def _ready(self, call: OpenCall, arguments: Mapping[str, Value]) -> None:
-        fitted, problems = schema_of(self._tools[call.name]).fit(arguments)
+        fitted, problems = fit(schema_of(self._tools[call.name]), arguments)
         try:
             ready = ToolCall(call.name, arguments if problems else fitted, call.id)
         except InvalidRequest:

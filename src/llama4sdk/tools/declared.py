@@ -8,6 +8,7 @@ from typing import Any, Generic, ParamSpec, TypeAlias, TypeVar, cast, overload
 
 from llama4sdk.errors import InvalidRequest
 from llama4sdk.messages import tool_name
+from llama4sdk.output.fitting import fit
 from llama4sdk.output.json_schema import JsonSchema
 from llama4sdk.request import ToolSpec
 from llama4sdk.tools.calls import CallsRead, read_specs
@@ -114,7 +115,7 @@ class Tool(Generic[P, R]):
         """
         if self._schema is not None:
             return self._schema.validated(arguments)
-        fitted, problems = self._checked.fit(arguments)
+        fitted, problems = fit(self._checked, arguments)
         if problems:
             raise BadArgumentsError("; ".join(problems))
         return cast("dict[str, Any]", fitted)
