@@ -3,16 +3,20 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
+ARGS ?=
+FAST := tests/sdk tests/images tests/prompting tests/output tests/tools tests/prose --deselect tests/sdk/test_examples.py
 
-.PHONY: help demo test check fix docs bench clean
+.PHONY: help demo test test-fast check fix docs bench wheel-check clean
 
 help:
 	@echo "make demo    chat, vision and streaming with the bundled model, offline"
-	@echo "make test    the test suite"
+	@echo "make test    the test suite; make test ARGS=\"-k name\" for a part of it"
+	@echo "make test-fast   the part that takes under 90 s: all but kernels, training and servers"
 	@echo "make check   lint, types, import rules"
 	@echo "make fix     what lint can mend by itself"
 	@echo "make docs    the documentation, into site/"
 	@echo "make bench   the benchmarks that this machine can run"
+	@echo "make wheel-check   build the wheel, look into it, and chat from it in a bare environment"
 
 $(READY): pyproject.toml constraints.txt
 	@test -x $(BIN)/python || $(PYTHON) -c 'import sys; sys.exit("Python 3.11 or newer is needed; set PYTHON=…") if sys.version_info < (3, 11) else 0'
@@ -25,12 +29,16 @@ demo: $(READY)
 	@$(BIN)/python examples/quickstart.py
 
 test: $(READY)
-	$(BIN)/python -m pytest --numprocesses auto --dist loadfile --no-loadscope-reorder
+	$(BIN)/python -m pytest --numprocesses auto --dist loadfile --no-loadscope-reorder $(ARGS)
+
+test-fast: $(READY)
+	$(BIN)/python -m pytest --numprocesses auto --dist loadfile --no-loadscope-reorder $(FAST) $(ARGS)
 
 check: $(READY)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/lint-imports
+	$(BIN)/python tests/prose_check.py
 	$(BIN)/pyright
 
 fix: $(READY)
@@ -43,5 +51,10 @@ docs: $(READY)
 bench: $(READY)
 	$(BIN)/python -m benchmarks
 
+wheel-check: $(READY)
+	rm -rf dist
+	$(BIN)/python -m pip wheel --quiet --no-deps --wheel-dir dist .
+	$(BIN)/python tests/wheel_check.py dist
+
 clean:
-	rm -rf $(VENV) site dist build .hypothesis .ruff_cache .import_linter_cache
+	rm -rf $(VENV) site dist build .hypothesis .pytest_cache .ruff_cache .import_linter_cache
