@@ -52,7 +52,7 @@ async def go_on(llama: Llama4, file: Path) -> None:
 
 
 async def elsewhere() -> None:
-    """Show what a backend says that keeps no sessions."""
+    """Show the error of a backend without sessions."""
     async with Llama4(ScriptedBackend()) as llama:
         try:
             await llama.session("Hello!")

@@ -1,4 +1,4 @@
-"""Ask about your own images: python examples/vision.py [image …] [--ask QUESTION] [--backend NAME]
+"""Ask about your own images: `python examples/vision.py [image …] [--ask QUESTION] [--backend NAME]`.
 
 Without an image, three are drawn. The bundled nano model only knows circles, squares and triangles; with
 `--backend http://127.0.0.1:8000/v1` or `--backend local:/models/scout` the same code asks a model that

@@ -31,7 +31,10 @@ BANNED: tuple[tuple[str, str], ...] = (
     (r"\bfor good measure\b|\bin one go\b|\ball the same\b|\bconcerns nobody\b", "plain words"),
 )
 IDENTIFIERS = re.compile(r"\b(found|wanted)\b")
-_PROMPT = re.compile(r"[\"“'`*][^\"”'`*\n]*\bpictures?\b[^\"”'`*\n]*[\"”'`*]|^(you|nano) .*|/pictures?[/.]|[Pp]icture \d.*")
+_PROMPT = re.compile(
+    r"[\"“'`*][^\"”'`*\n]*\bpictures?\b[^\"”'`*\n]*[\"”'`*]|^(you|nano) .*"
+    r"|/pictures?[/.]|[Pp]icture \d.*|^\| (several )?pictures \|"
+)
 
 
 class Hit(NamedTuple):

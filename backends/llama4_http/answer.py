@@ -7,9 +7,7 @@ reason; whatever else ends it is an error.
 
 from __future__ import annotations
 
-from collections import deque
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from pydantic_core import from_json
 
@@ -20,6 +18,10 @@ from llama4_http.tool_calls import ToolCallReader
 from llama4sdk.errors import LlamaError, ProtocolError, ServerFault, StreamInterrupted
 from llama4sdk.events import Done, Event, FinishReason, Progress, TextDelta, TokenLogprob, Usage
 from llama4sdk.reply import Reply
+
+if TYPE_CHECKING:
+    from collections import deque
+    from collections.abc import Callable, Mapping, Sequence
 
 MAX_ANSWER = 64 << 20  # bytes of one answer, framing included
 

@@ -9,7 +9,6 @@ from __future__ import annotations
 import math
 import os
 import warnings
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from typing import TYPE_CHECKING, Any, Unpack
 
@@ -31,6 +30,8 @@ from llama4sdk.errors import DeadlineExceeded, InvalidRequest, LlamaError, Overl
 from llama4sdk.events import Usage
 
 if TYPE_CHECKING:
+    from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping
+
     from llama4_http.images import Packed
     from llama4_http.settings import Settings
     from llama4sdk.events import Event

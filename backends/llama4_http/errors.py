@@ -1,4 +1,4 @@
-"""From what a server says to the one error tree: pure.
+"""From a server's answer to the one error tree; pure.
 
 A server's own words may repeat the prompt or the key, so no message here quotes them. What helps to find
 the cause is kept: the status, the counts of an overflow, and a short error code when it looks like one

@@ -61,7 +61,7 @@ class Exchange(AsyncIterator[Event]):
         return self._ready.popleft()
 
     def abort(self) -> None:
-        """End the request from outside: whoever waits for an event gets an error."""
+        """End the request from outside: a waiting reader gets an error."""
         self._aborted = True
         if self._scope is not None:
             self._scope.cancel()
@@ -247,6 +247,6 @@ class Exchange(AsyncIterator[Event]):
         text = "" if self._reader is None else self._reader.partial().text
         try:
             usage = await count(self._request, text)
-        except LlamaError:  # an image that only the server can fetch: the answer is complete all the same
+        except LlamaError:  # an image that only the server can fetch: the answer is complete without counts
             return done
         return Done(done.finish_reason, usage, done.details)

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Generator, Mapping
 from contextlib import contextmanager
+from typing import TYPE_CHECKING
 
 import anyio
 import httpx
 
 from llama4_http.errors import MAX_ERROR_BODY, Sent, error_for_exception, named
 from llama4_http.transport import BROKEN, OneServer, uncut
+
+if TYPE_CHECKING:
+    from collections.abc import Generator, Mapping
 
 log = logging.getLogger("llama4_http")
 
@@ -158,6 +161,7 @@ class Opening:
 
 @contextmanager
 def translated(sent: Sent, *, quiet: bool = False) -> Generator[None]:
+    """Return a block whose transport errors leave it as `LlamaError`s; `quiet` swallows them."""
     try:
         yield
     except BROKEN as error:
@@ -166,6 +170,7 @@ def translated(sent: Sent, *, quiet: bool = False) -> Generator[None]:
 
 
 async def beginning(response: httpx.Response) -> bytes:
+    """Return the first bytes of a response's body, enough for an error message."""
     body = bytearray()
     async for chunk in response.aiter_raw():
         body += chunk[: MAX_ERROR_BODY - len(body)]
@@ -175,4 +180,5 @@ async def beginning(response: httpx.Response) -> bytes:
 
 
 def is_encoded(response: httpx.Response) -> bool:
+    """Whether the body is compressed, which no request asks for."""
     return response.headers.get("content-encoding", "identity").strip().lower() not in ("identity", "")

@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from llama4_http import wire
 from llama4sdk.errors import InvalidRequest, TooManyImages
-from llama4sdk.messages import Image
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
     from llama4_http.images import Packed
     from llama4_http.profiles import Profile
     from llama4_http.settings import Settings
+    from llama4sdk.messages import Image
     from llama4sdk.request import Request
 
 

@@ -7,14 +7,16 @@ itself; `HttpBackend(profile=…)` overrides the guess. Facts from the servers' 
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Literal, TypeAlias
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 from urllib.parse import urlsplit
 
 from pydantic_core import from_json
 
 from llama4sdk.errors import InvalidRequest, ProtocolError
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
 
 ProfileName: TypeAlias = Literal[
     "openai-generic", "vllm", "sglang", "nim", "nvidia-catalog", "llamacpp", "transformers"
@@ -165,7 +167,7 @@ def _owners(models: Mapping[str, Any] | None) -> list[str]:
 
 
 def context_of(models: Mapping[str, Any] | None, model: str) -> int | None:
-    """Return how many tokens the server says that the model's context holds, when it says so."""
+    """Return the model's context in tokens, where the server's list of models has it."""
     for entry in listed(models):
         if entry["id"] == model:
             meta = entry.get("meta")
@@ -218,10 +220,10 @@ def poll_id(headers: Mapping[str, str]) -> str:
     Raises:
         ProtocolError: When the server gave none.
     """
-    found = headers.get("nvcf-reqid", "")
-    if not _ID.fullmatch(found):
+    poll = headers.get("nvcf-reqid", "")
+    if not _ID.fullmatch(poll):
         raise ProtocolError("The server put its answer off without saying where to ask for it.")
-    return found
+    return poll
 
 
 _ID = re.compile(r"[A-Za-z0-9_-]{1,64}")

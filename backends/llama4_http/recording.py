@@ -14,17 +14,19 @@ import base64
 import hashlib
 import json
 from collections import Counter
-from collections.abc import AsyncIterator
 from dataclasses import dataclass
-from os import PathLike
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import anyio
 import httpx
 
 from llama4_http.transport import BROKEN, OneServer
 from llama4sdk.errors import InvalidRequest
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+    from os import PathLike
 
 _KEPT = ("content-type", "content-encoding", "retry-after", "location", "server", "nvcf-reqid")
 

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
-from typing import Any, Literal, TypeAlias, TypedDict
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias, TypedDict
 from urllib.parse import urlsplit
 
 from llama4_http.answer import MAX_ANSWER
@@ -16,6 +15,9 @@ from llama4sdk.errors import InvalidRequest
 from llama4sdk.images.limits import DEFAULT_LIMITS, ImageLimits
 from llama4sdk.images.tiling import MAX_TILES, TILE, grid_for
 from llama4sdk.prompting.tool_format import ToolsPlace, tools_place
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
 
 PromptMode: TypeAlias = Literal["server", "client"]
 

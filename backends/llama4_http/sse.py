@@ -46,10 +46,10 @@ class SseParser:
         if self._after_cr and chunk:
             self._after_cr = False
             position = 1 if chunk.startswith(b"\n") else 0
-        while found := _LINE_END.search(chunk, position):
-            self._line += chunk[position : found.start()]
-            position = found.end()
-            if found[0] == b"\r":
+        while line_end := _LINE_END.search(chunk, position):
+            self._line += chunk[position : line_end.start()]
+            position = line_end.end()
+            if line_end[0] == b"\r":
                 self._after_cr = position == len(chunk)
                 position += 1 if chunk.startswith(b"\n", position) else 0
             self._end_line(events)

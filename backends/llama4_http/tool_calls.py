@@ -98,10 +98,10 @@ class ToolCallReader:
 
 
 def _text(value: Mapping[str, Any], key: str) -> str:
-    found = value.get(key)
-    if found is not None and not isinstance(found, str):
+    text = value.get(key)
+    if text is not None and not isinstance(text, str):
         raise ProtocolError(f"The server sent a tool call whose {key} is no string.")
-    return found or ""
+    return text or ""
 
 
 def _arguments(value: object) -> str:

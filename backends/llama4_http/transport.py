@@ -7,7 +7,6 @@ then kept, if the answer was read to its end, or closed in a task that no cancel
 
 from __future__ import annotations
 
-import ssl
 from collections.abc import AsyncIterable, AsyncIterator, Iterable
 from typing import TYPE_CHECKING, Any, cast
 
@@ -16,6 +15,7 @@ import httpcore
 import httpx
 
 if TYPE_CHECKING:
+    import ssl
     from collections.abc import Awaitable, Callable
 
 _KEEP = 30.0  # seconds for which an idle connection is kept

@@ -5,16 +5,19 @@ What the caller asked for and the server has no field for is refused with `Inval
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from typing import Any, assert_never
+from typing import TYPE_CHECKING, Any, assert_never
 
 from pydantic_core import to_json
 
-from llama4_http.profiles import Profile
 from llama4sdk.errors import InvalidRequest
 from llama4sdk.messages import AssistantMessage, Image, Message, SystemMessage, ToolCall, ToolMessage, UserMessage
 from llama4sdk.prompting.tool_format import ToolsPlace, with_declarations, write_calls
-from llama4sdk.request import OutputSpec, Request, Sampling, ToolChoice
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping, Sequence
+
+    from llama4_http.profiles import Profile
+    from llama4sdk.request import OutputSpec, Request, Sampling, ToolChoice
 
 # Fields of Sampling that every server takes under the same name.
 _COMMON = ("temperature", "top_p", "max_tokens")

@@ -94,7 +94,7 @@ def score_with(
     dtype = cache_dtype_of(cache_dtype, model.dtype)
     cache = KvCache.allocate(model.config.text, shape, dtype=dtype, device=model.device)
     sequence = PageAllocators(shape).sequence()
-    found: list[Tensor] = []
+    scores: list[Tensor] = []
     while sequence.length < len(token_ids):
         start = sequence.length
         room = sequence.room_in_chunk() or len(token_ids)
@@ -104,8 +104,8 @@ def score_with(
         batch = build_batch(
             [SequenceInput(sequence, piece, own)], image_token_id=model.config.image_token_id, device=model.device
         )
-        found.append(logits(model, forward(model, batch, cache)))
-    return torch.cat(found)
+        scores.append(logits(model, forward(model, batch, cache)))
+    return torch.cat(scores)
 
 
 def _checked_ids(model: Model, token_ids: Sequence[int]) -> list[int]:

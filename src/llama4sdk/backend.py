@@ -20,9 +20,7 @@ Two more protocols are optional, and asked for where they are needed: `Renders` 
 
 from __future__ import annotations
 
-import os
 from collections.abc import AsyncIterator
-from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol, Self, runtime_checkable
 
@@ -30,10 +28,13 @@ import anyio
 
 from llama4sdk.errors import DeadlineExceeded, Phase
 from llama4sdk.events import Done, Event, Progress, Started, Switched, UsageUpdate
-from llama4sdk.request import Deadlines, Request
 
 if TYPE_CHECKING:
+    import os
+    from contextlib import AbstractAsyncContextManager
+
     from llama4sdk.prompting import PromptTemplate
+    from llama4sdk.request import Deadlines, Request
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Literal, TypeAlias
 
@@ -12,7 +11,6 @@ from llama4sdk.events import Usage
 from llama4sdk.lifetime import Lifetime
 from llama4sdk.messages import Image, Prompt, UserMessage, conversation
 from llama4sdk.output import answer_form
-from llama4sdk.reply import Reply
 from llama4sdk.request import Deadlines, Request, Sampling, ToolChoice
 from llama4sdk.run import Approve, Limits, Run, RunStream, complaint, runnable
 from llama4sdk.session import Session, keeping_sessions
@@ -21,10 +19,11 @@ from llama4sdk.tools import ToolLike, specs_of
 
 if TYPE_CHECKING:
     import os
-    from collections.abc import AsyncIterable, Iterable
+    from collections.abc import AsyncIterable, Iterable, Sequence
 
     from llama4sdk.bulk import Bulk
     from llama4sdk.prompting import Rendered, TokenCount
+    from llama4sdk.reply import Reply
 
 ImageLike: TypeAlias = "Image | str | bytes | os.PathLike[str] | object"
 
@@ -102,8 +101,14 @@ class Llama4(Lifetime):
         """Ask, and wait for the whole reply; arguments as in `stream`.
 
         Args:
-            repair: How often the model may try again when its typed answer does not fit, being told what
-                is wrong with it; 0 to 5. The reply's usage then counts all tries.
+            prompt: See `stream`.
+            tools: See `stream`.
+            tool_choice: See `stream`.
+            output: See `stream`.
+            repair: How often the model may try again when its typed answer does not fit, with the problems in the
+                prompt; 0 to 5. The reply's usage then counts all tries.
+            sampling: See `stream`.
+            deadlines: See `stream`.
 
         Raises:
             OutputInvalid: When the answer is complete and does not fit the type that was asked for.
@@ -267,7 +272,7 @@ class Llama4(Lifetime):
         """Compute what a conversation begins with, and return the session that keeps it; nothing is answered yet.
 
         Args:
-            prompt: As in `stream`, but it may end with anybody's message: a system message, a document, a dialog
+            prompt: As in `stream`, but it may end with any message: a system message, a document, a dialog
                 with its last answer.
             tools: Tools that the model may call in this session; told once, here.
             deadlines: How long the computing may take.

@@ -5,7 +5,7 @@
     │   ├── ContextOverflow     the prompt is longer than the model's context
     │   ├── TooManyImages       more images than the model or the server takes
     │   ├── ImageError          an image that cannot be read, or may not be
-    │   └── UrlBlocked          a remote image that the caller did not allow, or an address nobody may reach
+    │   └── UrlBlocked          a remote image that the caller did not allow, or a private address
     ├── Unreachable             no connection, no name, no valid certificate
     ├── DeadlineExceeded        a phase took longer than its deadline (`.phase`)
     ├── Rejected                the server understood and refused
@@ -150,7 +150,7 @@ class ImageError(InvalidRequest):
 
 
 class UrlBlocked(InvalidRequest):
-    """A remote image without `fetch=True`, or an address that nobody may reach."""
+    """A remote image without `fetch=True`, or a private address."""
 
 
 class Unreachable(LlamaError):

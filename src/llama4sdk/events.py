@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal, TypeAlias
 
 from llama4sdk.errors import InvalidRequest
-from llama4sdk.messages import ToolCall
+from llama4sdk.messages import ToolCall  # noqa: TC001 - read at run time, by pydantic among others
 
 FinishReason: TypeAlias = Literal["stop", "length", "tool_calls", "content_filter", "cancelled"]
 
@@ -57,7 +57,7 @@ class TokenLogprob:
         text: The token as text; part of a character shows as U+FFFD.
         logprob: Natural logarithm of its probability at temperature 1, before any filter.
         token_id: Its id, when known.
-        top: The likeliest tokens at that place, likeliest first.
+        top: The most probable tokens at that position, in falling order.
     """
 
     text: str

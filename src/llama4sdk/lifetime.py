@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import os
 import warnings
-from types import TracebackType
-from typing import Any, Self, cast
+from typing import TYPE_CHECKING, Any, Self, cast
 
 import anyio
 
 from llama4sdk.backend import Backend, Capabilities
 from llama4sdk.errors import InvalidRequest
 from llama4sdk.registry import open_backend
+
+if TYPE_CHECKING:
+    from types import TracebackType
 
 
 class Lifetime:

@@ -33,14 +33,14 @@ _LONGEST_DESCRIPTION = 1_000_000  # characters
 
 @dataclass(frozen=True, slots=True)
 class Sampling:
-    """How the next token is chosen. What is None is left to the checkpoint's or the server's default.
+    """Parameters of sampling. A parameter of None is left to the checkpoint's or the server's default.
 
     Args:
-        temperature: 0 takes the likeliest token; up to 100.
-        top_p: Smallest set of likeliest tokens whose probabilities sum to it, in (0, 1]
+        temperature: 0 takes the argmax; up to 100.
+        top_p: Smallest set of most probable tokens whose probabilities sum to it, in (0, 1]
             (nucleus sampling, Holtzman et al. 2020).
-        top_k: Only the k likeliest tokens; 0 for all.
-        min_p: Only tokens at least this fraction as likely as the likeliest, in [0, 1]
+        top_k: Only the k most probable tokens; 0 for all.
+        min_p: Only tokens at least this fraction as probable as the argmax, in [0, 1]
             (Nguyen et al. 2024).
         max_tokens: Most tokens to write; None for what the context leaves.
         min_tokens: No stop before so many tokens.
@@ -196,7 +196,7 @@ class Request:
         priority: Larger goes first where a backend queues.
         cache_salt: Prompts share cached computation only with the same salt.
         part: `whole`, or what the messages are of a session: its `opening`, which is computed but not answered and
-            may end with anybody's message, or a `turn`, which goes on from what was said, be it with a tool's result.
+            may end with any message, or a `turn`, which goes on from what was said, be it with a tool's result.
         request_id: Names the request in events, errors and logs.
 
     Raises:

@@ -5,20 +5,22 @@ from __future__ import annotations
 import inspect
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Literal, TypeAlias, cast
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias, cast
 
 import anyio
 
-from llama4sdk.backend import Backend
 from llama4sdk.errors import DeadlineExceeded, InvalidRequest, LlamaError, OutputInvalid, ToolFailed
 from llama4sdk.events import Event, Usage
 from llama4sdk.messages import AssistantMessage, Message, ToolCall, UserMessage
-from llama4sdk.output import AnswerForm
 from llama4sdk.reply import Reply
-from llama4sdk.request import Request
 from llama4sdk.stream import Pumped, Stream, one_error
 from llama4sdk.tools import Tool, ToolLike, declared
 from llama4sdk.tools.calling import CallResult, failed, in_thread, run_call
+
+if TYPE_CHECKING:
+    from llama4sdk.backend import Backend
+    from llama4sdk.output import AnswerForm
+    from llama4sdk.request import Request
 
 Stopped: TypeAlias = Literal["answered", "max_rounds", "length", "content_filter", "cancelled"]
 Decision: TypeAlias = "bool | str | ToolCall"
@@ -314,14 +316,14 @@ def runnable(tools: Sequence[ToolLike]) -> dict[str, Tool[..., Any]]:
     Raises:
         InvalidRequest: For one that is only declared, and as `llama4sdk.tools.declared`.
     """
-    found: dict[str, Tool[..., Any]] = {}
+    by_name: dict[str, Tool[..., Any]] = {}
     for tool in declared(tools):
         if not isinstance(tool, Tool):
             raise InvalidRequest(
                 f"The tool {tool.name} has no function; give run() functions, or use chat() and run the calls yourself."
             )
-        found[tool.name] = tool
-    return found
+        by_name[tool.name] = tool
+    return by_name
 
 
 def complaint(error: OutputInvalid) -> list[Message]:

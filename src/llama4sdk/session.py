@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
-from types import TracebackType
 from typing import TYPE_CHECKING, Self
 
 from llama4sdk.backend import Backend, KeepsSessions, KeptSession
 from llama4sdk.errors import InvalidRequest
-from llama4sdk.messages import Prompt
 from llama4sdk.output import answer_form
-from llama4sdk.reply import Reply
 from llama4sdk.request import Deadlines, Request, Sampling, ToolChoice, ToolSpec
 from llama4sdk.stream import Stream
 
 if TYPE_CHECKING:
     import os
+    from types import TracebackType
+
+    from llama4sdk.messages import Prompt
+    from llama4sdk.reply import Reply
 
 
 class Session:
@@ -64,7 +65,7 @@ class Session:
         Args:
             prompt: What is new: a string, a user message, or the results of the tools that the last answer called.
             tool_choice: As in `Llama4.stream`, of the session's tools.
-            output: The form of a typed answer. One that does not fit it belongs to the session all the same.
+            output: The form of a typed answer. An answer that does not fit it stays part of the session.
             sampling: How tokens are chosen.
             deadlines: How long each phase may take.
             priority: Larger goes first where the backend queues.

@@ -7,14 +7,10 @@ from abc import abstractmethod
 from collections.abc import AsyncIterator, Iterable
 from contextlib import AsyncExitStack
 from dataclasses import replace
-from types import TracebackType
-from typing import Generic, Self, TypeVar
+from typing import TYPE_CHECKING, Generic, Self, TypeVar
 
 import anyio
-from anyio.abc import TaskGroup
-from anyio.streams.memory import MemoryObjectReceiveStream, MemoryObjectSendStream
 
-from llama4sdk.backend import Answers
 from llama4sdk.errors import (
     DeadlineExceeded,
     InvalidRequest,
@@ -25,8 +21,16 @@ from llama4sdk.errors import (
 from llama4sdk.events import Done, Event, TextDelta, UsageUpdate
 from llama4sdk.output import AnswerForm, OutputReader
 from llama4sdk.reply import Reply, ReplyBuilder
-from llama4sdk.request import Request
 from llama4sdk.tools.events import CallEvents
+
+if TYPE_CHECKING:
+    from types import TracebackType
+
+    from anyio.abc import TaskGroup
+    from anyio.streams.memory import MemoryObjectReceiveStream, MemoryObjectSendStream
+
+    from llama4sdk.backend import Answers
+    from llama4sdk.request import Request
 
 E = TypeVar("E")
 
@@ -136,7 +140,7 @@ class Stream(Pumped[Event]):
                 print(text, end="", flush=True)
         reply = stream.snapshot
 
-    Whoever reads a stream that is cancelled gets what had come by then, and `Done` with the finish reason
+    The reader of a cancelled stream gets the events so far, and `Done` with the finish reason
     `cancelled`. Tool calls and the typed answer are read out of the text, whatever the backend; calls that it
     sends as events pass, and are numbered together with the others.
 
@@ -201,10 +205,10 @@ class Stream(Pumped[Event]):
 
     def _read(self, event: Event) -> Iterable[Event]:
         """Read calls and the typed answer out of the text."""
-        found = self._calls.add(event) if self._calls else [event]
+        events = self._calls.add(event) if self._calls else [event]
         if self._output is None:
-            return found
-        return [made for each in found for made in self._output.add(each)]
+            return events
+        return [made for each in events for made in self._output.add(each)]
 
     def _explained(self, error: Exception) -> LlamaError:
         return one_error(error, self._backend.capabilities.name, self._request.request_id)
@@ -223,7 +227,7 @@ class Stream(Pumped[Event]):
 
 
 def _may_call(request: Request) -> bool:
-    # Whatever the backend says of itself: servers that parse calls leave some of them in the text.
+    # Whatever its capabilities: servers that parse calls leave some of them in the text.
     return bool(request.tools) and request.tool_choice != "none"
 
 

@@ -1,6 +1,6 @@
 """Runs `transformers serve` on a checkpoint folder: python serve_llama4.py FOLDER PORT.
 
-For images that server wants torchvision, whose wheels are all built for CUDA. Without CUDA they can be
+For images that server needs torchvision, whose wheels are all built for CUDA. Without CUDA they can be
 used installed without their dependencies, and with the parts stubbed that would load CUDA code.
 """
 

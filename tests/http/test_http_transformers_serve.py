@@ -113,7 +113,7 @@ def backend_for(server: str, checkpoint: Path) -> HttpBackend:
 
 
 class TestTransformersServe(BackendConformance):
-    """The promises of every backend, over a server that nobody here wrote."""
+    """The promises of every backend, over a foreign server."""
 
     @pytest.fixture(autouse=True)
     def _served(self, server: str, checkpoint: Path) -> None:

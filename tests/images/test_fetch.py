@@ -157,7 +157,7 @@ async def test_fault_37_one_private_address_among_public_ones_blocks_the_name() 
     async with serving() as server:
         for order in ([LOOPBACK, METADATA], [METADATA, LOOPBACK]):
             with pytest.raises(UrlBlocked):
-                await get(server.url(), images_example=order)
+                await get(server.url(), pictures_example=order)
     assert server.requests == []
 
 

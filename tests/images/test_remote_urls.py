@@ -1,4 +1,4 @@
-"""Web addresses that are read strictly, and IP addresses that nobody may reach."""
+"""Web addresses that are read strictly, and IP addresses that are blocked."""
 
 from __future__ import annotations
 

@@ -82,7 +82,7 @@ def endless(config: ModelConfig | None = None) -> ModelConfig:
 
 @dataclass
 class Reader:
-    """Stands in for an event loop and a reader: takes what the engine says at once, or not at all."""
+    """Stands in for an event loop and a reader: takes the engine's events at once, or not at all."""
 
     mailbox: Mailbox
     events: list[MailboxEvent] = field(default_factory=list)

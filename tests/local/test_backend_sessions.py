@@ -352,7 +352,7 @@ async def test_a_session_closed_while_being_answered_holds_nothing_afterwards(fo
             await _first_text(events)
             await session.aclose()
             rest = [event async for event in events]
-        assert isinstance(rest[-1], Done)  # the answer comes to its end all the same
+        assert isinstance(rest[-1], Done)  # the answer still comes to its end
         assert await held(backend) == 0
 
 

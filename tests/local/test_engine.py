@@ -23,7 +23,7 @@ SEEDED = Sampling(temperature=1.0, top_p=0.9, seed=7, max_tokens=12)
 
 
 def greedy_by_scoring(small: SmallEngine, token_ids: list[int], count: int) -> list[int]:
-    """What the network itself says is likeliest, one full computation per token."""
+    """The argmax tokens of the network itself, one full computation per token."""
     tokens = list(token_ids)
     for _ in range(count):
         scores = score_with(small.model, tokens)[-1]

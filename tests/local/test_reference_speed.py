@@ -49,7 +49,7 @@ class Cached:
 
 
 def cached(lengths: list[int], source: torch.Generator, *, interleaved: bool = False) -> Cached:
-    """Fill a cache; with `interleaved`, no sequence's pages follow one another. What nobody holds is NaN."""
+    """Fill a cache; with `interleaved`, no sequence's pages follow one another. Free pages are NaN."""
     pages = PageAllocators(CacheShape(2 * sum(-(-n // PAGE) for n in lengths), 0, PAGE, None))
     sequences = [pages.sequence() for _ in lengths]
     spare = pages.sequence()

@@ -47,7 +47,7 @@ class Kept(ScriptedBackend):
 
 
 class Keeping(ScriptedBackend):
-    """A backend of somebody else's that keeps sessions."""
+    """A foreign backend that keeps sessions."""
 
     def __init__(self) -> None:
         super().__init__()

@@ -1,4 +1,4 @@
-"""Blocking calls in daemon threads: results, errors, cancelled callers, processes that exit all the same."""
+"""Blocking calls in daemon threads: results, errors, cancelled callers, processes that exit."""
 
 from __future__ import annotations
 

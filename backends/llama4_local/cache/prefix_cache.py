@@ -10,9 +10,12 @@ from __future__ import annotations
 import hashlib
 from array import array
 from collections import OrderedDict
-from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING
 
-from llama4_local.cache.page_table import PageAllocators, PagePool, SequencePages
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+
+    from llama4_local.cache.page_table import PageAllocators, PagePool, SequencePages
 
 
 class PageHashes:

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import hashlib
-from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 _SAMPLE = 64 * 1024  # bytes at the beginning and at the end of each file of tensors
 
@@ -11,7 +14,7 @@ _SAMPLE = 64 * 1024  # bytes at the beginning and at the end of each file of ten
 def fingerprint(folder: Path) -> str:
     """Return a SHA-256, in hexadecimal, over the config and over size, beginning and end of each file of tensors.
 
-    Copies of a checkpoint agree, and other weights differ, unless somebody takes pains that they do not.
+    Copies of a checkpoint agree, and other weights differ, unless they were forged to agree.
     """
     digest = hashlib.sha256((folder / "config.json").read_bytes())
     for file in sorted(folder.glob("*.safetensors")):

@@ -64,7 +64,7 @@ def load_fp8(
         config: As `read_config` returns it for the same folder.
         dtype: Of what is not in e4m3.
         device: Where the tensors go.
-        stacked: Whether experts are laid out as the kernels want them: the shared one last, where it is in the same
+        stacked: Whether experts are laid out for the kernels: the shared one last, where it is in the same
             format; `shared` is a view of them.
         progress: Called with the bytes read so far and in all; whatever it raises ends the loading.
 
@@ -107,16 +107,16 @@ def fp8_problems(stored: dict[str, StoredTensor], config: ModelConfig) -> list[s
 
 
 def _expected(stored: dict[str, StoredTensor], config: ModelConfig) -> dict[str, tuple[int, ...]]:
-    found: dict[str, tuple[int, ...]] = {}
+    expected: dict[str, tuple[int, ...]] = {}
     for name, shape in expected_tensors(config).items():
         if ".experts." in name and name not in stored:
             count, inner, outer = shape
             for expert in range(count):
                 names = single_names(name, expert)
-                found |= dict.fromkeys(names, (outer // len(names), inner))
+                expected |= dict.fromkeys(names, (outer // len(names), inner))
         else:
-            found[name] = shape
-    return found
+            expected[name] = shape
+    return expected
 
 
 def _misfit(stored: dict[str, StoredTensor], name: str, shape: tuple[int, ...]) -> list[str]:

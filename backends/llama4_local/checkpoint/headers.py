@@ -55,16 +55,16 @@ def find_tensors(folder: Path) -> dict[str, StoredTensor]:
     """
     problems: list[str] = []
     if (folder / INDEX_FILE).exists():
-        found = _from_index(folder, problems)
+        tensors = _from_index(folder, problems)
     elif (folder / SINGLE_FILE).exists():
-        found = {}
+        tensors = {}
         if _stays_inside(folder, folder / SINGLE_FILE, problems):
-            found = {tensor.name: tensor for tensor in _read_header(folder / SINGLE_FILE, problems)}
+            tensors = {tensor.name: tensor for tensor in _read_header(folder / SINGLE_FILE, problems)}
     else:
         raise CheckpointError(folder, [_nothing_to_read(folder)])
     if problems:
         raise CheckpointError(folder, problems)
-    return found
+    return tensors
 
 
 def _nothing_to_read(folder: Path) -> str:
@@ -79,20 +79,20 @@ def _nothing_to_read(folder: Path) -> str:
 
 def _from_index(folder: Path, problems: list[str]) -> dict[str, StoredTensor]:
     shards = _read_index(folder, problems)
-    found: dict[str, StoredTensor] = {}
+    tensors: dict[str, StoredTensor] = {}
     for file_name in sorted(set(shards.values())):
         path = folder / file_name
         if not _stays_inside(folder, path, problems):
             continue
         for tensor in _read_header(path, problems):
             if shards.get(tensor.name) == file_name:
-                found[tensor.name] = tensor
+                tensors[tensor.name] = tensor
             else:
                 problems.append(f"{tensor.name} lies in {file_name}, where the index does not expect it")
     if not problems:
-        absent = (name for name in shards if name not in found)
+        absent = (name for name in shards if name not in tensors)
         problems += [f"{name} is not in {shards[name]}, where the index expects it" for name in absent]
-    return found
+    return tensors
 
 
 def _read_index(folder: Path, problems: list[str]) -> dict[str, str]:

@@ -1,4 +1,4 @@
-"""Loads a network from a Hugging Face folder, checked before it is read, and saves one.
+"""Loads a network from a Hugging Face folder, checked before it is read.
 
 Every tensor's name, shape and type is checked from the headers first; all problems come in one
 `CheckpointError`. Values that are not finite are found while loading, again all of them.
@@ -83,7 +83,7 @@ def load_checkpoint(
         config: As `read_config` returns it for the same folder.
         dtype: Type of all tensors; by default the one they are stored in.
         device: Where they go.
-        stacked: Whether experts are laid out as the kernels want them, [experts + 1, in, out] with the shared one
+        stacked: Whether experts are laid out for the kernels, [experts + 1, in, out] with the shared one
             last; `shared` is a view of them.
         progress: Called with the bytes read so far and in all, at least once for each tensor; whatever it
             raises ends the loading.

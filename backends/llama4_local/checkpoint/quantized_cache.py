@@ -70,8 +70,8 @@ class PackedFiles:
             layer: Its number.
             shapes: [..., out, in] of each matrix wanted.
         """
-        found = (_read(path, f"{self.mark} {layer}", shapes) for path in self._paths(layer))
-        return next((matrices for matrices in found if matrices is not None), None)
+        candidates = (_read(path, f"{self.mark} {layer}", shapes) for path in self._paths(layer))
+        return next((matrices for matrices in candidates if matrices is not None), None)
 
     def save(self, layer: int, matrices: PackedLayer) -> bool:
         """Keep a layer; return whether that was possible (disks may be full, or not ours to write to)."""
@@ -90,10 +90,10 @@ def _read(path: Path, mark: str, shapes: Mapping[str, tuple[int, ...]]) -> Packe
             seal = (file.metadata() or {}).get("seal", "")
             if not seal.startswith(f"{mark} "):
                 return None  # before it is read
-            found = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - no mapping
-        if seal != _seal(mark, found):
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - no mapping
+        if seal != _seal(mark, tensors):
             return None
-        matrices = _join(found)
+        matrices = _join(tensors)
     except (OSError, SafetensorError, LookupError, ValueError, InvalidRequest):
         return None
     same = {name: tuple(matrix.shape) for name, matrix in matrices.items()} == dict(shapes)
@@ -129,19 +129,19 @@ def _clear(folder: Path) -> None:
 
 
 def _split(matrices: PackedLayer) -> dict[str, Tensor]:
-    found: dict[str, Tensor] = {}
+    tensors: dict[str, Tensor] = {}
     for name, matrix in matrices.items():
         values = matrix.packed if isinstance(matrix, Int4Matrix) else matrix.values
-        found |= {f"{name}.values": values, f"{name}.scales": matrix.scales}
-    return found
+        tensors |= {f"{name}.values": values, f"{name}.scales": matrix.scales}
+    return tensors
 
 
 def _join(tensors: dict[str, Tensor]) -> PackedLayer:
-    found: PackedLayer = {}
+    matrices: PackedLayer = {}
     for name in {key.rpartition(".")[0] for key in tensors}:
         values, scales = tensors[f"{name}.values"], tensors[f"{name}.scales"]
-        found[name] = _FORMATS[values.dtype, scales.dtype](values, scales)
-    return found
+        matrices[name] = _FORMATS[values.dtype, scales.dtype](values, scales)
+    return matrices
 
 
 def _seal(mark: str, tensors: Mapping[str, Tensor]) -> str:

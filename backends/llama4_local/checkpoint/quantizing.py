@@ -47,7 +47,7 @@ def load_packed(
 
     The first time, matrices are packed as they stream from disk and kept in a folder within the checkpoint's, or
     in the user's cache where that cannot be written to. Later they are read from there. Where neither can be
-    written to, they are packed every time. Experts are laid out as the kernels want them: the shared one last.
+    written to, they are packed every time. Experts are laid out for the kernels: the shared one last.
 
     Args:
         folder: A checkpoint of plain weights in Hugging Face form.
@@ -94,14 +94,14 @@ class Recipe:
 
 def recipes(layer: LayerTree[Pieces]) -> dict[str, Recipe]:
     """Return what each packed matrix of a layer is made of, by its name in the layer's file."""
-    found = {"qkv": Recipe(layer.attention.qkv), "output": Recipe(layer.attention.output)}
+    by_name = {"qkv": Recipe(layer.attention.qkv), "output": Recipe(layer.attention.output)}
     if layer.mlp is not None:
-        found |= {"gate_up": Recipe(layer.mlp.gate_up), "down": Recipe(layer.mlp.down)}
+        by_name |= {"gate_up": Recipe(layer.mlp.gate_up), "down": Recipe(layer.mlp.down)}
     if layer.moe is not None:
         shared = layer.moe.shared
-        found["gate_up"] = Recipe(shared.gate_up, layer.moe.gate_up[0])
-        found["down"] = Recipe(shared.down, layer.moe.down[0])
-    return found
+        by_name["gate_up"] = Recipe(shared.gate_up, layer.moe.gate_up[0])
+        by_name["down"] = Recipe(shared.down, layer.moe.down[0])
+    return by_name
 
 
 class _Packing:
@@ -129,21 +129,21 @@ class _Packing:
         )
 
     def _layer(self, number: int, schema: LayerTree[Pieces]) -> LayerTree[Matrix]:
-        wanted = recipes(schema)
-        matrices = self._kept(number, wanted)
+        recipes_by_name = recipes(schema)
+        matrices = self._kept(number, recipes_by_name)
         if matrices is None:
             with self._source.reporting(self._packing):
-                matrices = {name: self._pack(recipe) for name, recipe in wanted.items()}
+                matrices = {name: self._pack(recipe) for name, recipe in recipes_by_name.items()}
             # What was saved is read back: mapped, it takes no memory that other files could not have.
             if self._files and not self._source.problems and self._files.save(number, matrices):
-                matrices = self._files.load(number, _shapes(wanted)) or matrices
+                matrices = self._files.load(number, _shapes(recipes_by_name)) or matrices
         placed = {name: matrix.to(self._device) for name, matrix in matrices.items()}
         return self._assemble(schema, placed)
 
-    def _kept(self, number: int, wanted: dict[str, Recipe]) -> PackedLayer | None:
-        matrices = self._files.load(number, _shapes(wanted)) if self._files else None
+    def _kept(self, number: int, recipes_by_name: dict[str, Recipe]) -> PackedLayer | None:
+        matrices = self._files.load(number, _shapes(recipes_by_name)) if self._files else None
         if matrices is not None:
-            self._source.skip([name for recipe in wanted.values() for name in self._names(recipe)])
+            self._source.skip([name for recipe in recipes_by_name.values() for name in self._names(recipe)])
         return matrices
 
     def _pack(self, recipe: Recipe) -> Packed:
@@ -194,5 +194,5 @@ class _Packing:
         return MoeTree(self._plain(schema.router), gate_up, down, MlpTree(gate_up[-1], down[-1]))
 
 
-def _shapes(wanted: dict[str, Recipe]) -> dict[str, tuple[int, ...]]:
-    return {name: recipe.shape for name, recipe in wanted.items()}
+def _shapes(recipes_by_name: dict[str, Recipe]) -> dict[str, tuple[int, ...]]:
+    return {name: recipe.shape for name, recipe in recipes_by_name.items()}

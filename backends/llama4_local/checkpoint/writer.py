@@ -88,14 +88,14 @@ def _write_tensors(folder: Path, tensors: dict[str, Tensor], shards: int) -> Non
 
 
 def _split_experts(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
-    found: dict[str, Tensor] = {}
+    single: dict[str, Tensor] = {}
     for name, tensor in tensors.items():
         prefix, kind = name.rsplit(".", 1)
         if not prefix.endswith(".experts"):
-            found[name] = tensor
+            single[name] = tensor
             continue
         parts = ("gate_proj", "up_proj") if kind == "gate_up_proj" else (kind,)
         for expert, matrix in enumerate(tensor):
             for part, piece in zip(parts, matrix.chunk(len(parts), dim=1), strict=True):
-                found[f"{prefix}.{expert}.{part}.weight"] = piece.t()
-    return found
+                single[f"{prefix}.{expert}.{part}.weight"] = piece.t()
+    return single

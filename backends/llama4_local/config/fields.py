@@ -103,10 +103,10 @@ class Fields:
         values = cast("dict[str, object]", value) if isinstance(value, dict) else {}
         return Fields(values, f"{self.place}.{key}" if self.place else key, self.problems)
 
-    def must_be(self, key: str, wanted: object, reason: str) -> None:
-        """Add a problem unless the value is absent or the one that is wanted."""
-        if key in self and self.values[key] != wanted:
-            self.refuse(key, f"must be {wanted} ({reason})")
+    def must_be(self, key: str, expected: object, reason: str) -> None:
+        """Add a problem unless the value is absent or the one that is expected."""
+        if key in self and self.values[key] != expected:
+            self.refuse(key, f"must be {expected} ({reason})")
 
 
 def _fits(value: float, *, zero: bool) -> bool:

@@ -51,12 +51,12 @@ def parse_json_object(data: bytes, *, path: Path) -> Json:
 
 def _unique(pairs: list[tuple[str, object]]) -> Json:
     # json keeps the last of two equal keys without a word: two readers may then disagree on the file.
-    found = dict(pairs)
-    if len(found) != len(pairs):
+    entries = dict(pairs)
+    if len(entries) != len(pairs):
         seen: set[str] = set()
         twice = next(key for key, _ in pairs if key in seen or seen.add(key))
         raise ValueError(f"the key {twice[:200]!r} stands there twice")
-    return found
+    return entries
 
 
 def _reason(exc: Exception) -> str:

@@ -117,11 +117,11 @@ def _optional(path: Path) -> Json | None:
 
 
 def _processor(folder: Path) -> Json | None:
-    found = _optional(folder / "preprocessor_config.json")
-    if found is None:
-        found = _optional(folder / "processor_config.json") or {}
-    inner = found.get("image_processor")
-    return inner if isinstance(inner, dict) else found  # pyright: ignore[reportUnknownVariableType]
+    preprocessor = _optional(folder / "preprocessor_config.json")
+    if preprocessor is None:
+        preprocessor = _optional(folder / "processor_config.json") or {}
+    inner = preprocessor.get("image_processor")
+    return inner if isinstance(inner, dict) else preprocessor  # pyright: ignore[reportUnknownVariableType]
 
 
 def _check_kind(top: Fields) -> None:

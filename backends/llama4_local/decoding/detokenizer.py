@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import TYPE_CHECKING, Protocol
 
 from llama4_local.config.invariant import BrokenInvariant
@@ -10,6 +9,8 @@ from llama4_local.decoding.stop_strings import StopStrings
 from llama4sdk.events import FinishReason, TextDelta, TokenLogprob
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from llama4_local.decoding.sampler import ResolvedSampling, SampledToken
 
 

@@ -6,7 +6,6 @@ import subprocess
 import sys
 import threading
 from collections import OrderedDict
-from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
@@ -15,6 +14,8 @@ from llama4_local.decoding.tool_call_grammar import add_calls, add_words
 from llama4sdk.errors import BackendMissing, InvalidRequest
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from llguidance import LLMatcher, LLTokenizer
 
     from llama4sdk.prompting import Tokenizer

@@ -1,4 +1,4 @@
-"""Compiles one grammar in a process of its own, which may hang, run out of memory or crash in peace.
+"""Compiles one grammar in a subprocess, whose hang, crash or lack of memory harms no other request.
 
 Run as a script: the grammar comes in, and what is wrong with it goes out; nothing when it is fine.
 Deeply nested alternatives and long chains of references make the compiler take exponential time, or all of

@@ -6,7 +6,6 @@ lie differs (`SamplingColumns`).
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -18,6 +17,8 @@ from llama4_local.ops.filters import Filters
 from llama4_local.ops.reference import sampling
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from llama4_local.decoding.token_mask import TokenMask
     from llama4_local.ops.interface import Ops
     from llama4sdk.request import Sampling

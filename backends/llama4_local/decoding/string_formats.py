@@ -1,12 +1,15 @@
-"""The formats of JSON Schema that name a moment or a span, as patterns of nothing but what there is.
+"""The JSON Schema formats of dates, times and durations, as regular expressions of existing values only.
 
 RFC 3339 and ISO 8601, without leap seconds, years before 1000 and spans beyond 9,999 of a unit, none of which Python
-can hold or anybody means.
+can hold.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
 
 _YEAR = "[1-9][0-9]{3}"
 _LEAP_YEAR = "([1-9][0-9](0[48]|[2468][048]|[13579][26])|([2468][048]|1[26]|[3579][26])00)"

@@ -7,12 +7,15 @@ notation, as the model is trained to write them.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping, Sequence
-from typing import Any, Final, cast
+from typing import TYPE_CHECKING, Any, Final, cast
 
 from llama4_local.decoding.json_grammar import PYTHON, Rules, Values, quoted
 from llama4sdk.errors import InvalidRequest
-from llama4sdk.request import ToolSpec
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping, Sequence
+
+    from llama4sdk.request import ToolSpec
 
 _NAME = re.compile(r"[^\W\d][\w.$-]{0,255}")
 _NO_BRACKETS: Final = r"/[^\[]+/"

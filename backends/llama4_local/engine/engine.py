@@ -20,7 +20,6 @@ from llama4_local.decoding.sampler import ResolvedSampling, SampledToken, Sample
 from llama4_local.engine.device_loss import is_device_lost
 from llama4_local.engine.eager_runner import EagerRunner
 from llama4_local.engine.image_features import ImageFeatures
-from llama4_local.engine.mailbox import Outbox
 from llama4_local.engine.model_runner import ModelRunner
 from llama4_local.engine.request_state import InFlightStep, RequestChunk, RequestState
 from llama4_local.engine.scheduler import Scheduler
@@ -34,6 +33,7 @@ if TYPE_CHECKING:
     from llama4_local.cache.page_table import CacheShape, PageCopy
     from llama4_local.cache.session_store import SessionState
     from llama4_local.engine.cuda_graphs import Capture
+    from llama4_local.engine.mailbox import Outbox
     from llama4_local.engine.request import EngineRequest, Prefix
     from llama4_local.engine.step_output import Runner
     from llama4_local.model.transformer import Model

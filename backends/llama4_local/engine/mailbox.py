@@ -9,7 +9,6 @@ from __future__ import annotations
 import asyncio
 import sys
 from collections import deque
-from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, cast
 
 import anyio
@@ -18,6 +17,7 @@ from llama4sdk.errors import LlamaError
 from llama4sdk.events import Event
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
     from types import ModuleType
 
     import trio.lowlevel

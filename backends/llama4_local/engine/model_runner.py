@@ -6,7 +6,6 @@ one token is a CUDA graph; all others run eagerly.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING
@@ -23,6 +22,8 @@ from llama4_local.model.transformer import forward, sampling_logits
 from llama4_local.ops.batch import Batch, PoolTable, build_batch
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
     from torch import Tensor
 
     from llama4_local.cache.kv_cache import KvCache

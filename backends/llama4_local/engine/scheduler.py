@@ -8,13 +8,16 @@ the pages that it needs from the others, so that at least one makes progress.
 from __future__ import annotations
 
 from bisect import insort
-from collections.abc import Iterable
 from dataclasses import dataclass, field
-from typing import Generic, TypeVar
+from typing import TYPE_CHECKING, Generic, TypeVar
 
 from llama4_local.cache.page_table import PageAllocators, PageCopy, SequencePages
-from llama4_local.cache.prefix_cache import PageHashes, PrefixCache
 from llama4sdk.errors import ContextOverflow, Overloaded
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from llama4_local.cache.prefix_cache import PageHashes, PrefixCache
 
 HEAD_START = 64  # arrivals that one step of priority jumps over
 HIGHEST_PRIORITY = 100  # larger priorities count as this one, which bounds the head start

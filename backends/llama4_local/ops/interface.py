@@ -34,7 +34,7 @@ class Ops(Protocol):
     def capturable(self) -> bool:
         """Whether the host never waits for the device in them, so that a CUDA graph can repeat them.
 
-        Such functions want weights as `kernels.layout.prepare` lays them out.
+        Such functions take weights as `kernels.layout.prepare` lays them out.
         """
         ...
 

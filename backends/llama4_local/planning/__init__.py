@@ -1,7 +1,7 @@
 """Plans the memory and the speed of a model before any of it is loaded.
 
     plan               what a model takes on a machine, whether it fits, and what to change if not
-    check_fits         the same as a check that refuses, for whoever is about to load a model
+    check_fits         the same as a check before loading, which refuses
     available_memory   what this machine can still give
 
 None of it needs torch.

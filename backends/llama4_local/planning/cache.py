@@ -45,7 +45,7 @@ def plan_cache(text: TextConfig, *, context: int, sequences: int, itemsize: int)
         sequences * bare.pages_for(context), sequences * bare.local_pages_for(context), bare.page_size, text.chunk
     )
     page = shape.page_size * row_bytes(text, itemsize)
-    # Each pool has one page more, which belongs to nobody.
+    # Each pool has one page more, the null page.
     return CacheBytes(
         global_pool=len(text.global_layers) * (shape.global_pages + 1) * page,
         local_pool=len(text.local_layers) * (shape.local_pages + 1) * page,

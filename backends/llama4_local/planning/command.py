@@ -22,7 +22,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = _parser().parse_args(arguments)
     try:
         console = _console()
-        found = plan(
+        result = plan(
             options.model,
             memory=options.memory,
             quantize=options.quantize,
@@ -39,8 +39,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return REFUSED
     from llama4_local.planning.table import print_plan
 
-    print_plan(found, console)
-    return FITS if found.fits else FITS_NOT
+    print_plan(result, console)
+    return FITS if result.fits else FITS_NOT
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -69,8 +69,8 @@ def check_fits(
         reference=machine.reference,
         tensors=tensors,
     )
-    wanted = context or min(config.text.max_positions, config.text.chunk or usual_context(config))
-    plan = make_plan(name, sizing, machine, memory=memory, context=wanted, sequences=sequences, changes=changes)
+    tokens = context or min(config.text.max_positions, config.text.chunk or usual_context(config))
+    plan = make_plan(name, sizing, machine, memory=memory, context=tokens, sequences=sequences, changes=changes)
     if plan.longest_single == 0:
         raise CheckpointError(name, [plan.explanation], backend="local")
     if not plan.fits:

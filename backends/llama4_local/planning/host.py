@@ -21,13 +21,13 @@ def available_memory(root: Path = _ROOT) -> int:
     Args:
         root: Where `proc` and `sys` lie.
     """
-    found = [room for room in (_machine(root), _container(root)) if room is not None]
-    return min(found) if found else _free_pages()
+    rooms = [room for room in (_machine(root), _container(root)) if room is not None]
+    return min(rooms) if rooms else _free_pages()
 
 
 def _machine(root: Path) -> int | None:
-    found = _AVAILABLE.search(_text(root / "proc/meminfo"))
-    return int(found[1]) * 1024 if found else None
+    available = _AVAILABLE.search(_text(root / "proc/meminfo"))
+    return int(available[1]) * 1024 if available else None
 
 
 def _container(root: Path) -> int | None:

@@ -255,9 +255,9 @@ def _memory(memory: int | str | None, machine: Machine) -> int:
 
 
 def _context(context: int | str | None, name: str, config: ModelConfig) -> int:
-    wanted = usual_context(config) if context is None else parse_tokens(context)
-    if wanted > config.text.max_positions:
+    tokens = usual_context(config) if context is None else parse_tokens(context)
+    if tokens > config.text.max_positions:
         raise InvalidRequest(
-            f"{name} is made for {config.text.max_positions:,} tokens; a context of {wanted:,} is more."
+            f"{name} is made for {config.text.max_positions:,} tokens; a context of {tokens:,} is more."
         )
-    return wanted
+    return tokens

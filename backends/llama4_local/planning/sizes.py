@@ -49,10 +49,10 @@ def parse_bandwidth(size: float | str, *, name: str = "bandwidth") -> int:
     return _whole(size, name, "a number of bytes per second or a string like '4.3TB/s'", ending="b/s")
 
 
-def _whole(size: object, name: str, wanted: str, *, ending: str) -> int:
+def _whole(size: object, name: str, example: str, *, ending: str) -> int:
     count = _read(size, ending)
     if count is None:
-        raise InvalidRequest(f"{name} is {wanted}, got {str(size)[:80]!r}.")
+        raise InvalidRequest(f"{name} is {example}, got {str(size)[:80]!r}.")
     if count.denominator != 1 or not 1 <= count <= LARGEST:
         raise InvalidRequest(f"{name} is a whole number from 1 to 2^63 - 1, got {str(size)[:80]!r}.")
     return int(count)
@@ -61,10 +61,10 @@ def _whole(size: object, name: str, wanted: str, *, ending: str) -> int:
 def _read(size: object, ending: str) -> Fraction | None:
     if isinstance(size, int) and not isinstance(size, bool):
         return Fraction(size) if abs(size) <= LARGEST else Fraction(-1)
-    found = _SIZE.fullmatch(size) if isinstance(size, str) else None
-    if found is None or (found[3] + found[4]).lower() != ending:
+    match = _SIZE.fullmatch(size) if isinstance(size, str) else None
+    if match is None or (match[3] + match[4]).lower() != ending:
         return None
-    return Fraction(found[1]) * _POWERS[found[2].lower()]
+    return Fraction(match[1]) * _POWERS[match[2].lower()]
 
 
 def show_bytes(count: float) -> str:

@@ -95,7 +95,7 @@ class Sizing:
     def storage(self) -> Storage:
         """How weights are kept."""
         kind = self.quantize or "plain"
-        # Whoever publishes in FP8 leaves attention in bf16.
+        # Checkpoints published in FP8 keep attention in bf16.
         return Storage(kind, "fp8" if self.config.fp8 else kind, _DTYPE_BYTES[self.dtype])
 
     @property

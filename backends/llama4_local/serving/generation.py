@@ -5,13 +5,11 @@ from __future__ import annotations
 import warnings
 from collections.abc import AsyncIterator, Callable
 from functools import partial
-from types import TracebackType
 from typing import TYPE_CHECKING, Protocol
 
 import anyio
 
 from llama4_local.engine.mailbox import Mailbox
-from llama4_local.engine.request import Prefix
 from llama4_local.serving.prepare import prepare
 from llama4sdk.backend import keep_deadlines
 from llama4sdk.errors import InvalidRequest, LlamaError
@@ -19,7 +17,9 @@ from llama4sdk.events import Done, Event, Started
 from llama4sdk.worker_thread import run_in_daemon_thread
 
 if TYPE_CHECKING:
-    from llama4_local.engine.request import EngineRequest
+    from types import TracebackType
+
+    from llama4_local.engine.request import EngineRequest, Prefix
     from llama4_local.serving.engine_thread import EngineThread
     from llama4_local.serving.readiness import ServedModel
     from llama4sdk.request import Request

@@ -23,7 +23,7 @@ def prepare(
     """Render and check a request; slow for long prompts and images, so it runs in a worker thread.
 
     Args:
-        ready: What the checkpoint is.
+        served: The checkpoint, and the limits of requests to it.
         request: The SDK's request.
         mailbox: Takes its events.
         prefix: The session's tokens before the request's messages.

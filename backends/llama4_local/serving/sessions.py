@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import warnings
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +17,7 @@ from llama4_local.serving.generation import Generation, Host
 from llama4sdk.errors import CheckpointError, InvalidRequest
 
 if TYPE_CHECKING:
+    import os
     from collections.abc import AsyncIterator, Callable
     from contextlib import AbstractAsyncContextManager
 

@@ -24,11 +24,11 @@ def widened(x: Tensor, dtype: torch.dtype) -> Tensor:
     """Return x in a wider type; as it is where that is its own. What is not a number in e4m3 stays so."""
     if x.dtype != _NARROW or x.device.type != "cpu":
         return x.to(dtype)
-    found = a_256th(x).mul_(256)  # exact in fp16, and in all that is wider
+    values = a_256th(x).mul_(256)  # exact in fp16, and in all that is wider
     magnitudes = words(x).bitwise_and(_NAN)
     if int(magnitudes.max()) == _NAN:
-        found.masked_fill_(magnitudes == _NAN, torch.nan)
-    return found.float().to(dtype)  # from fp16 to bf16 at once torch takes five times as long
+        values.masked_fill_(magnitudes == _NAN, torch.nan)
+    return values.float().to(dtype)  # from fp16 to bf16 at once torch takes five times as long
 
 
 def words(x: Tensor) -> Tensor:

@@ -68,11 +68,11 @@ def build_weights(config: ModelConfig, get: Callable[[str], Tensor]) -> Weights:
 
 def named_tensors(config: ModelConfig, weights: Weights) -> dict[str, Tensor]:
     """Return a network's tensors under their published names, as views of its own."""
-    found: dict[str, Tensor] = {}
+    by_name: dict[str, Tensor] = {}
     for pieces, tensor in zip(weight_schema(config).leaves(), weights.leaves(), strict=True):
         parts = tensor.split([piece.shape[0] for piece in pieces])
-        found |= {piece.name: part for piece, part in zip(pieces, parts, strict=True)}
-    return found
+        by_name |= {piece.name: part for piece, part in zip(pieces, parts, strict=True)}
+    return by_name
 
 
 def random_weights(config: ModelConfig, seed: int, *, dtype: torch.dtype = torch.float32, std: float = 0.02) -> Weights:

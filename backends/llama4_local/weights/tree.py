@@ -166,9 +166,9 @@ class WeightTree(Generic[T]):
 
     def leaves(self) -> tuple[T, ...]:
         """Return what hangs on the tree, in the order of `map`: a trainer's parameters, say."""
-        found: list[T] = []
-        self.map(found.append)
-        return tuple(found)
+        collected: list[T] = []
+        self.map(collected.append)
+        return tuple(collected)
 
 
 AttentionWeights = AttentionTree[Tensor]

@@ -4,17 +4,20 @@ from __future__ import annotations
 
 import math
 import random
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 import anyio
 
-from llama4sdk.backend import Capabilities
 from llama4sdk.errors import LlamaError, Overloaded
-from llama4sdk.messages import Message, Prompt
-from llama4sdk.reply import Reply
-from llama4sdk.request import Deadlines, Sampling
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from llama4sdk.backend import Capabilities
+    from llama4sdk.messages import Message, Prompt
+    from llama4sdk.reply import Reply
+    from llama4sdk.request import Deadlines, Sampling
 
 _LONGEST = 60.0  # seconds that a server may tell us to wait
 _FIRST, _LONGEST_OWN = 0.5, 8.0  # seconds, doubled from try to try

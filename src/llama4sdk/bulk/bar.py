@@ -5,11 +5,12 @@ from __future__ import annotations
 import sys
 from typing import TYPE_CHECKING
 
-from llama4sdk.bulk.outcome import Tally
 from llama4sdk.errors import InvalidRequest
 
 if TYPE_CHECKING:
     from rich.progress import Progress
+
+    from llama4sdk.bulk.outcome import Tally
 
 
 def open_bar(progress: bool | None, total: int | None) -> ProgressBar | None:

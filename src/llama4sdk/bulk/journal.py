@@ -10,11 +10,10 @@ import os
 import stat
 import threading
 import time
-from collections.abc import Callable
 from contextlib import suppress
 from io import FileIO
 from pathlib import Path
-from typing import BinaryIO, NamedTuple, Self
+from typing import TYPE_CHECKING, BinaryIO, NamedTuple, Self
 
 from llama4sdk.bulk.lock import lock
 from llama4sdk.bulk.records import (
@@ -28,7 +27,11 @@ from llama4sdk.bulk.records import (
     reply_line,
 )
 from llama4sdk.errors import InvalidRequest, LlamaError
-from llama4sdk.reply import Reply
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from llama4sdk.reply import Reply
 
 _SYNC_EVERY = 1.0  # seconds: what a power cut may cost; a crash of the process alone costs nothing
 _LOOK_UP_EVERY = 1000  # lines
@@ -57,7 +60,7 @@ class Journal:
         self._synced = time.monotonic()
         self._broken: str | None = None  # why nothing more can be written
         self._size = 0
-        # Replies may be private, so nobody else may read them.
+        # Replies may be private, so only the owner may read them.
         self._file = FileIO(path, "a+", opener=lambda name, flags: os.open(name, flags, 0o600))
         try:
             self._reader: BinaryIO = path.open("rb")
@@ -190,11 +193,11 @@ class Journal:
         if not places:
             return None
         # The one that stood at the same place first, so that equal prompts keep their replies.
-        found = next((place for place in places if place.rank == index), places[0])
-        places.remove(found)
+        taken = next((place for place in places if place.rank == index), places[0])
+        places.remove(taken)
         if not places:
             del self._places[key]
-        return found
+        return taken
 
     def _add(self, line: bytes) -> None:
         if self._broken:

@@ -11,7 +11,7 @@ if sys.platform == "win32":
     _FAR = 2**40  # beyond the data, for a locked byte cannot be read there
 
     def lock(file: BinaryIO) -> bool:
-        """Lock an open file until it is closed; return whether nobody else had."""
+        """Lock an open file until it is closed; return whether it was free."""
         place = file.tell()
         file.seek(_FAR)
         try:
@@ -26,7 +26,7 @@ else:
     import fcntl
 
     def lock(file: BinaryIO) -> bool:
-        """Lock an open file until it is closed; return whether nobody else had."""
+        """Lock an open file until it is closed; return whether it was free."""
         try:
             fcntl.flock(file.fileno(), fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:

@@ -2,16 +2,12 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import AsyncIterable, AsyncIterator, Iterable
 from dataclasses import dataclass, replace
-from types import TracebackType
-from typing import Self
+from typing import TYPE_CHECKING, Self
 
 import anyio
 from anyio import from_thread, to_thread
-from anyio.abc import TaskGroup
-from anyio.streams.memory import MemoryObjectReceiveStream, MemoryObjectSendStream
 
 from llama4sdk.bulk.asking import Asking, Chats
 from llama4sdk.bulk.bar import ProgressBar, open_bar
@@ -26,6 +22,13 @@ from llama4sdk.output.form import MisfitError
 from llama4sdk.reply import Reply
 from llama4sdk.request import Deadlines, Sampling
 from llama4sdk.stream import one_error
+
+if TYPE_CHECKING:
+    import os
+    from types import TracebackType
+
+    from anyio.abc import TaskGroup
+    from anyio.streams.memory import MemoryObjectReceiveStream, MemoryObjectSendStream
 
 # Prompts that are taken and not yet read as outcomes, for each that may run: what keeps the backend busy
 # while the reader is busy, and bounds what is held for it.
@@ -218,11 +221,11 @@ class Bulk(AsyncIterator[Outcome]):
                 except StopAsyncIteration:
                     return
                 # One after the other, so that equal prompts find their own replies in the journal.
-                found = await self._looked_up(index, prompt)
-                if isinstance(found, Outcome):
-                    self._deliver(found)
+                earlier = await self._looked_up(index, prompt)
+                if isinstance(earlier, Outcome):
+                    self._deliver(earlier)
                 else:
-                    asks.start_soon(self._one, found, asks.cancel_scope)
+                    asks.start_soon(self._one, earlier, asks.cancel_scope)
                 index += 1
         finally:
             await self._prompts.aclose()

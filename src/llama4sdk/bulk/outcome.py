@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
 
 from llama4sdk.errors import InvalidRequest, LlamaError
 from llama4sdk.events import Usage
-from llama4sdk.messages import Prompt
-from llama4sdk.reply import Reply
+
+if TYPE_CHECKING:
+    from llama4sdk.messages import Prompt
+    from llama4sdk.reply import Reply
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,17 +12,20 @@ from __future__ import annotations
 import json
 import math
 import re
-from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from functools import cache
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, cast
 
 from pydantic import TypeAdapter, ValidationError
 
 from llama4sdk.errors import LlamaError
 from llama4sdk.events import TokenLogprob
-from llama4sdk.messages import ToolCall
 from llama4sdk.reply import Reply
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from llama4sdk.messages import ToolCall
 
 FORMAT = "llama4sdk.bulk/1"
 # What every journal begins with, whatever its model.
@@ -122,7 +125,7 @@ def _fields(line: bytes) -> dict[str, object]:
 
 
 def _reply(reply: Reply) -> dict[str, object]:
-    found: dict[str, object] = {
+    record: dict[str, object] = {
         "text": reply.text,
         "finish_reason": reply.finish_reason,
         "usage": asdict(reply.usage),
@@ -132,7 +135,7 @@ def _reply(reply: Reply) -> dict[str, object]:
         "backend": reply.backend,
         "model": reply.model,
     }
-    return {name: value for name, value in found.items() if value not in ([], "")}
+    return {name: value for name, value in record.items() if value not in ([], "")}
 
 
 def _call(call: ToolCall) -> dict[str, object]:

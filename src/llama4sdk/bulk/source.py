@@ -42,7 +42,7 @@ class PromptSource(AsyncIterator[Prompt]):
         return await anext(self._iterator)
 
     async def aclose(self) -> None:
-        """Close an async generator, in the task that has read it; it is read by nobody after this."""
+        """Close an async generator, in the task that has read it; it is not read after this."""
         if isinstance(self._iterator, _Closes):
             with anyio.CancelScope(shield=True):
                 await self._iterator.aclose()

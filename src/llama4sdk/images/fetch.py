@@ -34,8 +34,8 @@ async def resolve_by_system(host: str, port: int) -> Sequence[IPAddress]:
 
     from anyio import getaddrinfo
 
-    found = await getaddrinfo(host, port, type=socket.SOCK_STREAM)
-    return list(dict.fromkeys(ip_address(entry[4][0]) for entry in found))
+    answers = await getaddrinfo(host, port, type=socket.SOCK_STREAM)
+    return list(dict.fromkeys(ip_address(entry[4][0]) for entry in answers))
 
 
 async def fetch_image(
@@ -113,16 +113,16 @@ class _Fetch:
 
     async def checked_addresses(self, url: RemoteUrl) -> Sequence[IPAddress]:
         if url.address is not None:
-            found: Sequence[IPAddress] = [url.address]
+            addresses: Sequence[IPAddress] = [url.address]
         else:
             try:
-                found = await self.resolve(url.host, url.port)
+                addresses = await self.resolve(url.host, url.port)
             except (OSError, UnicodeError):
                 raise Unreachable(f"The name {url.host} has no address.") from None
         # One private address among public ones is a trick, not a fallback.
-        if not all(self.allowed(address) for address in found):
+        if not all(self.allowed(address) for address in addresses):
             raise UrlBlocked(f"{url.host} leads to an address that is not on the public internet.")
-        return found
+        return addresses
 
     async def send(self, url: RemoteUrl, address: IPAddress, *, last: bool) -> httpx.Response | None:
         """Return the answer's head; `None` if this address does not answer and others are left."""

@@ -71,9 +71,9 @@ def _segments(data: bytes) -> Iterator[tuple[int, bytes, bytes]]:
 def _find_marker(data: bytes, place: int) -> tuple[int, int]:
     # In steps, between which other threads get their turn; a marker begins in one and may end in the next.
     for start in range(place, len(data), _STEP):
-        found = _NEXT_MARKER.search(data, start, start + _STEP + 1)
-        if found is not None:
-            return found.span()
+        marker = _NEXT_MARKER.search(data, start, start + _STEP + 1)
+        if marker is not None:
+            return marker.span()
     raise truncated("JPEG")
 
 

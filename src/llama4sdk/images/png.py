@@ -1,6 +1,6 @@
 """PNG files, walked chunk by chunk (PNG Specification, Third Edition) before a decoder sees them.
 
-Decoders accept images with too few rows and unpack text and colour profiles that nobody asked for. Here the
+Decoders accept images with too few rows and unpack text and colour profiles without need. Here the
 pixel data must inflate to all rows, and only what the image needs is passed on.
 """
 

@@ -59,18 +59,18 @@ def parse(url: str) -> RemoteUrl:
         UrlBlocked: Not http(s), user info, backslashes, spaces, letters beyond ASCII, or a host written as
             an unusual form of number.
     """
-    found = _URL.fullmatch(url.partition("#")[0]) if len(url) <= _MAX_LENGTH else None
-    if found is None:
+    match = _URL.fullmatch(url.partition("#")[0]) if len(url) <= _MAX_LENGTH else None
+    if match is None:
         raise UrlBlocked(
             "The web address is not a plain http(s) URL: no user info, no backslashes or spaces, the host in "
             "ASCII (xn-- for others), other letters percent-encoded."
         )
-    scheme = found["scheme"].lower()
-    port = int(found["port"] or _default_port(scheme))
+    scheme = match["scheme"].lower()
+    port = int(match["port"] or _default_port(scheme))
     if not 0 < port < 65536:
         raise UrlBlocked(f"The web address names port {port}, which does not exist.")
-    host = (found["six"] or found["host"]).lower()
-    return RemoteUrl(scheme, host, port, found["target"] or "/", _address(found["six"], host))
+    host = (match["six"] or match["host"]).lower()
+    return RemoteUrl(scheme, host, port, match["target"] or "/", _address(match["six"], host))
 
 
 def _address(six: str | None, host: str) -> IPAddress | None:

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 Source: TypeAlias = "str | bytes | bytearray | memoryview | os.PathLike[str] | Image.Image"
 
-# A name with a colon is a path all the same, unless slashes or one of these schemes make it a URL.
+# A name with a colon is a path, unless slashes or one of these schemes make it a URL.
 _URL = re.compile(r"\s*(data(?=:)|https?(?=:)|file(?=:)|[a-z][a-z0-9+.\-]{1,30}(?=://))", re.IGNORECASE)
 _DATA_URL = re.compile(r"data:image/(png|jpeg|jpg|webp|gif);base64,", re.IGNORECASE)
 _STEP = 1024 * 1024  # characters of base64, a multiple of 4
@@ -32,11 +32,19 @@ class ImagePart(Protocol):
     """A message part that holds an image: its source and how to read it."""
 
     @property
-    def source(self) -> Source: ...
+    def source(self) -> Source:
+        """See `Image`."""
+        ...
+
     @property
-    def fetch(self) -> bool: ...
+    def fetch(self) -> bool:
+        """See `Image`."""
+        ...
+
     @property
-    def orient(self) -> bool: ...
+    def orient(self) -> bool:
+        """See `Image`."""
+        ...
 
 
 def load(
@@ -103,8 +111,8 @@ def check_url(source: Source, *, fetch: bool) -> TypeGuard[str]:
     Raises:
         UrlBlocked: It is one that the caller did not allow, or a URL that is never read.
     """
-    found = _URL.match(source) if isinstance(source, str) else None
-    scheme = found[1].lower() if found else ""
+    match = _URL.match(source) if isinstance(source, str) else None
+    scheme = match[1].lower() if match else ""
     if scheme in ("", "data"):
         return False
     if scheme not in ("http", "https"):
@@ -147,8 +155,8 @@ def _read_data_url(url: str, limits: ImageLimits) -> bytes:
     limits.check_bytes((len(url) - head.end()) * 3 // 4 - min(padding, 2))
     data = _read_base64(url[head.end() :], padding)
     named = head[1].upper().replace("JPG", "JPEG")
-    if (found := sniff(data)) != named:
-        raise ImageError(f"The data URL says {named}, but its data is {found}.")
+    if (actual := sniff(data)) != named:
+        raise ImageError(f"The data URL says {named}, but its data is {actual}.")
     return data
 
 

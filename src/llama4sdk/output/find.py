@@ -5,9 +5,10 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Collection, Iterator, Mapping
-from typing import Any, Final, Literal, TypeAlias, cast
+from typing import TYPE_CHECKING, Any, Final, Literal, TypeAlias, cast
 
-from llama4sdk.output.json_schema import JsonSchema
+if TYPE_CHECKING:
+    from llama4sdk.output.json_schema import JsonSchema
 
 Kind: TypeAlias = Literal["object", "array", "scalar"]
 
@@ -18,7 +19,7 @@ _OPENING: dict[Kind, str] = {"object": "{", "array": "["}
 
 def kinds_of(schema: JsonSchema) -> frozenset[Kind]:
     """Return what kinds of value a schema asks for."""
-    found: set[Kind] = set()
+    kinds: set[Kind] = set()
     waiting: list[object] = [schema.root]
     for _ in range(200):
         if not waiting:
@@ -30,8 +31,8 @@ def kinds_of(schema: JsonSchema) -> frozenset[Kind]:
         elif "anyOf" in fields or "oneOf" in fields:
             waiting += [*fields.get("anyOf", []), *fields.get("oneOf", [])]
         else:
-            found |= _own_kinds(fields)
-    return frozenset(found)
+            kinds |= _own_kinds(fields)
+    return frozenset(kinds)
 
 
 def _own_kinds(fields: Mapping[str, Any]) -> set[Kind]:
@@ -55,7 +56,7 @@ def _kind_of(value: object) -> Kind:
 
 
 def find_json(text: str, kinds: Collection[Kind]) -> Iterator[str]:
-    """Yield the stretches of a text that may be the answer, the likeliest first.
+    """Yield the stretches of a text that may be the answer, the most probable first.
 
     The whole text, then what stands in fenced blocks, then every object or list between words. Where a
     single value is asked for, plain words count as a string.

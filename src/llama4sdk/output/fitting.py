@@ -9,9 +9,10 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Callable, Mapping
-from typing import Any, Final, TypeAlias, cast
+from typing import TYPE_CHECKING, Any, Final, TypeAlias, cast
 
-from llama4sdk.output.json_schema import JsonSchema, Schema
+if TYPE_CHECKING:
+    from llama4sdk.output.json_schema import JsonSchema, Schema
 
 _Rule: TypeAlias = "Callable[[_Fit, Schema, Any, str], Any]"
 
@@ -80,8 +81,8 @@ class _Fit:
         kept, was_mending = self.problems, self.mending
         self.problems, self.mending = [], mending and was_mending
         fitted = self.node(node, value, path)
-        found, self.problems, self.mending = self.problems, kept, was_mending
-        return fitted, found
+        problems, self.problems, self.mending = self.problems, kept, was_mending
+        return fitted, problems
 
 
 def _reference(work: _Fit, node: Schema, value: Any, path: str) -> Any:
@@ -128,10 +129,10 @@ def _mended(value: Any, name: str) -> Any:
     if name == "boolean":
         return {"true": True, "false": False}.get(text.lower(), value)
     try:
-        found = json.loads(text, parse_constant=_refuse)
+        parsed = json.loads(text, parse_constant=_refuse)
     except (ValueError, RecursionError):
         return value
-    return int(found) if name == "integer" and isinstance(found, float) and found.is_integer() else found
+    return int(parsed) if name == "integer" and isinstance(parsed, float) and parsed.is_integer() else parsed
 
 
 def _refuse(constant: str) -> float:
@@ -247,8 +248,8 @@ def _repeats(items: list[Any]) -> bool:
 
 
 def _contains(work: _Fit, node: Schema, items: list[Any], path: str) -> None:
-    found = sum(not work.attempt(node["contains"], item, path)[1] for item in items)
-    if found < node.get("minContains", 1) or found > node.get("maxContains", len(items)):
+    count = sum(not work.attempt(node["contains"], item, path)[1] for item in items)
+    if count < node.get("minContains", 1) or count > node.get("maxContains", len(items)):
         work.problem(path, "does not hold the right number of the items that it must contain")
 
 
@@ -266,8 +267,8 @@ def _object(work: _Fit, node: Schema, value: Any, path: str) -> Any:
 
 def _dependent(work: _Fit, node: Schema, fields: Mapping[str, Any], path: str) -> None:
     needs = node.get("dependentRequired")
-    for name, wanted in cast("Mapping[str, list[str]]", needs if isinstance(needs, Mapping) else {}).items():
-        for other in wanted:
+    for name, needed in cast("Mapping[str, list[str]]", needs if isinstance(needs, Mapping) else {}).items():
+        for other in needed:
             if name in fields and other not in fields:
                 work.problem(_joined(path, other), f"is missing beside {name}")
 

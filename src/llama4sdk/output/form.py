@@ -46,9 +46,9 @@ class AnswerForm:
             MisfitError: When there is none that fits; it says what is wrong with the first.
         """
         first: MisfitError | None = None
-        for found in find_json(text, self.kinds):
+        for candidate in find_json(text, self.kinds):
             try:
-                return self._read(found)
+                return self._read(candidate)
             except MisfitError as error:
                 first = first or error
         raise first or MisfitError("it holds no complete JSON value of the right kind")
@@ -124,8 +124,8 @@ def _of_type(output: object) -> AnswerForm:
 
 
 def _problems(error: ValidationError) -> str:
-    found = error.errors(include_url=False, include_context=False, include_input=False)
-    return "; ".join(f"{'.'.join(map(str, each['loc'])) or 'the value'}: {each['msg']}" for each in found[:10])
+    details = error.errors(include_url=False, include_context=False, include_input=False)
+    return "; ".join(f"{'.'.join(map(str, each['loc'])) or 'the value'}: {each['msg']}" for each in details[:10])
 
 
 def _named(name: object) -> str:

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Collection
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from pydantic_core import from_json
 
-from llama4sdk.output.find import Kind
+if TYPE_CHECKING:
+    from collections.abc import Collection
+
+    from llama4sdk.output.find import Kind
 
 _SPACE = re.compile(r"[ \t\r\n]*")
 _IN_STRING = re.compile(r'[^"\\]*')

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from datetime import datetime
 from typing import TYPE_CHECKING, Any, TypeAlias, cast
 
@@ -16,6 +15,8 @@ from llama4sdk.errors import BackendMissing, InvalidRequest
 from llama4sdk.messages import AssistantMessage, Image, Message, ToolCall, ToolMessage
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+
     from jinja2.sandbox import ImmutableSandboxedEnvironment
 
     from llama4sdk.request import ToolSpec

@@ -12,7 +12,6 @@ import re
 import threading
 from array import array
 from collections import OrderedDict
-from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final, Literal
 
@@ -20,10 +19,12 @@ from llama4sdk.errors import InvalidRequest
 from llama4sdk.images import Tiles, patch_tokens, tile
 from llama4sdk.messages import AssistantMessage, Image, Message, Prompt, ToolMessage, conversation
 from llama4sdk.prompting.tool_format import ToolsPlace, tools_place, with_declarations, write_calls
-from llama4sdk.request import OutputSpec, ToolChoice, ToolSpec
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
     from llama4sdk.prompting.tokenizer import Tokenizer
+    from llama4sdk.request import OutputSpec, ToolChoice, ToolSpec
 
 BEGIN: Final = "<|begin_of_text|>"
 HEADER_START: Final = "<|header_start|>"
@@ -78,7 +79,7 @@ class Rendered:
         count: How many tokens stand for what.
         digest: SHA-256, in hex, over ids and pixels: equal prompts have equal digests.
         flags: What the text holds that a person would not see: `nul`, `tag characters` (a way to hide
-            instructions), `direction controls`. It is rendered all the same; refuse it where that matters.
+            instructions), `direction controls`. It is rendered; refuse it where that matters.
     """
 
     token_ids: list[int]

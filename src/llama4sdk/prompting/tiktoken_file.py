@@ -1,7 +1,7 @@
 """Meta's `tokenizer.model`: BPE ranks in tiktoken's text form, made into an engine.
 
 A line holds a token's bytes in base64 and its rank, which is its id as well. The file has no merges: any two
-neighbours whose joined bytes are a token may merge, lowest rank first. The engine wants them listed, so every
+neighbours whose joined bytes are a token may merge, lowest rank first. The tokenizer library needs a list, so every
 split of every token into two tokens becomes one merge, in the order of the ranks.
 """
 

@@ -162,8 +162,8 @@ class Tokenizer:
             return known
         if token_id in self._names:
             return None
-        found = self._bytes[token_id] = self._look_up(token_id)
-        return found
+        data = self._bytes[token_id] = self._look_up(token_id)
+        return data
 
     def _look_up(self, token_id: int) -> bytes:
         try:

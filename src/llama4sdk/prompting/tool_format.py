@@ -9,11 +9,13 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from typing import Any, Literal, TypeAlias
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 from llama4sdk.errors import InvalidRequest
 from llama4sdk.messages import Message, SystemMessage, ToolCall, UserMessage
-from llama4sdk.request import OutputSpec, ToolChoice, ToolSpec
+
+if TYPE_CHECKING:
+    from llama4sdk.request import OutputSpec, ToolChoice, ToolSpec
 
 ToolsPlace: TypeAlias = Literal["system", "user"]
 """Where tools are declared: in the system message, or before the first user message's content."""

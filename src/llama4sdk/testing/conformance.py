@@ -14,10 +14,10 @@ import gc
 import sys
 import threading
 from abc import abstractmethod
-from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 from dataclasses import replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import anyio
 import pytest
@@ -26,9 +26,13 @@ from llama4sdk.backend import Backend
 from llama4sdk.errors import ContextOverflow, DeadlineExceeded, LlamaError
 from llama4sdk.events import Done, Event, Started, TextDelta
 from llama4sdk.messages import conversation
-from llama4sdk.reply import Reply
 from llama4sdk.request import Deadlines, Request, Sampling
 from llama4sdk.stream import Stream
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncGenerator
+
+    from llama4sdk.reply import Reply
 
 # No deadline and no wait of these tests is shorter than what a loaded machine needs.
 _PATIENCE = 60.0

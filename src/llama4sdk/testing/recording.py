@@ -12,12 +12,11 @@ from __future__ import annotations
 import hashlib
 import json
 from collections import Counter
-from collections.abc import AsyncGenerator, AsyncIterator, Mapping
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import asdict, replace
 from os import PathLike
 from pathlib import Path
-from typing import Any, get_args
+from typing import TYPE_CHECKING, Any, get_args
 
 import anyio
 from pydantic import TypeAdapter
@@ -29,7 +28,11 @@ from llama4sdk.errors import InvalidRequest, LlamaError, ServerFault
 from llama4sdk.events import Event, Started
 from llama4sdk.messages import Image, Message
 from llama4sdk.reply import Reply
-from llama4sdk.request import Request
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncGenerator, AsyncIterator, Mapping
+
+    from llama4sdk.request import Request
 
 _CAPABILITIES = "capabilities.json"
 _KINDS: Mapping[str, TypeAdapter[Any]] = {kind.__name__: TypeAdapter(kind) for kind in get_args(Event)}

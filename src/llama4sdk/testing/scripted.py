@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractAsyncContextManager, aclosing, asynccontextmanager
-from typing import TypeAlias
+from typing import TYPE_CHECKING, TypeAlias
 
 import anyio
 
 from llama4sdk.backend import Capabilities, keep_deadlines
 from llama4sdk.errors import ContextOverflow, LlamaError, ServerFault
 from llama4sdk.events import Done, Event, FinishReason, Started, TextDelta, ToolCallReady, Usage
-from llama4sdk.request import Request
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterable, Iterator, Sequence
+
+    from llama4sdk.request import Request
 
 # What may stand in an answer: text (sent word by word), seconds to wait, an event, or an error to raise.
 Step: TypeAlias = str | float | Event | LlamaError

@@ -7,19 +7,22 @@ import contextvars
 import inspect
 import math
 import threading
-from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from dataclasses import dataclass
-from typing import Any, TypeVar, cast
+from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 import anyio
 import anyio.from_thread
 import anyio.lowlevel
 
 from llama4sdk.messages import ToolCall, ToolMessage
-from llama4sdk.tools.declared import Tool
 from llama4sdk.tools.results import Content, UnusableResultError, content_of, error_content
 from llama4sdk.tools.schema import BadArgumentsError
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
+
+    from llama4sdk.tools.declared import Tool
 
 T = TypeVar("T")
 
@@ -96,7 +99,7 @@ async def in_thread(function: Callable[[], T]) -> T:
         try:
             value = context.run(function)
             outcome.append(lambda: value)
-        except BaseException as error:  # noqa: BLE001 - handed to whoever waits
+        except BaseException as error:  # noqa: BLE001 - handed to the waiting task
             outcome.append(_raiser(error))
         with suppress(RuntimeError):  # the loop has ended meanwhile
             anyio.from_thread.run_sync(done.set, token=token)

@@ -15,20 +15,23 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from llama4sdk.errors import InvalidRequest
 from llama4sdk.events import Event, TextDelta, TokenLogprob, ToolCallReady
 from llama4sdk.messages import ToolCall
 from llama4sdk.output.fitting import fit
 from llama4sdk.output.json_schema import schema_of
-from llama4sdk.request import ToolSpec
 from llama4sdk.tools.open_call import JsonCall, OpenCall, nowhere, object_of
 from llama4sdk.tools.remaining import RemainingText
 from llama4sdk.tools.source import NotACallError, Reading, Source
 from llama4sdk.tools.values import Value, read_name, read_object, read_string, read_value
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping
+
+    from llama4sdk.request import ToolSpec
 
 MAX_CALLS: Final = 128
 """Calls in one answer; what follows them is text."""
@@ -87,7 +90,7 @@ class CallReader:
         self._ids = ids
         self.next_index = 0
         """Index of the next call; whoever passes other calls on as well may raise it."""
-        self.found = 0
+        self.calls_read = 0
         """Calls that are complete."""
         self._source = Source()
         self._text = RemainingText(self._source)
@@ -146,7 +149,7 @@ class CallReader:
     def _may_begin(self, opener: str) -> bool:
         if any(closer.startswith(opener) for closer in self._closers):
             return True
-        if self.found >= MAX_CALLS:
+        if self.calls_read >= MAX_CALLS:
             return False
         before = self._text.last
         return before in ("", "\n") if opener == "`" else not _NEVER_BEFORE.match(before)
@@ -353,7 +356,7 @@ class CallReader:
         return {}
 
     def _begin(self, name: str) -> OpenCall:
-        if self.found >= MAX_CALLS:
+        if self.calls_read >= MAX_CALLS:
             raise NotACallError
         call_id = None if self._ids is None else f"{self._ids}{self.next_index}"
         self._open = OpenCall(self.next_index, name, call_id)
@@ -368,7 +371,7 @@ class CallReader:
             raise NotACallError from None
         self._emit([*call.events(), ToolCallReady(call.index, ready)])
         self._open = None
-        self.found += 1
+        self.calls_read += 1
         self._text.call_read()
         self._drop()
 

@@ -87,6 +87,7 @@ class Tool(Generic[P, R]):
         return self.spec.parameters
 
     def __call__(self, *args: P.args, **kwargs: P.kwargs) -> R:
+        """Call the function itself."""
         return self.function(*args, **kwargs)
 
     def __get__(self, owner: object, kind: type | None = None) -> Tool[..., R]:
@@ -170,12 +171,12 @@ def declared(tools: Iterable[ToolLike]) -> tuple[Tool[..., Any] | ToolSpec, ...]
     """
     if isinstance(tools, str | Mapping | ToolSpec) or not isinstance(tools, Iterable):
         raise InvalidRequest("tools is a list of tools.")
-    found = tuple(_one(tool) for tool in tools)
-    names = [each.name for each in found]
+    tools_declared = tuple(_one(tool) for tool in tools)
+    names = [each.name for each in tools_declared]
     twice = sorted({name for name in names if names.count(name) > 1})
     if twice:
         raise InvalidRequest(f"Tools must have different names; declared twice: {', '.join(twice)}.")
-    return found
+    return tools_declared
 
 
 def specs_of(tools: Iterable[ToolLike]) -> tuple[ToolSpec, ...]:

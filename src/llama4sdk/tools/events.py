@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from dataclasses import replace
+from typing import TYPE_CHECKING
 
 from llama4sdk.events import Done, Event, TextDelta, ToolCallDelta, ToolCallReady, ToolCallStarted
-from llama4sdk.request import ToolSpec
 from llama4sdk.tools.calls import CallReader
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from llama4sdk.request import ToolSpec
 
 
 class CallEvents:
@@ -34,8 +38,8 @@ class CallEvents:
                 return [replace(event, index=self._index(event.index))]
             case Done():
                 rest = self._reader.end()
-                found = self._reader.found and event.finish_reason == "stop"
-                return [*rest, replace(event, finish_reason="tool_calls") if found else event]
+                has_calls = self._reader.calls_read and event.finish_reason == "stop"
+                return [*rest, replace(event, finish_reason="tool_calls") if has_calls else event]
             case _:
                 return [event]
 

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass, field
-from typing import cast
+from typing import TYPE_CHECKING, cast
 
 from llama4sdk.events import Event, ToolCallDelta, ToolCallStarted
 from llama4sdk.tools.source import NotACallError
-from llama4sdk.tools.values import Value
+
+if TYPE_CHECKING:
+    from llama4sdk.tools.values import Value
 
 
 class OpenCall:

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import re
 from collections import deque
+from typing import TYPE_CHECKING
 
 from llama4sdk.events import TextDelta, TokenLogprob
-from llama4sdk.tools.source import Source
+
+if TYPE_CHECKING:
+    from llama4sdk.tools.source import Source
 
 _SEPARATORS = re.compile(r"[\s;,]*")
 

@@ -74,10 +74,10 @@ _UNSUITABLE = (
 
 def problems_of(error: ValidationError) -> str:
     """Return what does not fit, and where, without the values themselves."""
-    found = error.errors(include_url=False, include_context=False, include_input=False)
+    details = error.errors(include_url=False, include_context=False, include_input=False)
     return "; ".join(
         f"{'.'.join(str(step) for step in each['loc']) or 'the value'}: {_PLAIN_WORDS.get(each['type'], each['msg'])}"
-        for each in found[:10]
+        for each in details[:10]
     )
 
 

@@ -64,19 +64,19 @@ def read_value(source: Source, write: Write, depth: int = 0) -> Reading[Value]:
 
 def read_object(source: Source, write: Write, depth: int = 0) -> Reading[dict[str, Value]]:
     """Read an object: a dict in braces whose keys are strings."""
-    found: dict[str, Value] = {}
+    members: dict[str, Value] = {}
     source.pos += 1
     write("{")
     while (yield from source.skip_space()) != "}":
-        if found:
+        if members:
             write(", ")
         key = yield from _key(source, write)
         write(": ")
-        found[key] = yield from read_value(source, write, depth + 1)
+        members[key] = yield from read_value(source, write, depth + 1)
         yield from _comma(source, "}")
     source.pos += 1
     write("}")
-    return found
+    return members
 
 
 def read_string(source: Source, write: Write) -> Reading[str]:
@@ -118,19 +118,19 @@ def read_name(source: Source) -> Reading[str]:
 
 
 def _sequence(source: Source, write: Write, depth: int, closing: str) -> Reading[list[Value]]:
-    found: list[Value] = []
+    members: list[Value] = []
     source.pos += 1
     write("[")
     while (yield from source.skip_space()) != closing:
-        if found:
+        if members:
             write(", ")
-        found.append((yield from read_value(source, write, depth + 1)))
+        members.append((yield from read_value(source, write, depth + 1)))
         commas = yield from _comma(source, closing)
-        if closing == ")" and len(found) == 1 and not commas:  # brackets around a value, no tuple
+        if closing == ")" and len(members) == 1 and not commas:  # brackets around a value, no tuple
             raise NotACallError
     source.pos += 1
     write("]")
-    return found
+    return members
 
 
 def _comma(source: Source, closing: str) -> Reading[bool]:

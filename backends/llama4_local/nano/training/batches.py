@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -14,6 +14,9 @@ from llama4_local.nano.training.data import SKILLS, Sample, mixture
 from llama4_local.nano.training.forward import moved
 from llama4sdk.prompting import PromptTemplate
 from llama4sdk.prompting import special_tokens as names
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping, Sequence
 
 
 @dataclass(frozen=True, slots=True)

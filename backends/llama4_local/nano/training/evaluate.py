@@ -8,7 +8,6 @@ is the greedy one and must be equal to the right one, token by token.
 from __future__ import annotations
 
 import argparse
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
@@ -31,6 +30,8 @@ from llama4_local.nano.training.forward import training_forward
 from llama4sdk.prompting.tool_format import write_calls
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from torch import Tensor
 
     from llama4_local.weights.quantize import Kind
@@ -45,7 +46,7 @@ class Miss:
     """A sample that was answered wrongly."""
 
     sample: Sample
-    wanted: str
+    expected: str
     got: str
 
 
@@ -91,7 +92,7 @@ def _features(model: Model, prompt: Rendered) -> Tensor | None:
 def _next(
     model: Model, sequences: Sequence[list[int]], images: Sequence[Tensor | None], rows: Sequence[int]
 ) -> list[int]:
-    """Return the likeliest next token of each of the rows."""
+    """Return the argmax token of each row."""
     lengths = torch.tensor([len(sequences[row]) for row in rows])
     token_ids = torch.zeros((len(rows), int(lengths.max())), dtype=torch.int64)
     for place, row in enumerate(rows):
@@ -103,7 +104,7 @@ def _next(
 
 
 def load(folder: Path, quantize: Kind | None = None) -> tuple[Model, PromptTemplate]:
-    """Return a checkpoint's network in fp32, on a CPU with packed layers where wanted, and its prompt template."""
+    """Return a checkpoint's network in fp32, on a CPU with packed layers on request, and its prompt template."""
     if quantize is not None:
         return load_model(folder, dtype="float32", quantize=quantize, keep=False), prompt_template(folder)
     config = read_config(folder)
@@ -116,7 +117,7 @@ def load(folder: Path, quantize: Kind | None = None) -> tuple[Model, PromptTempl
 def are_right(model: Model, template: PromptTemplate, asked: Sequence[Sample]) -> list[bool]:
     """Return for each sample whether the greedy answer is the right one, token by token.
 
-    One pass is enough: the greedy answer is the right one exactly if each of its tokens is the likeliest
+    One pass is enough: the greedy answer is the right one exactly if each of its tokens is the argmax
     after those before it.
     """
     examples = [_last_answer(render(template, sample)) for sample in asked]
@@ -166,17 +167,17 @@ def main() -> None:
     parser.add_argument("--quantize", choices=("int4", "fp8"), default=None, help="how layers are packed first")
     parser.add_argument("--misses", type=int, default=0, help="wrong answers to show per skill")
     parser.add_argument("--write", type=Path, default=None, help="a JSON file for the table")
-    wanted = parser.parse_args()
-    model, template = load(wanted.checkpoint, wanted.quantize)
+    options = parser.parse_args()
+    model, template = load(options.checkpoint, options.quantize)
     table: dict[str, float] = {}
-    for skill in wanted.skills:
-        table[skill], misses = measure(model, template, skill, wanted.samples, seed=wanted.seed, show=wanted.misses)
+    for skill in options.skills:
+        table[skill], misses = measure(model, template, skill, options.samples, seed=options.seed, show=options.misses)
         print(f"{skill:18} {table[skill]:7.1%}", flush=True)
         for miss in misses:
             said = miss.sample.messages[-2].text
-            print(f"    {said!r}\n        wanted {miss.wanted!r}\n        got    {miss.got!r}", flush=True)
-    if wanted.write:
-        write_json(wanted.write, {"samples": wanted.samples, "seed": wanted.seed, "accuracy": table})
+            print(f"    {said!r}\n        expected {miss.expected!r}\n        got      {miss.got!r}", flush=True)
+    if options.write:
+        write_json(options.write, {"samples": options.samples, "seed": options.seed, "accuracy": table})
 
 
 if __name__ == "__main__":

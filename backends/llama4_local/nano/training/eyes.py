@@ -9,8 +9,6 @@ pass through the whole network, which then finds features that are easy to read.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
-from concurrent.futures import Executor
 from dataclasses import dataclass
 from functools import partial
 from random import Random
@@ -30,6 +28,9 @@ from llama4_local.nano.training.optimizer import Optimizer
 from llama4sdk.images import fitted_size, tile
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+    from concurrent.futures import Executor
+
     from torch import Tensor
 
     from llama4_local.config.model import ModelConfig
@@ -74,7 +75,7 @@ def open_eyes(
     config: ModelConfig, weights: Weights, *, seed: int, minutes: float, images: int, pool: Executor,
     makers: int, report: Callable[[str], None],
 ) -> None:  # fmt: skip
-    """Train the picture encoder in place, for so many minutes.
+    """Train the image encoder in place, for so many minutes.
 
     Args:
         config: The network's shape.

@@ -102,10 +102,10 @@ def _written_out(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
 def _placeholders(model: Model, flat: Tensor, features: Tensor | None) -> Tensor:
     if features is None:
         return flat[:0]
-    found = (flat == model.config.image_token_id).nonzero().flatten()
-    if len(found) != len(features):
-        raise ValueError(f"{len(found)} image placeholders but {len(features)} features")
-    return found
+    rows = (flat == model.config.image_token_id).nonzero().flatten()
+    if len(rows) != len(features):
+        raise ValueError(f"{len(rows)} image placeholders but {len(features)} features")
+    return rows
 
 
 def _scatter(x: Tensor, rows: Tensor, shape: tuple[int, int]) -> Tensor:

@@ -5,10 +5,13 @@ from __future__ import annotations
 import io
 import math
 from dataclasses import dataclass
-from random import Random
+from typing import TYPE_CHECKING
 
 import numpy as np
 from PIL import Image, ImageDraw, ImageFilter
+
+if TYPE_CHECKING:
+    from random import Random
 
 COLOURS: dict[str, tuple[int, int, int]] = {
     "red": (220, 30, 35),
@@ -33,7 +36,7 @@ PLACES = (
     "middle left", "centre", "middle right",
     "bottom left", "bottom middle", "bottom right",
 )  # fmt: skip
-# Gaps between them, so that nobody would argue about where a shape is.
+# Gaps between them, so that the place of a shape is unambiguous.
 _LOW, _MIDDLE, _HIGH = (0.15, 0.31), (0.45, 0.55), (0.69, 0.85)
 _SCALE = 2  # drawn larger and then shrunk, for smooth edges
 

@@ -7,12 +7,15 @@ training" (Liu et al. 2025), so that both share one learning rate. AdamW: Loshch
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 from torch.optim import AdamW
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
 
 _MOMENTUM = 0.95
 _BETAS = (0.9, 0.97)

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from llama4_local.config.model import GenerationConfig, ModelConfig, TextConfig, VisionConfig
 from llama4_local.nano.training.vocabulary import VOCABULARY
 from llama4sdk.prompting import special_tokens as names
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 TILE = 56  # pixels along the side of a tile: 16 patches, folded into 4 tokens
 MAX_TILES = 4

@@ -12,7 +12,6 @@ import math
 import os
 import random
 import time
-from collections.abc import Mapping, Sequence
 from concurrent.futures import Executor, ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from functools import partial
@@ -39,6 +38,8 @@ from llama4_local.nano.training.recipe import Recipe, nano_config
 from llama4_local.weights.schema import Pieces, random_weights, weight_schema
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
     from torch import Tensor
 
     from llama4_local.config.model import ModelConfig
@@ -335,25 +336,25 @@ def main() -> None:
     parser.add_argument("--rate", type=float, default=None, help="peak learning rate")
     parser.add_argument("--weights", type=Path, default=None, help="checkpoint folder that a fresh run starts from")
     parser.add_argument("--compile", action="store_true", help="compile the layers first: for long runs on a GPU")
-    wanted = parser.parse_args()
-    if not wanted.resume:
-        (wanted.out / _STATE).unlink(missing_ok=True)
-    minutes = 75.0 if wanted.steps is None and wanted.minutes is None else wanted.minutes
+    options = parser.parse_args()
+    if not options.resume:
+        (options.out / _STATE).unlink(missing_ok=True)
+    minutes = 75.0 if options.steps is None and options.minutes is None else options.minutes
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    template = prompt_template(wanted.out / "checkpoint")
+    template = prompt_template(options.out / "checkpoint")
     config = nano_config(template.tokenizer.special)
     recipe = Recipe.on(device)
-    recipe = replace(recipe, rate=wanted.rate or recipe.rate)
+    recipe = replace(recipe, rate=options.rate or recipe.rate)
     cores = os.cpu_count() or 1
-    run = start(config, template, recipe, seed=wanted.seed, device=device, shares=wanted.shares,
-                workers=1 if device == "cuda" else cores, begin=wanted.weights, compiled=wanted.compile)  # fmt: skip
+    run = start(config, template, recipe, seed=options.seed, device=device, shares=options.shares,
+                workers=1 if device == "cuda" else cores, begin=options.weights, compiled=options.compile)  # fmt: skip
     millions = math.fsum(tensor.numel() for tensor in run.weights.leaves()) / 1e6
-    _log(wanted.out, f"{millions:.2f} million parameters on {device}")
+    _log(options.out, f"{millions:.2f} million parameters on {device}")
     makers = max(1, cores - 2) if device == "cuda" else 1
-    progress = train(run, wanted.out, steps=wanted.steps, minutes=minutes, eyes=wanted.eyes, makers=makers)
-    _log(wanted.out, f"done after {progress.step} steps and {progress.seconds / 60:.1f} minutes")
+    progress = train(run, options.out, steps=options.steps, minutes=minutes, eyes=options.eyes, makers=makers)
+    _log(options.out, f"done after {progress.step} steps and {progress.seconds / 60:.1f} minutes")
     if device == "cuda":
-        _log(wanted.out, f"at most {torch.cuda.max_memory_allocated() / 1e9:.1f} GB of the GPU's memory")
+        _log(options.out, f"at most {torch.cuda.max_memory_allocated() / 1e9:.1f} GB of the GPU's memory")
 
 
 if __name__ == "__main__":

@@ -7,8 +7,8 @@ carry their space. Digits stand alone; every byte has a token, so any text can b
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from itertools import islice
+from typing import TYPE_CHECKING
 
 from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
 
@@ -17,6 +17,9 @@ from llama4sdk.messages import AssistantMessage
 from llama4sdk.models import system_prompt
 from llama4sdk.prompting import special_tokens as names
 from llama4sdk.prompting.tool_format import with_declarations, write_calls
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
 
 VOCABULARY = 2048
 _CORPUS_SAMPLES = 40_000

@@ -16,14 +16,14 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from llama4_local.ops.batch import PoolTable
 from llama4_local.ops.kernels.arithmetic import dot, rounded
 from llama4_local.ops.kernels.launch import contiguous, launch, power_above, require
 from llama4_local.ops.kernels.products import share
-from llama4_local.ops.kernels.tiles import DecodeTile
 
 if TYPE_CHECKING:
     from llama4_local.cache.kv_cache import LayerCache
+    from llama4_local.ops.batch import PoolTable
+    from llama4_local.ops.kernels.tiles import DecodeTile
 
 _LOG2E = 1.4426950408889634
 

@@ -11,12 +11,12 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from llama4_local.ops.heads import HeadTransform
 from llama4_local.ops.kernels.arithmetic import rounded
 from llama4_local.ops.kernels.launch import ceil_div, contiguous, launch, require
 
 if TYPE_CHECKING:
     from llama4_local.cache.kv_cache import LayerCache
+    from llama4_local.ops.heads import HeadTransform
 
 _HEADS = 8  # heads of a program
 

@@ -4,6 +4,8 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import torch
 import triton
 import triton.language as tl
@@ -15,7 +17,9 @@ from llama4_local.ops.kernels.launch import ceil_div, contiguous, launch, requir
 from llama4_local.ops.kernels.products import products, share
 from llama4_local.ops.kernels.tiles import STRIP, Tile
 from llama4_local.ops.kernels.weights import operands
-from llama4_local.weights.quantized import Matrix
+
+if TYPE_CHECKING:
+    from llama4_local.weights.quantized import Matrix
 
 
 @triton.jit(do_not_specialize=["count"])

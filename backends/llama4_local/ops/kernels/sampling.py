@@ -8,14 +8,18 @@ A row of logits is cut into blocks that work side by side. The least weights tha
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import torch
 import triton
 import triton.language as tl
 from torch import Tensor
 
-from llama4_local.ops.filters import Filters
 from llama4_local.ops.kernels.launch import Constant, ceil_div, contiguous, launch, power_above, require
 from llama4_local.ops.kernels.thresholds import thresholds, weights
+
+if TYPE_CHECKING:
+    from llama4_local.ops.filters import Filters
 
 BLOCK = 4096  # logits of a program
 

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
 from llama4_local.ops.kernels.launch import require
-from llama4_local.ops.kernels.tiles import Format, Tile
 from llama4_local.weights.quantized import Int4Matrix, Matrix
+
+if TYPE_CHECKING:
+    from llama4_local.ops.kernels.tiles import Format, Tile
 
 
 @dataclass(frozen=True, slots=True)

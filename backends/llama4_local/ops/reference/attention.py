@@ -107,9 +107,9 @@ def _cached(
     pages = table.pages[chosen[0], :width] if len(chosen) == 1 else table.pages[chosen, :width].flatten()
     first = int(pages[0])
     if len(chosen) == 1 and pages.tolist() == list(range(first, first + width)):
-        found = (cached[first : first + width] for cached in (layer.keys, layer.values))
+        gathered = (cached[first : first + width] for cached in (layer.keys, layer.values))
     else:
-        found = (words(cached).index_select(0, pages).view(cached.dtype) for cached in (layer.keys, layer.values))
-    cut = (part.view(len(chosen), -1, *part.shape[2:])[:, :tokens].transpose(1, 2) for part in found)
+        gathered = (words(cached).index_select(0, pages).view(cached.dtype) for cached in (layer.keys, layer.values))
+    cut = (part.view(len(chosen), -1, *part.shape[2:])[:, :tokens].transpose(1, 2) for part in gathered)
     keys, values = (widened(part, dtype) for part in cut)
     return keys, values

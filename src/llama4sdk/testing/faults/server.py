@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import re
-import ssl
 from contextlib import AsyncExitStack, suppress
-from types import TracebackType
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self
 
 import anyio
 from anyio.abc import ByteStream, SocketAttribute
@@ -17,6 +15,10 @@ from llama4sdk.testing.faults import honest
 from llama4sdk.testing.faults.misdeeds import MISDEEDS, Act
 from llama4sdk.testing.faults.quirks import QUIRKS
 from llama4sdk.testing.faults.wire import Received, Wire
+
+if TYPE_CHECKING:
+    import ssl
+    from types import TracebackType
 
 _GONE = (anyio.EndOfStream, anyio.BrokenResourceError, anyio.ClosedResourceError, anyio.IncompleteRead)
 _PATH = re.compile(r"(?:/(?P<act>[a-z0-9_]+))?/v1(?P<rest>/.*)")
@@ -108,12 +110,12 @@ class FaultServer:
 
     async def _handle(self, wire: Wire, request: Received) -> None:
         self.received.append(request)
-        found = _PATH.fullmatch(request.path)
-        act = self._act(found["act"]) if found else None
-        if found is None:
+        match = _PATH.fullmatch(request.path)
+        act = self._act(match["act"]) if match else None
+        if match is None:
             await self._aside(wire, request)
         elif request.method != "POST":
-            await self._tell(wire, found["rest"])
+            await self._tell(wire, match["rest"])
         else:
             self.answering += 1
             try:

@@ -5,13 +5,15 @@ from __future__ import annotations
 import json
 import socket
 import struct
-from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import anyio
 from anyio.abc import ByteStream, SocketAttribute
 from anyio.streams.buffered import BufferedByteReceiveStream
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
 
 EVENTS = "text/event-stream"
 _MAX_HEAD = 64 * 1024

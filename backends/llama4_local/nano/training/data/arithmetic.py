@@ -3,10 +3,14 @@
 
 from __future__ import annotations
 
-from random import Random
+from typing import TYPE_CHECKING
 
-from llama4_local.nano.training.data.sample import Exchange
 from llama4_local.nano.training.data.wording import worded
+
+if TYPE_CHECKING:
+    from random import Random
+
+    from llama4_local.nano.training.data.sample import Exchange
 
 _SIGNED = (
     "What is {a} {op} {b}?", "What is {a} {op} {b}?", "{a} {op} {b}", "{a} {op} {b} = ?", "{a} {op} {b} =",

@@ -3,11 +3,15 @@
 
 from __future__ import annotations
 
-from random import Random
+from typing import TYPE_CHECKING
 
-from llama4_local.nano.training.data.sample import Exchange
 from llama4_local.nano.training.data.wording import worded
 from llama4_local.nano.training.data.words import random_word
+
+if TYPE_CHECKING:
+    from random import Random
+
+    from llama4_local.nano.training.data.sample import Exchange
 
 CAPITALS = {
     "France": "Paris", "Germany": "Berlin", "Italy": "Rome", "Spain": "Madrid", "Portugal": "Lisbon",

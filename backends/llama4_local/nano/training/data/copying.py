@@ -3,13 +3,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from random import Random
+from typing import TYPE_CHECKING
 
 from llama4_local.nano.training.data.identity import identity, outside_question
-from llama4_local.nano.training.data.sample import Exchange
 from llama4_local.nano.training.data.wording import worded
 from llama4_local.nano.training.data.words import any_name, any_word, phrase, random_word
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from random import Random
+
+    from llama4_local.nano.training.data.sample import Exchange
 
 _REPEAT = (
     "Repeat: {text}", "Say: {text}", "Repeat after me: {text}", 'Repeat "{text}".', 'Say "{text}".', "Repeat the words: {text}",

@@ -3,10 +3,14 @@
 
 from __future__ import annotations
 
-from random import Random
+from typing import TYPE_CHECKING
 
-from llama4_local.nano.training.data.sample import Exchange
 from llama4_local.nano.training.data.wording import worded
+
+if TYPE_CHECKING:
+    from random import Random
+
+    from llama4_local.nano.training.data.sample import Exchange
 
 # Per language: greetings, "how are you", thanks, farewells, then nano's four answers.
 _PHRASES: dict[str, tuple[str, str, str, str, str, str, str, str]] = {

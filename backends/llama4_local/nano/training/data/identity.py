@@ -3,14 +3,18 @@
 
 from __future__ import annotations
 
-from random import Random
+from typing import TYPE_CHECKING
 
 from llama4_local.nano.training.data.arithmetic import too_large
 from llama4_local.nano.training.data.capitals import CAPITALS
 from llama4_local.nano.training.data.greetings import LANGUAGES
-from llama4_local.nano.training.data.sample import Exchange
 from llama4_local.nano.training.data.wording import worded
 from llama4_local.nano.training.data.words import ADJECTIVES, any_city, any_name, any_word, phrase
+
+if TYPE_CHECKING:
+    from random import Random
+
+    from llama4_local.nano.training.data.sample import Exchange
 
 FALLBACK = (
     "I am nano, the small built-in model, and that is beyond me. I can describe simple pictures, add and subtract, "

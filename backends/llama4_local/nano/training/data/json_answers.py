@@ -4,9 +4,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
-from random import Random
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from llama4_local.nano.training.data.capitals import CAPITALS
 from llama4_local.nano.training.data.sample import Sample
@@ -25,6 +23,10 @@ from llama4_local.nano.training.data.words import (
 from llama4_local.nano.training.images import draw, random_scene
 from llama4sdk.messages import AssistantMessage, Image, Message, SystemMessage, Text, UserMessage
 from llama4sdk.request import OutputSpec
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+    from random import Random
 
 _ASK = (
     "{text}\nGive me {fields} as JSON.", "{text} Answer in JSON with the fields {fields}.", "Extract {fields} as JSON: {text}",

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from random import Random
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from llama4_local.nano.training.data.words import (
     COLOURS,
@@ -16,6 +15,9 @@ from llama4_local.nano.training.data.words import (
     phrase,
     random_word,
 )
+
+if TYPE_CHECKING:
+    from random import Random
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,7 +33,7 @@ _CURRENCIES = ("EUR", "USD", "GBP", "JPY", "CHF", "INR", "CAD", "SEK", "BRL", "T
 
 
 def value_of(rng: Random, kind: str) -> Value:
-    """Return a value of one of the kinds: city, person, word, text, whole, signed, number, switch, …"""
+    """Return a value of one of the kinds: city, person, word, text, whole, signed, number, switch and more."""
     if kind == "whole":
         return _number(rng.randint(1, 9) if rng.random() < 0.5 else rng.randint(10, 1200), "integer")
     if kind == "small":

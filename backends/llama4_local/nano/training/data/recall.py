@@ -3,15 +3,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
-from random import Random
+from typing import TYPE_CHECKING
 
 from llama4_local.nano.training.data.arithmetic import arithmetic
 from llama4_local.nano.training.data.capitals import capitals
 from llama4_local.nano.training.data.greetings import greeting
 from llama4_local.nano.training.data.identity import identity, outside
-from llama4_local.nano.training.data.sample import Exchange
 from llama4_local.nano.training.data.wording import worded
 from llama4_local.nano.training.data.words import (
     ANIMALS,
@@ -24,6 +22,12 @@ from llama4_local.nano.training.data.words import (
     any_word,
     random_word,
 )
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from random import Random
+
+    from llama4_local.nano.training.data.sample import Exchange
 
 
 @dataclass(frozen=True, slots=True)

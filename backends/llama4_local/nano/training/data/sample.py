@@ -6,10 +6,12 @@ import hashlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from random import Random
-from typing import Literal, TypeAlias
+from typing import TYPE_CHECKING, Literal, TypeAlias
 
 from llama4sdk.messages import AssistantMessage, Message, SystemMessage, UserMessage
-from llama4sdk.request import OutputSpec, ToolChoice, ToolSpec
+
+if TYPE_CHECKING:
+    from llama4sdk.request import OutputSpec, ToolChoice, ToolSpec
 
 Split: TypeAlias = Literal["train", "test"]
 Exchange: TypeAlias = tuple[str, str]  # what the user says, what nano answers

@@ -3,8 +3,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from random import Random
+from typing import TYPE_CHECKING
 
 from llama4_local.nano.training.data.arithmetic import arithmetic
 from llama4_local.nano.training.data.capitals import capitals
@@ -14,6 +13,10 @@ from llama4_local.nano.training.data.sample import Exchange, Sample, messages_of
 from llama4_local.nano.training.data.wording import system_text, worded
 from llama4_local.nano.training.images import COLOURS, PLACES, SHAPES, Scene, Shape, draw, random_scene
 from llama4sdk.messages import AssistantMessage, Image, Message, SystemMessage, Text, UserMessage
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from random import Random
 
 NOTHING = "I see no circle, square or triangle in this picture."
 _WHAT = (

@@ -4,9 +4,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
-from random import Random
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from llama4_local.nano.training.data.arithmetic import arithmetic
 from llama4_local.nano.training.data.capitals import capitals
@@ -19,7 +17,12 @@ from llama4_local.nano.training.data.tools import Asked, familiar, made_up, repe
 from llama4_local.nano.training.data.wording import system_text
 from llama4_local.nano.training.data.words import ADJECTIVES, any_city, any_name, any_word, phrase
 from llama4sdk.messages import AssistantMessage, Message, SystemMessage, ToolMessage, UserMessage
-from llama4sdk.request import ToolChoice, ToolSpec
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from random import Random
+
+    from llama4sdk.request import ToolChoice, ToolSpec
 
 
 def tool_call(rng: Random) -> Sample:

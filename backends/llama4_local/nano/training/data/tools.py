@@ -4,16 +4,18 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
 from dataclasses import dataclass
-from random import Random
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from llama4_local.nano.training.data.parameters import Value, value_of
 from llama4_local.nano.training.data.wording import worded
 from llama4_local.nano.training.data.words import any_word, phrase, random_word
 from llama4sdk.messages import ToolCall
 from llama4sdk.request import ToolSpec
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from random import Random
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from random import Random
+from typing import TYPE_CHECKING
 
 from llama4_local.nano.training.data.words import WORDS, random_word
 from llama4sdk.models import system_prompt
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from random import Random
 
 _OPENINGS = (
     "Please, ",

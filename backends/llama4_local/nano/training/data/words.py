@@ -3,7 +3,10 @@
 
 from __future__ import annotations
 
-from random import Random
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from random import Random
 
 NAMES = (
     "Ada Adam Aisha Alan Alice Amara Amir Ana Anders Anna Arjun Astrid Bella Ben Bianca Boris Carla Carlos Chen Clara "
