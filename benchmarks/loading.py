@@ -3,8 +3,8 @@
     python benchmarks/loading.py [--gigabytes 1] [--form fbgemm] [--threads 1]
 
 A random sharded checkpoint of Scout's kind is made in each form that is published: bf16 with fused experts, bf16 with
-single ones, FP8 as fbgemm and as llm-compressor write it. A process of its own loads it as the CPU's functions want it,
-another one as the kernels want it: their layout, here on the CPU as well, where a GPU's memory would be counted alike.
+single ones, FP8 as fbgemm and as llm-compressor write it. A process of its own loads it in the CPU layout,
+another one in the layout of the kernels, here on the CPU as well, where a GPU's memory would be counted alike.
 Each reports its seconds, and the most memory it had (`VmHWM`) less what it had before. Pages of mapped files count,
 although the system may take them back at any time.
 """
@@ -79,14 +79,14 @@ def config_of(layers: int) -> ModelConfig:
 
 def described(config: ModelConfig, form: str) -> Described:
     """Return the tensors of a checkpoint in a form; in FP8 are all experts, the shared one too."""
-    found: Described = {}
+    measured: Described = {}
     for name, shape in expected_tensors(config).items():
         for own, size in _as_published(name, shape, form):
             if ".experts." in name or "shared_expert" in name:
-                found |= _expert(own, size, form)
+                measured |= _expert(own, size, form)
             else:
-                found[own] = size, torch.bfloat16
-    return found
+                measured[own] = size, torch.bfloat16
+    return measured
 
 
 def _as_published(name: str, shape: tuple[int, ...], form: str) -> Iterator[tuple[str, tuple[int, ...]]]:
@@ -151,8 +151,12 @@ def child(folder: Path, *, kernels: bool) -> None:
     torch.zeros(1000, 1000).to(torch.bfloat16).sum()  # what torch takes at its first use is not loading's
     before, start = _peak(), time.perf_counter()
     model = loader.load_model(folder)
-    found = {"seconds": time.perf_counter() - start, "peak": _peak() - before, "result": taken(model.weights.leaves())}
-    print(json.dumps(found))
+    measured = {
+        "seconds": time.perf_counter() - start,
+        "peak": _peak() - before,
+        "result": taken(model.weights.leaves()),
+    }
+    print(json.dumps(measured))
 
 
 def taken(leaves: tuple[Matrix, ...]) -> int:
@@ -169,10 +173,10 @@ def _parts(leaf: Matrix) -> tuple[torch.Tensor, ...]:
 
 def _peak() -> int:
     """Return the most memory that this process has had, in bytes; `getrusage` would count its parent's."""
-    found = _HIGHEST.search(Path("/proc/self/status").read_text())
-    if found is None:
+    measured = _HIGHEST.search(Path("/proc/self/status").read_text())
+    if measured is None:
         raise SystemExit("this system does not say how much memory a process had")
-    return int(found[1]) * 1024
+    return int(measured[1]) * 1024
 
 
 def run_child(folder: Path, threads: int, *, kernels: bool) -> dict[str, float]:
@@ -197,11 +201,11 @@ def measure(form: str, gigabytes: float, threads: int) -> None:
             report("for the kernels" if kernels else "for the CPU", run_child(folder, threads, kernels=kernels))
 
 
-def report(name: str, found: dict[str, float]) -> None:
+def report(name: str, measured: dict[str, float]) -> None:
     """Print one line of figures."""
-    peak, result = found["peak"] / 1e9, found["result"] / 1e9
+    peak, result = measured["peak"] / 1e9, measured["result"] / 1e9
     beyond = f"{peak - result:+.2f} GB beyond the result of {result:.2f} GB"
-    print(f"  {name:<16}{found['seconds']:6.2f} s   peak {peak:.2f} GB, {beyond}", flush=True)
+    print(f"  {name:<16}{measured['seconds']:6.2f} s   peak {peak:.2f} GB, {beyond}", flush=True)
 
 
 def main() -> None:

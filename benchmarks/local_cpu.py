@@ -94,12 +94,12 @@ def measures(options: argparse.Namespace, prompts: Prompts) -> dict[str, Callabl
 
 def compare(those: dict[str, Answers], options: argparse.Namespace) -> dict[str, dict[str, float]]:
     """Measure all in turns; each figure is the median of some runs after one to warm up."""
-    found: dict[str, dict[str, float]] = {name: {} for name in those}
+    measured: dict[str, dict[str, float]] = {name: {} for name in those}
     for figure, measure in measures(options, Prompts(options.vocab)).items():
         rounds = [{name: measure(which) for name, which in those.items()} for _ in range(options.runs + 1)]
         for name in those:
-            found[name][figure] = statistics.median(one[name] for one in rounds[1:])
-    return found
+            measured[name][figure] = statistics.median(one[name] for one in rounds[1:])
+    return measured
 
 
 def first_tokens(ours: Ours, options: argparse.Namespace) -> dict[str, float]:
@@ -184,40 +184,40 @@ def main() -> None:
         taken = compare(those, options)
         cached = first_tokens(Ours(folder, 1, options.prefix + 64), options)
         del those
-        found = {who: Figures(**taken[who], memory=peak_memory(who, folder)) for who in names}  # pyright: ignore[reportArgumentType]
+        measured = {who: Figures(**taken[who], memory=peak_memory(who, folder)) for who in names}  # pyright: ignore[reportArgumentType]
     floor = floors(config, options)
-    _print(found, floor, cached, options)
+    _print(measured, floor, cached, options)
     if not options.only_ours:
-        _keep(found, floor, cached, options)
+        _keep(measured, floor, cached, options)
 
 
-def ratios(found: dict[str, Figures]) -> dict[str, float]:
+def ratios(measured: dict[str, Figures]) -> dict[str, float]:
     """Return how many times as fast as transformers it is."""
-    ours, theirs = found["llama4_local"], found["transformers"]
+    ours, theirs = measured["llama4_local"], measured["transformers"]
     return {name: getattr(ours, name) / getattr(theirs, name) for name in ("prefill", "alone", "together")}
 
 
 def _print(
-    found: dict[str, Figures], floor: dict[str, float], cached: dict[str, float], options: argparse.Namespace
+    measured: dict[str, Figures], floor: dict[str, float], cached: dict[str, float], options: argparse.Namespace
 ) -> None:
     print(f"{torch.get_num_threads()} threads; prompt {options.prompt}, {options.streams} streams; tokens per second")
     print(f"{'':14}{'prefill':>10}{'alone':>10}{'together':>10}{'first token':>14}{'peak memory':>14}")
-    for name, of in found.items():
+    for name, of in measured.items():
         speeds = f"{of.prefill:10.1f}{of.alone:10.1f}{of.together:10.1f}"
         print(f"{name:14}{speeds}{of.first_token * 1000:11.1f} ms{of.memory / 2**20:10.0f} MiB")
-    if len(found) == 2:
-        print(f"{'ratio':14}" + "".join(f"{ratio:10.2f}" for ratio in ratios(found).values()))
+    if len(measured) == 2:
+        print(f"{'ratio':14}" + "".join(f"{ratio:10.2f}" for ratio in ratios(measured).values()))
     print(f"{'memory floor':14}{'':10}{floor['alone']:10.1f}{floor['together']:10.1f}")
     computed, hit = cached["computed"] * 1000, cached["cached"] * 1000
     print(f"first token after {options.prefix} tokens: {computed:.1f} ms, cached {hit:.1f} ms: 1/{computed / hit:.1f}")
 
 
 def _keep(
-    found: dict[str, Figures], floor: dict[str, float], cached: dict[str, float], options: argparse.Namespace
+    measured: dict[str, Figures], floor: dict[str, float], cached: dict[str, float], options: argparse.Namespace
 ) -> None:
     machine = {"processor": _processor(), "threads": torch.get_num_threads(), "torch": torch.__version__}
-    figures = {name: asdict(of) for name, of in found.items()}
-    compared = {"ratios": ratios(found)} if len(found) == 2 else {}
+    figures = {name: asdict(of) for name, of in measured.items()}
+    compared = {"ratios": ratios(measured)} if len(measured) == 2 else {}
     asked = {name: value for name, value in vars(options).items() if type(value) is int}
     kept = {"machine": machine, "options": asked, "figures": figures, **compared}
     RESULTS.write_text(json.dumps({**kept, "memory_floor": floor, "first_token_seconds": cached}, indent=2) + "\n")

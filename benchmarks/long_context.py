@@ -4,7 +4,7 @@
 
 A small random network reads a long prompt: once in one pass without any cache, and then through the paged cache in
 pieces of several sizes and token by token, as serving does. Every position whose scores differ by more than the
-tolerance, or whose likeliest token differs, is reported with its place in its chunk.
+tolerance, or whose argmax token differs, is reported with its place in its chunk.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ class Difference:
     Args:
         piece: Tokens per step.
         largest: Largest absolute difference of any score.
-        wrong: Positions that differ too much, or in their likeliest token.
+        wrong: Positions that differ too much, or in their argmax token.
         seconds: Time taken.
     """
 
@@ -73,10 +73,10 @@ def full_pass(model: Model, token_ids: list[int]) -> Tensor:
 def compare(model: Model, token_ids: list[int], expected: Tensor, piece: int, tolerance: float) -> Difference:
     """Serve the prompt in pieces and compare every position."""
     begun = time.perf_counter()
-    found = score_with(model, token_ids, prefill_chunk=piece)
+    measured = score_with(model, token_ids, prefill_chunk=piece)
     seconds = time.perf_counter() - begun
-    distance = (found - expected).abs().amax(dim=-1)
-    wrong = (distance > tolerance) | (found.argmax(dim=-1) != expected.argmax(dim=-1))
+    distance = (measured - expected).abs().amax(dim=-1)
+    wrong = (distance > tolerance) | (measured.argmax(dim=-1) != expected.argmax(dim=-1))
     return Difference(piece, float(distance.max()), wrong.nonzero().flatten().tolist(), seconds)
 
 
@@ -96,13 +96,13 @@ def main() -> int:
     print(f"{length} tokens, {options.chunks} chunks of {options.chunk}; scores vary by {float(expected.std()):.2f}")
     failed = False
     for piece in options.pieces:
-        found = compare(model, token_ids, expected, piece, options.tolerance)
-        failed |= bool(found.wrong)
+        measured = compare(model, token_ids, expected, piece, options.tolerance)
+        failed |= bool(measured.wrong)
         print(
-            f"pieces of {piece:5}: largest difference {found.largest:.1e}, "
-            f"{len(found.wrong)} positions differ, {length / found.seconds:.0f} tokens/s"
+            f"pieces of {piece:5}: largest difference {measured.largest:.1e}, "
+            f"{len(measured.wrong)} positions differ, {length / measured.seconds:.0f} tokens/s"
         )
-        for position in found.wrong[:20]:
+        for position in measured.wrong[:20]:
             print(f"    position {position}: {position % options.chunk} of chunk {position // options.chunk}")
     return int(failed)
 

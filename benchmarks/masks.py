@@ -49,7 +49,7 @@ FORMS: dict[str, dict[str, Any]] = {
 
 
 class Quiet(Outbox):
-    """Takes what the engine says, and lets it be."""
+    """Drop the engine's events."""
 
     def put(self, mailbox: Mailbox, event: MailboxEvent) -> None:
         """Take an event."""

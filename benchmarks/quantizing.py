@@ -122,10 +122,10 @@ def child(folder: Path, kind: Kind) -> None:
 
 def _peak() -> int:
     """Return the most memory that this process has had, in bytes; `getrusage` would count its parent's."""
-    found = _HIGHEST.search(Path("/proc/self/status").read_text())
-    if found is None:
+    measured = _HIGHEST.search(Path("/proc/self/status").read_text())
+    if measured is None:
         raise SystemExit("this system does not say how much memory a process had")
-    return int(found[1]) * 1024
+    return int(measured[1]) * 1024
 
 
 def run_child(folder: Path, kind: str, threads: int) -> dict[str, float]:
@@ -155,14 +155,15 @@ def _threads(count: int) -> dict[str, str]:
     return os.environ | {"OMP_NUM_THREADS": str(count)}
 
 
-def report(name: str, found: dict[str, float], parameters: float) -> None:
+def report(name: str, measured: dict[str, float], parameters: float) -> None:
     """Print one line of figures."""
-    each = found["seconds"] / parameters * 1e9
-    beyond = (found["peak"] - found["result"]) / 1e9
+    each = measured["seconds"] / parameters * 1e9
+    beyond = (measured["peak"] - measured["result"]) / 1e9
+    peak = measured["peak"] / 1e9
     print(
-        f"{name:<24}{found['seconds']:7.1f} s {each:7.1f} s per 1e9 parameters   peak {found['peak'] / 1e9:.2f} GB, "
-        f"{beyond:.2f} GB beyond the result ({(found['before']) / 1e9:.2f} GB of it before it began)   "
-        f"{found['packed']:.0f} layers packed",
+        f"{name:<24}{measured['seconds']:7.1f} s {each:7.1f} s per 1e9 parameters   peak {peak:.2f} GB, "
+        f"{beyond:.2f} GB beyond the result ({(measured['before']) / 1e9:.2f} GB of it before it began)   "
+        f"{measured['packed']:.0f} layers packed",
         flush=True,
     )
 
