@@ -119,10 +119,10 @@ def select_ops(
     fits = dtype == torch.bfloat16 and head_dim >= 16 and head_dim & (head_dim - 1) == 0
     if not fits or not is_hopper(device):
         return ReferenceOps()
-    from llama4_local.ops.kernels.choices import Choices
     from llama4_local.ops.kernels.functions import KernelOps
+    from llama4_local.ops.kernels.tile_table import TileTable
 
-    return KernelOps(Choices(deterministic))
+    return KernelOps(TileTable(deterministic))
 
 
 def is_hopper(device: str | torch.device) -> bool:

@@ -1,5 +1,5 @@
 # pyright: basic, reportGeneralTypeIssues=false, reportOperatorIssue=false, reportArgumentType=false
-# Triton is untyped: what a jitted function takes are its own blocks, not Python values.
+# Triton is untyped: a jitted function's parameters are blocks and pointers, not Python values.
 """Activations in e4m3 for FP8 weights, with one scale for each row."""
 
 from __future__ import annotations
@@ -26,14 +26,14 @@ def _quantize_rows_kernel(
 ):
     row = tl.program_id(0).to(tl.int64)
     column = tl.arange(0, WIDTH)
-    there = column < SIZE
-    value = tl.load(x + row * SIZE + column, mask=there, other=0.0).to(tl.float32)
+    mask = column < SIZE
+    value = tl.load(x + row * SIZE + column, mask=mask, other=0.0).to(tl.float32)
     magnitude = tl.max(tl.abs(value), 0)
     if BOUND is not None:
         magnitude = tl.minimum(magnitude, BOUND)
     scale = tl.maximum(magnitude / LARGEST, LEAST)
     tl.store(scales + row, scale)
-    tl.store(out + row * SIZE + column, rounded(value / scale, tl.float8e4nv), mask=there)
+    tl.store(out + row * SIZE + column, rounded(value / scale, tl.float8e4nv), mask=mask)
 
 
 def quantize_rows(x: Tensor, bound: float | None = None) -> tuple[Tensor, Tensor]:
@@ -41,7 +41,7 @@ def quantize_rows(x: Tensor, bound: float | None = None) -> tuple[Tensor, Tensor
 
     Args:
         x: [tokens, size], bf16.
-        bound: Largest magnitude that the scale is made for; larger values are cut off.
+        bound: Largest magnitude that a scale covers; larger values are clamped.
 
     Returns:
         [tokens, size], float8_e4m3fn, and [tokens], fp32.
@@ -51,11 +51,7 @@ def quantize_rows(x: Tensor, bound: float | None = None) -> tuple[Tensor, Tensor
     out = torch.empty_like(x, dtype=torch.float8_e4m3fn)
     scales = torch.empty(count, dtype=torch.float32, device=x.device)
     width = power_above(size)
-    launch(
-        _quantize_rows_kernel,
-        (count,),
-        {"x": x, "out": out, "scales": scales},
-        {"BOUND": bound, "LEAST": LEAST_SCALE, "SIZE": size, "WIDTH": width},
-        warps=16 if width > 8192 else 8 if width > 2048 else 4,
+    launch(_quantize_rows_kernel, (count,), warps=16 if width > 8192 else 8 if width > 2048 else 4)(
+        x, out, scales, BOUND=bound, LEAST=LEAST_SCALE, SIZE=size, WIDTH=width
     )
     return out, scales

@@ -1,9 +1,9 @@
 # pyright: basic, reportGeneralTypeIssues=false, reportOperatorIssue=false, reportArgumentType=false
-# Triton is untyped: what a jitted function takes are its own blocks, not Python values.
-"""Arithmetic that compiled code and Triton's interpreter must do alike.
+# Triton is untyped: a jitted function's parameters are blocks and pointers, not Python values.
+"""Arithmetic with the same results in compiled code and in Triton's interpreter.
 
-The interpreter keeps bf16 as bare 16-bit words, which it can neither multiply nor add. `operand` turns such
-values into fp32 there, which changes nothing in their value, and leaves them alone in compiled code.
+The interpreter stores bf16 as bare 16-bit words, which it can neither multiply nor add. `operand` converts such
+values to fp32 there, which is exact, and returns them unchanged in compiled code.
 """
 
 import os
@@ -16,7 +16,7 @@ INTERPRETED = tl.constexpr(os.environ.get("TRITON_INTERPRET", "0") in {"1", "tru
 
 @triton.jit
 def operand(x):
-    """Return x in a type that can be computed with here: bf16 becomes fp32 in the interpreter."""
+    """Return x in a type with arithmetic: bf16 becomes fp32 in the interpreter."""
     if INTERPRETED:
         x = x.to(tl.float32)
     return x
@@ -32,8 +32,8 @@ def dot(a, b, total):
     return total
 
 
-# Two words of 16 bits at a time: each of their four nibbles goes under the exponent of 128, in pairs. Written as
-# operations on single words, the same takes twice as many instructions.
+# Two 16-bit words at a time: each of their four nibbles becomes mantissa bits of a bf16 with the exponent of 128, in
+# pairs. The same as operations on single words takes twice as many instructions.
 NIBBLES = tl.constexpr("""{
 .reg .b32 second, third, fourth, base;
 shr.u32 second, $4, 4;
@@ -53,10 +53,10 @@ sub.rn.bf16x2 $3, $3, base;
 
 @triton.jit
 def nibbles(words):
-    """Return the four nibbles of words of 16 bits, lowest first, less 8, ready for `dot`: exact in bf16.
+    """Return the four nibbles of 16-bit words, lowest first, minus 8, ready for `dot`: exact in bf16.
 
-    A nibble q in the mantissa of 128 makes 128 + q; taking 136 off leaves q - 8. The interpreter, which knows no
-    assembly, does the same one by one.
+    A nibble q in the mantissa of 128 makes 128 + q; subtracting 136 leaves q - 8. The interpreter has no inline
+    assembly and unpacks one nibble at a time.
     """
     if INTERPRETED:
         first, second = less_8(words & 0xF), less_8((words >> 4) & 0xF)
@@ -75,13 +75,13 @@ def nibbles(words):
 
 @triton.jit
 def halves(packed):
-    """Return the low and the high nibbles of bytes, less 8, as `nibbles` does."""
+    """Return the low and the high nibbles of bytes, minus 8, as `nibbles` does."""
     return less_8(packed & 0xF), less_8(packed >> 4)
 
 
 @triton.jit
 def less_8(nibble):
-    """Return integers from 0 to 15 less 8, ready for `dot`."""
+    """Return integers from 0 to 15 minus 8, ready for `dot`."""
     return operand((nibble.to(tl.uint16) | 0x4300).to(tl.bfloat16, bitcast=True)) - 136.0
 
 
@@ -90,9 +90,9 @@ LARGEST = tl.constexpr(448.0)  # of e4m3
 
 @triton.jit
 def rounded(x, dtype: tl.constexpr):
-    """Return fp32 x in another type, rounded to nearest, ties to even; in e4m3 cut off at ±448.
+    """Return fp32 x in another type, rounded to nearest, ties to even; in e4m3 clamped to ±448.
 
-    The interpreter truncates to bf16 and drops carries in e4m3, so there rounding is done on the bits first.
+    The interpreter truncates to bf16 and drops carries in e4m3, so that this function rounds the bits first there.
     """
     if dtype == tl.float8e4nv:
         x = tl.minimum(tl.maximum(x, -LARGEST), LARGEST)

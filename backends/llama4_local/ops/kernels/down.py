@@ -1,10 +1,8 @@
 # pyright: basic, reportGeneralTypeIssues=false, reportOperatorIssue=false, reportArgumentType=false
-# Triton is untyped: what a jitted function takes are its own blocks, not Python values.
-"""Down projections of all experts at once, back from the experts' order to the tokens'."""
+# Triton is untyped: a jitted function's parameters are blocks and pointers, not Python values.
+"""Down projections of all experts in one grouped product, from the experts' order back to the tokens'."""
 
 from __future__ import annotations
-
-from typing import TYPE_CHECKING
 
 import torch
 import triton
@@ -14,74 +12,61 @@ from torch import Tensor
 from llama4_local.ops.kernels.arithmetic import rounded
 from llama4_local.ops.kernels.groups import locate, strip
 from llama4_local.ops.kernels.launch import ceil_div, contiguous, launch, power_above, require
-from llama4_local.ops.kernels.products import products, share
-from llama4_local.ops.kernels.tiles import STRIP, Tile
-from llama4_local.ops.kernels.weights import per_expert
-
-if TYPE_CHECKING:
-    from llama4_local.ops.kernels.routing import Routing
-    from llama4_local.weights.quantized import Matrix
+from llama4_local.ops.kernels.products import expert_data, expert_scales, products, scaled_by_row, share
+from llama4_local.ops.kernels.routing import Dispatch
+from llama4_local.ops.kernels.tiles import Tile
+from llama4_local.ops.kernels.weights import Scaled, per_expert
+from llama4_local.weights.quantized import Matrix
 
 
 @triton.jit(do_not_specialize=["count", "token_tiles"])
 def _down_kernel(
-    x,  # [slots, IN]
-    x_scales,  # [slots], fp32, for e4m3
-    weights,  # [groups, OUT, IN]
-    scales,
-    order,  # [slots]: the token of each slot
-    offsets,  # [groups + 1]
-    out,  # [2·SPLITS, count, OUT]: parts of the routed experts, then of the shared one
+    x,  # `Scaled`: [slots, IN]; scales [slots], fp32, for e4m3
+    weights,  # `Scaled`: [groups, OUT, IN]
+    dispatch,  # `Dispatch`
+    out,  # [2·splits, count, OUT]: parts of the routed experts, then of the shared one
     count,
     token_tiles,
     groups,
     OUT,
     IN,
-    FORMAT: tl.constexpr,
     GROUPS: tl.constexpr,
-    SPLITS: tl.constexpr,
-    ROWS: tl.constexpr,
-    TOKENS: tl.constexpr,
-    DEPTH: tl.constexpr,
-    GROUP: tl.constexpr,
-    EVEN: tl.constexpr,
-    STRIP: tl.constexpr,
+    PRODUCT: tl.constexpr,
 ):
-    token_tile, row_tile = strip(tl.program_id(0), token_tiles, tl.cdiv(OUT, ROWS), STRIP)
+    ROWS: tl.constexpr = PRODUCT.rows
+    TOKENS: tl.constexpr = PRODUCT.tokens
+    SPLITS: tl.constexpr = PRODUCT.splits
+    token_tile, row_tile = strip(tl.program_id(0), token_tiles, tl.cdiv(OUT, ROWS))
     split = tl.program_id(1)
-    group, slot, end = locate(offsets, groups, token_tile, GROUPS, TOKENS)
+    group, slot, end = locate(dispatch.offsets, groups, token_tile, GROUPS, TOKENS)
     if group >= groups:
         return
     slots = slot + tl.arange(0, TOKENS)
-    live = slots < end
-    weights += group.to(tl.int64) * OUT * (IN // 2 if FORMAT == "int4" else IN)
-    if FORMAT == "int4":
-        scales += group.to(tl.int64) * OUT * (IN // GROUP)
-    if FORMAT == "fp8":
-        scales += group * OUT
+    token_mask = slots < end
+    data = expert_data(weights.data, group, OUT, IN, PRODUCT)
+    scales = weights.scales
+    if scales is not None:
+        scales = expert_scales(scales, group, OUT, IN, PRODUCT)
     rows = row_tile * ROWS + tl.arange(0, ROWS)
-    inside = rows < OUT
-    first, last = share(tl.cdiv(IN, DEPTH), split, SPLITS)
-    total = products(
-        weights, scales, x, rows, inside, slots, live, first, last, OUT, IN, FORMAT, ROWS, TOKENS, DEPTH, GROUP, EVEN
-    )
-    if FORMAT == "fp8":
-        total *= tl.load(scales + rows, mask=inside, other=0.0)[:, None]
-        total *= tl.load(x_scales + slots, mask=live, other=0.0)[None, :]
-    tokens = tl.load(order + slots, mask=live, other=0)
+    row_mask = rows < OUT
+    first, last = share(tl.cdiv(IN, PRODUCT.depth), split, SPLITS)
+    total = products(data, scales, x.data, rows, row_mask, slots, token_mask, first, last, OUT, IN, PRODUCT)
+    if PRODUCT.format == "fp8":
+        total = scaled_by_row(total, scales, x.scales, rows, row_mask, slots, token_mask)
+    tokens = tl.load(dispatch.order + slots, mask=token_mask, other=0)
     part = tl.where(group == groups - 1, SPLITS, 0) + split
     places = out + (part * count + tokens).to(tl.int64)[None, :] * OUT + rows[:, None]
-    tl.store(places, rounded(total, out.dtype.element_ty), mask=inside[:, None] & live[None, :])
+    tl.store(places, rounded(total, out.dtype.element_ty), mask=row_mask[:, None] & token_mask[None, :])
 
 
-def down(x: Tensor, weight: Matrix, tile: Tile, routing: Routing, *, x_scales: Tensor | None = None) -> Tensor:
-    """Return what routed and shared experts add to each token, as parts that the next norm sums in order.
+def down(x: Tensor, weight: Matrix, tile: Tile, dispatch: Dispatch, *, x_scales: Tensor | None = None) -> Tensor:
+    """Return the routed and the shared expert's outputs for each token, as parts that the next norm sums in order.
 
     Args:
         x: [2·tokens, I], bf16, as `gate_up` returns it; e4m3 with its `x_scales` for FP8 weights.
         weight: [experts + 1, out, I], or in bf16 [experts + 1, I, out], the shared expert last.
-        tile: How to cut it.
-        routing: As `gate_up` had it.
+        tile: The tile config.
+        dispatch: The one that `gate_up` took.
         x_scales: [2·tokens], fp32.
 
     Returns:
@@ -89,25 +74,16 @@ def down(x: Tensor, weight: Matrix, tile: Tile, routing: Routing, *, x_scales: T
     """
     parts = per_expert(weight)
     slots, size = x.shape
-    count, rows = slots // 2, parts.outputs
-    groups = routing.offsets.shape[0] - 1
+    count, rows, groups = slots // 2, parts.outputs, dispatch.groups
     require(parts.inputs == size, f"x has {size} columns and the weight {parts.inputs}")
     require(groups == parts.values.shape[0], f"{groups} groups but weights {parts.values.shape}")
     contiguous(x=x, weight=parts.values, scales=parts.scales)
-    token_tiles = routing.most_tiles(tile.tokens)
+    token_tiles = dispatch.most_tiles(tile.tokens)
     dtype = torch.float32 if tile.splits > 1 else torch.bfloat16
     out = torch.empty((2 * tile.splits, count, rows), dtype=dtype, device=x.device)
-    depth = parts.depth(tile)
-    launch(
-        _down_kernel,
-        (token_tiles * ceil_div(rows, tile.rows), tile.splits),
-        {"x": x, "x_scales": x_scales, "weights": parts.values, "scales": parts.scales, "out": out}
-        | {"order": routing.order, "offsets": routing.offsets, "count": count, "token_tiles": token_tiles}
-        | {"groups": groups, "OUT": rows, "IN": size},
-        {"FORMAT": parts.format, "GROUPS": power_above(groups), "SPLITS": tile.splits, "ROWS": tile.rows}
-        | {"TOKENS": tile.tokens, "DEPTH": depth, "GROUP": parts.group, "EVEN": size % depth == 0, "STRIP": STRIP},
-        warps=tile.warps,
-        stages=tile.stages,
-        matmul=tile.matmul,
-    )
+    grid = (token_tiles * ceil_div(rows, tile.rows), tile.splits)
+    launch(_down_kernel, grid, warps=tile.warps, stages=tile.stages, matmul=tile.matmul)(
+        Scaled(x, x_scales), parts.scaled, dispatch, out, count, token_tiles, groups, rows, size,
+        GROUPS=power_above(groups), PRODUCT=parts.product(tile),
+    )  # fmt: skip
     return out

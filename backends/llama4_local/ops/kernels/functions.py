@@ -1,4 +1,4 @@
-"""`KernelOps`: the functions of `llama4_local.ops.interface.Ops` on a Hopper GPU."""
+"""`KernelOps`: `llama4_local.ops.interface.Ops` on a Hopper GPU."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from llama4_local.ops.kernels import gemv, heads, norms, sampling
 from llama4_local.ops.kernels.activations import quantize_rows
 from llama4_local.ops.kernels.attention_decode import attention_decode
 from llama4_local.ops.kernels.attention_prefill import attention_prefill
-from llama4_local.ops.kernels.choices import PREFILL_TILE, Choices
 from llama4_local.ops.kernels.down import down
 from llama4_local.ops.kernels.gate_up import gate_up
 from llama4_local.ops.kernels.launch import require
 from llama4_local.ops.kernels.linear import linear
-from llama4_local.ops.kernels.routing import choose, routed
+from llama4_local.ops.kernels.routing import route, route_and_dispatch
+from llama4_local.ops.kernels.tile_table import PREFILL_TILE, TileTable
 from llama4_local.ops.kernels.tiles import VectorTile, format_of
 from llama4_local.ops.kernels.weights import operands
 from llama4_local.weights.quantized import Fp8Matrix
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from llama4_local.ops.batch import Batch
     from llama4_local.ops.filters import Filters
     from llama4_local.ops.heads import HeadTransform
-    from llama4_local.ops.kernels.routing import Routing
+    from llama4_local.ops.kernels.routing import Dispatch
     from llama4_local.weights.quantized import Matrix
     from llama4_local.weights.tree import MlpTree, MoeTree
 
@@ -44,10 +44,10 @@ class KernelOps:
     `qkv_epilogue` sum them as they read them, and `logits` where a small network's head is not much wider than deep.
 
     Args:
-        choices: How kernels are cut.
+        tiles: Tile configs of all kernels.
     """
 
-    choices: Choices = field(default_factory=Choices)
+    tiles: TileTable = field(default_factory=TileTable)
 
     @property
     def capturable(self) -> bool:
@@ -73,12 +73,12 @@ class KernelOps:
     def linear(self, x: Tensor, weight: Matrix) -> Tensor:
         """See `Ops.linear`; the result may come in parts."""
         outputs, inputs = weight.shape[-2:]
-        form = format_of(weight)
-        if self.choices.vector(form, len(x)):
-            return gemv.linear_vector(x, weight, self.choices.linear_vector(form, outputs, inputs))
-        narrow, scales = _narrow(x, weight)
-        tile = self.choices.linear(form, len(x), outputs, inputs)
-        return linear(narrow, weight, tile, x_scales=scales)
+        weight_format = format_of(weight)
+        if self.tiles.uses_vector(weight_format, len(x)):
+            return gemv.linear_vector(x, weight, self.tiles.linear_vector_tile(weight_format, outputs, inputs))
+        activations, scales = _activations_for(x, weight)
+        tile = self.tiles.linear_tile(weight_format, len(x), outputs, inputs)
+        return linear(activations, weight, tile, x_scales=scales)
 
     def attention(self, queries: Tensor, layer: LayerCache, batch: Batch) -> Tensor:
         """See `Ops.attention`."""
@@ -87,55 +87,54 @@ class KernelOps:
         if any(segment.length > 1 for segment in batch.segments):
             attention_prefill(queries, layer, batch.starts, table, PREFILL_TILE, out)
         if any(segment.length == 1 for segment in batch.segments):
-            narrow = layer.keys.dtype == torch.float8_e4m3fn
-            tile = self.choices.decode(len(batch.segments), narrow=narrow)
+            tile = self.tiles.decode_tile(len(batch.segments), e4m3=layer.keys.dtype == torch.float8_e4m3fn)
             attention_decode(queries, layer, batch.starts, table, tile, out)
         return out
 
     def mlp(self, x: Tensor, weights: MlpTree[Matrix]) -> Tensor:
         """See `Ops.mlp`; the result may come in parts."""
-        form = format_of(weights.gate_up)
-        if self.choices.vector(form, len(x)):
-            hidden = gemv.gate_up_vector(x, weights.gate_up, self.choices.vector_tile(form))
+        weight_format = format_of(weights.gate_up)
+        if self.tiles.uses_vector(weight_format, len(x)):
+            hidden = gemv.gate_up_vector(x, weights.gate_up, self.tiles.vector_tile(weight_format))
         else:
-            narrow, scales = _narrow(x, weights.gate_up)
-            tile = self.choices.tile("gate_up", form, len(x))
-            hidden = gate_up(narrow, weights.gate_up, tile, x_scales=scales)
+            activations, scales = _activations_for(x, weights.gate_up)
+            tile = self.tiles.tile("gate_up", weight_format, len(x))
+            hidden = gate_up(activations, weights.gate_up, tile, x_scales=scales)
         return self.linear(hidden, weights.down)
 
     def moe(self, x: Tensor, weights: MoeTree[Matrix]) -> Tensor:
         """See `Ops.moe`; the result comes in parts."""
         experts = weights.router.shape[0]
         require(len(_values(weights.gate_up)) == experts + 1, "the shared expert must lie behind the others: `prepare`")
-        scores = self._router_logits(x, weights.router)
-        form = format_of(weights.gate_up)
-        if self.choices.vector(form, len(x)):
-            tile, choice = self.choices.vector_tile(form), choose(scores)
-            hidden = gemv.gate_up_vector(x, weights.gate_up, tile, choice)
-            return gemv.down_vector(hidden, weights.down, tile, choice)
-        return self._grouped(x, weights, routed(scores))
+        logits = self._router_logits(x, weights.router)
+        weight_format = format_of(weights.gate_up)
+        if self.tiles.uses_vector(weight_format, len(x)):
+            tile, routing = self.tiles.vector_tile(weight_format), route(logits)
+            hidden = gemv.gate_up_vector(x, weights.gate_up, tile, routing)
+            return gemv.down_vector(hidden, weights.down, tile, routing)
+        return self._grouped(x, weights, route_and_dispatch(logits))
 
     def sample(self, logits: Tensor, filters: Filters, seeds: Tensor, steps: Tensor) -> Tensor:
         """See `Ops.sample`."""
-        return sampling.choose(logits, filters, seeds, steps)
+        return sampling.sample(logits, filters, seeds, steps)
 
-    def _grouped(self, x: Tensor, weights: MoeTree[Matrix], routing: Routing) -> Tensor:
-        form, groups = format_of(weights.gate_up), len(_values(weights.router))
-        narrow, scales = _narrow(x, weights.gate_up)
-        tile = self.choices.tile("gate_up", form, len(x), groups)
-        hidden = gate_up(narrow, weights.gate_up, tile, routing=routing, x_scales=scales)
-        narrow, scales = _narrow(hidden, weights.down)
-        tile = self.choices.tile("down", form, len(x), groups)
-        return down(narrow, weights.down, tile, routing, x_scales=scales)
+    def _grouped(self, x: Tensor, weights: MoeTree[Matrix], dispatch: Dispatch) -> Tensor:
+        weight_format, groups = format_of(weights.gate_up), len(_values(weights.router))
+        activations, scales = _activations_for(x, weights.gate_up)
+        tile = self.tiles.tile("gate_up", weight_format, len(x), groups)
+        hidden = gate_up(activations, weights.gate_up, tile, dispatch=dispatch, x_scales=scales)
+        activations, scales = _activations_for(hidden, weights.down)
+        tile = self.tiles.tile("down", weight_format, len(x), groups)
+        return down(activations, weights.down, tile, dispatch, x_scales=scales)
 
     def _router_logits(self, x: Tensor, router: Matrix) -> Tensor:
-        if self.choices.vector("bf16", len(x)):
+        if self.tiles.uses_vector("bf16", len(x)):
             return gemv.linear_vector(x, router, _ROUTER_VECTOR, dtype=torch.float32)
-        return linear(x, router, self.choices.tile("linear", "bf16", len(x)), dtype=torch.float32)
+        return linear(x, router, self.tiles.tile("linear", "bf16", len(x)), dtype=torch.float32)
 
 
-def _narrow(x: Tensor, weight: Matrix) -> tuple[Tensor, Tensor | None]:
-    """Return the activations as a weight's format wants them, and their scales."""
+def _activations_for(x: Tensor, weight: Matrix) -> tuple[Tensor, Tensor | None]:
+    """Return activations in the type that a weight's format is multiplied with, and their scales."""
     return quantize_rows(x, weight.bound) if isinstance(weight, Fp8Matrix) else (x, None)
 
 

@@ -1,20 +1,22 @@
 # pyright: basic, reportGeneralTypeIssues=false, reportOperatorIssue=false, reportArgumentType=false
-# Triton is untyped: what a jitted function takes are its own blocks, not Python values.
-"""Which block of which group a program works on, found on the device from the groups' sizes.
+# Triton is untyped: a jitted function's parameters are blocks and pointers, not Python values.
+"""From a program's index to its block of tokens and outputs, on the device.
 
-Grids have a fixed size, that of the worst case, so that a CUDA graph serves any routing; programs beyond the
-last block have nothing to do.
+Grids have the size of the worst case, so that a CUDA graph serves any routing; programs beyond the last block return
+at once.
 """
 
 import triton
 import triton.language as tl
 
+STRIP = tl.constexpr(8)  # token tiles that share weights in the L2 cache at a time
+
 
 @triton.jit
-def strip(program, token_tiles, row_tiles, STRIP: tl.constexpr):
+def strip(program, token_tiles, row_tiles):
     """Return (token tile, row tile), walking strips of STRIP token tiles through all rows.
 
-    Programs that run together thereby share both weights and tokens in the L2 cache.
+    Programs that run at the same time thereby share both weights and tokens in the L2 cache.
     """
     each = STRIP * row_tiles
     place = program % each
@@ -31,9 +33,9 @@ def locate(offsets, groups, tile, GROUPS: tl.constexpr, TOKENS: tl.constexpr):
     two above groups.
     """
     g = tl.arange(0, GROUPS)
-    there = g < groups
-    starts = tl.load(offsets + g, mask=there, other=0)
-    ends = tl.load(offsets + g + 1, mask=there, other=0)
+    mask = g < groups
+    starts = tl.load(offsets + g, mask=mask, other=0)
+    ends = tl.load(offsets + g + 1, mask=mask, other=0)
     tiles = (ends - starts + TOKENS - 1) // TOKENS
     group = tl.sum((tl.cumsum(tiles, 0) <= tile).to(tl.int32), 0)
     own = g == group

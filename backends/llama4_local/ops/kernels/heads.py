@@ -1,6 +1,6 @@
 # pyright: basic, reportGeneralTypeIssues=false, reportOperatorIssue=false, reportArgumentType=false
-# Triton is untyped: what a jitted function takes are its own blocks, not Python values.
-"""From the joined projections to queries, and to keys and values in the paged cache."""
+# Triton is untyped: a jitted function's parameters are blocks and pointers, not Python values.
+"""QKV epilogue: from the joined projections to queries, and to keys and values in the paged cache."""
 
 from __future__ import annotations
 
@@ -48,17 +48,17 @@ def _heads_kernel(
     block -= tl.where(is_query, 0, tl.where(is_value, QUERY_BLOCKS + KV_BLOCKS, QUERY_BLOCKS))
     head = block * BLOCK + tl.arange(0, BLOCK)
     d = tl.arange(0, DIM)
-    there = (head < tl.where(is_query, HEADS, KV_HEADS))[:, None]
+    mask = (head < tl.where(is_query, HEADS, KV_HEADS))[:, None]
     before = tl.where(is_query, 0, tl.where(is_value, HEADS + KV_HEADS, HEADS))
     WIDTH: tl.constexpr = (HEADS + 2 * KV_HEADS) * DIM
     source = qkv + token.to(tl.int64) * WIDTH + ((before + head) * DIM)[:, None] + d[None, :]
-    x = tl.load(source, mask=there, other=0.0).to(tl.float32)
+    x = tl.load(source, mask=mask, other=0.0).to(tl.float32)
     for part in tl.static_range(1, PARTS):
-        x += tl.load(source + (part * count).to(tl.int64) * WIDTH, mask=there, other=0.0).to(tl.float32)
+        x += tl.load(source + (part * count).to(tl.int64) * WIDTH, mask=mask, other=0.0).to(tl.float32)
     slot = tl.load(slots + token) * (KV_HEADS * DIM)
     cached = slot + (head * DIM)[:, None] + d[None, :]
     if is_value:
-        tl.store(values + cached, rounded(x, values.dtype.element_ty), mask=there)
+        tl.store(values + cached, rounded(x, values.dtype.element_ty), mask=mask)
     else:
         if rotation is not None:
             pair = tl.load(rotation + token.to(tl.int64) * DIM + d)
@@ -72,9 +72,9 @@ def _heads_kernel(
             if query_scale is not None:
                 x *= tl.load(query_scale + token)
             target = queries + token.to(tl.int64) * (HEADS * DIM) + (head * DIM)[:, None] + d[None, :]
-            tl.store(target, rounded(x, queries.dtype.element_ty), mask=there)
+            tl.store(target, rounded(x, queries.dtype.element_ty), mask=mask)
         else:
-            tl.store(keys + cached, rounded(x, keys.dtype.element_ty), mask=there)
+            tl.store(keys + cached, rounded(x, keys.dtype.element_ty), mask=mask)
 
 
 def qkv_epilogue(qkv: Tensor, plan: HeadTransform, layer: LayerCache, slots: Tensor) -> Tensor:
@@ -83,7 +83,7 @@ def qkv_epilogue(qkv: Tensor, plan: HeadTransform, layer: LayerCache, slots: Ten
     Args:
         qkv: [tokens, (heads + 2·kv_heads)·head_dim], bf16, or parts of it to be summed in their order,
             [parts, …], fp32.
-        plan: What to do to the heads; head_dim must be a power of two.
+        plan: The layer's treatment of its heads; head_dim must be a power of two.
         layer: bf16 or float8_e4m3fn, written at `slots`; in e4m3 values beyond ±448 become ±448.
         slots: [tokens], int64.
 
@@ -97,14 +97,10 @@ def qkv_epilogue(qkv: Tensor, plan: HeadTransform, layer: LayerCache, slots: Ten
     contiguous(qkv=qkv, rotation=plan.rotation, query_scale=plan.query_scale, slots=slots)
     contiguous(keys=layer.keys, values=layer.values)
     queries = torch.empty((count, plan.heads, plan.head_dim), dtype=torch.bfloat16, device=qkv.device)
-    launch(
-        _heads_kernel,
-        (count, ceil_div(plan.heads, _HEADS) + 2 * ceil_div(plan.kv_heads, _HEADS)),
-        {"qkv": parts, "rotation": plan.rotation, "query_scale": plan.query_scale, "slots": slots}
-        | {"queries": queries, "keys": layer.keys, "values": layer.values, "count": count}
-        | {"eps": plan.norm_eps or 0.0},
-        {"HEADS": plan.heads, "KV_HEADS": plan.kv_heads, "DIM": plan.head_dim, "PARTS": parts.shape[0]}
-        | {"NORM": plan.norm_eps is not None, "BLOCK": _HEADS},
-        warps=4,
-    )
+    grid = (count, ceil_div(plan.heads, _HEADS) + 2 * ceil_div(plan.kv_heads, _HEADS))
+    launch(_heads_kernel, grid)(
+        parts, plan.rotation, plan.query_scale, slots, queries, layer.keys, layer.values, count, plan.norm_eps or 0.0,
+        HEADS=plan.heads, KV_HEADS=plan.kv_heads, DIM=plan.head_dim,
+        PARTS=parts.shape[0], NORM=plan.norm_eps is not None, BLOCK=_HEADS,
+    )  # fmt: skip
     return queries

@@ -1,7 +1,8 @@
-"""One way to start a kernel, so that what is compiled ahead of time is what serving starts.
+"""Kernel launches: run on the current stream, or recorded for ahead-of-time compilation.
 
-A launcher checks its tensors and calls `launch`. Inside `recording()` nothing runs: launches are collected,
-and launchers accept tensors on torch's meta device. `compiled.py` compiles exactly those.
+A launcher checks its tensors and calls `launch(kernel, grid, …)(arguments)`. Inside `recording()` launches are
+collected and nothing runs, and launchers accept tensors on torch's meta device. `aot/compiled.py` compiles the
+launches that are recorded there, so that it compiles the ones that serving makes.
 """
 
 from __future__ import annotations
@@ -16,24 +17,25 @@ from torch import Tensor
 from llama4sdk.errors import InvalidRequest
 
 if TYPE_CHECKING:
-    from collections.abc import Generator, Mapping
+    from collections.abc import Callable, Generator, Mapping
 
-Argument = Tensor | int | float | None
-Constant = int | float | bool | str | None
+Scalar = int | float | bool | str | None
+Argument = Tensor | int | float | None | tuple[Tensor | None, ...]
+Constant = Scalar | tuple[Scalar, ...]
 
 
 @dataclass(frozen=True, slots=True)
 class Launch:
-    """One start of a kernel.
+    """One kernel launch.
 
     Args:
         kernel: A function decorated by `triton.jit`.
         grid: Programs along each axis.
-        arguments: What it gets at run time, by parameter name.
-        constants: Its compile-time parameters, by name.
-        warps: Warps of each program.
-        stages: Depth of the software pipeline over its loop.
-        matmul: Whether it must use the matrix units.
+        arguments: Run-time arguments by parameter name: tensors, numbers, named tuples of tensors.
+        constants: Compile-time arguments (`tl.constexpr`) by parameter name.
+        warps: Warps per program.
+        stages: Depth of the software pipeline.
+        matmul: Whether the kernel must use Hopper's matrix units (HGMMA, QGMMA).
     """
 
     kernel: Any
@@ -65,23 +67,23 @@ def recording() -> Generator[list[Launch]]:
 
 
 def launch(
-    kernel: object,
-    grid: tuple[int, ...],
-    arguments: Mapping[str, Argument],
-    constants: Mapping[str, Constant],
-    *,
-    warps: int = 4,
-    stages: int = 1,
-    matmul: bool = False,
-) -> None:
-    """Start a kernel on the current stream; see `Launch` for the arguments."""
-    padded = (*grid, 1, 1)[:3]
-    planned = Launch(kernel, (padded[0], padded[1], padded[2]), arguments, constants, warps, stages, matmul)
-    recorder = _recorder.get()
-    if recorder is not None:
-        recorder.append(planned)
-        return
-    planned.kernel[planned.grid](**arguments, **constants, num_warps=warps, num_stages=stages, enable_fp_fusion=True)
+    kernel: Any, grid: tuple[int, ...], *, warps: int = 4, stages: int = 1, matmul: bool = False
+) -> Callable[..., None]:
+    """Return a function that launches a kernel on the current stream; see `Launch` for the parameters.
+
+    The function takes the kernel's run-time arguments by position and its compile-time arguments by keyword.
+    """
+
+    def start(*arguments: Argument, **constants: Constant) -> None:
+        recorder = _recorder.get()
+        if recorder is None:
+            kernel[grid](*arguments, **constants, num_warps=warps, num_stages=stages, enable_fp_fusion=True)
+            return
+        x, y, z = (*grid, 1, 1)[:3]
+        by_name = dict(zip(kernel.arg_names, arguments, strict=False))
+        recorder.append(Launch(kernel, (x, y, z), by_name, constants, warps, stages, matmul))
+
+    return start
 
 
 def require(kept: bool, rule: str) -> None:

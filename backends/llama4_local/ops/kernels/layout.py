@@ -1,6 +1,6 @@
-"""Lays a network's weights out as the matrix kernels want them.
+"""Rearranges a network's weights in memory into the layout of the matrix kernels.
 
-What is loaded from a checkpoint is laid out so already, see `placing.py`; this is for networks that are in memory.
+A checkpoint is loaded in this layout, see `checkpoint/assembler.py`; these functions are for networks in memory.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ def prepare(weights: WeightTree[Matrix]) -> WeightTree[Matrix]:
     """Return the network with each layer's shared expert stored behind the routed ones.
 
     Plain experts keep their shape, [experts + 1, in, out], and lie in memory as [experts + 1, out, in]. The
-    reference functions take the result as well. Layers that are laid out already stay as they are.
+    reference functions take the result as well. Layers in this layout are returned unchanged.
 
     Raises:
         InvalidRequest: A shared expert in another format than the routed ones.

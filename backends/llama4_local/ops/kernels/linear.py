@@ -1,10 +1,8 @@
 # pyright: basic, reportGeneralTypeIssues=false, reportOperatorIssue=false, reportArgumentType=false
-# Triton is untyped: what a jitted function takes are its own blocks, not Python values.
+# Triton is untyped: a jitted function's parameters are blocks and pointers, not Python values.
 """Dense matrix product for projections and head, in every weight format."""
 
 from __future__ import annotations
-
-from typing import TYPE_CHECKING
 
 import torch
 import triton
@@ -14,48 +12,39 @@ from torch import Tensor
 from llama4_local.ops.kernels.arithmetic import rounded
 from llama4_local.ops.kernels.groups import strip
 from llama4_local.ops.kernels.launch import ceil_div, contiguous, launch, require
-from llama4_local.ops.kernels.products import products, share
-from llama4_local.ops.kernels.tiles import STRIP, Tile
-from llama4_local.ops.kernels.weights import operands
-
-if TYPE_CHECKING:
-    from llama4_local.weights.quantized import Matrix
+from llama4_local.ops.kernels.products import products, scaled_by_row, share
+from llama4_local.ops.kernels.tiles import Tile
+from llama4_local.ops.kernels.weights import Scaled, operands
+from llama4_local.weights.quantized import Matrix
 
 
 @triton.jit(do_not_specialize=["count"])
 def _linear_kernel(
-    x,  # [count, IN]
-    x_scales,  # [count], fp32, for e4m3
-    weights,
-    scales,
-    out,  # [SPLITS, count, OUT]
+    x,  # `Scaled`: [count, IN]; scales [count], fp32, for e4m3
+    weights,  # `Scaled`: [OUT, IN]
+    out,  # [splits, count, OUT]
     count,
     OUT,
     IN,
-    FORMAT: tl.constexpr,
-    SPLITS: tl.constexpr,
-    ROWS: tl.constexpr,
-    TOKENS: tl.constexpr,
-    DEPTH: tl.constexpr,
-    GROUP: tl.constexpr,
-    EVEN: tl.constexpr,
-    STRIP: tl.constexpr,
+    PRODUCT: tl.constexpr,
 ):
-    token_tile, row_tile = strip(tl.program_id(0), tl.cdiv(count, TOKENS), tl.cdiv(OUT, ROWS), STRIP)
+    ROWS: tl.constexpr = PRODUCT.rows
+    TOKENS: tl.constexpr = PRODUCT.tokens
+    SPLITS: tl.constexpr = PRODUCT.splits
+    token_tile, row_tile = strip(tl.program_id(0), tl.cdiv(count, TOKENS), tl.cdiv(OUT, ROWS))
     tokens = token_tile * TOKENS + tl.arange(0, TOKENS)
     rows = row_tile * ROWS + tl.arange(0, ROWS)
-    inside = rows < OUT
+    row_mask = rows < OUT
     split = tl.program_id(1)
-    live = tokens < count
-    first, last = share(tl.cdiv(IN, DEPTH), split, SPLITS)
+    token_mask = tokens < count
+    first, last = share(tl.cdiv(IN, PRODUCT.depth), split, SPLITS)
     total = products(
-        weights, scales, x, rows, inside, tokens, live, first, last, OUT, IN, FORMAT, ROWS, TOKENS, DEPTH, GROUP, EVEN
+        weights.data, weights.scales, x.data, rows, row_mask, tokens, token_mask, first, last, OUT, IN, PRODUCT
     )
-    if FORMAT == "fp8":
-        total *= tl.load(scales + rows, mask=inside, other=0.0)[:, None]
-        total *= tl.load(x_scales + tokens, mask=live, other=0.0)[None, :]
+    if PRODUCT.format == "fp8":
+        total = scaled_by_row(total, weights.scales, x.scales, rows, row_mask, tokens, token_mask)
     places = out + (split * count + tokens).to(tl.int64)[None, :] * OUT + rows[:, None]
-    tl.store(places, rounded(total, out.dtype.element_ty), mask=inside[:, None] & live[None, :])
+    tl.store(places, rounded(total, out.dtype.element_ty), mask=row_mask[:, None] & token_mask[None, :])
 
 
 def linear(
@@ -66,7 +55,7 @@ def linear(
     Args:
         x: [tokens, in], bf16; e4m3 with its `x_scales` for FP8 weights (see `quantize_rows`).
         weight: [out, in], bf16, FP8 or int4.
-        tile: How to cut it.
+        tile: The tile config.
         x_scales: [tokens], fp32.
         dtype: Of the result; parts are always fp32.
 
@@ -75,21 +64,12 @@ def linear(
     """
     parts = operands(weight)
     count, size = x.shape
-    rows = parts.outputs
     require(parts.inputs == size, f"x has {size} columns and the weight {parts.inputs}")
     contiguous(x=x, weight=parts.values, scales=parts.scales)
     split = tile.splits > 1
-    out = x.new_empty((tile.splits, count, rows), dtype=torch.float32 if split else dtype)
-    depth = parts.depth(tile)
-    launch(
-        _linear_kernel,
-        (ceil_div(count, tile.tokens) * ceil_div(rows, tile.rows), tile.splits),
-        {"x": x, "x_scales": x_scales, "weights": parts.values, "scales": parts.scales, "out": out}
-        | {"count": count, "OUT": rows, "IN": size},
-        {"FORMAT": parts.format, "SPLITS": tile.splits, "ROWS": tile.rows, "TOKENS": tile.tokens}
-        | {"DEPTH": depth, "GROUP": parts.group, "EVEN": size % depth == 0, "STRIP": STRIP},
-        warps=tile.warps,
-        stages=tile.stages,
-        matmul=tile.matmul,
+    out = x.new_empty((tile.splits, count, parts.outputs), dtype=torch.float32 if split else dtype)
+    grid = (ceil_div(count, tile.tokens) * ceil_div(parts.outputs, tile.rows), tile.splits)
+    launch(_linear_kernel, grid, warps=tile.warps, stages=tile.stages, matmul=tile.matmul)(
+        Scaled(x, x_scales), parts.scaled, out, count, parts.outputs, size, PRODUCT=parts.product(tile)
     )
     return out if split else out[0]

@@ -1,6 +1,6 @@
 # pyright: basic, reportGeneralTypeIssues=false, reportOperatorIssue=false, reportArgumentType=false
-# Triton is untyped: what a jitted function takes are its own blocks, not Python values.
-"""RMS norm of the residual stream, with what the layer before still has to add to it."""
+# Triton is untyped: a jitted function's parameters are blocks and pointers, not Python values.
+"""RMS norm of the residual stream, fused with the addition of the preceding layer's output."""
 
 from __future__ import annotations
 
@@ -28,20 +28,20 @@ def _norm_kernel(
 ):
     row = tl.program_id(0)
     column = tl.arange(0, WIDTH)
-    there = column < SIZE
+    mask = column < SIZE
     place = row * SIZE + column
-    x = tl.load(residual + place, mask=there, other=0.0).to(tl.float32)
-    gain = tl.load(weight + column, mask=there, other=0.0)  # on its way while the rest is summed
+    x = tl.load(residual + place, mask=mask, other=0.0).to(tl.float32)
+    gain = tl.load(weight + column, mask=mask, other=0.0)  # in flight while the parts are summed
     for part in tl.static_range(PARTS):
-        x += tl.load(update + (part * count).to(tl.int64) * SIZE + place, mask=there, other=0.0).to(tl.float32)
+        x += tl.load(update + (part * count).to(tl.int64) * SIZE + place, mask=mask, other=0.0).to(tl.float32)
     if PARTS > 0:
         stored = rounded(x, total.dtype.element_ty)
-        tl.store(total + place, stored, mask=there)
+        tl.store(total + place, stored, mask=mask)
         x = stored.to(tl.float32)
     scale = tl.rsqrt(tl.sum(x * x, 0) / SIZE + eps)
     # Cast back before the weight, as the published network does.
     value = rounded(x * scale, normed.dtype.element_ty).to(tl.float32) * gain
-    tl.store(normed + place, rounded(value, normed.dtype.element_ty), mask=there)
+    tl.store(normed + place, rounded(value, normed.dtype.element_ty), mask=mask)
 
 
 def rms_norm(x: Tensor, weight: Tensor, eps: float) -> Tensor:
@@ -55,7 +55,7 @@ def add_rms_norm(x: Tensor, residual: Tensor, weight: Tensor, eps: float) -> tup
     """Return the norm of x + residual, and that sum; see `Ops.add_rms_norm`.
 
     Args:
-        x: [tokens, hidden], or [parts, tokens, hidden] as matrix kernels leave them, bf16 or fp32: parts are
+        x: [tokens, hidden], or [parts, tokens, hidden] as matrix kernels with splits return them, bf16 or fp32: parts are
             added to the residual in their order, in fp32, and the sum is rounded once.
         residual: [tokens, hidden], bf16.
         weight: [hidden].
@@ -73,11 +73,7 @@ def _launch(
     require(update is None or update.shape[1:] == residual.shape, "the update's rows must match the residual's")
     contiguous(update=update, residual=residual, weight=weight)
     width = power_above(size)
-    launch(
-        _norm_kernel,
-        (count,),
-        {"update": update, "residual": residual, "weight": weight, "normed": normed, "total": total}
-        | {"count": count, "eps": eps},
-        {"SIZE": size, "WIDTH": width, "PARTS": 0 if update is None else update.shape[0]},
-        warps=16 if width > 4096 else 8 if width > 2048 else 4,
-    )
+    launch(_norm_kernel, (count,), warps=16 if width > 4096 else 8 if width > 2048 else 4)(
+        update, residual, weight, normed, total, count, eps,
+        SIZE=size, WIDTH=width, PARTS=0 if update is None else update.shape[0],
+    )  # fmt: skip

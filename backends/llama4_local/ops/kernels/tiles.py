@@ -1,13 +1,11 @@
-"""How a matrix kernel cuts its work up, and which cut serves which number of tokens.
+"""Tile configs: the block sizes, splits, warps and pipeline stages of each family of kernels.
 
-One table for each kernel and weight format, from few tokens to many. `deterministic` serves every number of
-tokens with one entry, so that a row's result never depends on how many others there are.
+They are named tuples, since a kernel takes its tile config as one compile-time argument.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Literal, NamedTuple
 
 from torch import Tensor
 
@@ -16,23 +14,20 @@ from llama4_local.weights.quantized import Int4Matrix
 if TYPE_CHECKING:
     from llama4_local.weights.quantized import Matrix
 
-STRIP = 8  # token tiles that share weights in the L2 cache at a time
-
 Format = Literal["bf16", "fp8", "int4"]
 Kernel = Literal["linear", "gate_up", "down"]
 
 
-@dataclass(frozen=True, slots=True)
-class Tile:
-    """One way to cut a matrix product.
+class Tile(NamedTuple):
+    """Tile config of a matrix product.
 
     Args:
-        rows: Outputs of a block, half of them gate and half up where both are computed together.
+        rows: Outputs of a block; in `gate_up` half of them are gate and half up.
         tokens: Tokens of a block.
         depth: Inputs of a step; for int4 a whole number of groups.
-        splits: Parts that the inputs are cut into, summed later in their order.
-        warps: Warps of a program.
-        stages: Loads in flight.
+        splits: Parts of the inputs (split-K), summed later in their order.
+        warps: Warps per program.
+        stages: Depth of the software pipeline.
     """
 
     rows: int
@@ -44,29 +39,39 @@ class Tile:
 
     @property
     def matmul(self) -> bool:
-        """Whether Hopper's own matrix instructions do it: they take four warps and 16 tokens at least.
+        """Whether the product runs on HGMMA, which takes at least four warps and 16 tokens.
 
-        Smaller cuts go to the instructions of older GPUs, which wait less for so little work.
+        Smaller tiles run on HMMA, the instructions of older GPUs, whose latency is lower for so little work.
         """
         return self.warps >= 4 and self.tokens >= 16
 
 
-def format_of(weight: Matrix) -> Format:
-    """Return a matrix's weight format."""
-    if isinstance(weight, Tensor):
-        return "bf16"
-    return "int4" if isinstance(weight, Int4Matrix) else "fp8"
-
-
-@dataclass(frozen=True, slots=True)
-class AttentionTile:
-    """One way to cut attention of many tokens.
+class VectorTile(NamedTuple):
+    """Tile config of a matrix-vector product.
 
     Args:
-        queries: Tokens of a block.
+        rows: Outputs of a program.
+        depth: Inputs of a step; int4 takes the size of a group instead.
+        splits: Parts of the inputs (split-K).
+        warps: Warps per program.
+        stages: Depth of the software pipeline.
+    """
+
+    rows: int
+    depth: int
+    splits: int
+    warps: int
+    stages: int
+
+
+class AttentionTile(NamedTuple):
+    """Tile config of prefill attention.
+
+    Args:
+        queries: Query tokens of a block.
         keys: Keys of a step.
-        warps: Warps of a program.
-        stages: Loads in flight.
+        warps: Warps per program.
+        stages: Depth of the software pipeline.
     """
 
     queries: int
@@ -75,15 +80,14 @@ class AttentionTile:
     stages: int
 
 
-@dataclass(frozen=True, slots=True)
-class DecodeTile:
-    """One way to cut attention of single tokens.
+class DecodeTile(NamedTuple):
+    """Tile config of decode attention.
 
     Args:
-        splits: Parts that a sequence's keys are cut into.
+        splits: Parts of a sequence's keys (split-KV).
         keys: Keys of a step.
-        warps: Warps of a program.
-        stages: Loads in flight.
+        warps: Warps per program.
+        stages: Depth of the software pipeline.
     """
 
     splits: int
@@ -92,20 +96,8 @@ class DecodeTile:
     stages: int
 
 
-@dataclass(frozen=True, slots=True)
-class VectorTile:
-    """One way to cut a matrix times a vector.
-
-    Args:
-        rows: Outputs of a program.
-        depth: Inputs of a step; int4 takes the size of a group instead.
-        splits: Parts that the inputs are cut into.
-        warps: Warps of a program.
-        stages: Loads in flight.
-    """
-
-    rows: int
-    depth: int
-    splits: int
-    warps: int
-    stages: int
+def format_of(weight: Matrix) -> Format:
+    """Return a matrix's weight format."""
+    if isinstance(weight, Tensor):
+        return "bf16"
+    return "int4" if isinstance(weight, Int4Matrix) else "fp8"

@@ -23,7 +23,7 @@ class ReferenceOps:
 
     @property
     def capturable(self) -> bool:
-        """See `Ops.capturable`: sizes are read back from the device here."""
+        """See `Ops.capturable`: sizes are copied to the host."""
         return False
 
     def embed(self, table: Tensor, token_ids: Tensor) -> Tensor:

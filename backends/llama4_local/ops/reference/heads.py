@@ -33,10 +33,10 @@ def split_heads(qkv: Tensor, plan: HeadTransform) -> tuple[Tensor, Tensor, Tenso
 
 
 def rotate(x: Tensor, rotation: Tensor) -> Tensor:
-    """Turn each interleaved pair of x [rows, heads, head_dim] (fp32) by its angle.
+    """Rotate each interleaved pair of x [rows, heads, head_dim] (fp32) by its angle.
 
     Args:
-        x: Pairs are elements 2i and 2i + 1, as Llama 4 has them (not the two halves).
+        x: Pairs are elements 2i and 2i + 1, as in Llama 4 (not the two halves).
         rotation: [rows, head_dim / 2, 2]: cosine and sine.
     """
     pairs = torch.view_as_complex(x.reshape(*x.shape[:-1], -1, 2))

@@ -1,4 +1,4 @@
-"""The feed-forwards: plain SwiGLU, and the mixture of experts that touches only routed ones."""
+"""Feed-forwards: plain SwiGLU, and the mixture of experts, which reads routed experts only."""
 
 from __future__ import annotations
 
@@ -24,13 +24,12 @@ def experts(x: Tensor, router_logits: Tensor, weights: MoeWeights) -> Tensor:
 
     Args:
         x: [rows, hidden].
-        router_logits: [rows, E], as `linear(x, weights.router)` gives them; a trainer passes them in to
-            look at them too.
-        weights: Only experts that some row is routed to are read.
+        router_logits: [rows, E], `linear(x, weights.router)`; an argument, since a trainer's loss uses them too.
+        weights: Only experts with a routed row are read.
     """
-    logits, chosen = router_logits.max(dim=-1)
+    logits, top_1 = router_logits.max(dim=-1)
     scaled = x * torch.sigmoid(logits.float()).to(x.dtype)[:, None]
-    routed = _one_row(scaled, int(chosen), weights) if len(x) == 1 else _grouped(scaled, chosen, weights)
+    routed = _one_row(scaled, int(top_1), weights) if len(x) == 1 else _grouped(scaled, top_1, weights)
     return routed + mlp(x, weights.shared)
 
 
@@ -39,15 +38,15 @@ def _one_row(x: Tensor, expert: int, weights: MoeWeights) -> Tensor:
 
 
 def expert_linear(x: Tensor, weight: Tensor) -> Tensor:
-    """Return x [rows, in] times one expert's matrix [in, out], however it lies in memory."""
+    """Return x [rows, in] times one expert's matrix [in, out], in any memory layout."""
     return linear(x, weight.t())
 
 
-def _grouped(x: Tensor, chosen: Tensor, weights: MoeWeights) -> Tensor:
-    """Bring the rows of each expert together, run them, and put the results back in place."""
-    order = torch.argsort(chosen, stable=True)
-    counts = torch.bincount(chosen, minlength=len(weights.router)).tolist()
-    # unbind gives all experts one backward pass; indexing would fill a whole zero gradient for each.
+def _grouped(x: Tensor, top_1: Tensor, weights: MoeWeights) -> Tensor:
+    """Gather the rows of each expert, apply it, and scatter the results back."""
+    order = torch.argsort(top_1, stable=True)
+    counts = torch.bincount(top_1, minlength=len(weights.router)).tolist()
+    # unbind has one backward pass for all experts; indexing would allocate a gradient of the whole stack for each.
     gate_up, down = weights.gate_up.unbind(), weights.down.unbind()
     parts = [
         expert_linear(swiglu(expert_linear(rows, gate_up[expert])), down[expert])

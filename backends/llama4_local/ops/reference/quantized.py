@@ -1,4 +1,4 @@
-"""Products with packed weights, and how numbers are packed: the twins of the kernels' int4 and FP8 paths."""
+"""Products with packed weights: the twins of the kernels' int4 and FP8 paths."""
 
 from __future__ import annotations
 
@@ -15,15 +15,15 @@ if TYPE_CHECKING:
     from llama4_local.weights.quantized import Matrix
     from llama4_local.weights.tree import MlpTree, MoeTree
 
-UNPACKED_AT_ONCE = 1 << 19  # numbers: so few that they stay in the processor's cache
+UNPACKED_AT_ONCE = 1 << 19  # numbers that fit into the processor's cache
 
 
 class PackedReferenceOps(ReferenceOps):
     """The reference functions for networks whose matrices may be packed: the CPU path of a quantized model.
 
     Args:
-        exact_rows: For so many rows or fewer, FP8 weights meet activations as they are, as in the kernels for a
-            handful of tokens; with more rows they meet them in FP8.
+        exact_rows: For so many rows or fewer, FP8 weights are multiplied with unrounded activations, as in the
+            matrix-vector kernel; for more rows with activations in FP8.
     """
 
     def __init__(self, exact_rows: int = 0) -> None:
@@ -38,13 +38,13 @@ class PackedReferenceOps(ReferenceOps):
         return self.linear(rows.swiglu(self.linear(x, weights.gate_up)), weights.down)
 
     def moe(self, x: Tensor, weights: MoeTree[Matrix]) -> Tensor:
-        """See `Ops.moe`; experts may be packed, the router never is."""
+        """See `Ops.moe`; experts may be packed, routers are not."""
         exact = len(x) <= self._exact_rows
-        logits, chosen = linear(x, weights.router).float().max(dim=-1)
+        logits, top_1 = linear(x, weights.router).float().max(dim=-1)
         scaled = x * torch.sigmoid(logits).to(x.dtype)[:, None]
         routed = torch.empty_like(x)
-        for expert in chosen.unique().tolist():
-            own = chosen == expert
+        for expert in top_1.unique().tolist():
+            own = top_1 == expert
             hidden = rows.swiglu(expert_linear(scaled[own], weights.gate_up, expert, exact=exact))
             routed[own] = expert_linear(hidden, weights.down, expert, exact=exact).to(x.dtype)
         return routed + self.mlp(x, weights.shared)
@@ -53,15 +53,15 @@ class PackedReferenceOps(ReferenceOps):
 def linear(x: Tensor, weight: Matrix, *, exact: bool = False) -> Tensor:
     """Return x [rows, in] times the transpose of a matrix [out, in], in x's type.
 
-    Packed weights are unpacked to fp32, some outputs at a time, and summed in it. FP8 weights see activations in
-    FP8 as well, each row with its own scale, unless they are to stay `exact`.
+    Packed weights are unpacked to fp32, some outputs at a time, and multiplied in it. FP8 weights are multiplied
+    with activations in FP8, each row with its own scale, unless `exact`.
     """
     if isinstance(weight, Tensor):
         return rows.linear(x, weight)
     values = x.float()
     if isinstance(weight, Fp8Matrix) and not exact:
-        narrow, scales = quantize_rows(x, weight.bound)
-        values = narrow.float() * scales[:, None]
+        rounded, scales = quantize_rows(x, weight.bound)
+        values = rounded.float() * scales[:, None]
     outputs, inputs = weight.shape
     step = max(1, UNPACKED_AT_ONCE // inputs)
     parts = (weight.rows(start, start + step) for start in range(0, outputs, step))
@@ -80,7 +80,7 @@ def quantize_rows(x: Tensor, bound: float | None = None) -> tuple[Tensor, Tensor
 
     Args:
         x: [rows, size].
-        bound: Largest magnitude that a scale is made for; larger values are cut off.
+        bound: Largest magnitude that a scale covers; larger values are clamped.
 
     Returns:
         [rows, size], float8_e4m3fn, and [rows], fp32.

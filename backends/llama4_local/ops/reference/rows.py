@@ -1,4 +1,4 @@
-"""Functions that treat every row alone: norm, linear map, SwiGLU."""
+"""Row-wise functions: norm, linear map, SwiGLU."""
 
 from __future__ import annotations
 
@@ -8,13 +8,13 @@ from torch.nn import functional
 
 _FEW_ROWS = 32
 _FULL = 64
-_WORTH_IT = 2**14  # numbers in a matrix, below which the library's way to a product costs more than the product
+_LARGE = 2**14  # numbers in a matrix; below, the library's overhead costs more than the product
 
 
 def rms_norm(x: Tensor, weight: Tensor | None, eps: float) -> Tensor:
     """Return x over its root mean square along the last axis, times `weight` if there is one.
 
-    As Llama 4 does it: normalised in fp32, cast back to x's type, and only then multiplied.
+    As in Llama 4: normalised in fp32, cast back to x's type, and only then multiplied.
     """
     normed = functional.rms_norm(x.float(), x.shape[-1:], None, eps).to(x.dtype)
     return normed if weight is None else normed * weight
@@ -35,25 +35,25 @@ def rounded_up(rows: int) -> int:
 
 
 def _is_compiled_by_size(x: Tensor) -> bool:
-    # oneDNN keeps a compiled product for each number of rows, up to 1,024 of them, outside of any plan of memory.
+    # oneDNN caches a compiled product for each number of rows, up to 1,024, in memory that is not planned.
     return x.dtype == torch.bfloat16 and x.device.type == "cpu" and not torch.is_grad_enabled()
 
 
 def _reads_faster_on_the_left(weight: Tensor) -> bool:
-    # In bf16 the libraries choose well by themselves, and a trainer's gradients want the plain form.
+    # In bf16 the library's own choice is good, and autograd needs the plain form.
     return (
         weight.dtype == torch.float32
         and weight.device.type == "cpu"
-        and weight.numel() >= _WORTH_IT
+        and weight.numel() >= _LARGE
         and weight.is_contiguous()
         and not torch.is_grad_enabled()
     )
 
 
 def _weight_first(x: Tensor, weight: Tensor) -> Tensor:
-    """Return the product for a few rows, up to five times as fast: it is bound by how fast the matrix is read.
+    """Return the product for a few rows, up to five times as fast: it is bound by the matrix's bandwidth.
 
-    With one row the library takes a path that uses one core and reads badly, hence the second row.
+    For one row the library takes a path on one core with low bandwidth, hence the second row.
     """
     columns = (torch.cat((x, x)) if len(x) == 1 else x).t()
     return torch.mm(weight, columns).t()[: len(x)].contiguous()

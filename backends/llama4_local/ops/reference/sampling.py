@@ -1,7 +1,7 @@
-"""Choosing tokens from logits, as pure functions of tensors: the oracle, and what runs on the CPU.
+"""Samples tokens from logits, as pure functions of tensors: the oracle, and the CPU path.
 
-Nothing here depends on the order in which a sort puts equal values, nor on the other rows of the batch: filters are
-thresholds, and each row draws with its own counter-based random number.
+No result depends on the order of equal values in a sort, nor on the other rows of the batch: filters are thresholds,
+and each row draws with its own counter-based random number.
 """
 
 from __future__ import annotations
@@ -14,12 +14,12 @@ from torch import Tensor
 if TYPE_CHECKING:
     from llama4_local.ops.filters import Filters
 
-_FIRST_LOOK = 1024  # a nucleus is nearly always among so many of the likeliest tokens
-_COLDEST = 1e-6  # below it a draw is the likeliest token anyway, and fp32 would divide by zero
+_NUCLEUS = 1024  # the top_p tokens are nearly always among so many top tokens
+_COLDEST = 1e-6  # at lower temperatures a draw is the argmax, and fp32 would divide by zero
 
 
 def unusable(logits: Tensor) -> Tensor:
-    """Return which rows nothing can be chosen from: a NaN, +inf, or every token ruled out.
+    """Return the rows without a valid token: a NaN, +inf, or every token masked out.
 
     Args:
         logits: [n, vocab].
@@ -33,15 +33,15 @@ def unusable(logits: Tensor) -> Tensor:
 def penalize(
     logits: Tensor, seen: Tensor, counts: Tensor, repetition: Tensor, presence: Tensor, frequency: Tensor
 ) -> Tensor:
-    """Return the logits less what tokens that stood there before cost.
+    """Return the logits minus the penalties of tokens that occurred before.
 
     The repetition penalty divides positive logits and multiplies negative ones (CTRL, Keskar et al. 2019); presence
-    and frequency penalties are taken off, once per token and once per occurrence (OpenAI's API reference).
+    and frequency penalties are subtracted, once per token and once per occurrence (OpenAI's API reference).
 
     Args:
         logits: [n, vocab], fp32.
-        seen: [n, vocab], bool: the token stands in the prompt or the answer.
-        counts: [n, vocab], int: how often it stands in the answer.
+        seen: [n, vocab], bool: the token occurs in the prompt or the answer.
+        counts: [n, vocab], int: its occurrences in the answer.
         repetition: [n], fp32, above 0; 1 for none.
         presence: [n], fp32.
         frequency: [n], fp32.
@@ -52,15 +52,15 @@ def penalize(
     return logits - frequency[:, None] * counts - presence[:, None] * (counts > 0)
 
 
-def likeliest(logits: Tensor) -> Tensor:
-    """Return the likeliest token of each row: logits [n, vocab] → [n], int64; any token of an unusable row."""
+def argmax(logits: Tensor) -> Tensor:
+    """Return the top-1 token of each row: logits [n, vocab] → [n], int64; any token of an unusable row."""
     return logits.argmax(dim=-1)
 
 
 def sample(logits: Tensor, filters: Filters, seeds: Tensor, steps: Tensor) -> Tensor:
     """Return the next token of each row, the argmax at temperature 0; see `Ops.sample`."""
     bad = unusable(logits)
-    tokens = likeliest(logits)
+    tokens = argmax(logits)
     rows = (filters.temperature > 0).nonzero().squeeze(-1)
     if len(rows):
         usable = torch.where(bad[rows, None], 0, logits[rows])
@@ -69,20 +69,20 @@ def sample(logits: Tensor, filters: Filters, seeds: Tensor, steps: Tensor) -> Te
 
 
 def draw(logits: Tensor, filters: Filters, uniforms: Tensor) -> Tensor:
-    """Draw one token per row from what temperature, top_k, top_p and min_p leave, in this order.
+    """Draw one token per row, after temperature, top_k, top_p and min_p, in this order.
 
-    Tokens exactly as likely as the last one that passes a filter pass too.
+    Tokens with exactly the probability of the last one that passes a filter pass too.
 
     Args:
         logits: [n, vocab], fp32, no row `unusable`.
-        filters: How to narrow the choice down.
+        filters: The rows' filters.
         uniforms: [n], fp64, in [0, 1).
 
     Returns:
         [n], int64.
     """
     best = logits.amax(dim=-1, keepdim=True)
-    weights = ((logits - best) / filters.temperature[:, None].clamp(min=_COLDEST)).exp()  # the likeliest weighs 1
+    weights = ((logits - best) / filters.temperature[:, None].clamp(min=_COLDEST)).exp()  # the argmax weighs 1
     least = filters.min_p.to(weights.dtype)
     if filters.ranked:
         least = torch.maximum(least, _least_ranked(weights, filters))
@@ -99,14 +99,14 @@ def _least_ranked(weights: Tensor, filters: Filters) -> Tensor:
     vocab = weights.shape[-1]
     limit = torch.where(filters.top_k > 0, filters.top_k, vocab).clamp(max=vocab)
     everything = weights.sum(dim=-1, dtype=torch.float64)
-    least, certain = _least_among(weights, min(_FIRST_LOOK, vocab), limit, everything, filters.top_p)
+    least, certain = _least_among(weights, min(_NUCLEUS, vocab), limit, everything, filters.top_p)
     if not bool(certain.all()):
         least, _ = _least_among(weights, vocab, limit, everything, filters.top_p)
     return least
 
 
 def _least_among(weights: Tensor, size: int, limit: Tensor, everything: Tensor, top_p: Tensor) -> tuple[Tensor, Tensor]:
-    """Look at the `size` likeliest tokens only; also return where that was enough."""
+    """Return the smallest weight that passes among the top `size` tokens, and the rows where these suffice."""
     vocab = weights.shape[-1]
     ranked = weights.topk(size, dim=-1).values
     within = torch.arange(size, device=weights.device) < limit[:, None]
@@ -121,20 +121,20 @@ def _least_among(weights: Tensor, size: int, limit: Tensor, everything: Tensor, 
     return torch.where(unfiltered, 0, least), certain
 
 
-def log_probabilities(logits: Tensor, chosen: Tensor, top: int) -> tuple[Tensor, Tensor, Tensor]:
-    """Return how likely the chosen tokens were at temperature 1, and the `top` likeliest of each row.
+def log_probabilities(logits: Tensor, sampled: Tensor, top: int) -> tuple[Tensor, Tensor, Tensor]:
+    """Return the log-probabilities of sampled tokens at temperature 1, and the `top` tokens of each row.
 
     Args:
         logits: [n, vocab], before penalties and filters.
-        chosen: [n], int64.
-        top: How many alternatives.
+        sampled: [n], int64.
+        top: Number of alternatives.
 
     Returns:
-        Log-probabilities [n] of the chosen, token ids [n, top] and log-probabilities [n, top] of the likeliest.
+        Log-probabilities [n] of the sampled, token ids [n, top] and log-probabilities [n, top] of the top tokens.
     """
     scores = logits.float().log_softmax(dim=-1)
     ranked = scores.topk(min(top, scores.shape[-1]), dim=-1)
-    return scores.gather(-1, chosen[:, None]).squeeze(-1), ranked.indices, ranked.values
+    return scores.gather(-1, sampled[:, None]).squeeze(-1), ranked.indices, ranked.values
 
 
 _MULTIPLIERS = (0xD2511F53, 0xCD9E8D57)
@@ -154,7 +154,7 @@ def philox(seeds: Tensor, counters: Tensor) -> tuple[Tensor, Tensor, Tensor, Ten
     a, b, c, d = counters.unbind(-1)
     low, high = seeds & _LOW, (seeds >> 32) & _LOW
     for _ in range(10):
-        first, second = a * _MULTIPLIERS[0], c * _MULTIPLIERS[1]  # wraps at 64 bits, as it should
+        first, second = a * _MULTIPLIERS[0], c * _MULTIPLIERS[1]  # wraps at 64 bits, as the algorithm requires
         a, b = ((second >> 32) & _LOW) ^ b ^ low, second & _LOW
         c, d = ((first >> 32) & _LOW) ^ d ^ high, first & _LOW
         low, high = (low + _KEY_STEPS[0]) & _LOW, (high + _KEY_STEPS[1]) & _LOW
@@ -166,7 +166,7 @@ def uniforms(seeds: Tensor, steps: Tensor) -> Tensor:
 
     Args:
         seeds: [n], int64.
-        steps: [n], int64: how many tokens the row has drawn before.
+        steps: [n], int64: tokens that the row has drawn before.
 
     Returns:
         [n], fp64 with 53 random bits.

@@ -1,6 +1,6 @@
 # pyright: basic, reportGeneralTypeIssues=false, reportOperatorIssue=false, reportArgumentType=false
 # Triton is untyped: its compiler takes and returns plain dictionaries.
-"""Compiles a planned launch for Hopper as Triton would at its first start, without a GPU."""
+"""Compiles a recorded launch for Hopper as Triton's JIT compiles it at its first launch, without a GPU."""
 
 from __future__ import annotations
 
@@ -16,6 +16,8 @@ from triton.compiler import ASTSource
 from llama4_local.ops.kernels.aot.machine_code import MachineCode, inspect
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from llama4_local.ops.kernels.launch import Argument, Constant, Launch
 
 _HOPPER = GPUTarget("cuda", 90, 32)
@@ -30,65 +32,67 @@ _POINTERS = {
     torch.bool: "*i1",
 }
 
+Type = str | tuple["Type", ...]
+Path = tuple[int, ...]  # position of a parameter, then of an element in a tuple
+
 
 @dataclass(frozen=True, slots=True)
 class Specialization:
-    """What Triton compiles one binary for.
+    """The inputs of Triton's compiler: equal ones share a binary.
 
     Args:
-        types: Type of each parameter by name, `constexpr` for compile-time ones.
-        constants: Values of those.
-        aligned: Parameters that are multiples of 16.
-        warps: Warps of a program.
+        types: Type of each parameter by name, `constexpr` for compile-time ones; a tuple for a named tuple.
+        constants: Values of compile-time parameters and elements, by path.
+        aligned: Paths of pointers and integers that are multiples of 16.
+        warps: Warps per program.
         stages: Depth of the software pipeline.
     """
 
-    types: tuple[tuple[str, str], ...]
-    constants: tuple[tuple[str, Constant], ...]
-    aligned: tuple[str, ...]
+    types: tuple[tuple[str, Type], ...]
+    constants: tuple[tuple[Path, Constant], ...]
+    aligned: tuple[Path, ...]
     warps: int
     stages: int
 
 
 @dataclass(frozen=True, slots=True)
 class Compiled:
-    """One kernel's binary and what it says."""
+    """One kernel's binary and its machine code's properties."""
 
     cubin: bytes
     code: MachineCode
 
 
 def specialize(launch: Launch) -> Specialization:
-    """Return what Triton would compile for a launch: integers of 1 become constants, multiples of 16 are noted."""
-    types: dict[str, str] = {}
-    constants: dict[str, Constant] = {}
-    aligned: list[str] = []
-    for parameter in launch.kernel.params:
+    """Return what Triton's JIT compiles for a launch: integers of 1 and None become constants, multiples of 16 hints."""
+    types: dict[str, Type] = {}
+    constants: dict[Path, Constant] = {}
+    aligned: list[Path] = []
+    for index, parameter in enumerate(launch.kernel.params):
         name = parameter.name
         if name in launch.constants:
-            types[name], constants[name] = "constexpr", launch.constants[name]
+            types[name], constants[index,] = "constexpr", launch.constants[name]
             continue
-        value = launch.arguments[name]
-        kind = _kind(value, parameter.do_not_specialize)
-        types[name] = kind
-        if isinstance(value, Tensor):
-            aligned.append(name)
-        elif kind == "constexpr":
-            constants[name] = value
-        elif isinstance(value, int) and value % 16 == 0 and not parameter.do_not_specialize:
-            aligned.append(name)
+        plain = parameter.do_not_specialize
+        types[name] = _type(launch.arguments[name], plain)
+        for path, value in _leaves(launch.arguments[name], (index,)):
+            if isinstance(value, Tensor):
+                aligned.append(path)
+            elif _type(value, plain) == "constexpr":
+                constants[path] = value
+            elif isinstance(value, int) and value % 16 == 0 and not plain:
+                aligned.append(path)
     return Specialization(tuple(types.items()), tuple(constants.items()), tuple(aligned), launch.warps, launch.stages)
 
 
 def compile_launch(launch: Launch) -> Compiled:
-    """Compile a planned launch for sm_90a."""
-    wanted = specialize(launch)
-    names = [name for name, _ in wanted.types]
+    """Compile a recorded launch for sm_90a."""
+    special = specialize(launch)
     source = ASTSource(
         launch.kernel,
-        dict(wanted.types),
-        dict(wanted.constants),
-        {(names.index(name),): [["tt.divisibility", 16]] for name in wanted.aligned},
+        dict(special.types),
+        dict(special.constants),
+        {path: [["tt.divisibility", 16]] for path in special.aligned},
     )
     options = {"num_warps": launch.warps, "num_stages": launch.stages, "enable_fp_fusion": True}
     compiled = triton.compile(source, target=_HOPPER, options=options)
@@ -96,7 +100,17 @@ def compile_launch(launch: Launch) -> Compiled:
     return Compiled(cubin, inspect(cubin, compiled.metadata.shared))
 
 
-def _kind(value: Argument, plain: bool) -> str:
+def _leaves(value: Argument, path: Path) -> Iterator[tuple[Path, Tensor | float | None]]:
+    if isinstance(value, tuple):
+        for index, element in enumerate(value):
+            yield from _leaves(element, (*path, index))
+    else:
+        yield path, value
+
+
+def _type(value: Argument, plain: bool) -> Type:
+    if isinstance(value, tuple):
+        return type(value)(*(_type(element, plain) for element in value))  # the named tuple's own class
     if isinstance(value, Tensor):
         return _POINTERS[value.dtype]
     if value is None or (value == 1 and isinstance(value, int) and not plain):

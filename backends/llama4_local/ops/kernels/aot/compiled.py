@@ -16,9 +16,9 @@ from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from llama4_local.ops.kernels.aot.ahead_of_time import Specialization, compile_launch, specialize
+from llama4_local.ops.kernels.aot.ahead_of_time import Specialization, Type, compile_launch, specialize
 from llama4_local.ops.kernels.aot.machine_code import MachineCode, MachineCodeError, occupancy
 from llama4_local.ops.kernels.aot.serving import SHAPES, serving_launches
 from llama4sdk.errors import InvalidRequest
@@ -34,8 +34,8 @@ class Plan:
     """A binary to build.
 
     Args:
-        launch: One of the launches that need it.
-        models: Which models do.
+        launch: One of the launches that run it.
+        models: The models that make such launches.
     """
 
     launch: Launch
@@ -49,11 +49,11 @@ class Built:
     Args:
         name: The kernel.
         cubin: File name.
-        code: What it says.
+        code: Its machine code's properties.
         matmul: Whether it must use the matrix units.
         config: Its compile-time parameters, pointers' types, warps and stages.
-        models: Which models launch it.
-        problems: What is wrong with it.
+        models: The models that launch it.
+        problems: The rules that it breaks.
     """
 
     name: str
@@ -68,12 +68,12 @@ class Built:
 @cache
 def plans() -> tuple[Plan, ...]:
     """Return every binary that serving the published models needs, once each."""
-    found: dict[tuple[str, Specialization], tuple[Launch, dict[str, None]]] = {}
+    binaries: dict[tuple[str, Specialization], tuple[Launch, dict[str, None]]] = {}
     for shape in SHAPES:
         for launch in serving_launches(shape):
-            _, models = found.setdefault((launch.name, specialize(launch)), (launch, {}))
+            _, models = binaries.setdefault((launch.name, specialize(launch)), (launch, {}))
             models[shape.name] = None
-    ordered = sorted(found.items(), key=lambda item: (item[0][0], repr(item[0][1])))
+    ordered = sorted(binaries.items(), key=lambda item: (item[0][0], repr(item[0][1])))
     return tuple(Plan(launch, tuple(models)) for _, (launch, models) in ordered)
 
 
@@ -95,12 +95,12 @@ def build_all(folder: Path, *, only: str | None = None, workers: int | None = No
         InvalidRequest: No kernel is called `only`.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    wanted = [index for index, plan in enumerate(plans()) if only in (None, plan.launch.name)]
-    if not wanted:
+    indices = [index for index, plan in enumerate(plans()) if only in (None, plan.launch.name)]
+    if not indices:
         raise InvalidRequest(f"no kernel is called {only!r}; there are {', '.join(_names())}")
     context = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(workers or os.cpu_count() or 1, mp_context=context) as pool:
-        built = list(pool.map(build, wanted, [str(folder)] * len(wanted)))
+        built = list(pool.map(build, indices, [str(folder)] * len(indices)))
     manifest = {"kernels": [_entry(one) for one in built]}
     (folder / "manifest.json").write_text(json.dumps(manifest, indent=1) + "\n")
     return built
@@ -114,7 +114,7 @@ def check(built: Sequence[Built]) -> None:
     """
     wrong = [f"{one.cubin} {one.config}: {problem}" for one in built for problem in one.problems]
     if wrong:
-        raise MachineCodeError("\n".join(["machine code does not keep its promises:", *wrong]))
+        raise MachineCodeError("\n".join(["machine code breaks its rules:", *wrong]))
 
 
 def report(built: Sequence[Built]) -> list[dict[str, object]]:
@@ -168,9 +168,23 @@ def _entry(one: Built) -> dict[str, object]:
 
 
 def _config(launch: Launch) -> dict[str, Constant]:
-    wanted = specialize(launch)
-    pointers = {name: kind for name, kind in wanted.types if kind.startswith("*")}
-    return {**dict(wanted.constants), **pointers, "warps": launch.warps, "stages": launch.stages}
+    """Return a binary's parameters by name: elements of a compile-time tuple by their own, pointers by path."""
+    config: dict[str, Constant] = {}
+    for name, value in launch.constants.items():
+        config |= {key.upper(): element for key, element in _elements(name, value)}
+    for name, kind in specialize(launch).types:
+        paths = (
+            [(f"{name}.{key}", one) for key, one in _elements(name, kind)]
+            if isinstance(kind, tuple)
+            else [(name, kind)]
+        )
+        config |= {path: str(one) for path, one in paths if str(one).startswith("*")}
+    return config | {"warps": launch.warps, "stages": launch.stages}
+
+
+def _elements(name: str, value: Constant | Type) -> list[tuple[str, Any]]:
+    """Return the fields of a named tuple by name, or the value itself."""
+    return list(zip(type(value)._fields, value, strict=True)) if isinstance(value, tuple) else [(name, value)]
 
 
 def _names() -> list[str]:

@@ -1,6 +1,6 @@
-"""What a compiled kernel's machine code says about itself, and what it must say.
+"""Properties of a compiled kernel's machine code, and the rules that it must keep.
 
-Everything here is read from the cubin with the tools that Triton's wheel carries; no GPU is involved.
+They are read from the cubin with the tools in Triton's wheel; no GPU is involved.
 """
 
 from __future__ import annotations
@@ -20,12 +20,12 @@ if TYPE_CHECKING:
 
 SHARED_LIMIT = 227 * 1024  # bytes of shared memory that a program on Hopper may have
 
-# Kernels whose loads are a few words for each row: nothing to widen.
-_SMALL_LOADS = {"choose", "order", "route_few", "settle", "uniforms", "draw"}
+# Kernels whose loads are a few words for each row, which cannot be wide.
+_SMALL_LOADS = {"route", "dispatch", "route_and_dispatch", "settle", "uniforms", "draw"}
 
 
 class MachineCodeError(LlamaError):
-    """A compiled kernel is not what its source promises; the message lists what is wrong with which."""
+    """Compiled kernels break the rules of `MachineCode.problems`; the message lists each rule and kernel."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,13 +33,13 @@ class MachineCode:
     """One compiled kernel.
 
     Args:
-        registers: Of each thread.
-        stack: Bytes of each thread's stack frame; spilled registers live there.
+        registers: Registers of a thread.
+        stack: Bytes of a thread's stack frame, where spilled registers are.
         shared: Bytes of shared memory of a program.
         matrix: Instructions of Hopper's matrix units (HGMMA, for e4m3 QGMMA).
         slow_matrix: Instructions of the older units (HMMA, IMMA).
         local: Loads from and stores to local memory.
-        wide_loads: Global loads of 16 bytes for each thread.
+        wide_loads: Global loads of 16 bytes per thread.
     """
 
     registers: int
@@ -51,7 +51,7 @@ class MachineCode:
     wide_loads: int
 
     def problems(self, name: str, *, matmul: bool) -> list[str]:
-        """Return what is wrong with a kernel's machine code, one sentence each."""
+        """Return the rules that a kernel's machine code breaks, one sentence each."""
         slow = self.slow_matrix if matmul else 0
         rules = {
             f"spills: {self.stack} bytes of stack, {self.local} local accesses": not (self.stack or self.local),
@@ -64,8 +64,8 @@ class MachineCode:
 
 
 def occupancy(code: MachineCode, warps: int) -> int:
-    """Return how many programs fit on one of Hopper's multiprocessors together (CUDA C++ guide, capability 9.0)."""
-    per_warp = -(-code.registers * 32 // 256) * 256  # registers are handed out in blocks of 256
+    """Return how many programs are resident on one of Hopper's multiprocessors (CUDA C++ guide, capability 9.0)."""
+    per_warp = -(-code.registers * 32 // 256) * 256  # registers are allocated in blocks of 256
     return min(65536 // (per_warp * warps), 64 // warps, 32, 233_472 // (code.shared + 1024))
 
 
@@ -96,17 +96,17 @@ def inspect(cubin: bytes, shared: int) -> MachineCode:
 def resources(cubin: bytes) -> tuple[int, int]:
     """Return a cubin's registers of a thread, and the bytes of its stack frame."""
     usage = _dump(cubin, "--dump-resource-usage")
-    found = re.search(r"REG:(\d+) STACK:(\d+)", usage)
-    if found is None:
-        raise MachineCodeError(f"cuobjdump says nothing about registers: {usage[:200]!r}")
-    return int(found[1]), int(found[2])
+    match = re.search(r"REG:(\d+) STACK:(\d+)", usage)
+    if match is None:
+        raise MachineCodeError(f"cuobjdump printed no registers: {usage[:200]!r}")
+    return int(match[1]), int(match[2])
 
 
-def _dump(cubin: bytes, what: str) -> str:
+def _dump(cubin: bytes, section: str) -> str:
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "kernel.cubin"
         path.write_bytes(cubin)
-        return _run("cuobjdump", what, str(path))
+        return _run("cuobjdump", section, str(path))
 
 
 def _run(tool: str, *arguments: str) -> str:

@@ -1,7 +1,7 @@
-"""Every launch that serving a published model can come to, planned without running any.
+"""Every launch that serving a published model makes, recorded without running any.
 
-The same launchers that serve are called on tensors without storage, for each weight format, cache type and
-number of tokens at which another cut is chosen.
+The launchers that serve are called on tensors without storage, for each weight format, cache type and number of
+tokens at which the tile config changes.
 """
 
 from __future__ import annotations
@@ -16,9 +16,9 @@ from llama4_local.ops.batch import Batch, PoolTable, Segment
 from llama4_local.ops.filters import Filters
 from llama4_local.ops.heads import HeadTransform
 from llama4_local.ops.kernels import sampling
-from llama4_local.ops.kernels.choices import Choices
 from llama4_local.ops.kernels.functions import KernelOps
 from llama4_local.ops.kernels.launch import recording
+from llama4_local.ops.kernels.tile_table import TileTable
 from llama4_local.weights.quantized import Fp8Matrix, Int4Matrix
 from llama4_local.weights.tree import MlpTree, MoeTree
 
@@ -33,22 +33,22 @@ if TYPE_CHECKING:
 
 FORMATS: tuple[Format, ...] = ("bf16", "fp8", "int4")
 TOKENS = (1, 4, 8, 16, 32, 64, 128, 256, 512, 1024, 2048, 4096, 16384)
-PREFILL_FROM = 16  # steps of fewer tokens are only decoded here
+PREFILL_FROM = 16  # no prefill of fewer tokens is recorded
 PAGE = 64
 GROUP = 128
 
 
 @dataclass(frozen=True, slots=True)
 class Shape:
-    """The sizes of a published model that kernels see.
+    """The sizes of a published model that its kernels depend on.
 
     Args:
-        name: As users know it.
-        experts: Experts of a mixture; 0 without mixtures.
+        name: The model's name.
+        experts: Routed experts of a MoE layer; 0 without MoE layers.
         expert_size: Width of each.
-        dense_size: Width of plain feed-forwards; 0 without any.
+        dense_size: Width of dense feed-forwards; 0 without any.
         norm: Whether queries and keys are normalised.
-        nope: Whether some layers do without RoPE.
+        nope: Whether some layers have no RoPE.
     """
 
     name: str
@@ -72,38 +72,38 @@ SHAPES = (
 
 
 def serving_launches(shape: Shape) -> Iterator[Launch]:
-    """Yield the launches of a model, many of them alike."""
-    for choices in (Choices(), Choices(deterministic=True)):
-        for form in FORMATS:
+    """Yield the launches of a model; many of them share a binary."""
+    for tiles in (TileTable(), TileTable(deterministic=True)):
+        for weight_format in FORMATS:
             for tokens in TOKENS:
-                yield from matrix_launches(shape, form, tokens, KernelOps(choices))
+                yield from matrix_launches(shape, weight_format, tokens, KernelOps(tiles))
         for cache in (torch.bfloat16, torch.float8_e4m3fn):
             for tokens in TOKENS:
-                yield from attention_launches(shape, cache, tokens, KernelOps(choices))
+                yield from attention_launches(shape, cache, tokens, KernelOps(tiles))
     yield from sampling_launches(shape)
 
 
-def matrix_launches(shape: Shape, form: Format, tokens: int, ops: KernelOps) -> list[Launch]:
-    """Return what projections, feed-forwards, norms and head launch in one step."""
+def matrix_launches(shape: Shape, weight_format: Format, tokens: int, ops: KernelOps) -> list[Launch]:
+    """Return one step's launches of projections, feed-forwards, norms and head."""
     x, weight = _empty(tokens, shape.hidden), _empty(shape.hidden)
     width = shape.heads * shape.head_dim
     with recording() as launches:
         ops.rms_norm(x, weight, 1e-5)
-        qkv = ops.linear(x, _matrix(form, width + 2 * shape.kv_heads * shape.head_dim, shape.hidden))
+        qkv = ops.linear(x, _matrix(weight_format, width + 2 * shape.kv_heads * shape.head_dim, shape.hidden))
         for rope in (True, False) if shape.nope else (True,):
             ops.qkv_epilogue(qkv, _plan(shape, tokens, rope=rope), _cache(shape, torch.bfloat16), _longs(tokens))
-        update = ops.linear(_empty(tokens, width), _matrix(form, shape.hidden, width))
+        update = ops.linear(_empty(tokens, width), _matrix(weight_format, shape.hidden, width))
         ops.add_rms_norm(update, x, weight, 1e-5)
-        for feed_forward in _feed_forwards(shape, form, x, ops):
+        for feed_forward in _feed_forwards(shape, weight_format, x, ops):
             ops.add_rms_norm(feed_forward, x, weight, 1e-5)
-        # The router, the norms and, in every format, the head stay as published: bf16.
+        # Routers, norms and heads are bf16 in every format.
         ops.linear(x, _matrix("bf16", shape.vocab, shape.hidden))
-        ops.linear(x, _matrix(form, shape.vocab, shape.hidden))
+        ops.linear(x, _matrix(weight_format, shape.vocab, shape.hidden))
     return launches
 
 
 def attention_launches(shape: Shape, cache: torch.dtype, tokens: int, ops: KernelOps) -> list[Launch]:
-    """Return what attention launches over one kind of cache: all tokens of one prompt, and one of each."""
+    """Return the launches of attention over one type of cache: decode, one prompt, and eight prompts."""
     layer, queries = _cache(shape, cache), _empty(tokens, shape.heads, shape.head_dim)
     qkv = _empty(tokens, (shape.heads + 2 * shape.kv_heads) * shape.head_dim)
     with recording() as launches:
@@ -118,7 +118,7 @@ def attention_launches(shape: Shape, cache: torch.dtype, tokens: int, ops: Kerne
 
 
 def sampling_launches(shape: Shape, rows: int = 64) -> list[Launch]:
-    """Return what choosing tokens launches, with and without penalties, masks and filters."""
+    """Return the launches of sampling, with and without penalties, token masks and filters."""
     logits = _empty(rows, shape.vocab, dtype=torch.float32)
     floats, doubles = _empty(rows, dtype=torch.float32), _empty(rows, dtype=torch.float64)
     seen, counts = _empty(rows, shape.vocab, dtype=torch.bool), _empty(rows, shape.vocab, dtype=torch.int32)
@@ -133,19 +133,19 @@ def sampling_launches(shape: Shape, rows: int = 64) -> list[Launch]:
     return launches
 
 
-def _feed_forwards(shape: Shape, form: Format, x: Tensor, ops: KernelOps) -> Iterator[Tensor]:
+def _feed_forwards(shape: Shape, weight_format: Format, x: Tensor, ops: KernelOps) -> Iterator[Tensor]:
     if shape.dense_size:
-        yield ops.mlp(x, _mlp(form, shape.hidden, shape.dense_size))
+        yield ops.mlp(x, _mlp(weight_format, shape.hidden, shape.dense_size))
     if shape.experts:
         count, size = shape.experts + 1, shape.expert_size
-        gate_up = _experts(form, count, 2 * size, shape.hidden)
-        down = _experts(form, count, shape.hidden, size)
+        gate_up = _experts(weight_format, count, 2 * size, shape.hidden)
+        down = _experts(weight_format, count, shape.hidden, size)
         router = _empty(shape.experts, shape.hidden)
-        yield ops.moe(x, MoeTree(router, gate_up, down, _mlp(form, shape.hidden, size)))
+        yield ops.moe(x, MoeTree(router, gate_up, down, _mlp(weight_format, shape.hidden, size)))
 
 
-def _mlp(form: Format, hidden: int, size: int) -> MlpTree[Matrix]:
-    return MlpTree(_matrix(form, 2 * size, hidden), _matrix(form, hidden, size))
+def _mlp(weight_format: Format, hidden: int, size: int) -> MlpTree[Matrix]:
+    return MlpTree(_matrix(weight_format, 2 * size, hidden), _matrix(weight_format, hidden, size))
 
 
 def _plan(shape: Shape, tokens: int, *, rope: bool) -> HeadTransform:
@@ -168,19 +168,19 @@ def _batch(lengths: list[int]) -> Batch:
     return Batch(_longs(1), _longs(1), segments, _longs(len(lengths) + 1), {"global": table}, _longs(0), None)
 
 
-def _matrix(form: Format, *shape: int) -> Matrix:
+def _matrix(weight_format: Format, *shape: int) -> Matrix:
     """Return a matrix [..., out, in] without storage."""
-    if form == "bf16":
+    if weight_format == "bf16":
         return _empty(*shape)
-    if form == "fp8":
+    if weight_format == "fp8":
         values = _empty(*shape, dtype=torch.float8_e4m3fn)
         return Fp8Matrix(values, _empty(*shape[:-1], dtype=torch.float32))
     packed = _empty(*shape[:-1], shape[-1] // 2, dtype=torch.uint8)
     return Int4Matrix(packed, _empty(*shape[:-2], shape[-1] // GROUP, shape[-2]))
 
 
-def _experts(form: Format, *shape: int) -> Matrix:
-    return _empty(*shape).transpose(1, 2) if form == "bf16" else _matrix(form, *shape)
+def _experts(weight_format: Format, *shape: int) -> Matrix:
+    return _empty(*shape).transpose(1, 2) if weight_format == "bf16" else _matrix(weight_format, *shape)
 
 
 def _longs(*shape: int) -> Tensor:
