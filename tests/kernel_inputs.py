@@ -1,4 +1,4 @@
-"""Random matrices in every weight format, and how far a kernel may be from its twin in fp64."""
+"""Random matrices in every weight format, and the limits of a kernel's deviation from its twin in fp64."""
 
 from __future__ import annotations
 
@@ -22,12 +22,12 @@ def activations(*shape: int) -> Tensor:
     return torch.randn(shape).to(torch.bfloat16)
 
 
-def matrix(form: Format, *shape: int, group: int = 64) -> Matrix:
+def matrix(weight_format: Format, *shape: int, group: int = 64) -> Matrix:
     """A matrix [..., out, in]."""
     outputs, inputs = shape[-2:]
-    if form == "bf16":
+    if weight_format == "bf16":
         return (torch.randn(shape) * inputs**-0.5).to(torch.bfloat16)
-    if form == "fp8":
+    if weight_format == "fp8":
         values = torch.randn(shape).clamp(-4, 4).mul(100).to(torch.float8_e4m3fn)
         return Fp8Matrix(values, (torch.rand(shape[:-1]) + 0.5) / 100 * inputs**-0.5)
     scales = torch.randn(*shape[:-2], inputs // group, outputs).sign() * (torch.rand(inputs // group, outputs) + 0.5)
@@ -35,10 +35,10 @@ def matrix(form: Format, *shape: int, group: int = 64) -> Matrix:
     return Int4Matrix(packed, (scales * inputs**-0.5 / 4).to(torch.bfloat16))
 
 
-def experts(form: Format, *shape: int, group: int = 64) -> Matrix:
-    """A stack of experts as kernels take them; plain ones are [experts, in, out]."""
-    found = matrix(form, *shape, group=group)
-    return found.transpose(1, 2) if isinstance(found, Tensor) else found
+def experts(weight_format: Format, *shape: int, group: int = 64) -> Matrix:
+    """A stack of experts in the kernels' layout; plain ones are [experts, in, out]."""
+    stack = matrix(weight_format, *shape, group=group)
+    return stack.transpose(1, 2) if isinstance(stack, Tensor) else stack
 
 
 def exact(weight: Matrix) -> Tensor:
@@ -50,17 +50,17 @@ def exact_expert(weight: Matrix, expert: int) -> Tensor:
     return weight[expert].t().double() if isinstance(weight, Tensor) else weight[expert].dequantize(torch.float64)
 
 
-def narrowed(x: Tensor, form: Format) -> tuple[Tensor, Tensor | None, Tensor]:
-    """What a matrix kernel gets for x in a format, its scales, and what that is worth in fp64."""
-    if form != "fp8":
+def operand(x: Tensor, weight_format: Format) -> tuple[Tensor, Tensor | None, Tensor]:
+    """Return a matrix kernel's operand for x in a format, its scales, and its exact value in fp64."""
+    if weight_format != "fp8":
         return x, None, x.double()
     values, scales = quantize_rows(x)
     return values, scales, values.double() * scales.double()[:, None]
 
 
-def error(got: Tensor, wanted: Tensor) -> float:
-    """Norm of the difference over the norm of what was wanted."""
-    return float((got.double() - wanted.double()).norm() / wanted.double().norm())
+def error(got: Tensor, expected: Tensor) -> float:
+    """Norm of the difference over the norm of the expected values."""
+    return float((got.double() - expected.double()).norm() / expected.double().norm())
 
 
 def swiglu(gate_up: Tensor) -> Tensor:

@@ -55,8 +55,8 @@ def add_rms_norm(x: Tensor, residual: Tensor, weight: Tensor, eps: float) -> tup
     """Return the norm of x + residual, and that sum; see `Ops.add_rms_norm`.
 
     Args:
-        x: [tokens, hidden], or [parts, tokens, hidden] as matrix kernels with splits return them, bf16 or fp32: parts are
-            added to the residual in their order, in fp32, and the sum is rounded once.
+        x: [tokens, hidden], or [parts, tokens, hidden] as split matrix kernels return it, bf16 or fp32: parts are added
+            to the residual in their order, in fp32, and the sum is rounded once.
         residual: [tokens, hidden], bf16.
         weight: [hidden].
         eps: Added to the mean square.

@@ -1,4 +1,4 @@
-"""The tile config of each kernel by weight format and number of tokens, from the table that `benchmarks/tune.py` writes.
+"""Tile configs by kernel, weight format and number of tokens, from the table that `benchmarks/tune.py` writes.
 
 Nothing is tuned at load or while serving. Entries that no GPU has measured follow the machine code: registers,
 shared memory, loads in flight.

@@ -64,7 +64,7 @@ class Compiled:
 
 
 def specialize(launch: Launch) -> Specialization:
-    """Return what Triton's JIT compiles for a launch: integers of 1 and None become constants, multiples of 16 hints."""
+    """Return the specialization of Triton's JIT: integers of 1 and None become constants, multiples of 16 hints."""
     types: dict[str, Type] = {}
     constants: dict[Path, Constant] = {}
     aligned: list[Path] = []

@@ -12,10 +12,10 @@ from llama4_local.cache.page_table import CacheShape, PageAllocators, SequencePa
 from llama4_local.config.model import ModelConfig, TextConfig
 from llama4_local.model.transformer import Model, forward, logits
 from llama4_local.ops.batch import SequenceInput, build_batch
-from llama4_local.ops.kernels.choices import FEW, Choices
 from llama4_local.ops.kernels.functions import KernelOps
 from llama4_local.ops.kernels.launch import recording
 from llama4_local.ops.kernels.layout import prepare
+from llama4_local.ops.kernels.tile_table import VECTOR_TOKENS, TileTable
 from llama4_local.ops.kernels.tiles import DecodeTile, Format, VectorTile
 from llama4_local.ops.reference.quantized import PackedReferenceOps
 from llama4_local.weights.quantize import pack_network
@@ -28,14 +28,14 @@ LIMIT = 0.03  # bf16 activations through two layers
 STEPS = ([5, 3], [1, 1], [2, 1], [1, 3], [1, 1])  # tokens that each of two sequences adds: both step over a chunk edge
 
 
-class FewSplits(Choices):
-    """The choices of serving, but for splits that would take the interpreter minutes."""
+class FewSplits(TileTable):
+    """Serving's tile configs with fewer splits, which take the interpreter minutes."""
 
-    def decode(self, sequences: int, *, narrow: bool) -> DecodeTile:
-        return replace(super().decode(sequences, narrow=narrow), splits=2)
+    def decode_tile(self, sequences: int, *, e4m3: bool) -> DecodeTile:
+        return super().decode_tile(sequences, e4m3=e4m3)._replace(splits=2)
 
-    def vector_tile(self, form: Format) -> VectorTile:
-        return replace(super().vector_tile(form), rows=64, depth=64, splits=2)
+    def vector_tile(self, weight_format: Format) -> VectorTile:
+        return super().vector_tile(weight_format)._replace(rows=64, depth=64, splits=2)
 
 
 def config(*, dense: bool = False) -> ModelConfig:
@@ -58,9 +58,9 @@ def config(*, dense: bool = False) -> ModelConfig:
     )
 
 
-def network(wanted: ModelConfig, form: Format) -> WeightTree[Tensor]:
-    weights = random_weights(wanted, 3, dtype=torch.bfloat16, std=0.12)
-    packed = weights if form == "bf16" else pack_network(weights, form)
+def network(model_config: ModelConfig, weight_format: Format) -> WeightTree[Tensor]:
+    weights = random_weights(model_config, 3, dtype=torch.bfloat16, std=0.12)
+    packed = weights if weight_format == "bf16" else pack_network(weights, weight_format)
     return prepare(packed)  # type: ignore[return-value]
 
 
@@ -71,13 +71,13 @@ def run(model: Model, dtype: torch.dtype) -> Tensor:
     pages = PageAllocators(shape)
     sequences = [pages.sequence() for _ in STEPS[0]]
     source = torch.Generator().manual_seed(1)
-    found: list[Tensor] = []
+    steps: list[Tensor] = []
     for step in STEPS:
         works = [work(pages_of, count, source) for pages_of, count in zip(sequences, step, strict=True)]
         batch = build_batch(works)
         hidden = forward(model, batch, cache)
-        found.append(logits(model, hidden[batch.last_rows]))
-    return torch.cat(found)
+        steps.append(logits(model, hidden[batch.last_rows]))
+    return torch.cat(steps)
 
 
 def work(pages: SequencePages, count: int, source: torch.Generator) -> SequenceInput:
@@ -86,52 +86,53 @@ def work(pages: SequencePages, count: int, source: torch.Generator) -> SequenceI
 
 
 @pytest.mark.parametrize("deterministic", [False, True])
-@pytest.mark.parametrize("form", ["bf16", "int4"])
-def test_a_mixture_of_experts_runs_as_its_reference(form: Format, deterministic: bool) -> None:
-    weights = network(config(), form)
-    assert error(served(config(), weights, deterministic), expected(config(), weights)) < LIMIT
+@pytest.mark.parametrize("weight_format", ["bf16", "int4"])
+def test_a_moe_network_matches_its_reference(weight_format: Format, deterministic: bool) -> None:
+    weights = network(config(), weight_format)
+    assert error(kernel_logits(config(), weights, deterministic), reference_logits(config(), weights)) < LIMIT
 
 
-def test_a_dense_network_runs_as_its_reference() -> None:
-    weights = network(config(dense=True), "bf16")
-    assert error(served(config(dense=True), weights, False), expected(config(dense=True), weights)) < LIMIT
+def test_a_dense_network_matches_its_reference() -> None:
+    dense = config(dense=True)
+    weights = network(dense, "bf16")
+    assert error(kernel_logits(dense, weights, False), reference_logits(dense, weights)) < LIMIT
 
 
 @pytest.mark.parametrize("deterministic", [False, True])
-def test_fp8_is_as_near_to_exact_activations_as_its_reference(deterministic: bool) -> None:
-    # Rounding to three bits turns a deviation d into one of about √(d·2⁻⁴), so over a network the two part by
-    # as much as e4m3 costs at all: what can be asked is that the kernels lose no more than their twins.
+def test_fp8_loses_no_more_to_exact_activations_than_its_reference(deterministic: bool) -> None:
+    # Rounding to three bits turns a deviation d into one of about √(d·2⁻⁴), so that over a network kernels and twins
+    # differ by the whole error of e4m3. The test bounds the kernels' error by their twins'.
     weights = network(config(), "fp8")
-    exact = expected(config(), weights, exact_rows=1000)
-    lost = error(expected(config(), weights, exact_rows=0 if deterministic else FEW), exact)
-    assert error(served(config(), weights, deterministic), exact) < 1.5 * lost + LIMIT / 2
+    exact = reference_logits(config(), weights, exact_rows=1000)
+    lost = error(reference_logits(config(), weights, exact_rows=0 if deterministic else VECTOR_TOKENS), exact)
+    assert error(kernel_logits(config(), weights, deterministic), exact) < 1.5 * lost + LIMIT / 2
 
 
-def test_over_an_fp8_cache_it_is_nearer_to_its_reference_than_that_to_an_exact_cache() -> None:
-    # As above: a number that lies near an edge of e4m3 is rounded one way here and the other way there.
+def test_over_an_fp8_cache_the_network_is_nearer_to_its_reference_than_to_an_exact_cache() -> None:
+    # As above: a number near an edge of e4m3 is rounded down by one and up by the other.
     weights = network(config(), "bf16")
-    exact, narrow = expected(config(), weights), expected(config(), weights, cache=torch.float8_e4m3fn)
-    lost, found = error(narrow, exact), served(config(), weights, False, cache=torch.float8_e4m3fn)
-    assert error(found, narrow) < lost / 2 + LIMIT / 2
-    assert LIMIT < error(found, exact) < 1.2 * lost
+    exact, rounded = reference_logits(config(), weights), reference_logits(config(), weights, cache=torch.float8_e4m3fn)
+    lost, got = error(rounded, exact), kernel_logits(config(), weights, False, cache=torch.float8_e4m3fn)
+    assert error(got, rounded) < lost / 2 + LIMIT / 2
+    assert LIMIT < error(got, exact) < 1.2 * lost
 
 
-def served(
-    wanted: ModelConfig, weights: WeightTree[Tensor], deterministic: bool, cache: torch.dtype = torch.bfloat16
+def kernel_logits(
+    model_config: ModelConfig, weights: WeightTree[Tensor], deterministic: bool, cache: torch.dtype = torch.bfloat16
 ) -> Tensor:
     with torch.inference_mode():
-        return run(Model.create(wanted, weights, KernelOps(FewSplits(deterministic))), cache)
+        return run(Model.create(model_config, weights, KernelOps(FewSplits(deterministic))), cache)
 
 
-def expected(
-    wanted: ModelConfig, weights: WeightTree[Tensor], exact_rows: int = 0, cache: torch.dtype = torch.float32
+def reference_logits(
+    model_config: ModelConfig, weights: WeightTree[Tensor], exact_rows: int = 0, cache: torch.dtype = torch.float32
 ) -> Tensor:
     wide = weights.map(lambda tensor: tensor.float() if isinstance(tensor, Tensor) else tensor)
     with torch.inference_mode():
-        return run(Model.create(wanted, wide, PackedReferenceOps(exact_rows)), cache)
+        return run(Model.create(model_config, wide, PackedReferenceOps(exact_rows)), cache)
 
 
-def test_one_cut_for_all_makes_a_reply_independent_of_its_neighbours() -> None:
+def test_deterministic_tiles_make_logits_independent_of_neighbours() -> None:
     model = Model.create(config(), network(config(), "int4"), KernelOps(FewSplits(deterministic=True)))
     shape = CacheShape(global_pages=24, local_pages=24, page_size=4, chunk=CHUNK)
 
@@ -159,7 +160,7 @@ def test_recorded_launches_run_nothing() -> None:
     assert [launch.name for launch in launches] == ["gemv"]
 
 
-def test_experts_that_are_not_laid_out_are_refused() -> None:
+def test_moe_refuses_experts_without_the_shared_one_behind_them() -> None:
     moe = random_weights(config(), 0, dtype=torch.bfloat16).layers[0].moe
     assert moe
     with pytest.raises(InvalidRequest, match="prepare"):

@@ -4,12 +4,10 @@ import pytest
 import torch
 from torch import Tensor
 
-from kernel_inputs import ROUNDED, activations, error
 from llama4_local.ops.filters import Filters
 from llama4_local.ops.kernels import sampling as kernels
-from llama4_local.ops.kernels.norms import add_rms_norm, rms_norm
 from llama4_local.ops.kernels.sampling import uniforms
-from llama4_local.ops.reference import rows, sampling
+from llama4_local.ops.reference import sampling
 
 VOCAB, BLOCK = 300, 128  # three blocks, the last one ragged
 
@@ -20,29 +18,6 @@ def draw(logits: Tensor, rules: Filters, chances: Tensor) -> tuple[Tensor, Tenso
 
 def adjust(logits: Tensor, *given: Tensor, allowed: Tensor | None = None) -> Tensor:
     return kernels.adjust(logits, *given, allowed=allowed, block=BLOCK)
-
-
-@pytest.mark.parametrize("size", [64, 100, 640])
-def test_the_norm_is_its_twins(size: int) -> None:
-    x, weight = activations(3, size), activations(size)
-    assert error(rms_norm(x, weight, 1e-5), rows.rms_norm(x.double().float(), weight.float(), 1e-5)) < 2 * ROUNDED
-
-
-@pytest.mark.parametrize("parts", [1, 2, 8])
-def test_parts_are_added_to_the_residual_in_fp32(parts: int) -> None:
-    updates, residual, weight = torch.randn(parts, 4, 96), activations(4, 96), activations(96)
-    normed, total = add_rms_norm(updates, residual, weight, 1e-5)
-    wanted = updates.double().sum(0) + residual.double()
-    assert error(total, wanted) < ROUNDED
-    assert error(normed, rows.rms_norm(total.float(), weight.float(), 1e-5)) < 2 * ROUNDED
-
-
-def test_a_single_update_needs_no_axis_for_parts() -> None:
-    update, residual, weight = activations(4, 96), activations(4, 96), activations(96)
-    for got, wanted in zip(
-        add_rms_norm(update, residual, weight, 1e-5), add_rms_norm(update[None], residual, weight, 1e-5), strict=True
-    ):
-        assert torch.equal(got, wanted)
 
 
 def filters(
@@ -74,14 +49,14 @@ def peaked(count: int, vocab: int = VOCAB) -> Tensor:
     ],
     ids=str,
 )
-def test_a_draw_is_its_twins(given: dict[str, float]) -> None:
+def test_draw_matches_its_twin(given: dict[str, float]) -> None:
     logits, chances = peaked(4), torch.rand(4, dtype=torch.float64)
     rules = filters(4, **given)  # type: ignore[arg-type]
     tokens, _ = draw(logits, rules, chances)
     assert torch.equal(tokens, sampling.draw(logits, rules, chances))
 
 
-def test_rows_with_different_rules_share_a_launch() -> None:
+def test_draw_of_rows_with_different_filters_matches_its_twin() -> None:
     logits, chances = peaked(5), torch.tensor([0.0, 0.5, 0.999999, 0.3, 0.7], dtype=torch.float64)
     rules = Filters(
         torch.tensor([0.6, 1.0, 2.0, 1.0, 0.9]),
@@ -93,7 +68,7 @@ def test_rows_with_different_rules_share_a_launch() -> None:
     assert torch.equal(draw(logits, rules, chances)[0], sampling.draw(logits, rules, chances))
 
 
-def test_equally_likely_tokens_pass_or_fail_together() -> None:
+def test_draw_keeps_or_drops_equal_logits_together() -> None:
     logits = torch.zeros(6, VOCAB)
     logits[:, 126:130] = 2.0
     chances = torch.linspace(0, 0.999, 6, dtype=torch.float64)
@@ -103,7 +78,7 @@ def test_equally_likely_tokens_pass_or_fail_together() -> None:
     assert set(tokens.tolist()) == {126, 127, 128, 129}
 
 
-def test_without_temperature_the_first_of_the_likeliest_is_taken() -> None:
+def test_draw_without_temperature_takes_the_first_argmax() -> None:
     logits = peaked(3)
     logits[1, [8, 150, 299]] = 40.0
     tokens, _ = draw(logits, filters(3, temperature=0.0, ranked=False), torch.rand(3, dtype=torch.float64))
@@ -113,7 +88,7 @@ def test_without_temperature_the_first_of_the_likeliest_is_taken() -> None:
 
 @pytest.mark.filterwarnings("ignore:invalid value")
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
-def test_logits_that_are_no_numbers_show_and_lead_nowhere(value: float) -> None:
+def test_draw_reports_nan_and_returns_a_valid_token(value: float) -> None:
     logits = peaked(2)
     logits[1, 77] = value
     tokens, tops = draw(logits, filters(2, top_p=0.9), torch.rand(2, dtype=torch.float64))
@@ -122,21 +97,21 @@ def test_logits_that_are_no_numbers_show_and_lead_nowhere(value: float) -> None:
 
 
 @pytest.mark.filterwarnings("ignore:invalid value")
-def test_a_row_that_rules_every_token_out_shows() -> None:
+def test_draw_reports_a_row_without_tokens() -> None:
     logits = torch.full((1, VOCAB), float("-inf"))
     tokens, tops = draw(logits, filters(1), torch.rand(1, dtype=torch.float64))
     assert not tops.amax(-1).isfinite().any()
     assert 0 <= int(tokens) < VOCAB
 
 
-def test_penalties_are_their_twins() -> None:
+def test_adjust_applies_the_penalties_of_its_twin() -> None:
     logits = peaked(3)
     seen, counts = torch.rand(3, VOCAB) < 0.3, torch.randint(0, 3, (3, VOCAB), dtype=torch.int32)
     rules = (torch.tensor([1.0, 1.3, 0.8]), torch.tensor([0.0, 0.5, -0.5]), torch.tensor([0.2, 0.0, 0.1]))
     assert torch.allclose(adjust(logits, seen, counts, *rules), sampling.penalize(logits, seen, counts, *rules))
 
 
-def test_a_mask_of_bits_rules_tokens_out() -> None:
+def test_adjust_applies_a_token_mask() -> None:
     logits, allowed = peaked(2, 70), torch.zeros(2, 3, dtype=torch.int32)
     allowed[0, 2], allowed[1, 0] = 1 << 5, -(1 << 31)
     masked = adjust(logits, allowed=allowed)
@@ -144,10 +119,10 @@ def test_a_mask_of_bits_rules_tokens_out() -> None:
     assert masked[0, 69] == logits[0, 69]
 
 
-def test_draws_depend_on_seed_and_step_alone() -> None:
+def test_uniforms_depend_on_seed_and_step_only() -> None:
     seeds = torch.tensor([0, 1, -1, 2**62 + 12345, 7, 7])
     steps = torch.tensor([0, 5, 2**33, 1, 2, 3])
     counters = torch.stack([steps & 0xFFFFFFFF, steps >> 32, steps * 0, steps * 0], dim=-1)
     first, second, _, _ = sampling.philox(seeds, counters)
-    wanted = [((a >> 5) * 2**26 + (b >> 6)) / 2**53 for a, b in zip(first.tolist(), second.tolist(), strict=True)]
-    assert uniforms(seeds, steps).tolist() == wanted
+    expected = [((a >> 5) * 2**26 + (b >> 6)) / 2**53 for a, b in zip(first.tolist(), second.tolist(), strict=True)]
+    assert uniforms(seeds, steps).tolist() == expected

@@ -20,7 +20,7 @@ from llama4sdk.errors import InvalidRequest
 DIM = 16
 PREFILL = AttentionTile(16, 16, 4, 1)
 DECODE = DecodeTile(3, 16, 4, 1)
-NARROW = torch.float8_e4m3fn
+E4M3 = torch.float8_e4m3fn
 
 
 def cache(pages: int, page_size: int, kv_heads: int = 2, dtype: torch.dtype = torch.bfloat16) -> LayerCache:
@@ -57,7 +57,7 @@ def wide(layer: LayerCache) -> LayerCache:
     return LayerCache(layer.keys.to(torch.bfloat16).double(), layer.values.to(torch.bfloat16).double(), layer.pool)
 
 
-@pytest.mark.parametrize("dtype", [torch.bfloat16, NARROW], ids=["bf16", "fp8"])
+@pytest.mark.parametrize("dtype", [torch.bfloat16, E4M3], ids=["bf16", "fp8"])
 @pytest.mark.parametrize(
     ("sequences", "page_size"),
     [
@@ -70,17 +70,17 @@ def wide(layer: LayerCache) -> LayerCache:
     ],
     ids=str,
 )
-def test_attention_is_its_twins(sequences: list[tuple[int, int]], page_size: int, dtype: torch.dtype) -> None:
+def test_attention_matches_its_twin(sequences: list[tuple[int, int]], page_size: int, dtype: torch.dtype) -> None:
     layer = cache(sum(-(-c // page_size) for _, c in sequences), page_size, dtype=dtype)
     batch = layout(sequences, page_size)
     queries = activations(sum(n for n, _ in sequences), 10, DIM)  # groups of 5
-    wanted = ReferenceOps().attention(queries.double(), wide(layer), batch)
-    assert error(attend(queries, layer, batch), wanted) < 1.5 * ROUNDED  # probabilities are rounded as well
+    expected = ReferenceOps().attention(queries.double(), wide(layer), batch)
+    assert error(attend(queries, layer, batch), expected) < 1.5 * ROUNDED  # probabilities are rounded as well
 
 
-@pytest.mark.parametrize("dtype", [torch.bfloat16, NARROW], ids=["bf16", "fp8"])
+@pytest.mark.parametrize("dtype", [torch.bfloat16, E4M3], ids=["bf16", "fp8"])
 @pytest.mark.parametrize("new", [1, 6])
-def test_a_sequence_does_not_depend_on_its_neighbours(new: int, dtype: torch.dtype) -> None:
+def test_attention_of_a_sequence_is_independent_of_its_neighbours(new: int, dtype: torch.dtype) -> None:
     layer = cache(24, 8, dtype=dtype)
     crowd = layout([(4, 30), (new, 37), (1, 61), (1, 3)], 8)
     queries = activations(4 + new + 2, 10, DIM)
@@ -93,19 +93,19 @@ def test_a_sequence_does_not_depend_on_its_neighbours(new: int, dtype: torch.dty
     assert torch.equal(attend(queries, layer, crowd)[rows], attend(queries[rows].contiguous(), layer, alone))
 
 
-def test_keys_beyond_the_context_are_never_read() -> None:
+def test_attention_never_reads_keys_beyond_the_context() -> None:
     layer, batch = cache(12, 8), layout([(1, 13), (5, 21)], 8)
     queries = activations(6, 10, DIM)
     before = attend(queries, layer, batch)
     pages = batch.tables["global"].pages
     for tensor in (layer.keys, layer.values):
-        tensor[0] = float("nan")  # nobody's page
+        tensor[0] = float("nan")  # the null page
         tensor[pages[0, 1], 5:] = float("nan")
         tensor[pages[1, 2], 5:] = float("nan")
     assert torch.equal(before, attend(queries, layer, batch))
 
 
-def test_a_later_token_of_the_same_step_is_not_seen() -> None:
+def test_attention_ignores_later_tokens_of_the_same_step() -> None:
     layer, batch = cache(4, 8), layout([(9, 20)], 8)
     queries = activations(9, 10, DIM)
     before = attend(queries, layer, batch)
@@ -116,11 +116,11 @@ def test_a_later_token_of_the_same_step_is_not_seen() -> None:
     assert not torch.equal(before[8], after[8])
 
 
-def test_padded_queries_of_a_group_leave_no_trace() -> None:
+def test_attention_with_padded_query_groups_matches_its_twin() -> None:
     layer, batch = cache(5, 8, kv_heads=1), layout([(1, 20), (7, 9)], 8)
     queries = activations(8, 5, DIM)
-    wanted = ReferenceOps().attention(queries.double(), wide(layer), batch)
-    assert error(attend(queries, layer, batch), wanted) < 1.5 * ROUNDED
+    expected = ReferenceOps().attention(queries.double(), wide(layer), batch)
+    assert error(attend(queries, layer, batch), expected) < 1.5 * ROUNDED
 
 
 def plan(tokens: int, *, rope: bool, norm: bool, scale: bool, heads: int = 10, kv_heads: int = 2) -> HeadTransform:
@@ -135,27 +135,27 @@ def plan(tokens: int, *, rope: bool, norm: bool, scale: bool, heads: int = 10, k
     )
 
 
-@pytest.mark.parametrize("dtype", [torch.bfloat16, NARROW], ids=["bf16", "fp8"])
+@pytest.mark.parametrize("dtype", [torch.bfloat16, E4M3], ids=["bf16", "fp8"])
 @pytest.mark.parametrize(
     ("rope", "norm", "scale"), [(True, True, False), (True, False, False), (False, False, True), (False, False, False)]
 )
 @pytest.mark.parametrize("parts", [1, 3])
-def test_heads_are_treated_as_their_twins(parts: int, rope: bool, norm: bool, scale: bool, dtype: torch.dtype) -> None:
+def test_qkv_epilogue_matches_its_twin(parts: int, rope: bool, norm: bool, scale: bool, dtype: torch.dtype) -> None:
     own, other = cache(3, 8, dtype=dtype), cache(3, 8)
-    treated = plan(5, rope=rope, norm=norm, scale=scale)
+    head_plan = plan(5, rope=rope, norm=norm, scale=scale)
     slots = torch.tensor([8, 31, 17, 9, 24])
     split = torch.randn(parts, 5, 14 * DIM)
     qkv = split if parts > 1 else split.to(torch.bfloat16)
-    queries = qkv_epilogue(qkv if parts > 1 else qkv[0], treated, own, slots)
+    queries = qkv_epilogue(qkv if parts > 1 else qkv[0], head_plan, own, slots)
     exact = LayerCache(other.keys.double(), other.values.double(), "global")
-    wanted = ReferenceOps().qkv_epilogue(qkv.float().sum(0), treated, exact, slots)
-    assert error(queries, wanted) < ROUNDED
+    expected = ReferenceOps().qkv_epilogue(qkv.float().sum(0), head_plan, exact, slots)
+    assert error(queries, expected) < ROUNDED
     limit = ROUNDED if dtype == torch.bfloat16 else 0.04  # three bits of mantissa
     for got, exact_values in ((own.keys, exact.keys), (own.values, exact.values)):
         assert error(got.flatten(0, 1).float()[slots], exact_values.flatten(0, 1)[slots]) < limit
 
 
-def test_the_cache_is_written_at_its_slots_only() -> None:
+def test_qkv_epilogue_writes_the_cache_at_its_slots_only() -> None:
     layer = cache(3, 8)
     keys, values = layer.keys.clone(), layer.values.clone()
     slots = torch.tensor([9, 30])
@@ -165,15 +165,15 @@ def test_the_cache_is_written_at_its_slots_only() -> None:
         assert changed.nonzero().flatten().tolist() == [9, 30]
 
 
-def test_what_e4m3_cannot_hold_becomes_its_largest() -> None:
-    layer = cache(1, 8, dtype=NARROW)
+def test_qkv_epilogue_clamps_values_beyond_e4m3() -> None:
+    layer = cache(1, 8, dtype=E4M3)
     qkv = torch.full((1, 14 * DIM), -1000.0).to(torch.bfloat16)
     qkv_epilogue(qkv, plan(1, rope=False, norm=False, scale=False), layer, torch.tensor([8]))
     assert (layer.keys[1, 0].float() == -448).all()
     assert (layer.values[1, 0].float() == -448).all()
 
 
-def test_heads_that_do_not_fit_are_refused() -> None:
+def test_qkv_epilogue_refuses_columns_that_do_not_make_the_heads() -> None:
     with pytest.raises(InvalidRequest, match="heads"):
         qkv_epilogue(
             activations(1, 13 * DIM), plan(1, rope=False, norm=False, scale=False), cache(1, 8), torch.tensor([8])

@@ -1,9 +1,8 @@
-"""The engine over the kernels, in steps of fixed shapes, at nano's sizes."""
+"""The engine over the kernels, in padded steps, at nano's sizes."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import replace
 from functools import cache
 
 import pytest
@@ -17,9 +16,9 @@ from llama4_local.engine.engine import Engine, EngineLimits
 from llama4_local.engine.mailbox import Mailbox
 from llama4_local.engine.request import EngineRequest
 from llama4_local.model.transformer import Model
-from llama4_local.ops.kernels.choices import Choices
 from llama4_local.ops.kernels.functions import KernelOps
 from llama4_local.ops.kernels.layout import prepare
+from llama4_local.ops.kernels.tile_table import TileTable
 from llama4_local.ops.kernels.tiles import DecodeTile, Format, VectorTile
 from llama4_local.weights.quantize import pack_network
 from llama4_local.weights.schema import random_weights
@@ -50,14 +49,14 @@ def no_warmup_steps(*_: object, **__: object) -> tuple[()]:
     return ()
 
 
-class FewSplits(Choices):
-    """The choices of serving, but for splits that would take the interpreter minutes."""
+class FewSplits(TileTable):
+    """Serving's tile configs with fewer splits, which take the interpreter minutes."""
 
-    def decode(self, sequences: int, *, narrow: bool) -> DecodeTile:
-        return replace(super().decode(sequences, narrow=narrow), splits=2)
+    def decode_tile(self, sequences: int, *, e4m3: bool) -> DecodeTile:
+        return super().decode_tile(sequences, e4m3=e4m3)._replace(splits=2)
 
-    def vector_tile(self, form: Format) -> VectorTile:
-        return replace(super().vector_tile(form), rows=128, splits=2)
+    def vector_tile(self, weight_format: Format) -> VectorTile:
+        return super().vector_tile(weight_format)._replace(rows=128, splits=2)
 
 
 def nano_sized() -> ModelConfig:
@@ -80,20 +79,20 @@ def nano_sized() -> ModelConfig:
 
 
 @cache
-def model(form: Format) -> Model:
+def model(weight_format: Format) -> Model:
     config = nano_sized()
     weights = random_weights(config, 5, dtype=torch.bfloat16, std=0.1)
-    packed = weights if form == "bf16" else pack_network(weights, form)
+    packed = weights if weight_format == "bf16" else pack_network(weights, weight_format)
     return Model.create(config, prepare(packed), KernelOps(FewSplits()))  # type: ignore[arg-type]
 
 
-def said(
-    form: Format, capture: Capture | None, prompts: list[list[int]], cache_dtype: torch.dtype | None = None
+def generated(
+    weight_format: Format, capture: Capture | None, prompts: list[list[int]], cache_dtype: torch.dtype | None = None
 ) -> list[list[int]]:
     outbox = CollectingOutbox()
     limits = EngineLimits(step_tokens=8, max_sequences=4)
     shape = CacheShape(12, 8, 4, 8)
-    engine = Engine(model(form), shape, limits, tokenizer=Numbers(), outbox=outbox, cache_dtype=cache_dtype)
+    engine = Engine(model(weight_format), shape, limits, tokenizer=Numbers(), outbox=outbox, cache_dtype=cache_dtype)
     engine.warm_up(capture)
     readers: list[Reader] = []
     for number, ids in enumerate(prompts):
@@ -111,15 +110,15 @@ def said(
     return [reader.engine_request.written for reader in readers if reader.engine_request]
 
 
-@pytest.mark.parametrize("form", ["bf16", "int4", "fp8"])
-def test_padded_steps_over_kernels_say_what_plain_ones_say(form: Format, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("weight_format", ["bf16", "int4", "fp8"])
+def test_padded_steps_generate_the_tokens_of_plain_ones(weight_format: Format, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(model_runner, "warmup_steps", no_warmup_steps)
     prompts = [[5, 6, 7, 8, 9], [40, 41], [90, 3, 4]]
-    assert said(form, Rerun, prompts) == said(form, None, prompts)
+    assert generated(weight_format, Rerun, prompts) == generated(weight_format, None, prompts)
 
 
-def test_padded_steps_over_an_fp8_cache_say_what_plain_ones_say(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_padded_steps_over_an_fp8_cache_generate_the_tokens_of_plain_ones(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(model_runner, "warmup_steps", no_warmup_steps)
     prompts = [[5, 6, 7, 8, 9, 10, 11]]  # the second token of the answer is beyond a chunk edge
-    narrow = said("bf16", Rerun, prompts, torch.float8_e4m3fn)
-    assert narrow == said("bf16", None, prompts, torch.float8_e4m3fn)
+    padded = generated("bf16", Rerun, prompts, torch.float8_e4m3fn)
+    assert padded == generated("bf16", None, prompts, torch.float8_e4m3fn)
