@@ -1,15 +1,15 @@
-"""Checks and times the kernels on a Hopper GPU; needs nothing but the repository, torch and Triton.
+"""Checks and times the kernels on a Hopper GPU, with the repository, torch and Triton only.
 
     python benchmarks/hopper.py [--out DIR] [--only SECTION …] [--quick] [--budget SECONDS] [--fresh]
 
 Every kernel is compared with its twin in fp64 on fresh random inputs; each is timed at Scout's shapes, with inputs
 rotated beyond the L2 cache, beside torch's own; Scout itself, at full size with random weights made on the device,
-decodes and reads prompts, in int4 and in FP8. What no longer fits into the budget is skipped, and said to be; what
-fails is recorded as data. All numbers go to `h200.json` (or `h100.json`) in DIR, by default `benchmarks/results`,
-after every one of them, and a short table comes last.
+decodes and reads prompts, in int4 and in FP8. Work beyond the budget is skipped and listed; failures are recorded as
+data. All numbers go to `h200.json` (or `h100.json`) in DIR, by default `benchmarks/results`, after each measurement,
+and a short table is printed last.
 
-With TRITON_INTERPRET=1 it rehearses everything on the CPU, with tiny shapes: its times mean nothing then, and
-go to `rehearsal.json`.
+With TRITON_INTERPRET=1 it rehearses everything on the CPU, with tiny shapes; the times, which are meaningless, go to
+`rehearsal.json`.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ sys.path[:0] = [str(ROOT / "src"), str(ROOT / "backends"), str(Path(__file__).pa
 import torch  # noqa: E402
 import triton  # noqa: E402
 from hopper_checks import run_checks  # noqa: E402
-from hopper_clock import Budget, alive, told  # noqa: E402
+from hopper_clock import Budget, alive, one_line  # noqa: E402
 from hopper_compile import Workers  # noqa: E402
 from hopper_inputs import REHEARSAL  # noqa: E402
 from hopper_model import line as model_line  # noqa: E402
@@ -42,7 +42,7 @@ QUERY = "name,driver_version,clocks.sm,clocks.mem,clocks.max.sm,power.limit,temp
 
 
 def main() -> int:
-    """Run what was asked for; the exit status is 1 where a kernel is wrong."""
+    """Run the selected sections; the exit status is 1 where a check fails."""
     given = arguments()
     if not REHEARSAL and (not torch.cuda.is_available() or torch.cuda.get_device_capability()[0] != 9):
         sys.exit("A Hopper GPU is needed; without one, tests/kernels proves the kernels.")
@@ -59,7 +59,7 @@ def main() -> int:
     for section in given.only or SECTIONS:
         run_section(section, results, ceilings, budget, quick=given.quick)
         if not alive():
-            print(f"the GPU no longer answers after {section}", flush=True)
+            print(f"the GPU takes no more work after {section}", flush=True)
             go_on_after(section, given, budget)
             break
     if workers:
@@ -80,7 +80,7 @@ def arguments() -> argparse.Namespace:
 
 
 def compiled(work: list[Future[int]], budget: Budget) -> None:
-    """Wait until the kernels are compiled, or half of the time is gone; what is missing is compiled on its way."""
+    """Wait for the compilers for half of the time left; later binaries are compiled at their first launch."""
     begun = time.monotonic()
     done, late = wait(work, timeout=budget.left / 2)
     failed = sum(future.exception() is not None for future in done)
@@ -89,7 +89,7 @@ def compiled(work: list[Future[int]], budget: Budget) -> None:
 
 
 def run_section(section: str, results: Results, ceilings: Ceilings, budget: Budget, *, quick: bool) -> None:
-    """Run one section; its rows are saved as they come."""
+    """Run one section; each row is saved at once."""
     if not budget.allows(f"section {section}", 5):
         return
     begun = time.monotonic()
@@ -100,19 +100,21 @@ def run_section(section: str, results: Results, ceilings: Ceilings, budget: Budg
         "fp8": run_model("fp8", ceilings, budget, quick=quick),
     }
     name = f"model_{section}" if section in ("int4", "fp8") else section
-    found: list[Row] = []
+    results_so_far: list[Row] = []
     try:
         for row in kept[section]:
-            found.append(row)
-            results.put(**{name: found})
-    except Exception as problem:  # noqa: BLE001 - the other sections are run all the same
-        print(f"FAILED {section}: {told(problem)}", flush=True)
-        results.put(**{name: [*found, {"kernel": section, "case": "", "right": False, "exception": told(problem)}]})
+            results_so_far.append(row)
+            results.put(**{name: results_so_far})
+    except Exception as problem:  # noqa: BLE001 - the other sections run after any exception
+        print(f"FAILED {section}: {one_line(problem)}", flush=True)
+        results.put(
+            **{name: [*results_so_far, {"kernel": section, "case": "", "right": False, "exception": one_line(problem)}]}
+        )
     print(f"{section} took {time.monotonic() - begun:.0f} s, {budget.left:.0f} s left", flush=True)
 
 
 def go_on_after(section: str, given: argparse.Namespace, budget: Budget) -> None:
-    """Run the sections that are left in a new process, since this one has lost the GPU."""
+    """Run the remaining sections in a new process, since this one's CUDA context has ended."""
     order = list(given.only or SECTIONS)
     rest = order[order.index(section) + 1 :]
     if not rest or budget.left < 20:
@@ -123,11 +125,11 @@ def go_on_after(section: str, given: argparse.Namespace, budget: Budget) -> None
 
 
 class Results:
-    """What was measured, in the file of this kind of GPU, beside what it already holds.
+    """The results file of this card, which keeps the sections of earlier runs.
 
     Args:
-        folder: Where the file is.
-        fresh: Whether to forget what it holds.
+        folder: The file's folder.
+        fresh: Whether to drop earlier runs.
     """
 
     def __init__(self, folder: Path, *, fresh: bool) -> None:
@@ -137,16 +139,16 @@ class Results:
         self._path = folder / f"{name}.json"
         self.held: dict[str, object] = json.loads(self._path.read_text()) if self._path.exists() and not fresh else {}
 
-    def put(self, **found: object) -> None:
-        """Note results and write the file, so that a run which is cut off loses nothing."""
-        self.held |= found
+    def put(self, **results: object) -> None:
+        """Add results and write the file, so that a run which ends early keeps them."""
+        self.held |= results
         partial = self._path.with_suffix(".partial")
         partial.write_text(json.dumps(self.held, indent=1) + "\n")
         partial.replace(self._path)
 
 
 def machine() -> dict[str, object]:
-    """Return versions and what the GPU says of itself."""
+    """Return versions and the GPU's properties."""
     if REHEARSAL:
         return {"gpu": "none: rehearsal", "torch": torch.__version__, "triton": triton.__version__}
     properties = torch.cuda.get_device_properties(0)
@@ -163,13 +165,13 @@ def machine() -> dict[str, object]:
 
 
 def clocks() -> dict[str, str]:
-    """Return driver, clocks and power as nvidia-smi sees them now; nothing where it does not run."""
+    """Return driver, clocks and power from nvidia-smi; an empty dict where it does not run."""
     command = ["nvidia-smi", f"--query-gpu={QUERY}", "--format=csv,noheader"]
     try:
-        said = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+        output = subprocess.run(command, capture_output=True, text=True, check=True).stdout
     except (OSError, subprocess.CalledProcessError):
         return {}
-    return dict(zip(QUERY.split(","), said.strip().split(", "), strict=False))
+    return dict(zip(QUERY.split(","), output.strip().split(", "), strict=False))
 
 
 def show(results: dict[str, object]) -> None:
@@ -190,8 +192,8 @@ def show(results: dict[str, object]) -> None:
 
 
 def rows(results: dict[str, object], name: str) -> list[Row]:
-    found = results.get(name, [])
-    return found if isinstance(found, list) else []
+    section = results.get(name, [])
+    return section if isinstance(section, list) else []
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""How long calls take on the GPU, and how much of the time for all of it is left."""
+"""Times calls on the GPU, and keeps the time budget of a script."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ MOST_SECONDS = 2.0  # of replays for one number; slow ones are repeated less oft
 
 
 class Budget:
-    """Says what still fits, and remembers what did not.
+    """The seconds left for a script, and the work skipped for lack of them.
 
     Args:
         seconds: For everything.
@@ -28,17 +28,17 @@ class Budget:
         """Seconds left; never negative."""
         return max(0.0, self._end - time.monotonic())
 
-    def allows(self, what: str, seconds: float = 3.0) -> bool:
-        """Whether something that takes so long still fits; if not, it is noted as skipped."""
+    def allows(self, work: str, seconds: float = 3.0) -> bool:
+        """Whether so many seconds are left; if not, the work is recorded as skipped."""
         if self.left >= seconds:
             return True
-        self.skipped.append(what)
-        print(f"skipped for lack of time: {what}", flush=True)
+        self.skipped.append(work)
+        print(f"skipped for lack of time: {work}", flush=True)
         return False
 
 
 def alive() -> bool:
-    """Whether the GPU still takes work: after a bad access to memory this process never gets it back."""
+    """Whether the GPU still takes work: an illegal memory access ends this process's CUDA context."""
     if REHEARSAL:
         return True
     try:
@@ -48,7 +48,7 @@ def alive() -> bool:
     return True
 
 
-def told(error: BaseException) -> str:
+def one_line(error: BaseException) -> str:
     """Return an exception on one line."""
     return f"{type(error).__name__}: {' '.join(str(error).split())[:600]}"
 
@@ -72,7 +72,7 @@ def seconds(calls: Sequence[Callable[[], object]], replays: int = 9, *, graph: b
 
 
 def captured(calls: Sequence[Callable[[], object]]) -> Callable[[], object]:
-    """Return what replays the calls, after each ran once outside of the graph so that it is compiled."""
+    """Return a replay of the calls, each of which runs once outside of the graph first, to be compiled."""
     stream = torch.cuda.Stream()
     stream.wait_stream(torch.cuda.current_stream())
     with torch.cuda.stream(stream):

@@ -1,7 +1,7 @@
-"""Random tensors on the GPU in the shapes and formats that kernels take.
+"""Random tensors on the GPU in the kernels' shapes and formats.
 
-In Triton's interpreter (`TRITON_INTERPRET=1`) everything is on the CPU and small: a rehearsal that finds what is
-wrong with the scripts, and says nothing about the kernels' speed.
+In Triton's interpreter (`TRITON_INTERPRET=1`) everything is on the CPU and small: a rehearsal of the scripts, whose
+times are meaningless.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ FORMATS: tuple[Format, ...] = ("bf16", "fp8", "int4")
 
 @dataclass(frozen=True, slots=True)
 class Sizes:
-    """The model that is measured; Scout's decoder by default."""
+    """The measured model's sizes; Scout's decoder by default."""
 
     hidden: int = 5120
     size: int = 8192
@@ -63,13 +63,13 @@ def normal(*shape: int, dtype: torch.dtype = torch.bfloat16, std: float = 1.0, d
     return torch.empty(shape, dtype=dtype, device=device).normal_(std=std)
 
 
-def matrix(form: Format, *shape: int, group: int = 128, device: str = DEVICE) -> Matrix:
+def matrix(weight_format: Format, *shape: int, group: int = 128, device: str = DEVICE) -> Matrix:
     """A matrix [..., out, in] whose products with unit rows are about one."""
     outputs, inputs = shape[-2:]
     std = inputs**-0.5
-    if form == "bf16":
+    if weight_format == "bf16":
         return normal(*shape, std=std, device=device)
-    if form == "fp8":
+    if weight_format == "fp8":
         values = torch.empty(shape, dtype=torch.float8_e4m3fn, device=device)
         flat = values.view(-1, inputs)
         for first in range(0, len(flat), 1 << 14):
@@ -82,10 +82,10 @@ def matrix(form: Format, *shape: int, group: int = 128, device: str = DEVICE) ->
     return Int4Matrix(packed, scales.to(torch.bfloat16))
 
 
-def experts(form: Format, *shape: int, device: str = DEVICE) -> Matrix:
-    """A stack of experts as kernels take them; plain ones are [experts, in, out]."""
-    found = matrix(form, *shape, device=device)
-    return found.transpose(1, 2) if isinstance(found, Tensor) else found
+def experts(weight_format: Format, *shape: int, device: str = DEVICE) -> Matrix:
+    """A stack of experts in the kernels' layout; plain ones are [experts, in, out]."""
+    stack = matrix(weight_format, *shape, device=device)
+    return stack.transpose(1, 2) if isinstance(stack, Tensor) else stack
 
 
 def exact(weight: Matrix) -> Tensor:
@@ -98,9 +98,9 @@ def exact_expert(weight: Matrix, expert: int) -> Tensor:
     return weight[expert].t().double() if isinstance(weight, Tensor) else weight[expert].dequantize(torch.float64)
 
 
-def activations_for(x: Tensor, form: Format) -> tuple[Tensor, Tensor | None, Tensor]:
-    """Return what a matrix kernel gets for x in a format, its scales, and what that is worth in fp64."""
-    if form != "fp8":
+def activations_for(x: Tensor, weight_format: Format) -> tuple[Tensor, Tensor | None, Tensor]:
+    """Return a matrix kernel's operand for x in a format, its scales, and its exact value in fp64."""
+    if weight_format != "fp8":
         return x, None, x.double()
     from llama4_local.ops.kernels.activations import quantize_rows
 

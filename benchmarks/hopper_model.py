@@ -1,4 +1,4 @@
-"""Scout at full size with random weights made on the GPU: decode and prefill, with and without CUDA graphs."""
+"""Measures Scout at full size with random weights made on the GPU: decode and prefill, with and without CUDA graphs."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator
 from functools import partial
 
 import torch
-from hopper_clock import Budget, alive, seconds, told
+from hopper_clock import Budget, alive, one_line, seconds
 from hopper_inputs import DEVICE, REHEARSAL, SIZES, experts, matrix, normal
 from hopper_times import Ceilings, Row
 from torch import Tensor
@@ -17,9 +17,9 @@ from llama4_local.config.model import ModelConfig, RopeScaling, TextConfig
 from llama4_local.model.transformer import Model, forward, logits
 from llama4_local.ops.batch import Batch, PoolTable, Segment
 from llama4_local.ops.filters import Filters
-from llama4_local.ops.kernels.choices import Choices
 from llama4_local.ops.kernels.functions import KernelOps
 from llama4_local.ops.kernels.sampling import draw
+from llama4_local.ops.kernels.tile_table import TileTable
 from llama4_local.ops.kernels.tiles import Format
 from llama4_local.weights.quantized import Matrix
 from llama4_local.weights.tree import AttentionTree, LayerTree, MlpTree, MoeTree, WeightTree
@@ -53,23 +53,25 @@ def scout() -> ModelConfig:
     )
 
 
-def random_scout(form: Format) -> WeightTree[Matrix]:
-    """Return weights that keep activations near one, made where they stay."""
+def random_scout(weight_format: Format) -> WeightTree[Matrix]:
+    """Return weights that keep activations near one, made on the device."""
     return WeightTree(
         normal(SIZES.vocab, SIZES.hidden),
-        tuple(_layer(form) for _ in range(LAYERS)),
+        tuple(_layer(weight_format) for _ in range(LAYERS)),
         _ones(),
         normal(SIZES.vocab, SIZES.hidden, std=SIZES.hidden**-0.5),
         None,
     )
 
 
-def _layer(form: Format) -> LayerTree[Matrix]:
+def _layer(weight_format: Format) -> LayerTree[Matrix]:
     count, hidden, size = SIZES.experts, SIZES.hidden, SIZES.size
-    gate_up, down = experts(form, count + 1, 2 * size, hidden), experts(form, count + 1, hidden, size)
+    gate_up, down = experts(weight_format, count + 1, 2 * size, hidden), experts(weight_format, count + 1, hidden, size)
     router = normal(count, hidden, std=hidden**-0.5)
     moe = MoeTree(router, gate_up, down, MlpTree(gate_up, down))
-    attention = AttentionTree(matrix(form, SIZES.qkv, hidden), matrix(form, hidden, SIZES.heads * SIZES.dim))
+    attention = AttentionTree(
+        matrix(weight_format, SIZES.qkv, hidden), matrix(weight_format, hidden, SIZES.heads * SIZES.dim)
+    )
     return LayerTree(_ones(), attention, _ones(), None, moe)
 
 
@@ -77,38 +79,38 @@ def _ones() -> Tensor:
     return torch.ones(SIZES.hidden, dtype=torch.bfloat16, device=DEVICE)
 
 
-def run_model(form: Format, ceilings: Ceilings, budget: Budget, *, quick: bool) -> Iterator[Row]:
+def run_model(weight_format: Format, ceilings: Ceilings, budget: Budget, *, quick: bool) -> Iterator[Row]:
     """Measure one format, where it fits into memory: decoding first, then prompts."""
-    total = torch.cuda.mem_get_info()[1] if not REHEARSAL else NEEDED[form]
-    if total < NEEDED[form]:
-        note = f"needs {NEEDED[form] / 1e9:.0f} GB of {total / 1e9:.0f}: not measured"
-        print(f"Scout in {form} {note}", flush=True)
-        yield {"format": form, "case": "all", "note": note}
+    total = torch.cuda.mem_get_info()[1] if not REHEARSAL else NEEDED[weight_format]
+    if total < NEEDED[weight_format]:
+        note = f"needs {NEEDED[weight_format] / 1e9:.0f} GB of {total / 1e9:.0f}: not measured"
+        print(f"Scout in {weight_format} {note}", flush=True)
+        yield {"format": weight_format, "case": "all", "note": note}
         return
     try:
-        yield from _measured(form, ceilings, budget, quick=quick)
-    except Exception as problem:  # noqa: BLE001 - what was measured before it counts
-        print(f"FAILED Scout in {form}: {told(problem)}", flush=True)
-        yield {"format": form, "case": "all", "exception": told(problem)}
+        yield from _measured(weight_format, ceilings, budget, quick=quick)
+    except Exception as problem:  # noqa: BLE001 - earlier measurements are kept
+        print(f"FAILED Scout in {weight_format}: {one_line(problem)}", flush=True)
+        yield {"format": weight_format, "case": "all", "exception": one_line(problem)}
     if not REHEARSAL and alive():
         torch.cuda.empty_cache()
 
 
-def _measured(form: Format, ceilings: Ceilings, budget: Budget, *, quick: bool) -> Iterator[Row]:
+def _measured(weight_format: Format, ceilings: Ceilings, budget: Budget, *, quick: bool) -> Iterator[Row]:
     with torch.inference_mode():
-        weights = random_scout(form)
+        weights = random_scout(weight_format)
         model = Model.create(scout(), weights, KernelOps())  # type: ignore[arg-type]
-        fixed = Model.create(scout(), weights, KernelOps(Choices(deterministic=True)))  # type: ignore[arg-type]
+        fixed = Model.create(scout(), weights, KernelOps(TileTable(deterministic=True)))  # type: ignore[arg-type]
         batches = BATCHES[::2] if quick else BATCHES
         cache = _cache(model, max(batches))
-    rate = ceilings.fp8 if form == "fp8" and ceilings.fp8 else ceilings.bf16
+    rate = ceilings.fp8 if weight_format == "fp8" and ceilings.fp8 else ceilings.bf16
     cases: list[tuple[str, int, bool, Callable[[], float], float]] = [
         (
             f"decode {size} at {CONTEXT}",
             size,
             graph,
             partial(_decode, model, cache, size, graph=graph),
-            _floor(form, size) / ceilings.copy,
+            _floor(weight_format, size) / ceilings.copy,
         )
         for size in batches
         for graph in (True, False)
@@ -119,7 +121,7 @@ def _measured(form: Format, ceilings: Ceilings, budget: Budget, *, quick: bool) 
             size,
             True,
             partial(_decode, fixed, cache, size, graph=True),
-            _floor(form, size) / ceilings.copy,
+            _floor(weight_format, size) / ceilings.copy,
         )
         for size in batches[:3]
     ]
@@ -128,15 +130,15 @@ def _measured(form: Format, ceilings: Ceilings, budget: Budget, *, quick: bool) 
         for tokens in PROMPTS
     ]
     for case, count, graph, measure, floor in cases:
-        if budget.allows(f"Scout {form} {case}", 5):
-            yield _attempt(form, case, count, floor, measure, graph=graph)
+        if budget.allows(f"Scout {weight_format} {case}", 5):
+            yield _attempt(weight_format, case, count, floor, measure, graph=graph)
     for size in () if REHEARSAL else batches[:3:2]:
-        if budget.allows(f"Scout {form} profile of decode {size}", 5):
-            yield _profile(form, model, cache, size)
+        if budget.allows(f"Scout {weight_format} profile of decode {size}", 5):
+            yield _profile(weight_format, model, cache, size)
 
 
-def _profile(form: Format, model: Model, cache: KvCache, size: int) -> Row:
-    """Return where a step's time goes: of each kernel all its microseconds and its launches."""
+def _profile(weight_format: Format, model: Model, cache: KvCache, size: int) -> Row:
+    """Return each kernel's microseconds and launches in one step."""
     from torch.profiler import ProfilerActivity, profile
 
     case = f"profile of decode {size}"
@@ -149,60 +151,62 @@ def _profile(form: Format, model: Model, cache: KvCache, size: int) -> Row:
                 step()
                 torch.cuda.synchronize()
         spent = {one.key[:60]: (round(float(one.self_device_time_total), 1), one.count) for one in seen.key_averages()}
-    except Exception as problem:  # noqa: BLE001 - the profiler needs more of a machine than CUDA does
-        return {"format": form, "case": case, "exception": told(problem)}
+    except Exception as problem:  # noqa: BLE001 - the profiler fails on some machines with CUDA
+        return {"format": weight_format, "case": case, "exception": one_line(problem)}
     most = sorted(((took, count, name) for name, (took, count) in spent.items()), reverse=True)[:25]
     note = ", ".join(f"{name} {took:.0f}/{count}" for took, count, name in most if took)
-    print(f"Scout {form} {case}, us/launches: {note}", flush=True)
-    return {"format": form, "case": case, "note": note}
+    print(f"Scout {weight_format} {case}, us/launches: {note}", flush=True)
+    return {"format": weight_format, "case": case, "note": note}
 
 
-def _attempt(form: Format, case: str, count: int, floor: float, measure: Callable[[], float], *, graph: bool) -> Row:
+def _attempt(
+    weight_format: Format, case: str, count: int, floor: float, measure: Callable[[], float], *, graph: bool
+) -> Row:
     try:
         with torch.inference_mode():
-            found = _row(form, case, measure(), count, floor, graph=graph)
+            result = _row(weight_format, case, measure(), count, floor, graph=graph)
     except Exception as problem:
-        print(f"FAILED Scout {form} {case}: {told(problem)}", flush=True)
+        print(f"FAILED Scout {weight_format} {case}: {one_line(problem)}", flush=True)
         if not alive():
             raise
-        return {"format": form, "case": case, "graph": graph, "exception": told(problem)}
-    print(line(found), flush=True)
-    return found
+        return {"format": weight_format, "case": case, "graph": graph, "exception": one_line(problem)}
+    print(line(result), flush=True)
+    return result
 
 
-def line(found: Row) -> str:
-    """Return a row of results as a person reads it."""
-    what = f"Scout {found['format']:<5}{found['case']:<32}"
-    if "ms" not in found:
-        return what + str(found.get("exception") or found.get("note"))
+def line(result: Row) -> str:
+    """Return a row of results as one line of text."""
+    title = f"Scout {result['format']:<5}{result['case']:<32}"
+    if "ms" not in result:
+        return title + str(result.get("exception") or result.get("note"))
     return (
-        f"{what}{found['ms']:>9.2f} ms {found['tokens_per_second']:>9.0f} tok/s "
-        f"{found['fraction']:>6.1%} of the floor{' (graph)' if found['graph'] else ''}"
+        f"{title}{result['ms']:>9.2f} ms {result['tokens_per_second']:>9.0f} tok/s "
+        f"{result['fraction']:>6.1%} of the floor{' (graph)' if result['graph'] else ''}"
     )
 
 
 def _operations(tokens: int) -> float:
-    """Return the operations that a prompt's matrix products take."""
+    """Return the operations of a prompt's matrix products."""
     text = SIZES
     attention = text.hidden * (text.qkv + text.heads * text.dim)
     return 2.0 * tokens * text.layers * (attention + 2 * 3 * text.hidden * text.size)
 
 
-def _row(form: str, case: str, took: float, tokens: int, floor: float, *, graph: bool) -> Row:
-    row: Row = {"format": form, "case": case, "graph": graph, "ms": took * 1e3}
+def _row(weight_format: str, case: str, took: float, tokens: int, floor: float, *, graph: bool) -> Row:
+    row: Row = {"format": weight_format, "case": case, "graph": graph, "ms": took * 1e3}
     return row | {"tokens_per_second": tokens / took, "fraction": floor / took}
 
 
-def _floor(form: Format, size: int) -> float:
+def _floor(weight_format: Format, size: int) -> float:
     """Return the fewest bytes that a step reads: weights of the experts touched on average, head, cache."""
-    width = {"int4": 4.125 / 8, "fp8": 1.0, "bf16": 2.0}[form]
+    width = {"int4": 4.125 / 8, "fp8": 1.0, "bf16": 2.0}[weight_format]
     touched = 16 * (1 - (15 / 16) ** size)
     weights = LAYERS * (62.9e6 + 125.8e6 * (1 + touched)) * width + 2.07e9
     return weights + size * CONTEXT * 4096 * LAYERS
 
 
 def _cache(model: Model, sequences: int) -> KvCache:
-    """Return as large a cache as fits, for at most so many sequences; more of them share pages."""
+    """Return the largest cache that fits, for at most so many sequences, which share pages where it is too small."""
     text = model.config.text
     if not REHEARSAL:
         torch.cuda.empty_cache()
@@ -214,12 +218,12 @@ def _cache(model: Model, sequences: int) -> KvCache:
         shape = CacheShape(pages, pages, PAGE, CHUNK)
     cache = KvCache.allocate(text, shape, dtype=torch.bfloat16, device=DEVICE)
     for tensor in (tensor for pair in cache.storage.values() for tensor in pair):
-        tensor.normal_()  # zeros would run faster than what serving holds
+        tensor.normal_()  # zeros would run faster than real keys and values
     return cache
 
 
 def _batch(cache: KvCache, lengths: list[int], contexts: list[int]) -> Batch:
-    """Return a step whose sequences take pages in turn, from the beginning again where there are too few."""
+    """Return a step whose sequences take pages in turn, and share them where there are too few."""
     starts = [sum(lengths[:i]) for i in range(len(lengths) + 1)]
     segments = tuple(Segment(s, n, c - n) for s, n, c in zip(starts, lengths, contexts, strict=False))
     tables = {

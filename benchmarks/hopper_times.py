@@ -1,7 +1,7 @@
-"""Times each kernel at Scout's shapes: what it reaches of the measured bandwidth or matrix rate.
+"""Times each kernel at Scout's shapes, as a fraction of the measured bandwidth or matrix rate.
 
-Many calls on different inputs are captured into one graph and replayed, so that neither launch gaps nor the
-L2 cache flatter or spoil the numbers; the median of several replays counts.
+Many calls on different inputs are captured into one graph and replayed, so that the times hold neither launch gaps nor
+hits in the L2 cache; the result is the median of several replays.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from functools import partial
 
 import torch
-from hopper_clock import Budget, alive, seconds, told
+from hopper_clock import Budget, alive, one_line, seconds
 from hopper_inputs import DEVICE, REHEARSAL, SIZES, activations_for, experts, matrix, normal
 from torch import Tensor
 from torch.nn.functional import scaled_dot_product_attention
@@ -20,12 +20,12 @@ from llama4_local.cache.kv_cache import LayerCache
 from llama4_local.ops.batch import Batch, PoolTable, Segment
 from llama4_local.ops.filters import Filters
 from llama4_local.ops.kernels import gemv, sampling
-from llama4_local.ops.kernels.choices import FEW, Choices
 from llama4_local.ops.kernels.down import down
 from llama4_local.ops.kernels.functions import KernelOps
 from llama4_local.ops.kernels.gate_up import gate_up
 from llama4_local.ops.kernels.linear import linear
-from llama4_local.ops.kernels.routing import Choice, choose, route
+from llama4_local.ops.kernels.routing import Routing, dispatch, route
+from llama4_local.ops.kernels.tile_table import VECTOR_TOKENS, TileTable
 from llama4_local.ops.kernels.tiles import Format
 from llama4_local.weights.quantized import Matrix
 
@@ -42,7 +42,7 @@ Row = dict[str, object]
 
 @dataclass(frozen=True, slots=True)
 class Ceilings:
-    """What this GPU does at best.
+    """The measured ceilings of a GPU.
 
     Args:
         copy: Bytes read and written per second by a large copy.
@@ -60,7 +60,7 @@ def measure_ceilings() -> Ceilings:
     side = 64 if REHEARSAL else 8192
     source = normal(1024 if REHEARSAL else 2**30, dtype=torch.float32)
     target = torch.empty_like(source)
-    # Not captured: a copy that is a graph's node was seen to go at two thirds of the speed.
+    # Not captured: a copy as a graph's node reaches two thirds of the bandwidth.
     copy = 2 * source.nbytes / seconds([partial(target.copy_, source)], graph=False)
     del source, target
     a, b = normal(side, side), normal(side, side)
@@ -68,39 +68,39 @@ def measure_ceilings() -> Ceilings:
     try:
         x, y = a.to(torch.float8_e4m3fn), b.to(torch.float8_e4m3fn)
         one = torch.ones((), device=DEVICE)
-        scaled_mm = getattr(torch, "_scaled_mm")  # noqa: B009 - private, and the only one there is
+        scaled_mm = getattr(torch, "_scaled_mm")  # noqa: B009 - private; there is no public one
         fp8 = 2 * side**3 / seconds([lambda: scaled_mm(x, y.t(), one, one, out_dtype=torch.bfloat16)] * 4)
     except (AttributeError, RuntimeError) as error:
-        print(f"no e4m3 product of torch's own to compare with: {told(error)}", flush=True)
+        print(f"no e4m3 product of torch's own to compare with: {one_line(error)}", flush=True)
         fp8 = 0.0
     return Ceilings(copy, bf16, fp8)
 
 
 def run_kernels(ceilings: Ceilings, budget: Budget, *, quick: bool) -> Iterator[Row]:
-    """Time everything, what matters most first; a row says which ceiling bounds it and how much was reached."""
+    """Time all kernels, the most important first; a row names the ceiling that bounds it, and the fraction reached."""
     for name, measured in everything(ceilings, quick=quick):
         if not budget.allows(f"timing of {name}"):
             continue
         try:
-            for found in measured():
-                print(line(found), flush=True)
-                yield found
-        except Exception as problem:  # noqa: BLE001 - whatever it is, the next one is timed all the same
-            print(f"FAILED {name}: {told(problem)}", flush=True)
-            yield {"kernel": name, "case": "", "exception": told(problem)}
+            for result in measured():
+                print(line(result), flush=True)
+                yield result
+        except Exception as problem:  # noqa: BLE001 - the next kernel is timed after any exception
+            print(f"FAILED {name}: {one_line(problem)}", flush=True)
+            yield {"kernel": name, "case": "", "exception": one_line(problem)}
             if not alive():
                 return
         if not REHEARSAL:
             torch.cuda.empty_cache()
 
 
-def line(found: Row) -> str:
-    """Return a row of results as a person reads it."""
-    if "exception" in found:
-        return f"{found['kernel']:<18}{found['exception']}"
-    beside = f", torch {found['torch_us']:.1f} us" if found["torch_us"] else ""
-    reached = f"{found['us']:>9.1f} us {found['fraction']:>6.1%} of {found['bound']}"
-    return f"{found['kernel']:<18}{found['case']:<32}{reached}{beside}"
+def line(result: Row) -> str:
+    """Return a row of results as one line of text."""
+    if "exception" in result:
+        return f"{result['kernel']:<18}{result['exception']}"
+    beside = f", torch {result['torch_us']:.1f} us" if result["torch_us"] else ""
+    reached = f"{result['us']:>9.1f} us {result['fraction']:>6.1%} of {result['bound']}"
+    return f"{result['kernel']:<18}{result['case']:<32}{reached}{beside}"
 
 
 def everything(ceilings: Ceilings, *, quick: bool) -> Iterator[tuple[str, Callable[[], Iterator[Row]]]]:
@@ -110,13 +110,13 @@ def everything(ceilings: Ceilings, *, quick: bool) -> Iterator[tuple[str, Callab
     counts: tuple[int, ...] = () if REHEARSAL else (1, 64, 2048) if quick else (1, 4, 16, 64, 256, 2048)
     forms: tuple[Format, ...] = ("int4", "bf16", "fp8")
     rest: list[tuple[Format, int]] = [
-        (form, tokens) for tokens in counts for form in forms if (form, tokens) not in first
+        (weight_format, tokens) for tokens in counts for weight_format in forms if (weight_format, tokens) not in first
     ]
-    for form, tokens in first + rest:
-        yield f"experts {form} {tokens}", partial(mixture, ceilings, form, tokens)
+    for weight_format, tokens in first + rest:
+        yield f"experts {weight_format} {tokens}", partial(mixture, ceilings, weight_format, tokens)
         for name in DENSE if tokens <= 256 else ("qkv", "output"):
-            yield f"{name} {form} {tokens}", partial(dense, ceilings, form, name, tokens)
-        if (form, tokens) == first[-1]:
+            yield f"{name} {weight_format} {tokens}", partial(dense, ceilings, weight_format, name, tokens)
+        if (weight_format, tokens) == first[-1]:
             yield from attentions(ceilings)
             yield "draw", partial(draw, ceilings)
 
@@ -138,49 +138,54 @@ def row(
     *,
     read: float,
     flops: float,
-    form: str,
+    weight_format: str,
     beside: float | None = None,
 ) -> Row:
     """Return one result; its floor is the larger of the two times that bytes and operations need."""
-    rate = ceilings.fp8 if form == "fp8" and ceilings.fp8 else ceilings.bf16
+    rate = ceilings.fp8 if weight_format == "fp8" and ceilings.fp8 else ceilings.bf16
     memory, arithmetic = read / ceilings.copy, flops / rate
     bound = "copy bandwidth" if memory > arithmetic else "matrix rate"
-    found: Row = {"kernel": kernel, "case": case, "us": took * 1e6, "bytes": read, "flops": flops}
+    result: Row = {"kernel": kernel, "case": case, "us": took * 1e6, "bytes": read, "flops": flops}
     fraction = max(memory, arithmetic) / took
-    return found | {"bound": bound, "fraction": fraction, "torch_us": None if beside is None else beside * 1e6}
+    return result | {"bound": bound, "fraction": fraction, "torch_us": None if beside is None else beside * 1e6}
 
 
-def dense(ceilings: Ceilings, form: Format, name: str, tokens: int) -> Iterator[Row]:
+def dense(ceilings: Ceilings, weight_format: Format, name: str, tokens: int) -> Iterator[Row]:
     outputs, inputs = DENSE[name]
-    weights = rotated(lambda: matrix(form, outputs, inputs))
+    weights = rotated(lambda: matrix(weight_format, outputs, inputs))
     x = normal(tokens, inputs)
-    narrow, scales, _ = activations_for(x, form)
-    choices = Choices()
-    tile = choices.linear(form, tokens, outputs, inputs)
-    ways = {"linear": [lambda w=w: linear(narrow, w, tile, x_scales=scales) for w in weights]}
-    if tokens <= FEW:
-        vector = choices.linear_vector(form, outputs, inputs)
+    operand, scales, _ = activations_for(x, weight_format)
+    tiles = TileTable()
+    tile = tiles.linear_tile(weight_format, tokens, outputs, inputs)
+    ways = {"linear": [lambda w=w: linear(operand, w, tile, x_scales=scales) for w in weights]}
+    if tokens <= VECTOR_TOKENS:
+        vector = tiles.linear_vector_tile(weight_format, outputs, inputs)
         ways["gemv"] = [lambda w=w: gemv.linear_vector(x, w, vector) for w in weights]
     beside = None
-    if form == "bf16":
+    if weight_format == "bf16":
         beside = seconds([lambda w=w: torch.nn.functional.linear(x, w) for w in weights if isinstance(w, Tensor)])
     moved = weights[0].nbytes + 2 * tokens * (inputs + outputs)
     flops = 2 * tokens * outputs * inputs
     for kernel, calls in ways.items():
-        case = f"{name} {form} {tokens} tokens"
-        yield row(ceilings, kernel, case, seconds(calls), read=moved, flops=flops, form=form, beside=beside)
+        case = f"{name} {weight_format} {tokens} tokens"
+        yield row(
+            ceilings, kernel, case, seconds(calls), read=moved, flops=flops, weight_format=weight_format, beside=beside
+        )
 
 
-def mixture(ceilings: Ceilings, form: Format, tokens: int) -> Iterator[Row]:
-    weight, back = experts(form, EXPERTS + 1, 2 * SIZE, HIDDEN), experts(form, EXPERTS + 1, HIDDEN, SIZE)
+def mixture(ceilings: Ceilings, weight_format: Format, tokens: int) -> Iterator[Row]:
+    weight, back = (
+        experts(weight_format, EXPERTS + 1, 2 * SIZE, HIDDEN),
+        experts(weight_format, EXPERTS + 1, HIDDEN, SIZE),
+    )
     x = normal(tokens, HIDDEN)
     rounds = 8 if tokens <= 256 else 2  # other experts each time
-    picked = [choose(normal(tokens, EXPERTS, dtype=torch.float32)) for _ in range(rounds)]
-    touched = sum(len(choice.experts.unique()) + 1 for choice in picked) / rounds
-    ways = {"": grouped(form, tokens, weight, back, x, picked)}
-    if tokens <= FEW:
-        ways[" by gemv"] = vectors(form, weight, back, x, picked)
-    beside = grouped_torch(weight, back, x) if form == "bf16" and tokens > FEW else (None, None)
+    routings = [route(normal(tokens, EXPERTS, dtype=torch.float32)) for _ in range(rounds)]
+    touched = sum(len(routing.experts.unique()) + 1 for routing in routings) / rounds
+    ways = {"": grouped(weight_format, tokens, weight, back, x, routings)}
+    if tokens <= VECTOR_TOKENS:
+        ways[" by gemv"] = vectors(weight_format, weight, back, x, routings)
+    beside = grouped_torch(weight, back, x) if weight_format == "bf16" and tokens > VECTOR_TOKENS else (None, None)
     for way, (up, lower) in ways.items():
         for name, calls, matrix_, inputs, outputs, other in (
             ("gate_up", up, weight, HIDDEN, 2 * SIZE, beside[0]),
@@ -188,35 +193,39 @@ def mixture(ceilings: Ceilings, form: Format, tokens: int) -> Iterator[Row]:
         ):
             moved = matrix_.nbytes * touched / (EXPERTS + 1) + 2 * 2 * tokens * (inputs + outputs / 2)
             flops = 2 * 2 * tokens * inputs * outputs
-            case = f"{form} {tokens} tokens"
+            case = f"{weight_format} {tokens} tokens"
             took = seconds(calls)
-            yield row(ceilings, name + way, case, took, read=moved, flops=flops, form=form, beside=other)
+            yield row(
+                ceilings, name + way, case, took, read=moved, flops=flops, weight_format=weight_format, beside=other
+            )
 
 
 Calls = list[Callable[[], object]]
 
 
 def grouped(
-    form: Format, tokens: int, weight: Matrix, back: Matrix, x: Tensor, picked: list[Choice]
+    weight_format: Format, tokens: int, weight: Matrix, back: Matrix, x: Tensor, routings: list[Routing]
 ) -> tuple[Calls, Calls]:
     """Return calls of both grouped products."""
-    choices, routings = Choices(), [route(choice) for choice in picked]
-    narrow, scales, _ = activations_for(x, form)
-    tile = choices.tile("gate_up", form, tokens, EXPERTS)
-    hidden = gate_up(narrow, weight, tile, routing=routings[0], x_scales=scales)
-    h_narrow, h_scales, _ = activations_for(hidden, form)
-    cut = choices.tile("down", form, tokens, EXPERTS)
-    up: Calls = [lambda r=r: gate_up(narrow, weight, tile, routing=r, x_scales=scales) for r in routings]
-    lower: Calls = [lambda r=r: down(h_narrow, back, cut, r, x_scales=h_scales) for r in routings]
+    tiles, slots = TileTable(), [dispatch(routing) for routing in routings]
+    operand, scales, _ = activations_for(x, weight_format)
+    tile = tiles.tile("gate_up", weight_format, tokens, EXPERTS)
+    hidden = gate_up(operand, weight, tile, dispatch=slots[0], x_scales=scales)
+    h_operand, h_scales, _ = activations_for(hidden, weight_format)
+    down_tile = tiles.tile("down", weight_format, tokens, EXPERTS)
+    up: Calls = [lambda s=s: gate_up(operand, weight, tile, dispatch=s, x_scales=scales) for s in slots]
+    lower: Calls = [lambda s=s: down(h_operand, back, down_tile, s, x_scales=h_scales) for s in slots]
     return up, lower
 
 
-def vectors(form: Format, weight: Matrix, back: Matrix, x: Tensor, picked: list[Choice]) -> tuple[Calls, Calls]:
+def vectors(
+    weight_format: Format, weight: Matrix, back: Matrix, x: Tensor, routings: list[Routing]
+) -> tuple[Calls, Calls]:
     """Return calls of both products for a handful of tokens."""
-    tile = Choices().vector_tile(form)
-    hidden = gemv.gate_up_vector(x, weight, tile, picked[0])
-    up: Calls = [lambda c=c: gemv.gate_up_vector(x, weight, tile, c) for c in picked]
-    lower: Calls = [lambda c=c: gemv.down_vector(hidden, back, tile, c) for c in picked]
+    tile = TileTable().vector_tile(weight_format)
+    hidden = gemv.gate_up_vector(x, weight, tile, routings[0])
+    up: Calls = [lambda r=r: gemv.gate_up_vector(x, weight, tile, r) for r in routings]
+    lower: Calls = [lambda r=r: gemv.down_vector(hidden, back, tile, r) for r in routings]
     return up, lower
 
 
@@ -233,18 +242,18 @@ def grouped_torch(weight: Matrix, back: Matrix, x: Tensor) -> tuple[float | None
         up = seconds([lambda: product(doubled, weight, offs=offsets)], graph=False)
         return up, seconds([lambda: product(hidden, back, offs=offsets)], graph=False)
     except RuntimeError as error:
-        print(f"torch._grouped_mm: {told(error)}", flush=True)
+        print(f"torch._grouped_mm: {one_line(error)}", flush=True)
         return None, None
 
 
 def rotated(make: Callable[[], Matrix]) -> list[Matrix]:
-    """Return so many matrices that together they leave the L2 cache."""
+    """Return as many matrices as exceed the L2 cache together."""
     first = make()
     return [first, *(make() for _ in range(min(15, ROTATE // first.nbytes)))]
 
 
 def pages_batch(lengths: list[int], context: int, page: int = 64) -> tuple[Batch, int]:
-    """Return a batch over pages of their own, and how many pages there are."""
+    """Return a batch of sequences with disjoint pages, and the number of pages."""
     each = -(-context // page)
     count = len(lengths)
     table = torch.randperm(count * each, device=DEVICE).view(count, each) + 1
@@ -277,7 +286,7 @@ def decode(ceilings: Ceilings, dtype: torch.dtype, sequences: int, context: int)
         beside = seconds([lambda: scaled_dot_product_attention(q, keys, values, enable_gqa=True)])
     flops = 4 * sequences * context * HEADS * DIM
     case = f"decode {name_of(dtype)} {sequences} x {context}"
-    yield row(ceilings, "attention_decode", case, took, read=each, flops=flops, form="bf16", beside=beside)
+    yield row(ceilings, "attention_decode", case, took, read=each, flops=flops, weight_format="bf16", beside=beside)
 
 
 def prefill(ceilings: Ceilings, dtype: torch.dtype, tokens: int) -> Iterator[Row]:
@@ -289,7 +298,7 @@ def prefill(ceilings: Ceilings, dtype: torch.dtype, tokens: int) -> Iterator[Row
     flops = 2 * tokens * tokens * HEADS * DIM  # half of the square is masked
     read = 2 * tokens * (2 * HEADS + 2 * KV_HEADS) * DIM
     case = f"prefill {name_of(dtype)} {tokens}"
-    yield row(ceilings, "attention_prefill", case, took, read=read, flops=flops, form="bf16", beside=beside)
+    yield row(ceilings, "attention_prefill", case, took, read=read, flops=flops, weight_format="bf16", beside=beside)
 
 
 def draw(ceilings: Ceilings, rows: int = 64) -> Iterator[Row]:
@@ -304,7 +313,7 @@ def draw(ceilings: Ceilings, rows: int = 64) -> Iterator[Row]:
     )
     chances = torch.rand(rows, dtype=torch.float64, device=DEVICE)
     took = seconds([lambda: sampling.draw(logits, filters, chances)])
-    yield row(ceilings, "draw", f"top_p {rows} rows", took, read=logits.nbytes, flops=0.0, form="bf16")
+    yield row(ceilings, "draw", f"top_p {rows} rows", took, read=logits.nbytes, flops=0.0, weight_format="bf16")
 
 
 def name_of(dtype: torch.dtype) -> str:

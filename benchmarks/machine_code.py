@@ -14,7 +14,7 @@ ROOT = Path(__file__).parents[1]
 REPORT = ROOT / "benchmarks" / "results" / "sm90a.json"
 PAGE = ROOT / "docs" / "performance.md"
 BEGIN, END = "<!-- machine code: begin -->\n", "<!-- machine code: end -->\n"
-CUTS = ("ROWS", "TOKENS", "QUERIES", "KEYS", "DEPTH", "SPLITS")
+TILE_FIELDS = ("ROWS", "TOKENS", "QUERIES", "KEYS", "DEPTH", "SPLITS")
 
 
 class Kernel(TypedDict):
@@ -41,40 +41,37 @@ def main() -> None:
 
 
 def table(kernels: list[Kernel]) -> str:
-    """Return one line for each kernel, format and cut; the largest of those that differ in shapes only."""
-    lines = [
-        "| kernel | values | cut | warps | stages | registers | spills | shared, KB | programs on a multiprocessor |"
-    ]
-    lines.append("|" + "---|" * 9)
+    """Return one line for each kernel, format and tile config; the largest of those that differ in shapes only."""
+    columns = ("kernel", "values", "tile config", "warps", "stages", "registers", "spills", "shared, KB")
+    lines = [f"| {' | '.join(columns)} | programs on a multiprocessor |", "|" + "---|" * 9]
     grouped: dict[tuple[str, str, str, int, int], list[Kernel]] = {}
     for kernel in kernels:
         config = kernel["config"]
-        key = (kernel["name"], values(config), cut(config), number(config["warps"]), number(config["stages"]))
+        key = (kernel["name"], values(config), tile(config), number(config["warps"]), number(config["stages"]))
         grouped.setdefault(key, []).append(kernel)
-    for (name, kind, shape, warps, stages), found in grouped.items():
-        registers, spills = max(k["registers"] for k in found), max(k["spills"] for k in found)
-        shared = max(k["shared"] for k in found) / 1024
-        programs = min(k["programs_per_multiprocessor"] for k in found)
-        lines.append(
-            f"| {name} | {kind} | {shape} | {warps} | {stages} | {registers} | {spills} | {shared:.1f} | {programs} |"
-        )
+    for (name, number_format, shape, warps, stages), binaries in grouped.items():
+        registers, spills = max(k["registers"] for k in binaries), max(k["spills"] for k in binaries)
+        shared = max(k["shared"] for k in binaries) / 1024
+        programs = min(k["programs_per_multiprocessor"] for k in binaries)
+        used = f"{registers} | {spills} | {shared:.1f} | {programs}"
+        lines.append(f"| {name} | {number_format} | {shape} | {warps} | {stages} | {used} |")
     return "\n".join(lines) + "\n"
 
 
 def values(config: dict[str, int | str | bool | None]) -> str:
-    """Return the format of weights or cache that a binary is for."""
+    """Return the format of a binary's weights or cache."""
     if "FORMAT" in config:
         return str(config["FORMAT"])
-    return {"*fp8e4nv": "fp8 cache", "*bf16": "bf16 cache"}.get(str(config.get("keys")), "")
+    return {"*fp8e4nv": "fp8 cache", "*bf16": "bf16 cache"}.get(str(config.get("cache.keys", config.get("keys"))), "")
 
 
-def cut(config: dict[str, int | str | bool | None]) -> str:
-    """Return the sizes that a kernel's work is cut into."""
-    return " ".join(f"{name.lower()} {config[name]}" for name in CUTS if name in config)
+def tile(config: dict[str, int | str | bool | None]) -> str:
+    """Return a kernel's block sizes."""
+    return " ".join(f"{name.lower()} {config[name]}" for name in TILE_FIELDS if name in config)
 
 
 def number(value: int | str | bool | None) -> int:
-    """Return a value that is known to be a whole number."""
+    """Return a value that is a whole number."""
     return int(value or 0)
 
 

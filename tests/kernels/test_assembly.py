@@ -1,4 +1,4 @@
-"""The few lines of assembly in the kernels, carried out here: the interpreter, which knows none, takes another way."""
+"""The kernels' inline assembly, evaluated in PyTorch: the interpreter has none and takes another path."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ WORD = 0xFFFFFFFF
 
 def three_way(a: Tensor, b: Tensor, c: Tensor, table: Tensor) -> Tensor:
     """lop3: bit t of the table is the result where the bits of a, b and c make t (PTX ISA, lop3)."""
-    found = torch.zeros_like(a)
+    result = torch.zeros_like(a)
     for t in range(8):
         if int(table) >> t & 1:
-            found |= (a if t & 4 else ~a) & (b if t & 2 else ~b) & (c if t & 1 else ~c)
-    return found & WORD
+            result |= (a if t & 4 else ~a) & (b if t & 2 else ~b) & (c if t & 1 else ~c)
+    return result & WORD
 
 
 def halves(word: Tensor) -> Tensor:
@@ -47,7 +47,7 @@ OPERATIONS: dict[str, Operation] = {
 }
 
 
-def carried_out(assembly: str, word: Tensor, outputs: int) -> list[Tensor]:
+def evaluated(assembly: str, word: Tensor, outputs: int) -> list[Tensor]:
     """Run straight-line PTX on every word at once; operands $0 … are outputs, the next is the input."""
     values: dict[str, Tensor] = {f"${outputs}": word}
     for instruction in filter(None, (one.strip() for one in assembly.strip("{}\n").split(";"))):
@@ -62,19 +62,19 @@ def carried_out(assembly: str, word: Tensor, outputs: int) -> list[Tensor]:
     return [values[f"${index}"] for index in range(outputs)]
 
 
-def test_the_nibbles_of_all_words_come_out_less_8() -> None:
+def test_the_nibbles_of_all_words_minus_8() -> None:
     words = torch.arange(1 << 16)
     others = words.flip(0)
-    found = carried_out(arithmetic.NIBBLES.value, words | others << 16, 4)
+    results = evaluated(arithmetic.NIBBLES.value, words | others << 16, 4)
     both = torch.stack([words, others])
-    for place, pairs in enumerate(found):
+    for place, pairs in enumerate(results):
         assert torch.equal(halves(pairs).float(), ((both >> 4 * place) & 0xF).float() - 8)
 
 
-def test_a_wrong_mask_or_base_or_shift_is_noticed() -> None:
+def test_a_wrong_mask_or_base_or_shift_changes_the_result() -> None:
     word = torch.tensor([0x95A73EC4])
-    right = carried_out(arithmetic.NIBBLES.value, word, 4)
+    right = evaluated(arithmetic.NIBBLES.value, word, 4)
     for there, wrong in (("0x000F000F", "0x0007000F"), ("0x43084308", "0x43074308"), (", 8;", ", 7;")):
         assert there in arithmetic.NIBBLES.value
-        found = carried_out(arithmetic.NIBBLES.value.replace(there, wrong), word, 4)
-        assert any(not torch.equal(one, other) for one, other in zip(found, right, strict=True))
+        results = evaluated(arithmetic.NIBBLES.value.replace(there, wrong), word, 4)
+        assert any(not torch.equal(one, other) for one, other in zip(results, right, strict=True))

@@ -12,7 +12,7 @@ import torch
 
 pytest.importorskip("triton", reason="Triton comes for Linux only")
 if os.environ.get("TRITON_INTERPRET") == "1":
-    pytest.skip("nothing is compiled in the interpreter", allow_module_level=True)
+    pytest.skip("the interpreter compiles nothing", allow_module_level=True)
 
 from llama4_local.ops.kernels.aot.ahead_of_time import compile_launch, specialize
 from llama4_local.ops.kernels.aot.compiled import Built, build_all, check, plans, report
@@ -21,7 +21,9 @@ from llama4_local.ops.kernels.aot.serving import FORMATS, SHAPES, Shape, matrix_
 from llama4_local.ops.kernels.functions import KernelOps
 from llama4_local.ops.kernels.launch import Launch, recording
 from llama4_local.ops.kernels.linear import linear
+from llama4_local.ops.kernels.paged_cache import PagedCache
 from llama4_local.ops.kernels.tiles import Tile
+from llama4_local.ops.kernels.weights import Product
 from llama4_local.weights.quantized import Int4Matrix
 
 if TYPE_CHECKING:
@@ -42,7 +44,7 @@ def test_no_kernel_spills_and_every_product_runs_on_hoppers_matrix_units(built: 
     assert all(one.code.matrix for one in built[1] if one.matmul)
     small = [one for one in built[1] if one.name in MATRIX_KERNELS and not one.matmul]
     assert small
-    assert all(one.code.slow_matrix for one in small)  # the older ones, but no product of single numbers
+    assert all(one.code.slow_matrix for one in small)  # HMMA, never scalar multiplications
 
 
 def test_the_manifest_lists_every_cubin(built: tuple[Path, list[Built]]) -> None:
@@ -56,31 +58,38 @@ def test_the_manifest_lists_every_cubin(built: tuple[Path, list[Built]]) -> None
         assert kernel["shared"] <= 227 * 1024
 
 
-def test_the_report_knows_how_many_programs_fit(built: tuple[Path, list[Built]]) -> None:
+def test_the_report_counts_the_programs_on_a_multiprocessor(built: tuple[Path, list[Built]]) -> None:
     for entry in report(built[1]):
         assert cast("int", entry["programs_per_multiprocessor"]) >= 1
 
 
 def test_every_model_format_and_cache_is_among_the_plans() -> None:
-    found = {(model, str(plan.launch.constants.get("FORMAT"))) for plan in plans() for model in plan.models}
-    assert found >= {(shape.name, form) for shape in SHAPES for form in FORMATS}
-    caches = {tensor.dtype for plan in plans() if (tensor := plan.launch.arguments.get("keys")) is not None}  # type: ignore[union-attr]
-    assert caches == {torch.bfloat16, torch.float8_e4m3fn}
+    products = [plan for plan in plans() if "PRODUCT" in plan.launch.constants]
+    compiled = {
+        (model, cast("Product", plan.launch.constants["PRODUCT"]).format) for plan in products for model in plan.models
+    }
+    assert compiled == {(shape.name, weight_format) for shape in SHAPES for weight_format in FORMATS}
+    caches = [
+        cast("PagedCache", plan.launch.arguments["cache"]) for plan in plans() if "cache" in plan.launch.arguments
+    ]
+    assert {cache.keys.dtype for cache in caches} == {torch.bfloat16, torch.float8_e4m3fn}
 
 
 @pytest.mark.parametrize("tokens", [3, 21, 100, 777])
-def test_what_serving_launches_at_other_sizes_is_compiled_as_well(tokens: int) -> None:
+def test_launches_at_other_sizes_use_the_compiled_binaries(tokens: int) -> None:
     known = {(plan.launch.name, specialize(plan.launch)) for plan in plans()}
-    for form in FORMATS:
-        for launch in matrix_launches(SHAPES[0], form, tokens, KernelOps()):
+    for weight_format in FORMATS:
+        for launch in matrix_launches(SHAPES[0], weight_format, tokens, KernelOps()):
             assert (launch.name, specialize(launch)) in known
 
 
 @pytest.mark.parametrize("shape", SHAPES, ids=lambda shape: shape.name)
 @pytest.mark.parametrize("tokens", [16, 17, 64, 300])
-def test_from_16_tokens_on_every_product_asks_for_hoppers_matrix_units(tokens: int, shape: Shape) -> None:
-    for form in FORMATS:
-        launched = [one for one in matrix_launches(shape, form, tokens, KernelOps()) if one.name in MATRIX_KERNELS]
+def test_from_16_tokens_on_every_product_requires_hoppers_matrix_units(tokens: int, shape: Shape) -> None:
+    for weight_format in FORMATS:
+        launched = [
+            one for one in matrix_launches(shape, weight_format, tokens, KernelOps()) if one.name in MATRIX_KERNELS
+        ]
         assert launched
         assert all(one.matmul for one in launched)
 
@@ -94,12 +103,12 @@ def planned(tile: Tile, tokens: int = 256) -> Launch:
     return launches[0]
 
 
-def test_a_spill_is_found() -> None:
+def test_a_spill_is_reported() -> None:
     code = compile_launch(planned(Tile(256, 128, 128, 1, 4, 2))).code
     assert any("spills" in problem for problem in code.problems("linear", matmul=True))
 
 
-def test_a_product_off_the_matrix_units_is_found() -> None:
+def test_a_product_off_the_matrix_units_is_reported() -> None:
     code = compile_launch(planned(Tile(16, 16, 128, 1, 4, 2))).code
     assert any("HGMMA" in problem for problem in code.problems("linear", matmul=True))
 

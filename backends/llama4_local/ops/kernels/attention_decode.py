@@ -1,4 +1,4 @@
-# pyright: basic, reportGeneralTypeIssues=false, reportOperatorIssue=false, reportArgumentType=false
+# pyright: basic, reportGeneralTypeIssues=false, reportOperatorIssue=false, reportArgumentType=false, reportAttributeAccessIssue=false
 # Triton is untyped: a jitted function's parameters are blocks and pointers, not Python values.
 """Decode attention: one new token of each sequence, its keys cut into splits that run in parallel.
 

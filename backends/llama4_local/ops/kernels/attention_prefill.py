@@ -1,4 +1,4 @@
-# pyright: basic, reportGeneralTypeIssues=false, reportOperatorIssue=false, reportArgumentType=false
+# pyright: basic, reportGeneralTypeIssues=false, reportOperatorIssue=false, reportArgumentType=false, reportAttributeAccessIssue=false
 # Triton is untyped: a jitted function's parameters are blocks and pointers, not Python values.
 """Prefill attention: several new tokens of a sequence over its pages (Dao, FlashAttention-2, 2023)."""
 

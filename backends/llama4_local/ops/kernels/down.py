@@ -1,4 +1,4 @@
-# pyright: basic, reportGeneralTypeIssues=false, reportOperatorIssue=false, reportArgumentType=false
+# pyright: basic, reportGeneralTypeIssues=false, reportOperatorIssue=false, reportArgumentType=false, reportAttributeAccessIssue=false
 # Triton is untyped: a jitted function's parameters are blocks and pointers, not Python values.
 """Down projections of all experts in one grouped product, from the experts' order back to the tokens'."""
 
@@ -43,10 +43,10 @@ def _down_kernel(
         return
     slots = slot + tl.arange(0, TOKENS)
     token_mask = slots < end
-    data = expert_data(weights.data, group, OUT, IN, PRODUCT)
+    data = expert_data(weights.data, group, 1, OUT, IN, PRODUCT)
     scales = weights.scales
     if scales is not None:
-        scales = expert_scales(scales, group, OUT, IN, PRODUCT)
+        scales = expert_scales(scales, group, 1, OUT, IN, PRODUCT)
     rows = row_tile * ROWS + tl.arange(0, ROWS)
     row_mask = rows < OUT
     first, last = share(tl.cdiv(IN, PRODUCT.depth), split, SPLITS)

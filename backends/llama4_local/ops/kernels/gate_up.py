@@ -1,4 +1,4 @@
-# pyright: basic, reportGeneralTypeIssues=false, reportOperatorIssue=false, reportArgumentType=false
+# pyright: basic, reportGeneralTypeIssues=false, reportOperatorIssue=false, reportArgumentType=false, reportAttributeAccessIssue=false
 # Triton is untyped: a jitted function's parameters are blocks and pointers, not Python values.
 """Gate and up projections of all experts in one grouped product, joined by SwiGLU."""
 
@@ -50,9 +50,9 @@ def _gate_up_kernel(
         slots = slot + tl.arange(0, TOKENS)
         token_mask = slots < end
         tokens = tl.load(dispatch.order + slots, mask=token_mask, other=0)
-        data = expert_data(weights.data, group, 2 * SIZE, IN, PRODUCT)
+        data = expert_data(weights.data, group, 2, SIZE, IN, PRODUCT)
         if scales is not None:
-            scales = expert_scales(scales, group, 2 * SIZE, IN, PRODUCT)
+            scales = expert_scales(scales, group, 2, SIZE, IN, PRODUCT)
     # The upper half of a block is gate, the lower half is up, for the same outputs.
     places = tl.arange(0, ROWS)
     column = row_tile * HALF + places % HALF

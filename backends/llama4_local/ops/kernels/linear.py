@@ -1,4 +1,4 @@
-# pyright: basic, reportGeneralTypeIssues=false, reportOperatorIssue=false, reportArgumentType=false
+# pyright: basic, reportGeneralTypeIssues=false, reportOperatorIssue=false, reportArgumentType=false, reportAttributeAccessIssue=false
 # Triton is untyped: a jitted function's parameters are blocks and pointers, not Python values.
 """Dense matrix product for projections and head, in every weight format."""
 

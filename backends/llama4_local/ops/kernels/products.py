@@ -1,4 +1,4 @@
-# pyright: basic, reportGeneralTypeIssues=false, reportOperatorIssue=false, reportArgumentType=false
+# pyright: basic, reportGeneralTypeIssues=false, reportOperatorIssue=false, reportArgumentType=false, reportAttributeAccessIssue=false
 # Triton is untyped: a jitted function's parameters are blocks and pointers, not Python values.
 """A block of weights times a block of activations: the loop inside every matrix kernel, for each weight format.
 
@@ -97,18 +97,18 @@ def scaled_by_row(total, weight_scales, x_scales, rows, row_mask, tokens, token_
 
 
 @triton.jit
-def expert_data(data, group, OUT, IN, PRODUCT: tl.constexpr):
-    """Return the pointer to one expert's numbers in a stack [experts, OUT, IN]."""
-    return data + group.to(tl.int64) * OUT * (IN // 2 if PRODUCT.format == "int4" else IN)
+def expert_data(data, group, EACH: tl.constexpr, OUT, IN, PRODUCT: tl.constexpr):
+    """Return the pointer to one expert's numbers in a stack [experts, EACH, OUT, IN]."""
+    return data + group.to(tl.int64) * EACH * OUT * (IN // 2 if PRODUCT.format == "int4" else IN)
 
 
 @triton.jit
-def expert_scales(scales, group, OUT, IN, PRODUCT: tl.constexpr):
+def expert_scales(scales, group, EACH: tl.constexpr, OUT, IN, PRODUCT: tl.constexpr):
     """Return the pointer to one expert's scales; bf16 has none."""
     if PRODUCT.format == "int4":
-        scales += group.to(tl.int64) * OUT * (IN // PRODUCT.group)
+        scales += group.to(tl.int64) * EACH * OUT * (IN // PRODUCT.group)
     else:
-        scales += group * OUT
+        scales += group * EACH * OUT
     return scales
 
 

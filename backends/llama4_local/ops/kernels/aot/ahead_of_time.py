@@ -5,7 +5,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 import triton
@@ -110,7 +110,8 @@ def _leaves(value: Argument, path: Path) -> Iterator[tuple[Path, Tensor | float 
 
 def _type(value: Argument, plain: bool) -> Type:
     if isinstance(value, tuple):
-        return type(value)(*(_type(element, plain) for element in value))  # the named tuple's own class
+        named_tuple: Any = type(value)
+        return named_tuple(*(_type(element, plain) for element in value))
     if isinstance(value, Tensor):
         return _POINTERS[value.dtype]
     if value is None or (value == 1 and isinstance(value, int) and not plain):

@@ -26,7 +26,7 @@ from llama4sdk.errors import InvalidRequest
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from llama4_local.ops.kernels.launch import Constant, Launch
+    from llama4_local.ops.kernels.launch import Constant, Launch, Scalar
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,7 +60,7 @@ class Built:
     cubin: str
     code: MachineCode
     matmul: bool
-    config: dict[str, Constant]
+    config: dict[str, Scalar]
     models: tuple[str, ...]
     problems: tuple[str, ...]
 
@@ -167,24 +167,24 @@ def _entry(one: Built) -> dict[str, object]:
     }
 
 
-def _config(launch: Launch) -> dict[str, Constant]:
+def _config(launch: Launch) -> dict[str, Scalar]:
     """Return a binary's parameters by name: elements of a compile-time tuple by their own, pointers by path."""
-    config: dict[str, Constant] = {}
+    config: dict[str, Scalar] = {}
     for name, value in launch.constants.items():
-        config |= {key.upper(): element for key, element in _elements(name, value)}
+        config |= {field.upper(): element for field, element in _elements(name, value)}
     for name, kind in specialize(launch).types:
-        paths = (
-            [(f"{name}.{key}", one) for key, one in _elements(name, kind)]
-            if isinstance(kind, tuple)
-            else [(name, kind)]
-        )
-        config |= {path: str(one) for path, one in paths if str(one).startswith("*")}
+        for field, element in _elements(name, kind):
+            path = f"{name}.{field}" if isinstance(kind, tuple) else name
+            config |= {path: element} if str(element).startswith("*") else {}
     return config | {"warps": launch.warps, "stages": launch.stages}
 
 
 def _elements(name: str, value: Constant | Type) -> list[tuple[str, Any]]:
     """Return the fields of a named tuple by name, or the value itself."""
-    return list(zip(type(value)._fields, value, strict=True)) if isinstance(value, tuple) else [(name, value)]
+    if not isinstance(value, tuple):
+        return [(name, value)]
+    fields: tuple[str, ...] = getattr(value, "_fields")  # noqa: B009 - kernels take named tuples only
+    return list(zip(fields, value, strict=True))
 
 
 def _names() -> list[str]:
