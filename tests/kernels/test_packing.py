@@ -108,12 +108,12 @@ def test_a_run_that_is_stopped_is_gone_on_with(folder: Path, monkeypatch: pytest
 
 def test_a_file_that_is_cut_short_is_packed_again(folder: Path) -> None:
     whole = load_packed(folder, config(), "int4")
-    wanted = whole.map(lambda leaf: leaf.clone() if isinstance(leaf, Tensor) else leaf.dequantize())
+    expected = whole.map(lambda leaf: leaf.clone() if isinstance(leaf, Tensor) else leaf.dequantize())
     file = next(folder.glob(".packed-*/layer-00001.safetensors"))
     content = file.read_bytes()
     file.unlink()
     file.write_bytes(content[:-100])
-    assert same(wanted, load_packed(folder, config(), "int4"))
+    assert same(expected, load_packed(folder, config(), "int4"))
     assert file.read_bytes() == content
 
 
@@ -178,10 +178,10 @@ def test_a_checkpoint_in_fp8_is_loaded_as_it_is(tmp_path: Path, fused: bool) -> 
     folder, weights = fp8_folder(tmp_path, fused=fused)
     assert is_fp8(find_tensors(folder))
     got = load_fp8(folder, config())
-    moe, wanted = got.layers[0].moe, weights.layers[0].moe
+    moe, expected = got.layers[0].moe, weights.layers[0].moe
     assert moe
-    assert wanted
-    for mine, theirs in ((moe.gate_up, wanted.gate_up), (moe.down, wanted.down)):
+    assert expected
+    for mine, theirs in ((moe.gate_up, expected.gate_up), (moe.down, expected.down)):
         assert isinstance(mine, Fp8Matrix)
         difference = mine.dequantize() - theirs.float().transpose(1, 2)
         assert float(difference.norm() / theirs.float().norm()) < 0.04

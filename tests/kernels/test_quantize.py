@@ -34,16 +34,16 @@ def test_the_scale_search_beats_absmax_over_8_by_5_percent(inputs: int) -> None:
 def test_packing_in_several_threads_packs_what_one_does() -> None:
     weight = (torch.randn(700, 2048) * 0.02).to(torch.bfloat16)
     usual = torch.get_num_threads()
-    found: list[list[torch.Tensor]] = []
+    matrices: list[list[torch.Tensor]] = []
     try:
         for threads in (1, 3):
             torch.set_num_threads(threads)
-            found.append([quantize(weight).dequantize() for quantize in (quantize_int4, quantize_fp8)])
+            matrices.append([quantize(weight).dequantize() for quantize in (quantize_int4, quantize_fp8)])
     finally:
         torch.set_num_threads(usual)
-    assert all(torch.equal(one, several) for one, several in zip(*found, strict=True))
+    assert all(torch.equal(one, several) for one, several in zip(*matrices, strict=True))
     rows = torch.cat([quantize_int4(row[None]).dequantize() for row in weight[::50]])
-    assert torch.equal(found[0][0][::50], rows)
+    assert torch.equal(matrices[0][0][::50], rows)
 
 
 def test_a_word_holds_an_input_of_each_quarter_of_its_group_the_first_quarters_lowest() -> None:
