@@ -4,9 +4,9 @@
 
 Every kernel is compared with its twin in fp64 on fresh random inputs; each is timed at Scout's shapes, with inputs
 rotated beyond the L2 cache, beside torch's own; Scout itself, at full size with random weights made on the device,
-decodes and reads prompts, in int4 and in FP8. Work beyond the budget is skipped and listed; failures are recorded as
-data. All numbers go to `h200.json` (or `h100.json`) in DIR, by default `benchmarks/results`, after each measurement,
-and a short table is printed last.
+decodes and reads prompts, in int4 and in FP8; its profile is compared with the kernels' own times. Work beyond the
+budget is skipped and listed; failures are recorded as data. All numbers go to the card's own file (`h100.json`,
+`h200.json`) in DIR, by default `benchmarks/results`, after each measurement, and a short table is printed last.
 
 With TRITON_INTERPRET=1 it rehearses everything on the CPU, with tiny shapes; the times, which are meaningless, go to
 `rehearsal.json`.
@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import re
 import subprocess
 import sys
 import time
@@ -31,18 +32,20 @@ import triton  # noqa: E402
 from hopper_checks import run_checks  # noqa: E402
 from hopper_clock import Budget, alive, one_line  # noqa: E402
 from hopper_compile import Workers  # noqa: E402
-from hopper_inputs import REHEARSAL  # noqa: E402
+from hopper_consistency import consistency  # noqa: E402
+from hopper_inputs import REHEARSAL, SIZES  # noqa: E402
 from hopper_model import line as model_line  # noqa: E402
 from hopper_model import run_model  # noqa: E402
 from hopper_times import Ceilings, Row, measure_ceilings, run_kernels  # noqa: E402
 from hopper_times import line as kernel_line  # noqa: E402
 
 SECTIONS: tuple[str, ...] = ("checks", "int4", "kernels", "fp8")
+CHECKS = ("checks", "consistency")
 QUERY = "name,driver_version,clocks.sm,clocks.mem,clocks.max.sm,power.limit,temperature.gpu"
 
 
 def main() -> int:
-    """Run the selected sections; the exit status is 1 where a check fails."""
+    """Run the selected sections; the exit status is 1 where a kernel is wrong or measurements contradict each other."""
     given = arguments()
     if not REHEARSAL and (not torch.cuda.is_available() or torch.cuda.get_device_capability()[0] != 9):
         sys.exit("A Hopper GPU is needed; without one, tests/kernels proves the kernels.")
@@ -65,8 +68,9 @@ def main() -> int:
     if workers:
         workers.close()
     results.put(clocks_after=clocks(), skipped=budget.skipped, seconds=given.budget - budget.left)
+    results.put(consistency=compared(results.held))
     show(results.held)
-    return 0 if all(check["right"] for check in rows(results.held, "checks")) else 1
+    return 0 if all(check["right"] for name in CHECKS for check in rows(results.held, name)) else 1
 
 
 def arguments() -> argparse.Namespace:
@@ -124,6 +128,21 @@ def go_on_after(section: str, given: argparse.Namespace, budget: Budget) -> None
     sys.exit(1)
 
 
+def compared(results: dict[str, object]) -> list[Row]:
+    """Return the checks of each format's profile against the kernels' own times; a rehearsal has none."""
+    if REHEARSAL:
+        return []
+    kernels = rows(results, "kernels")
+    models = (rows(results, name) for name in ("model_int4", "model_fp8"))
+    return [check for model in models for check in consistency(model, kernels, SIZES.context)]
+
+
+def card_name(gpu: str) -> str:
+    """Return the name of a card's results file: `h100`, `h200`, else the GPU's whole name in one word."""
+    known = [name for name in ("H100", "H200") if re.search(rf"\b{name}\b", gpu)]
+    return known[0].lower() if known else re.sub(r"[^a-z0-9]+", "_", gpu.lower()).strip("_")
+
+
 class Results:
     """The results file of this card, which keeps the sections of earlier runs.
 
@@ -134,8 +153,7 @@ class Results:
 
     def __init__(self, folder: Path, *, fresh: bool) -> None:
         folder.mkdir(parents=True, exist_ok=True)
-        kind = "" if REHEARSAL else torch.cuda.get_device_name()
-        name = "rehearsal" if REHEARSAL else "h200" if "H200" in kind else "h100"
+        name = "rehearsal" if REHEARSAL else card_name(torch.cuda.get_device_name())
         self._path = folder / f"{name}.json"
         self.held: dict[str, object] = json.loads(self._path.read_text()) if self._path.exists() and not fresh else {}
 
@@ -179,9 +197,10 @@ def show(results: dict[str, object]) -> None:
     ceilings = results["ceilings"]
     if isinstance(ceilings, dict):
         print("\n" + ", ".join(f"{name} {value:.3g}" for name, value in ceilings.items()))
-    for check in rows(results, "checks"):
-        if not check["right"]:
-            print(f"WRONG {check['kernel']} {check['case']}: {check.get('exception') or check['error']}")
+    for name in CHECKS:
+        for check in rows(results, name):
+            if not check["right"]:
+                print(f"WRONG {check['kernel']} {check['case']}: {check.get('exception') or check['error']}")
     for row in rows(results, "kernels"):
         print(kernel_line(row))
     for row in (*rows(results, "model_int4"), *rows(results, "model_fp8")):

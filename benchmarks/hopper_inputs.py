@@ -64,7 +64,11 @@ def normal(*shape: int, dtype: torch.dtype = torch.bfloat16, std: float = 1.0, d
 
 
 def matrix(weight_format: Format, *shape: int, group: int = 128, device: str = DEVICE) -> Matrix:
-    """A matrix [..., out, in] whose products with unit rows are about one."""
+    """A matrix [..., out, in] of mean 0 whose products with unit rows are about one.
+
+    Uniform nibbles have a mean of -0.5 scales. With positive scales every product would gain the same direction, and
+    a network's tokens would become alike, which routes them to few experts: int4's scales have random signs.
+    """
     outputs, inputs = shape[-2:]
     std = inputs**-0.5
     if weight_format == "bf16":
@@ -78,7 +82,8 @@ def matrix(weight_format: Format, *shape: int, group: int = 128, device: str = D
         return Fp8Matrix(values, torch.rand(shape[:-1], device=device).add_(0.5).mul_(std / 100))
     packed = torch.randint(0, 256, (*shape[:-1], inputs // 2), dtype=torch.uint8, device=device)
     scales = normal(*shape[:-2], inputs // group, outputs, dtype=torch.float32, device=device)
-    scales = scales.mul_(0.1).add_(1).mul_(std / 4.6)
+    signs = torch.randint(0, 2, scales.shape, device=device).mul_(2).sub_(1)
+    scales = scales.mul_(0.1).add_(1).mul_(std / 4.6).mul_(signs)
     return Int4Matrix(packed, scales.to(torch.bfloat16))
 
 

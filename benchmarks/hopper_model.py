@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from functools import partial
+from statistics import fmean
 
 import torch
 from hopper_clock import Budget, alive, one_line, seconds
 from hopper_inputs import DEVICE, REHEARSAL, SIZES, experts, matrix, normal
+from hopper_routing import CountingOps
 from hopper_times import Ceilings, Row
 from torch import Tensor
 
@@ -29,6 +32,27 @@ BATCHES = (2,) if REHEARSAL else (1, 8, 64, 256)
 PROMPTS = (40, 140) if REHEARSAL else (2048, 16384)
 SPARE = 6 * 2**30  # bytes left for activations and graphs
 NEEDED = {"int4": 66 * 10**9, "fp8": 124 * 10**9, "bf16": 230 * 10**9}  # bytes of weights, and some cache
+
+
+@dataclass(frozen=True, slots=True)
+class Case:
+    """One measurement of the network.
+
+    Args:
+        name: Its name in the results.
+        tokens: Tokens of a step.
+        graph: Whether the step is replayed as a CUDA graph.
+        measure: Returns the seconds.
+        floor: Seconds that bytes or operations take at the measured ceilings.
+        touched: Mean of the routed experts that a layer of the step reads; None for prompts.
+    """
+
+    name: str
+    tokens: int
+    graph: bool
+    measure: Callable[[], float]
+    floor: float
+    touched: float | None = None
 
 
 def scout() -> ModelConfig:
@@ -103,38 +127,36 @@ def _measured(weight_format: Format, ceilings: Ceilings, budget: Budget, *, quic
         fixed = Model.create(scout(), weights, KernelOps(TileTable(deterministic=True)))  # type: ignore[arg-type]
         batches = BATCHES[::2] if quick else BATCHES
         cache = _cache(model, max(batches))
+        touched = {size: experts_touched(weights, cache, size) for size in batches}
+    floors = {size: _floor(weight_format, size, touched[size]) / ceilings.copy for size in batches}
     rate = ceilings.fp8 if weight_format == "fp8" and ceilings.fp8 else ceilings.bf16
-    cases: list[tuple[str, int, bool, Callable[[], float], float]] = [
-        (
-            f"decode {size} at {CONTEXT}",
-            size,
-            graph,
-            partial(_decode, model, cache, size, graph=graph),
-            _floor(weight_format, size) / ceilings.copy,
-        )
-        for size in batches
-        for graph in (True, False)
+
+    def decode(run: Model, size: int, name: str, *, graph: bool) -> Case:
+        return Case(name, size, graph, partial(_decode, run, cache, size, graph=graph), floors[size], touched[size])
+
+    cases = [
+        decode(model, size, f"decode {size} at {CONTEXT}", graph=graph) for size in batches for graph in (True, False)
     ]
+    cases += [decode(fixed, size, f"decode {size} at {CONTEXT}, deterministic", graph=True) for size in batches[:3]]
     cases += [
-        (
-            f"decode {size} at {CONTEXT}, deterministic",
-            size,
-            True,
-            partial(_decode, fixed, cache, size, graph=True),
-            _floor(weight_format, size) / ceilings.copy,
-        )
-        for size in batches[:3]
-    ]
-    cases += [
-        (f"prefill {tokens}", tokens, False, partial(_prefill, model, cache, tokens), _operations(tokens) / rate)
+        Case(f"prefill {tokens}", tokens, False, partial(_prefill, model, cache, tokens), _operations(tokens) / rate)
         for tokens in PROMPTS
     ]
-    for case, count, graph, measure, floor in cases:
-        if budget.allows(f"Scout {weight_format} {case}", 5):
-            yield _attempt(weight_format, case, count, floor, measure, graph=graph)
+    for case in cases:
+        if budget.allows(f"Scout {weight_format} {case.name}", 5):
+            yield _attempt(weight_format, case)
     for size in () if REHEARSAL else batches[:3:2]:
         if budget.allows(f"Scout {weight_format} profile of decode {size}", 5):
             yield _profile(weight_format, model, cache, size)
+
+
+def experts_touched(weights: WeightTree[Matrix], cache: KvCache, size: int, steps: int = 3) -> float:
+    """Return the mean number of routed experts that a MoE layer reads in a step of so many sequences."""
+    ops = CountingOps()
+    step = _step(Model.create(scout(), weights, ops), cache, size)  # type: ignore[arg-type]
+    for _ in range(steps):
+        step()
+    return fmean(ops.touched)
 
 
 def _profile(weight_format: Format, model: Model, cache: KvCache, size: int) -> Row:
@@ -159,17 +181,15 @@ def _profile(weight_format: Format, model: Model, cache: KvCache, size: int) -> 
     return {"format": weight_format, "case": case, "note": note}
 
 
-def _attempt(
-    weight_format: Format, case: str, count: int, floor: float, measure: Callable[[], float], *, graph: bool
-) -> Row:
+def _attempt(weight_format: Format, case: Case) -> Row:
     try:
         with torch.inference_mode():
-            result = _row(weight_format, case, measure(), count, floor, graph=graph)
+            result = _row(weight_format, case, case.measure())
     except Exception as problem:
-        print(f"FAILED Scout {weight_format} {case}: {one_line(problem)}", flush=True)
+        print(f"FAILED Scout {weight_format} {case.name}: {one_line(problem)}", flush=True)
         if not alive():
             raise
-        return {"format": weight_format, "case": case, "graph": graph, "exception": one_line(problem)}
+        return {"format": weight_format, "case": case.name, "graph": case.graph, "exception": one_line(problem)}
     print(line(result), flush=True)
     return result
 
@@ -179,9 +199,10 @@ def line(result: Row) -> str:
     title = f"Scout {result['format']:<5}{result['case']:<32}"
     if "ms" not in result:
         return title + str(result.get("exception") or result.get("note"))
+    experts_read = f", {result['experts_touched']:.1f} experts" if "experts_touched" in result else ""
     return (
         f"{title}{result['ms']:>9.2f} ms {result['tokens_per_second']:>9.0f} tok/s "
-        f"{result['fraction']:>6.1%} of the floor{' (graph)' if result['graph'] else ''}"
+        f"{result['fraction']:>6.1%} of the floor{' (graph)' if result['graph'] else ''}{experts_read}"
     )
 
 
@@ -192,15 +213,15 @@ def _operations(tokens: int) -> float:
     return 2.0 * tokens * text.layers * (attention + 2 * 3 * text.hidden * text.size)
 
 
-def _row(weight_format: str, case: str, took: float, tokens: int, floor: float, *, graph: bool) -> Row:
-    row: Row = {"format": weight_format, "case": case, "graph": graph, "ms": took * 1e3}
-    return row | {"tokens_per_second": tokens / took, "fraction": floor / took}
+def _row(weight_format: Format, case: Case, seconds_taken: float) -> Row:
+    row: Row = {"format": weight_format, "case": case.name, "graph": case.graph, "ms": seconds_taken * 1e3}
+    row |= {"tokens_per_second": case.tokens / seconds_taken, "fraction": case.floor / seconds_taken}
+    return row if case.touched is None else row | {"experts_touched": case.touched}
 
 
-def _floor(weight_format: Format, size: int) -> float:
-    """Return the fewest bytes that a step reads: weights of the experts touched on average, head, cache."""
+def _floor(weight_format: Format, size: int, touched: float) -> float:
+    """Return the fewest bytes that a step reads: attention, routed and shared experts, head, cache."""
     width = {"int4": 4.125 / 8, "fp8": 1.0, "bf16": 2.0}[weight_format]
-    touched = 16 * (1 - (15 / 16) ** size)
     weights = LAYERS * (62.9e6 + 125.8e6 * (1 + touched)) * width + 2.07e9
     return weights + size * CONTEXT * 4096 * LAYERS
 

@@ -294,7 +294,8 @@ def save(folder: Path | None, table: Table, times: Sequence[dict[str, object]]) 
         return
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "table.json").write_text(as_text(table))
-    (folder / "tuning.json").write_text(json.dumps({"times": list(times)}, indent=1) + "\n")
+    gpu = "rehearsal" if REHEARSAL else torch.cuda.get_device_name()
+    (folder / "tuning.json").write_text(json.dumps({"gpu": gpu, "times": list(times)}, indent=1) + "\n")
 
 
 def as_text(table: Table) -> str:

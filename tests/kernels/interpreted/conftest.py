@@ -25,6 +25,7 @@ import torch
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
+FOLDER = Path(__file__).parent
 INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
 PIPE = "KERNEL_TESTS_PIPE"  # in an interpreted process: descriptor of its end of the pipe
 
@@ -43,7 +44,7 @@ class InterpretedPytest:
         self._config = config
         self._output: IO[bytes] = tempfile.TemporaryFile()  # noqa: SIM115 - closed in `close`
         self._connection, remote = Pipe()
-        command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", str(Path(__file__).parent)]
+        command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", str(FOLDER)]
         ours = {"TRITON_INTERPRET": "1", "OMP_NUM_THREADS": "1", PIPE: str(remote.fileno())}
         inherited = {name: value for name, value in os.environ.items() if not name.startswith("PYTEST_")}
         self._process = subprocess.Popen(
@@ -86,8 +87,8 @@ RUNNER = pytest.StashKey[InterpretedPytest]()
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_runtest_protocol(item: pytest.Item) -> bool | None:
-    """Have the interpreted process run a test, and log its reports."""
-    if INTERPRETED:
+    """Run a test of this folder in the interpreted process, and log its reports."""
+    if INTERPRETED or FOLDER not in item.path.parents:
         return None
     stash = item.config.stash
     if RUNNER not in stash:
