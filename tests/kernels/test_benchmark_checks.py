@@ -37,18 +37,18 @@ def similarity(weights: list[Tensor]) -> float:
 def test_random_weights_have_mean_0_and_keep_tokens_apart(weight_format: str, monkeypatch: pytest.MonkeyPatch) -> None:
     torch.manual_seed(3)
     inputs = benchmark("hopper_inputs", monkeypatch)
-    matrices = [inputs.exact(inputs.matrix(weight_format, SIZE, SIZE, device="cpu")).float() for _ in range(4)]
+    matrices = [inputs.exact(inputs.matrix(weight_format, SIZE, SIZE, device="cpu")).float() for _ in range(8)]
     mean = torch.stack([matrix.mean() for matrix in matrices]).mean()
     assert abs(float(mean)) < 0.02 * float(matrices[0].std())
     assert float((torch.randn(64, SIZE) @ matrices[0].t()).std()) == pytest.approx(1, rel=0.15)
-    assert similarity(matrices) < 0.05
+    assert similarity(matrices) < 0.1
 
 
 def test_int4_weights_with_positive_scales_make_tokens_alike(monkeypatch: pytest.MonkeyPatch) -> None:
     torch.manual_seed(3)
     inputs = benchmark("hopper_inputs", monkeypatch)
     matrices: list[Tensor] = []
-    for _ in range(4):
+    for _ in range(8):
         matrix = inputs.matrix("int4", SIZE, SIZE, device="cpu")
         matrices.append(Int4Matrix(matrix.packed, matrix.scales.abs()).dequantize())
     assert similarity(matrices) > 0.5
