@@ -41,6 +41,7 @@ class InterpretedPytest:
     """
 
     def __init__(self, config: pytest.Config) -> None:
+        self.crashed = False
         self._config = config
         self._output: IO[bytes] = tempfile.TemporaryFile()  # noqa: SIM115 - closed in `close`
         self._connection, remote = Pipe()
@@ -69,14 +70,16 @@ class InterpretedPytest:
         return [restore(config=self._config, data=report) for report in received]
 
     def _crash(self, item: pytest.Item) -> pytest.TestReport:
+        self.crashed = True
         self._process.wait()
         self._output.seek(0)
         output = self._output.read().decode(errors="replace")[-8000:]
+        self.close()
         message = f"the interpreted process ended with status {self._process.returncode}:\n{output}"
         return pytest.TestReport(item.nodeid, item.location, {}, "failed", message, "call")
 
     def close(self) -> None:
-        """End the process."""
+        """End the process; a second call does nothing."""
         self._connection.close()
         self._process.wait()
         self._output.close()
@@ -91,7 +94,7 @@ def pytest_runtest_protocol(item: pytest.Item) -> bool | None:
     if INTERPRETED or FOLDER not in item.path.parents:
         return None
     stash = item.config.stash
-    if RUNNER not in stash:
+    if RUNNER not in stash or stash[RUNNER].crashed:
         stash[RUNNER] = InterpretedPytest(item.config)
     item.ihook.pytest_runtest_logstart(nodeid=item.nodeid, location=item.location)
     for report in stash[RUNNER].run(item):
