@@ -79,7 +79,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--only", choices=SECTIONS, nargs="+", help="these sections, in this order")
     parser.add_argument("--quick", action="store_true", help="fewer shapes and batches")
     parser.add_argument("--budget", type=float, default=3600, help="seconds for everything")
-    parser.add_argument("--fresh", action="store_true", help="forget what the results file holds")
+    parser.add_argument("--fresh", action="store_true", help="drop the results of earlier runs")
     return parser.parse_args()
 
 
