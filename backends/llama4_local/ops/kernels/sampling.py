@@ -213,7 +213,7 @@ def adjust(
 
 
 def sample(logits: Tensor, filters: Filters, seeds: Tensor, steps: Tensor) -> Tensor:
-    """Return the next token of each row, -1 where no token has weight; see `Ops.choose`."""
+    """Return the next token of each row, -1 where no token has weight; see `Ops.sample`."""
     tokens, tops = draw(logits, filters, uniforms(seeds, steps))
     return torch.where(torch.isfinite(tops.amax(-1)), tokens, -1)
 
