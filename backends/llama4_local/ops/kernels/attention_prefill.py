@@ -8,17 +8,18 @@ from typing import TYPE_CHECKING
 
 import triton
 import triton.language as tl
-from torch import Tensor
 
-from llama4_local.ops.batch import PoolTable
 from llama4_local.ops.kernels.arithmetic import dot, rounded
 from llama4_local.ops.kernels.groups import locate
 from llama4_local.ops.kernels.launch import ceil_div, launch, power_above
 from llama4_local.ops.kernels.paged_cache import LOG2E, paged_cache
-from llama4_local.ops.kernels.tiles import AttentionTile
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
     from llama4_local.cache.kv_cache import LayerCache
+    from llama4_local.ops.batch import PoolTable
+    from llama4_local.ops.kernels.tiles import AttentionTile
 
 
 @triton.jit

@@ -4,13 +4,15 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import triton
 import triton.language as tl
-from torch import Tensor
 
 from llama4_local.ops.kernels.softmax_weights import weights
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 DIGITS = tl.constexpr(32)
 FIRST = tl.constexpr(25)  # bits below the first digit
@@ -53,6 +55,7 @@ def tally_kernel(
     BLOCK: tl.constexpr,
     BLOCKS: tl.constexpr,
 ):
+    """Tally the weights of each block by their first digit, and sum all of them."""
     row = tl.program_id(0)
     block = tl.program_id(1)
     every = tl.load(ranks.top_k + row) == 0
@@ -84,6 +87,7 @@ def refine_kernel(
     BLOCK: tl.constexpr,
     BLOCKS: tl.constexpr,
 ):
+    """Tally the weights that share the threshold's first digit by their second, where they are many."""
     row = tl.program_id(0)
     block = tl.program_id(1)
     aim = threshold_aim(top_k, p_mass, row, MASS)

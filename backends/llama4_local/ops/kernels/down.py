@@ -4,6 +4,8 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import torch
 import triton
 import triton.language as tl
@@ -13,10 +15,12 @@ from llama4_local.ops.kernels.arithmetic import rounded
 from llama4_local.ops.kernels.groups import locate, strip
 from llama4_local.ops.kernels.launch import ceil_div, contiguous, launch, power_above, require
 from llama4_local.ops.kernels.products import expert_data, expert_scales, products, scaled_by_row, share
-from llama4_local.ops.kernels.routing import Dispatch
-from llama4_local.ops.kernels.tiles import Tile
 from llama4_local.ops.kernels.weights import Scaled, per_expert
-from llama4_local.weights.quantized import Matrix
+
+if TYPE_CHECKING:
+    from llama4_local.ops.kernels.routing import Dispatch
+    from llama4_local.ops.kernels.tiles import Tile
+    from llama4_local.weights.quantized import Matrix
 
 
 @triton.jit(do_not_specialize=["count", "token_tiles"])

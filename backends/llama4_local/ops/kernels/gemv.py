@@ -8,6 +8,8 @@ read of a block goes to memory.
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import torch
 import triton
 import triton.language as tl
@@ -16,10 +18,12 @@ from torch import Tensor
 from llama4_local.ops.kernels.arithmetic import rounded
 from llama4_local.ops.kernels.launch import ceil_div, contiguous, launch, require
 from llama4_local.ops.kernels.products import share
-from llama4_local.ops.kernels.routing import Routing
-from llama4_local.ops.kernels.tiles import VectorTile
 from llama4_local.ops.kernels.weights import Operands, Scaled, operands, per_expert
-from llama4_local.weights.quantized import Matrix
+
+if TYPE_CHECKING:
+    from llama4_local.ops.kernels.routing import Routing
+    from llama4_local.ops.kernels.tiles import VectorTile
+    from llama4_local.weights.quantized import Matrix
 
 UNROLL = tl.constexpr(4)  # steps whose loads are in flight together
 

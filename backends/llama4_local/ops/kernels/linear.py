@@ -4,6 +4,8 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import torch
 import triton
 import triton.language as tl
@@ -13,9 +15,11 @@ from llama4_local.ops.kernels.arithmetic import rounded
 from llama4_local.ops.kernels.groups import strip
 from llama4_local.ops.kernels.launch import ceil_div, contiguous, launch, require
 from llama4_local.ops.kernels.products import products, scaled_by_row, share
-from llama4_local.ops.kernels.tiles import Tile
 from llama4_local.ops.kernels.weights import Scaled, operands
-from llama4_local.weights.quantized import Matrix
+
+if TYPE_CHECKING:
+    from llama4_local.ops.kernels.tiles import Tile
+    from llama4_local.weights.quantized import Matrix
 
 
 @triton.jit(do_not_specialize=["count"])

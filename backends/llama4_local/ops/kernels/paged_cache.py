@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, NamedTuple
 
-from torch import Tensor
-
 from llama4_local.ops.kernels.launch import contiguous, require
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
     from llama4_local.cache.kv_cache import LayerCache
     from llama4_local.ops.batch import PoolTable
 

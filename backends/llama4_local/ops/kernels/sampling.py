@@ -8,17 +8,19 @@ top_p. Sums are in fp64, in an order that the row alone determines.
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import torch
 import triton
 import triton.language as tl
 from torch import Tensor
 
-from llama4_local.ops.filters import Filters
 from llama4_local.ops.kernels.launch import ceil_div, contiguous, launch, power_above, require
 from llama4_local.ops.kernels.softmax_weights import RowLogits, weights
 from llama4_local.ops.kernels.thresholds import thresholds
+
+if TYPE_CHECKING:
+    from llama4_local.ops.filters import Filters
 
 BLOCK = 4096  # logits of a program
 

@@ -4,11 +4,13 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import triton
 import triton.language as tl
-from torch import Tensor
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 COLDEST = tl.constexpr(1e-6)  # at lower temperatures the top-1 token has all the weight
 

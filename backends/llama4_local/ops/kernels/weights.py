@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import torch
 from torch import Tensor
 
 from llama4_local.ops.kernels.launch import require
-from llama4_local.ops.kernels.tiles import Format, Tile, VectorTile
 from llama4_local.weights.quantized import Int4Matrix, Matrix
+
+if TYPE_CHECKING:
+    from llama4_local.ops.kernels.tiles import Format, Tile, VectorTile
 
 
 class Scaled(NamedTuple):
