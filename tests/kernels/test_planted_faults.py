@@ -46,7 +46,16 @@ def test_a_wrong_kernel_fails_its_tests(
     assert source.count(right) == 1
     kernel.write_text(source.replace(right, wrong))
     case = Path(__file__).parent / "interpreted" / f"{tests}.py"
-    options = ["-q", "-x", "-p", "no:cacheprovider", "-o", f"pythonpath=tests {copied}"]
+    options = [
+        "-q",
+        "-x",
+        "-p",
+        "no:cacheprovider",
+        "-o",
+        "addopts=--import-mode=importlib",
+        "-o",
+        f"pythonpath=tests {copied}",
+    ]
     command = [sys.executable, "-m", "pytest", *options, str(case), "-k", expression]
     environment = os.environ | {"TRITON_INTERPRET": "1", "OMP_NUM_THREADS": "1"}
     done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)

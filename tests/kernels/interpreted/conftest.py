@@ -45,7 +45,8 @@ class InterpretedPytest:
         self._config = config
         self._output: IO[bytes] = tempfile.TemporaryFile()  # noqa: SIM115 - closed in `close`
         self._connection, remote = Pipe()
-        command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", str(FOLDER)]
+        options = ["-q", "-p", "no:cacheprovider", "-o", "addopts=--import-mode=importlib"]
+        command = [sys.executable, "-m", "pytest", *options, str(FOLDER)]
         ours = {"TRITON_INTERPRET": "1", "OMP_NUM_THREADS": "1", PIPE: str(remote.fileno())}
         inherited = {name: value for name, value in os.environ.items() if not name.startswith("PYTEST_")}
         self._process = subprocess.Popen(

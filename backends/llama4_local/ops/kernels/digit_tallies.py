@@ -55,6 +55,7 @@ def tally_kernel(
     BLOCK: tl.constexpr,
     BLOCKS: tl.constexpr,
 ):
+    """Tally the weights of each block by their first digit, and sum all of them."""
     row = tl.program_id(0)
     block = tl.program_id(1)
     every = tl.load(ranks.top_k + row) == 0
@@ -86,6 +87,7 @@ def refine_kernel(
     BLOCK: tl.constexpr,
     BLOCKS: tl.constexpr,
 ):
+    """Tally the weights that share the threshold's first digit by their second, where they are many."""
     row = tl.program_id(0)
     block = tl.program_id(1)
     aim = threshold_aim(top_k, p_mass, row, MASS)

@@ -18,6 +18,8 @@ LOG2E = 1.4426950408889634  # kernels take powers of two, which the hardware has
 class PagedCache(NamedTuple):
     """One layer's keys and values, and the pages of each sequence of a step.
 
+    No field is called `values`: Triton's own tuples have an attribute of that name.
+
     Args:
         keys: [pages, page_size, kv_heads, head_dim], bf16 or e4m3.
         cached_values: As `keys`.

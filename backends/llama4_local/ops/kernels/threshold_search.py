@@ -43,6 +43,7 @@ def gather_kernel(
     BLOCK: tl.constexpr,
     BLOCKS: tl.constexpr,
 ):
+    """Store the candidates of each row contiguously."""
     row = tl.program_id(0)
     block = tl.program_id(1)
     aim = threshold_aim(top_k, p_mass, row, MASS)
@@ -129,6 +130,7 @@ def settle_kernel(
     SPAN: tl.constexpr,
     BLOCKS: tl.constexpr,
 ):
+    """Bisect the candidates of each row, and compute the mass that top_k keeps."""
     row = tl.program_id(0)
     aim = threshold_aim(ranks.top_k, p_mass, row, MASS)
     gathered += row.to(tl.int64) * vocab

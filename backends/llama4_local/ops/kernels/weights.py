@@ -19,7 +19,7 @@ class Scaled(NamedTuple):
     """A kernel's argument for a matrix in any format.
 
     Args:
-        data: The stored numbers.
+        data: The stored numbers; `values` would be an attribute of Triton's own tuples.
         scales: fp32 per row for e4m3, bf16 per group and output for int4; None for bf16.
     """
 
