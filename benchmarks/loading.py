@@ -30,7 +30,7 @@ from llama4_local.checkpoint import loader
 from llama4_local.config.model import ModelConfig, TextConfig
 from llama4_local.config.writer import config_to_json
 from llama4_local.ops.interface import Ops
-from llama4_local.ops.reference.quantized import PackedReferenceOps
+from llama4_local.ops.reference.quantized import QuantizedReferenceOps
 from llama4_local.weights.quantized import Int4Matrix, Matrix
 from llama4_local.weights.schema import expected_tensors, single_names
 
@@ -42,12 +42,12 @@ _HIGHEST = re.compile(r"^VmHWM:\s+([0-9]+) kB$", re.MULTILINE)
 Described = dict[str, tuple[tuple[int, ...], torch.dtype]]  # shape and type by name
 
 
-class KernelLayout(PackedReferenceOps):
+class KernelLayout(QuantizedReferenceOps):
     """Functions that want weights laid out as the kernels do."""
 
     @property
-    def capturable(self) -> bool:
-        """Whether they do; see `Ops.capturable`."""
+    def prepared_weights(self) -> bool:
+        """Whether they do; see `Ops.prepared_weights`."""
         return True
 
 

@@ -16,13 +16,13 @@ import time
 from dataclasses import replace
 from typing import Any
 
-from llama4_local.backend import NANO
 from llama4_local.cache.sizing import cache_shape
 from llama4_local.checkpoint.loader import load_model
 from llama4_local.decoding.grammar import Grammars
 from llama4_local.engine.engine import Engine, EngineLimits
 from llama4_local.engine.mailbox import Mailbox, MailboxEvent, Outbox
 from llama4_local.engine.request import EngineRequest
+from llama4_local.nano import CHECKPOINT as NANO
 from llama4sdk.errors import LlamaError
 from llama4sdk.messages import conversation
 from llama4sdk.prompting import PromptTemplate, Tokenizer

@@ -25,12 +25,13 @@ from pathlib import Path
 import torch
 from safetensors.torch import save_file
 
-from llama4_local.checkpoint.quantizing import load_packed
+from llama4_local.checkpoint.quantizing import load_quantizing
+from llama4_local.config.formats import WeightFormat
 from llama4_local.config.model import ModelConfig, TextConfig
 from llama4_local.config.reader import read_config
 from llama4_local.config.writer import config_to_json
 from llama4_local.planning import plan
-from llama4_local.weights.quantize import Kind, quantize_int4
+from llama4_local.weights.quantize import quantize_int4
 from llama4_local.weights.quantized import Fp8Matrix, Int4Matrix
 from llama4_local.weights.schema import expected_tensors
 
@@ -97,7 +98,7 @@ def _random(name: str, shape: tuple[int, ...]) -> torch.Tensor:
     return torch.empty(shape, dtype=torch.bfloat16).normal_(std=0.02)
 
 
-def child(folder: Path, kind: Kind) -> None:
+def child(folder: Path, kind: WeightFormat) -> None:
     """Pack or read in this process, and print figures as JSON."""
     before, start = _peak(), time.perf_counter()
     packed_layers: set[int] = set()
@@ -105,7 +106,7 @@ def child(folder: Path, kind: Kind) -> None:
     def packing(done: int, total: int) -> None:
         packed_layers.add(len(list(folder.glob(".packed-*/layer-*"))))
 
-    weights = load_packed(folder, read_config(folder), kind, packing=packing)
+    weights = load_quantizing(folder, read_config(folder), kind, packing=packing)
     seconds = time.perf_counter() - start
     result = 0
     for layer in weights.layers:

@@ -14,8 +14,9 @@ from typing import TYPE_CHECKING, Any
 import anyio
 from anyio import to_thread
 
-from llama4_local.config.options import CacheType, DType, Options, Quantize
+from llama4_local.config.options import Options
 from llama4_local.engine.mailbox import EventLoop
+from llama4_local.nano import CHECKPOINT
 from llama4_local.serving.engine_thread import EngineThread
 from llama4_local.serving.generation import Generation
 from llama4_local.serving.readiness import ServedModel, inspect_checkpoint
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable
     from contextlib import AbstractAsyncContextManager
 
+    from llama4_local.config.formats import CacheType, DType, WeightFormat
     from llama4_local.engine.engine import Engine, EngineLoad
     from llama4_local.engine.mailbox import Outbox
     from llama4_local.engine.request import EngineRequest
@@ -36,8 +38,6 @@ if TYPE_CHECKING:
     from llama4sdk.prompting import PromptTemplate
     from llama4sdk.prompting.tool_format import ToolsPlace
     from llama4sdk.request import Request
-
-NANO = Path(__file__).parent / "nano" / "checkpoint"
 
 
 class LocalBackend:
@@ -87,7 +87,7 @@ class LocalBackend:
         *,
         device: str = "auto",
         dtype: DType = "auto",
-        quantize: Quantize | None = None,
+        quantize: WeightFormat | None = None,
         cache_dtype: CacheType = "auto",
         memory: int | str | None = None,
         context: int | None = None,
@@ -104,7 +104,7 @@ class LocalBackend:
         prompt_template: PromptTemplate | None = None,
     ) -> None:
         self._engine_thread: EngineThread | None = None
-        self._folder = NANO if checkpoint is None else Path(checkpoint)
+        self._folder = CHECKPOINT if checkpoint is None else Path(checkpoint)
         self._name = "nano" if checkpoint is None else self._folder.name
         self._options = Options(
             device=device,

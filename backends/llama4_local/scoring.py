@@ -22,8 +22,7 @@ if TYPE_CHECKING:
 
     from torch import Tensor
 
-    from llama4_local.config.options import CacheType
-    from llama4_local.weights.quantize import Kind
+    from llama4_local.config.formats import CacheType, WeightFormat
 
 
 class HasPixels(Protocol):
@@ -46,7 +45,7 @@ def score(
     prefill_chunk: int | None = None,
     device: str = "cpu",
     dtype: str = "float32",
-    quantize: Kind | None = None,
+    quantize: WeightFormat | None = None,
     cache_dtype: CacheType = "auto",
 ) -> Tensor:
     """Return the scores of the next token at every position of a prompt.

@@ -18,7 +18,6 @@ import torch
 from PIL import Image, ImageDraw
 
 from llama4_local import LocalBackend
-from llama4_local.backend import NANO
 from llama4_local.cache.page_table import CacheShape
 from llama4_local.checkpoint.loader import load_model
 from llama4_local.config.model import GenerationConfig
@@ -27,6 +26,7 @@ from llama4_local.engine.engine import Engine, EngineLimits
 from llama4_local.engine.mailbox import Mailbox
 from llama4_local.engine.request import EngineRequest
 from llama4_local.model.transformer import Model
+from llama4_local.nano import CHECKPOINT as NANO
 from llama4_local.ops.interface import is_hopper
 from llama4sdk import Llama4
 from llama4sdk.events import Progress, TokenLogprob
@@ -207,7 +207,7 @@ class Bench:
 
     def __init__(self, *, graphs: bool, quantize: Any = None) -> None:
         loaded = load_model(NANO, device="cuda", quantize=quantize, keep=False)
-        assert loaded.ops.capturable
+        assert loaded.ops.asynchronous
         config = replace(loaded.config, generation=GenerationConfig())
         model = Model.create(config, loaded.weights, loaded.ops)
         self.outbox = CollectingOutbox()

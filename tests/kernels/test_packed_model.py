@@ -7,9 +7,9 @@ import torch
 
 from llama4_local.checkpoint.loader import load_model
 from llama4_local.checkpoint.writer import save_checkpoint
+from llama4_local.config.formats import WeightFormat
 from llama4_local.config.model import ModelConfig, TextConfig
 from llama4_local.scoring import score_with
-from llama4_local.weights.quantize import Kind
 from llama4_local.weights.schema import random_weights
 
 if TYPE_CHECKING:
@@ -41,7 +41,7 @@ def folder(tmp_path: Path) -> Path:
 
 
 @pytest.mark.parametrize(("kind", "limit"), [("fp8", 0.12), ("int4", 0.35)])
-def test_a_packed_model_scores_nearly_as_the_plain_one(folder: Path, kind: Kind, limit: float) -> None:
+def test_a_packed_model_scores_nearly_as_the_plain_one(folder: Path, kind: WeightFormat, limit: float) -> None:
     plain = score_with(load_model(folder, dtype="float32"), TOKENS)
     packed = score_with(load_model(folder, quantize=kind, dtype="float32"), TOKENS)
     assert 0 < float((packed - plain).norm() / plain.norm()) < limit

@@ -12,11 +12,12 @@ from torch import Tensor
 from llama4_local.checkpoint.fp8 import is_fp8, load_fp8
 from llama4_local.checkpoint.headers import find_tensors
 from llama4_local.checkpoint.plain import load_checkpoint
-from llama4_local.checkpoint.quantizing import load_packed
+from llama4_local.checkpoint.quantizing import load_quantizing
 from llama4_local.checkpoint.writer import save_checkpoint
+from llama4_local.config.formats import WeightFormat
 from llama4_local.config.model import ModelConfig, TextConfig
 from llama4_local.ops.kernels.layout import prepare
-from llama4_local.weights.quantize import Kind, pack_network
+from llama4_local.weights.quantize import pack_network
 from llama4_local.weights.quantized import Fp8Matrix, Int4Matrix
 from llama4_local.weights.schema import named_tensors, random_weights
 from llama4_local.weights.tree import WeightTree
@@ -58,8 +59,8 @@ def same(one: WeightTree[object], other: WeightTree[object]) -> bool:
 
 
 @pytest.mark.parametrize("kind", ["int4", "fp8"])
-def test_streaming_packs_what_packing_in_memory_does(folder: Path, kind: Kind) -> None:
-    got = load_packed(folder, config(), kind)
+def test_streaming_packs_what_packing_in_memory_does(folder: Path, kind: WeightFormat) -> None:
+    got = load_quantizing(folder, config(), kind)
     plain = load_checkpoint(folder, config())
     if kind == "fp8":
         assert same(got, prepare(pack_network(plain, kind)))
@@ -71,22 +72,22 @@ def test_streaming_packs_what_packing_in_memory_does(folder: Path, kind: Kind) -
 
 
 def test_a_second_start_reads_the_packed_form(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    first = load_packed(folder, config(), "int4")
+    first = load_quantizing(folder, config(), "int4")
 
     def refuse(*_: object) -> None:
         raise AssertionError("packed twice")
 
     monkeypatch.setattr("llama4_local.checkpoint.quantizing.packer", refuse)
-    assert same(first, load_packed(folder, config(), "int4"))
+    assert same(first, load_quantizing(folder, config(), "int4"))
 
 
 def test_another_checkpoint_or_format_does_not_meet_the_packed_form(folder: Path) -> None:
-    before = load_packed(folder, config(), "int4")
+    before = load_quantizing(folder, config(), "int4")
     save_checkpoint(folder, config(), random_weights(config(), 1, dtype=torch.bfloat16), fused=True)
     for file in folder.glob("model-*.safetensors"):
         file.unlink()
     (folder / "model.safetensors.index.json").unlink(missing_ok=True)
-    assert not same(before, load_packed(folder, config(), "int4"))
+    assert not same(before, load_quantizing(folder, config(), "int4"))
     assert len(list(folder.glob(".packed-*"))) == 2
 
 
@@ -99,32 +100,32 @@ def test_a_run_that_is_stopped_is_gone_on_with(folder: Path, monkeypatch: pytest
             raise Stopped
 
     with pytest.raises(Stopped):
-        load_packed(folder, config(), "int4", progress=stop)
+        load_quantizing(folder, config(), "int4", progress=stop)
     assert [file.name for file in folder.glob(".packed-*/*")] == ["layer-00000.safetensors"]
     first = next(folder.glob(".packed-*/layer-00000.safetensors")).stat()
-    load_packed(folder, config(), "int4")
+    load_quantizing(folder, config(), "int4")
     assert next(folder.glob(".packed-*/layer-00000.safetensors")).stat().st_mtime_ns == first.st_mtime_ns
 
 
 def test_a_file_that_is_cut_short_is_packed_again(folder: Path) -> None:
-    whole = load_packed(folder, config(), "int4")
+    whole = load_quantizing(folder, config(), "int4")
     expected = whole.map(lambda leaf: leaf.clone() if isinstance(leaf, Tensor) else leaf.dequantize())
     file = next(folder.glob(".packed-*/layer-00001.safetensors"))
     content = file.read_bytes()
     file.unlink()
     file.write_bytes(content[:-100])
-    assert same(expected, load_packed(folder, config(), "int4"))
+    assert same(expected, load_quantizing(folder, config(), "int4"))
     assert file.read_bytes() == content
 
 
 def test_leavings_of_a_killed_process_are_cleared_away(folder: Path) -> None:
-    load_packed(folder, config(), "int4")
+    load_quantizing(folder, config(), "int4")
     packed = next(folder.glob(".packed-*"))
     gone = subprocess.Popen([sys.executable, "-c", ""])
     gone.wait()
     (packed / f".layer-00000.safetensors.{gone.pid}.part").write_bytes(b"half")
     (packed / "layer-00001.safetensors").unlink()
-    load_packed(folder, config(), "int4")
+    load_quantizing(folder, config(), "int4")
     assert not list(packed.glob(".*"))
 
 
@@ -133,10 +134,10 @@ def test_a_folder_that_cannot_be_written_to_is_packed_every_time(folder: Path, m
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr("llama4_local.checkpoint.quantized_cache.save_file", full)
-    got = load_packed(folder, config(), "int4")
+    got = load_quantizing(folder, config(), "int4")
     assert not list(folder.glob(".packed-*/*"))
     monkeypatch.undo()
-    assert same(got, load_packed(folder, config(), "int4", keep=False))
+    assert same(got, load_quantizing(folder, config(), "int4", keep=False))
 
 
 def test_progress_counts_every_byte_once_each_time(folder: Path) -> None:
@@ -144,7 +145,7 @@ def test_progress_counts_every_byte_once_each_time(folder: Path) -> None:
 
     def counted() -> list[tuple[int, int]]:
         seen: list[tuple[int, int]] = []
-        load_packed(folder, config(), "int4", progress=lambda done, all_: seen.append((done, all_)))
+        load_quantizing(folder, config(), "int4", progress=lambda done, all_: seen.append((done, all_)))
         return seen
 
     for seen in (counted(), counted()):
@@ -157,7 +158,7 @@ def test_values_that_are_not_finite_are_listed_and_nothing_is_kept_of_them(tmp_p
     weights.layers[1].attention.output[0, 0] = float("nan")
     save_checkpoint(tmp_path, config(), weights)
     with pytest.raises(CheckpointError, match=r"layers\.1\.self_attn\.o_proj"):
-        load_packed(tmp_path, config(), "int4")
+        load_quantizing(tmp_path, config(), "int4")
     assert [file.name for file in tmp_path.glob(".packed-*/*")] == ["layer-00000.safetensors"]
 
 
@@ -165,7 +166,7 @@ def test_inputs_that_no_group_divides_are_refused(tmp_path: Path) -> None:
     odd = config(hidden=80)
     save_checkpoint(tmp_path, odd, random_weights(odd, 0, dtype=torch.bfloat16))
     with pytest.raises(InvalidRequest, match="fp8"):
-        load_packed(tmp_path, odd, "int4")
+        load_quantizing(tmp_path, odd, "int4")
 
 
 def fp8_folder(tmp_path: Path, *, fused: bool) -> tuple[Path, WeightTree[Tensor]]:

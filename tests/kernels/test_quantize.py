@@ -5,8 +5,9 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from llama4_local.config.formats import int4_group
 from llama4_local.ops.reference.quantized import linear, quantize_rows
-from llama4_local.weights.quantize import group_for, packer, quantize_fp8, quantize_int4, stack
+from llama4_local.weights.quantize import packer, quantize_fp8, quantize_int4, stack
 from llama4_local.weights.quantized import Fp8Matrix, Int4Matrix
 from llama4sdk.errors import InvalidRequest
 
@@ -108,9 +109,9 @@ def test_a_stack_holds_what_went_in(kind: str) -> None:
 
 
 def test_groups_must_divide_the_inputs() -> None:
-    assert [group_for(size) for size in (5120, 192, 96)] == [128, 64, 32]
+    assert [int4_group(size) for size in (5120, 192, 96)] == [128, 64, 32]
     with pytest.raises(InvalidRequest, match="fp8"):
-        group_for(100)
+        int4_group(100)
     with pytest.raises(InvalidRequest, match="groups of 128"):
         quantize_int4(torch.zeros(1, 192), 128)
 

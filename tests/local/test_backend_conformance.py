@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 from llama4_local import LocalBackend
-from llama4_local.backend import NANO
 from llama4_local.checkpoint.writer import save_checkpoint
+from llama4_local.nano import CHECKPOINT as NANO
 from llama4sdk.backend import Backend
 from llama4sdk.prompting import Tokenizer
 from llama4sdk.testing.conformance import BackendConformance

@@ -22,7 +22,7 @@ from llama4_local.config.model import ModelConfig
 from llama4_local.config.reader import read_config
 from llama4_local.ops.interface import Ops
 from llama4_local.ops.kernels.layout import prepare
-from llama4_local.ops.reference.quantized import PackedReferenceOps
+from llama4_local.ops.reference.quantized import QuantizedReferenceOps
 from llama4_local.weights.quantized import Fp8Matrix, Matrix
 from llama4_local.weights.schema import named_tensors, random_weights
 from llama4_local.weights.tree import MoeTree, WeightTree
@@ -35,11 +35,11 @@ from local.small_checkpoints import maverick, text_only
 FORMS = ("bf16", "bf16, single experts", "fbgemm", "llm-compressor")
 
 
-class KernelLayout(PackedReferenceOps):
+class KernelLayout(QuantizedReferenceOps):
     """Functions that want weights laid out as the kernels do, anywhere."""
 
     @property
-    def capturable(self) -> bool:
+    def prepared_weights(self) -> bool:
         return True
 
 

@@ -18,8 +18,8 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from llama4_local.checkpoint import quantized_cache as packed_files
-from llama4_local.checkpoint.quantizing import load_packed
-from llama4_local.weights.quantize import Kind
+from llama4_local.checkpoint.quantizing import load_quantizing
+from llama4_local.config.formats import WeightFormat
 from llama4_local.weights.tree import WeightTree
 from local.packable import packable, same, saved_packable, wide
 
@@ -32,16 +32,16 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return saved_packable(tmp_path / "model")
 
 
-def packed(folder: Path, kind: Kind = "int4", *, keep: bool = True) -> WeightTree[Tensor]:
+def packed(folder: Path, kind: WeightFormat = "int4", *, keep: bool = True) -> WeightTree[Tensor]:
     """The numbers of the packed network, none of them mapped."""
-    return load_packed(folder, packable(), kind, keep=keep).map(wide)
+    return load_quantizing(folder, packable(), kind, keep=keep).map(wide)
 
 
 def packings(folder: Path) -> list[Path]:
     return sorted(folder.glob(".packed-*/layer-*.safetensors"))
 
 
-def packs_again(folder: Path, kind: Kind = "int4") -> int:
+def packs_again(folder: Path, kind: WeightFormat = "int4") -> int:
     """How many of the layers a start has to pack."""
     reports: list[int] = []
     packed_layers = 0
@@ -54,7 +54,7 @@ def packs_again(folder: Path, kind: Kind = "int4") -> int:
     def loading(done: int, total: int) -> None:
         reports.append(0)
 
-    load_packed(folder, packable(), kind, progress=loading, packing=packing)
+    load_quantizing(folder, packable(), kind, progress=loading, packing=packing)
     return packed_layers
 
 
@@ -125,7 +125,9 @@ TAMPERED: dict[str, Callable[[Path], object]] = {
 
 @pytest.mark.parametrize("kind", ["int4", "fp8"])
 @pytest.mark.parametrize("what", TAMPERED)
-def test_faults_64_65_66_a_packed_file_that_was_changed_is_never_served(folder: Path, what: str, kind: Kind) -> None:
+def test_faults_64_65_66_a_packed_file_that_was_changed_is_never_served(
+    folder: Path, what: str, kind: WeightFormat
+) -> None:
     wanted = packed(folder, kind)
     TAMPERED[what](packings(folder)[1])
     assert same(packed(folder, kind), wanted)
@@ -171,7 +173,7 @@ def test_where_the_checkpoint_cannot_be_written_to_the_users_cache_keeps_the_pac
     folder: Path, tmp_path: Path
 ) -> None:
     wanted = packed(folder, keep=False)
-    mark = packed_files.PackedFiles.of(folder, "int4", "x" * 64).folders[0].name.removesuffix("x" * 16)
+    mark = packed_files.QuantizedCache.of(folder, "int4", "x" * 64).folders[0].name.removesuffix("x" * 16)
     packed(folder)
     beside = next(folder.glob(f"{mark}*"))
     for path in beside.iterdir():
@@ -187,7 +189,7 @@ def test_where_the_checkpoint_cannot_be_written_to_the_users_cache_keeps_the_pac
 CHILD = """
     import os, signal, sys
     from llama4_local.checkpoint import quantized_cache as packed_files
-    from llama4_local.checkpoint.quantizing import load_packed
+    from llama4_local.checkpoint.quantizing import load_quantizing
     from local.packable import packable
 
     calls = []
@@ -198,7 +200,7 @@ CHILD = """
             os.kill(os.getpid(), signal.SIGKILL)  # the third layer is written, and has not got its name
 
     packed_files.os.fsync = fsync
-    load_packed(sys.argv[1], packable(), "int4")
+    load_quantizing(sys.argv[1], packable(), "int4")
 """
 
 

@@ -16,12 +16,12 @@ from hypothesis import strategies as st
 import llama4_local.plan
 from llama4_local.cache.kv_cache import KvCache
 from llama4_local.checkpoint.plain import load_checkpoint
+from llama4_local.config.formats import Storage, matrix_bytes
 from llama4_local.config.model import ModelConfig
 from llama4_local.config.writer import config_to_json
+from llama4_local.nano import CHECKPOINT as NANO
 from llama4_local.planning import Plan, check_fits, plan
 from llama4_local.planning.command import main
-from llama4_local.planning.formats import Storage, matrix_bytes
-from llama4_local.planning.models import NANO
 from llama4_local.planning.network import step_weight_bytes, weight_bytes
 from llama4_local.planning.published import PUBLISHED
 from llama4_local.planning.sizing import Sizing

@@ -11,12 +11,13 @@ import torch
 from llama4_local.cache.kv_cache import KvCache, cache_dtype_of
 from llama4_local.cache.page_table import PageAllocators
 from llama4_local.checkpoint.loader import model_of
+from llama4_local.config.formats import WeightFormat
 from llama4_local.decoding.sampler import ResolvedSampling, SamplerState
 from llama4_local.model.transformer import Model, forward, logits
 from llama4_local.model.vision import encode_tiles
 from llama4_local.ops.batch import SequenceInput, build_batch
 from llama4_local.planning.sizing import Sizing
-from llama4_local.weights.quantize import Kind, pack_network
+from llama4_local.weights.quantize import pack_network
 from llama4_local.weights.schema import random_weights
 from local.memory_peak import MemoryPeak
 from local.packable import packable, packable_maverick
@@ -40,7 +41,7 @@ class Run:
         self,
         config: ModelConfig,
         dtype: torch.dtype,
-        quantize: Kind | None = None,
+        quantize: WeightFormat | None = None,
         *,
         cache_dtype: Literal["auto", "fp8"] = "auto",
     ) -> None:
@@ -107,7 +108,7 @@ def test_with_an_fp8_cache_too_layers_take_no_more_than_planned(shape: str, dtyp
 @pytest.mark.parametrize("make", [packable, packable_maverick])
 @torch.inference_mode()
 def test_packed_layers_take_no_more_than_planned_and_at_least_a_third(
-    make: Callable[[], ModelConfig], quantize: Kind, dtype: torch.dtype
+    make: Callable[[], ModelConfig], quantize: WeightFormat, dtype: torch.dtype
 ) -> None:
     run = Run(make(), dtype, quantize)
     with MemoryPeak() as measured:

@@ -14,7 +14,7 @@ import torch
 from llama4_local import LocalBackend, plan, score
 from llama4_local.checkpoint.loader import load_model
 from llama4_local.checkpoint.writer import save_checkpoint
-from llama4_local.config.options import DType, Quantize
+from llama4_local.config.options import DType, WeightFormat
 from llama4_local.serving.progress_bar import packing_bar
 from llama4_local.weights.quantized import Fp8Matrix, Int4Matrix
 from llama4_local.weights.schema import random_weights
@@ -54,7 +54,7 @@ def phases(events: Sequence[object]) -> list[str]:
 @pytest.mark.parametrize("quantize", ["int4", "fp8"])
 @pytest.mark.parametrize("dtype", ["auto", "float32", "bfloat16"])
 async def test_a_checkpoint_is_packed_served_and_read_packed_the_next_time(
-    folder: Path, quantize: Quantize, dtype: DType
+    folder: Path, quantize: WeightFormat, dtype: DType
 ) -> None:
     said: list[str] = []
     for _ in range(2):
@@ -96,7 +96,7 @@ def _slowly(tensor: object) -> int:
 @pytest.mark.parametrize("shape", CONFIGS)
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 def test_planned_weights_are_what_a_packed_network_takes(
-    tmp_path: Path, shape: str, quantize: Quantize, dtype: DType
+    tmp_path: Path, shape: str, quantize: WeightFormat, dtype: DType
 ) -> None:
     folder = saved_packable(tmp_path, CONFIGS[shape]())
     model = load_model(folder, quantize=quantize, dtype=dtype)
@@ -183,7 +183,7 @@ async def test_fault_64_every_scale_that_an_fp8_checkpoint_lacks_is_listed_at_th
 
 @pytest.mark.parametrize(("quantize", "limit"), [("fp8", 0.12), ("int4", 0.35)])
 def test_scores_of_a_packed_network_are_near_those_of_the_plain_one(
-    tmp_path: Path, quantize: Quantize, limit: float
+    tmp_path: Path, quantize: WeightFormat, limit: float
 ) -> None:
     folder, ids = tmp_path, prompt(packable(), 20)
     save_checkpoint(folder, packable(), random_weights(packable(), 0, std=0.08))

@@ -15,8 +15,8 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from llama4_local.cache.page_table import CacheShape, PageCopy, PoolName
+    from llama4_local.config.formats import CacheType
     from llama4_local.config.model import TextConfig
-    from llama4_local.config.options import CacheType
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from llama4_local.checkpoint.reader import is_finite
+from llama4_local.config.formats import STORED_E4M3, STORED_NAMES
 from llama4_local.weights.quantized import Fp8Matrix
 from llama4_local.weights.schema import single_names
 from llama4_local.weights.tree import LayerTree, MlpTree, MoeTree, WeightTree
@@ -20,18 +21,17 @@ from llama4_local.weights.tree import LayerTree, MlpTree, MoeTree, WeightTree
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from llama4_local.checkpoint.reader import MappedFiles, TensorSource
+    from llama4_local.checkpoint.reader import MappedFiles, TensorReader
     from llama4_local.weights.quantized import Matrix
-    from llama4_local.weights.schema import Pieces
+    from llama4_local.weights.schema import TensorParts
 
 Room = Tensor | Fp8Matrix
 
-_NARROW = "F8_E4M3"
-_STORED = {torch.float32: "F32", torch.float16: "F16", torch.bfloat16: "BF16"}
+_STORED: dict[torch.dtype, str] = {getattr(torch, name): stored for name, stored in STORED_NAMES.items()}
 
 
 @dataclass(frozen=True, slots=True)
-class Placing:
+class Assembler:
     """Puts a network together; matrices in e4m3 stay so, the rest becomes `dtype`.
 
     Args:
@@ -44,14 +44,14 @@ class Placing:
         mapped: Where given, tensors that are right as they lie in their files stay there.
     """
 
-    source: TensorSource
+    source: TensorReader
     dtype: torch.dtype
     device: str
     bound: float | None = None
     stacked: bool = False
     mapped: MappedFiles | None = None
 
-    def network(self, schema: WeightTree[Pieces]) -> WeightTree[Matrix]:
+    def network(self, schema: WeightTree[TensorParts]) -> WeightTree[Matrix]:
         """Read a whole network, layer by layer."""
         return WeightTree(
             self.matrix(schema.embedding),
@@ -61,12 +61,12 @@ class Placing:
             schema.vision.map(self.matrix) if schema.vision else None,
         )
 
-    def layer(self, schema: LayerTree[Pieces]) -> LayerTree[Matrix]:
+    def layer(self, schema: LayerTree[TensorParts]) -> LayerTree[Matrix]:
         """Read one layer."""
         dense = replace(schema, moe=None).map(self.matrix)
         return dense if schema.moe is None else replace(dense, moe=self._mixture(schema.moe))
 
-    def matrix(self, pieces: Pieces) -> Matrix:
+    def matrix(self, pieces: TensorParts) -> Matrix:
         """Read one matrix or vector, whose rows are those of its pieces."""
         names = _names(pieces)
         left = self._as_stored(names[0]) if len(names) == 1 else None
@@ -77,7 +77,7 @@ class Placing:
         self._fill(room, names)
         return room
 
-    def _mixture(self, schema: MoeTree[Pieces]) -> MoeTree[Matrix]:
+    def _mixture(self, schema: MoeTree[TensorParts]) -> MoeTree[Matrix]:
         router, shared = self.matrix(schema.router), schema.shared
         pairs = (schema.gate_up, shared.gate_up), (schema.down, shared.down)
         if self.stacked and all(
@@ -87,7 +87,7 @@ class Placing:
             return MoeTree(router, gate_up, down, MlpTree(_last(gate_up), _last(down)))
         return MoeTree(router, self._experts(schema.gate_up), self._experts(schema.down), shared.map(self.matrix))
 
-    def _experts(self, pieces: Pieces, shared: Pieces = ()) -> Room:
+    def _experts(self, pieces: TensorParts, shared: TensorParts = ()) -> Room:
         """Read a layer's experts, and the shared one's pieces behind them.
 
         Returns:
@@ -112,7 +112,7 @@ class Placing:
             self._fill(room[-1], _names(shared))
         return room.transpose(1, 2) if isinstance(room, Tensor) else room
 
-    def _expert_names(self, pieces: Pieces) -> list[str]:
+    def _expert_names(self, pieces: TensorParts) -> list[str]:
         """Return the stored names of a layer's experts, under which they are fused or alone."""
         name, count = pieces[0].name, pieces[0].shape[0]
         if name in self.source.tensors:
@@ -120,7 +120,7 @@ class Placing:
         return [single for expert in range(count) for single in single_names(name, expert)]
 
     def _narrow(self, names: Sequence[str]) -> bool:
-        return all(self.source.tensors[name].dtype == _NARROW for name in names)
+        return all(self.source.tensors[name].dtype == STORED_E4M3 for name in names)
 
     def _as_stored(self, name: str) -> Tensor | None:
         """Return a tensor that is right as it lies in its file; None where it is not, or has to be copied."""
@@ -175,10 +175,10 @@ def scale_name(name: str) -> str:
     return f"{name}_scale"
 
 
-def _names(pieces: Pieces) -> list[str]:
+def _names(pieces: TensorParts) -> list[str]:
     return [piece.name for piece in pieces]
 
 
 def _last(experts: Room) -> Room:
-    """Return the last expert, [out, in], as a view of a stack as `Placing` makes it."""
+    """Return the last expert, [out, in], as a view of a stack as `Assembler` makes it."""
     return experts[-1].t() if isinstance(experts, Tensor) else experts[-1]

@@ -11,9 +11,10 @@ from typing import TYPE_CHECKING, cast
 
 import torch
 
-from llama4_local.checkpoint.assembler import Placing, scale_name
+from llama4_local.checkpoint.assembler import Assembler, scale_name
 from llama4_local.checkpoint.headers import StoredTensor, find_tensors
-from llama4_local.checkpoint.reader import TensorSource
+from llama4_local.checkpoint.reader import TensorReader
+from llama4_local.config.formats import STORED_E4M3, STORED_NAMES
 from llama4_local.config.json_file import read_json_object
 from llama4_local.weights.schema import expected_tensors, single_names, weight_schema
 from llama4sdk.errors import CheckpointError, InvalidRequest
@@ -26,13 +27,12 @@ if TYPE_CHECKING:
     from llama4_local.weights.tree import WeightTree
 
 _CONFIG_BYTES = 2**20
-_NARROW = "F8_E4M3"
-_WIDE = ("F32", "F16", "BF16")
+_READABLE = (*STORED_NAMES.values(), STORED_E4M3)
 
 
 def is_fp8(tensors: dict[str, StoredTensor]) -> bool:
     """Whether a checkpoint holds matrices in e4m3."""
-    return any(tensor.dtype == _NARROW for tensor in tensors.values())
+    return any(tensor.dtype == STORED_E4M3 for tensor in tensors.values())
 
 
 def check_kind(quantize: str | None) -> None:
@@ -75,8 +75,8 @@ def load_fp8(
     folder = Path(folder)
     stored = find_tensors(folder)
     check_fp8(folder, config, stored)
-    source = TensorSource(stored, progress)
-    placing = Placing(source, dtype, device, _bound(folder), stacked)
+    source = TensorReader(stored, progress)
+    placing = Assembler(source, dtype, device, _bound(folder), stacked)
     weights = placing.network(weight_schema(config))
     if source.problems:
         raise CheckpointError(folder, source.problems)
@@ -124,9 +124,9 @@ def _misfit(stored: dict[str, StoredTensor], name: str, shape: tuple[int, ...]) 
     problems: list[str] = []
     if tensor.shape != shape:
         problems.append(f"{name} has shape {tensor.shape}, the config demands {shape}")
-    if tensor.dtype not in (*_WIDE, _NARROW):
-        problems.append(f"{name} is stored as {tensor.dtype}; {', '.join((*_WIDE, _NARROW))} can be read")
-    if (scale is not None) != (tensor.dtype == _NARROW):
+    if tensor.dtype not in _READABLE:
+        problems.append(f"{name} is stored as {tensor.dtype}; {', '.join(_READABLE)} can be read")
+    if (scale is not None) != (tensor.dtype == STORED_E4M3):
         problems.append(f"{name} ({tensor.dtype}) {'has' if scale else 'lacks'} scales, {scale_name(name)}")
     if scale is not None and not _fits(scale.shape, shape):
         problems.append(f"{scale.name} has shape {scale.shape}, which does not scale the outputs of {shape}")

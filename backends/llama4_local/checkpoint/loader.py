@@ -11,21 +11,22 @@ from torch import Tensor
 from llama4_local.checkpoint.fp8 import check_kind, is_fp8, load_fp8
 from llama4_local.checkpoint.headers import find_tensors
 from llama4_local.checkpoint.plain import Progress, load_checkpoint, stored_dtype
-from llama4_local.checkpoint.quantizing import load_packed
+from llama4_local.checkpoint.quantizing import load_quantizing
+from llama4_local.config.formats import DTYPE_BYTES
 from llama4_local.config.reader import read_config
 from llama4_local.model.transformer import Model
 from llama4_local.ops.interface import select_ops
 from llama4_local.ops.kernels.layout import prepare
-from llama4_local.ops.reference.quantized import PackedReferenceOps
+from llama4_local.ops.reference.quantized import QuantizedReferenceOps
 from llama4sdk.errors import InvalidRequest
 
 if TYPE_CHECKING:
+    from llama4_local.config.formats import WeightFormat
     from llama4_local.config.model import ModelConfig
-    from llama4_local.weights.quantize import Kind
     from llama4_local.weights.quantized import Matrix
     from llama4_local.weights.tree import Weights, WeightTree
 
-_DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
+_DTYPES: dict[str, torch.dtype] = {name: getattr(torch, name) for name in DTYPE_BYTES}
 
 
 def load_model(
@@ -33,7 +34,7 @@ def load_model(
     *,
     device: str = "cpu",
     dtype: str = "auto",
-    quantize: Kind | None = None,
+    quantize: WeightFormat | None = None,
     keep: bool = True,
     deterministic: bool = False,
     progress: Progress | None = None,
@@ -76,7 +77,7 @@ def load_weights(
     folder: str | Path,
     config: ModelConfig,
     *,
-    quantize: Kind | None = None,
+    quantize: WeightFormat | None = None,
     dtype: torch.dtype | None = None,
     device: str = "cpu",
     keep: bool = True,
@@ -99,13 +100,13 @@ def load_weights(
     stored = find_tensors(folder)
     dtype = dtype or stored_dtype(stored)
     # Laid out while it is read: copying a loaded network into another layout needs its memory twice.
-    stacked = select_ops(device, dtype=dtype, head_dim=config.text.head_dim).capturable
+    stacked = select_ops(device, dtype=dtype, head_dim=config.text.head_dim).prepared_weights
     if is_fp8(stored):
         check_kind(quantize)
         return load_fp8(folder, config, dtype=dtype, device=device, stacked=stacked, progress=progress)
     if quantize is None:
         return load_checkpoint(folder, config, dtype=dtype, device=device, stacked=stacked, progress=progress)
-    return load_packed(
+    return load_quantizing(
         folder, config, quantize, dtype=dtype, device=device, keep=keep, progress=progress, packing=packing
     )
 
@@ -114,8 +115,8 @@ def model_of(config: ModelConfig, weights: WeightTree[Matrix], *, deterministic:
     """Return the model that runs these weights on the device they are on."""
     plain = cast("Weights", weights).embedding
     ops = select_ops(plain.device, dtype=plain.dtype, head_dim=config.text.head_dim, deterministic=deterministic)
-    if ops.capturable:
+    if ops.prepared_weights:
         weights = prepare(weights)
     elif not all(isinstance(leaf, Tensor) for leaf in weights.leaves()):
-        ops = PackedReferenceOps()
+        ops = QuantizedReferenceOps()
     return Model.create(config, cast("Weights", weights), ops)

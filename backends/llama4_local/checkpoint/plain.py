@@ -14,9 +14,10 @@ from typing import TYPE_CHECKING, cast
 
 import torch
 
-from llama4_local.checkpoint.assembler import Placing
+from llama4_local.checkpoint.assembler import Assembler
 from llama4_local.checkpoint.headers import StoredTensor, find_tensors
-from llama4_local.checkpoint.reader import MappedFiles, TensorSource, stored_bytes
+from llama4_local.checkpoint.reader import MappedFiles, TensorReader, stored_bytes
+from llama4_local.config.formats import STORED_NAMES
 from llama4_local.weights.schema import expected_tensors, single_names, weight_schema
 from llama4sdk.errors import CheckpointError
 
@@ -28,7 +29,7 @@ if TYPE_CHECKING:
 
 Progress = Callable[[int, int], None]
 
-DTYPES = {"F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
+DTYPES: dict[str, torch.dtype] = {stored: getattr(torch, name) for name, stored in STORED_NAMES.items()}
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,10 +93,10 @@ def load_checkpoint(
         CheckpointError: See `check_checkpoint`; or values that are not finite.
     """
     checked = check_checkpoint(folder, config)
-    source = TensorSource(checked.tensors, progress)
+    source = TensorReader(checked.tensors, progress)
     with contextlib.ExitStack() as files:
         mapped = MappedFiles(files) if torch.device(device).type == "cpu" else None
-        placing = Placing(source, dtype or stored_dtype(checked.tensors), device, stacked=stacked, mapped=mapped)
+        placing = Assembler(source, dtype or stored_dtype(checked.tensors), device, stacked=stacked, mapped=mapped)
         weights = placing.network(weight_schema(config))
     if source.problems:
         raise CheckpointError(folder, source.problems)

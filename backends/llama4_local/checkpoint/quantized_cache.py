@@ -34,11 +34,11 @@ VERSION = "3"  # of the packing and its files: another scale search or order of 
 _PART = ".part"
 _FORMATS = {(torch.uint8, torch.bfloat16): Int4Matrix, (torch.float8_e4m3fn, torch.float32): Fp8Matrix}
 
-PackedLayer = dict[str, Packed]
+QuantizedLayer = dict[str, Packed]
 
 
 @dataclass(frozen=True, slots=True)
-class PackedFiles:
+class QuantizedCache:
     """Where the packed layers of one checkpoint lie.
 
     Args:
@@ -50,7 +50,7 @@ class PackedFiles:
     mark: str
 
     @classmethod
-    def of(cls, checkpoint: Path, kind: str, identity: str) -> PackedFiles:
+    def of(cls, checkpoint: Path, kind: str, identity: str) -> QuantizedCache:
         """Return the places for a checkpoint: within its own folder, then in the user's cache.
 
         Args:
@@ -63,7 +63,7 @@ class PackedFiles:
         spare = () if cache is None else (cache.with_name("packed") / mark,)
         return cls((checkpoint / f".packed-{mark}", *spare), mark)
 
-    def load(self, layer: int, shapes: Mapping[str, tuple[int, ...]]) -> PackedLayer | None:
+    def load(self, layer: int, shapes: Mapping[str, tuple[int, ...]]) -> QuantizedLayer | None:
         """Return a layer's matrices, mapped into memory; None where there are none, or not such ones.
 
         Args:
@@ -73,7 +73,7 @@ class PackedFiles:
         candidates = (_read(path, f"{self.mark} {layer}", shapes) for path in self._paths(layer))
         return next((matrices for matrices in candidates if matrices is not None), None)
 
-    def save(self, layer: int, matrices: PackedLayer) -> bool:
+    def save(self, layer: int, matrices: QuantizedLayer) -> bool:
         """Keep a layer; return whether that was possible (disks may be full, or not ours to write to)."""
         return any(_write(path, f"{self.mark} {layer}", matrices) for path in self._paths(layer))
 
@@ -82,7 +82,7 @@ class PackedFiles:
         return (folder / f"layer-{layer:05}.safetensors" for folder in self.folders if not folder.is_symlink())
 
 
-def _read(path: Path, mark: str, shapes: Mapping[str, tuple[int, ...]]) -> PackedLayer | None:
+def _read(path: Path, mark: str, shapes: Mapping[str, tuple[int, ...]]) -> QuantizedLayer | None:
     if path.is_symlink() or not path.is_file():
         return None
     try:
@@ -100,7 +100,7 @@ def _read(path: Path, mark: str, shapes: Mapping[str, tuple[int, ...]]) -> Packe
     return matrices if same else None
 
 
-def _write(path: Path, mark: str, matrices: PackedLayer) -> bool:
+def _write(path: Path, mark: str, matrices: QuantizedLayer) -> bool:
     part = path.with_name(f".{path.name}.{os.getpid()}{_PART}")
     tensors = _split(matrices)
     try:
@@ -128,7 +128,7 @@ def _clear(folder: Path) -> None:
             part.unlink(missing_ok=True)
 
 
-def _split(matrices: PackedLayer) -> dict[str, Tensor]:
+def _split(matrices: QuantizedLayer) -> dict[str, Tensor]:
     tensors: dict[str, Tensor] = {}
     for name, matrix in matrices.items():
         values = matrix.packed if isinstance(matrix, Int4Matrix) else matrix.values
@@ -136,8 +136,8 @@ def _split(matrices: PackedLayer) -> dict[str, Tensor]:
     return tensors
 
 
-def _join(tensors: dict[str, Tensor]) -> PackedLayer:
-    matrices: PackedLayer = {}
+def _join(tensors: dict[str, Tensor]) -> QuantizedLayer:
+    matrices: QuantizedLayer = {}
     for name in {key.rpartition(".")[0] for key in tensors}:
         values, scales = tensors[f"{name}.values"], tensors[f"{name}.scales"]
         matrices[name] = _FORMATS[values.dtype, scales.dtype](values, scales)

@@ -13,8 +13,8 @@ import torch
 
 from llama4_local.checkpoint.fingerprint import file_identity
 from llama4_local.checkpoint.plain import check_checkpoint
-from llama4_local.checkpoint.quantized_cache import PackedFiles
-from llama4_local.checkpoint.reader import TensorSource, is_finite
+from llama4_local.checkpoint.quantized_cache import QuantizedCache
+from llama4_local.checkpoint.reader import TensorReader, is_finite
 from llama4_local.weights.quantize import packer, stack
 from llama4_local.weights.schema import single_names, weight_schema
 from llama4_local.weights.tree import AttentionTree, LayerTree, MlpTree, MoeTree, WeightTree
@@ -25,17 +25,17 @@ if TYPE_CHECKING:
 
     from torch import Tensor
 
-    from llama4_local.checkpoint.quantized_cache import PackedLayer
+    from llama4_local.checkpoint.quantized_cache import QuantizedLayer
+    from llama4_local.config.formats import WeightFormat
     from llama4_local.config.model import ModelConfig
-    from llama4_local.weights.quantize import Kind
     from llama4_local.weights.quantized import Matrix, Packed
-    from llama4_local.weights.schema import Piece, Pieces
+    from llama4_local.weights.schema import TensorPart, TensorParts
 
 
-def load_packed(
+def load_quantizing(
     folder: str | Path,
     config: ModelConfig,
-    kind: Kind,
+    kind: WeightFormat,
     *,
     dtype: torch.dtype = torch.bfloat16,
     device: str = "cpu",
@@ -65,8 +65,8 @@ def load_packed(
         InvalidRequest: A matrix whose inputs int4 groups do not divide.
     """
     folder = Path(folder)
-    source = TensorSource(check_checkpoint(folder, config).tensors, progress)
-    files = PackedFiles.of(folder, kind, file_identity(folder)) if keep else None
+    source = TensorReader(check_checkpoint(folder, config).tensors, progress)
+    files = QuantizedCache.of(folder, kind, file_identity(folder)) if keep else None
     weights = _Packing(source, kind, files, dtype, device, packing or progress).network(weight_schema(config))
     if source.problems:
         raise CheckpointError(folder, source.problems)
@@ -82,8 +82,8 @@ class Recipe:
         experts: The fused tensor of routed experts, [experts, in, out]; None for a single matrix.
     """
 
-    pieces: Pieces
-    experts: Piece | None = None
+    pieces: TensorParts
+    experts: TensorPart | None = None
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -92,7 +92,7 @@ class Recipe:
         return single if self.experts is None else (self.experts.shape[0] + 1, *single)
 
 
-def recipes(layer: LayerTree[Pieces]) -> dict[str, Recipe]:
+def recipes(layer: LayerTree[TensorParts]) -> dict[str, Recipe]:
     """Return what each packed matrix of a layer is made of, by its name in the layer's file."""
     by_name = {"qkv": Recipe(layer.attention.qkv), "output": Recipe(layer.attention.output)}
     if layer.mlp is not None:
@@ -107,28 +107,28 @@ def recipes(layer: LayerTree[Pieces]) -> dict[str, Recipe]:
 class _Packing:
     def __init__(
         self,
-        source: TensorSource,
-        kind: Kind,
-        files: PackedFiles | None,
+        source: TensorReader,
+        kind: WeightFormat,
+        files: QuantizedCache | None,
         dtype: torch.dtype,
         device: str,
         packing: Callable[[int, int], None] | None,
     ) -> None:
         self._source = source
         self._packing = packing
-        self._kind: Kind = kind
+        self._kind: WeightFormat = kind
         self._files = files
         self._dtype = dtype
         self._device = device
 
-    def network(self, schema: WeightTree[Pieces]) -> WeightTree[Matrix]:
+    def network(self, schema: WeightTree[TensorParts]) -> WeightTree[Matrix]:
         layers = tuple(self._layer(number, layer) for number, layer in enumerate(schema.layers))
         vision = schema.vision.map(self._plain) if schema.vision else None
         return WeightTree(
             self._plain(schema.embedding), layers, self._plain(schema.norm), self._plain(schema.head), vision
         )
 
-    def _layer(self, number: int, schema: LayerTree[Pieces]) -> LayerTree[Matrix]:
+    def _layer(self, number: int, schema: LayerTree[TensorParts]) -> LayerTree[Matrix]:
         recipes_by_name = recipes(schema)
         matrices = self._kept(number, recipes_by_name)
         if matrices is None:
@@ -140,7 +140,7 @@ class _Packing:
         placed = {name: matrix.to(self._device) for name, matrix in matrices.items()}
         return self._assemble(schema, placed)
 
-    def _kept(self, number: int, recipes_by_name: dict[str, Recipe]) -> PackedLayer | None:
+    def _kept(self, number: int, recipes_by_name: dict[str, Recipe]) -> QuantizedLayer | None:
         matrices = self._files.load(number, _shapes(recipes_by_name)) if self._files else None
         if matrices is not None:
             self._source.skip([name for recipe in recipes_by_name.values() for name in self._names(recipe)])
@@ -152,7 +152,7 @@ class _Packing:
             return pack(self._rows(recipe.pieces))
         return stack((pack(matrix) for matrix in self._experts(recipe, recipe.experts)), recipe.shape[0])
 
-    def _experts(self, recipe: Recipe, experts: Piece) -> Iterator[Tensor]:
+    def _experts(self, recipe: Recipe, experts: TensorPart) -> Iterator[Tensor]:
         for expert in range(experts.shape[0]):
             if experts.name in self._source.tensors:
                 yield self._source.lend(experts.name, expert).t()
@@ -169,18 +169,18 @@ class _Packing:
         count = recipe.experts.shape[0]
         return [*names, *(name for e in range(count) for name in single_names(recipe.experts.name, e))]
 
-    def _rows(self, pieces: Pieces) -> Tensor:
+    def _rows(self, pieces: TensorParts) -> Tensor:
         parts = [self._source.read(piece.name) for piece in pieces]
         return parts[0] if len(parts) == 1 else torch.cat(parts)
 
-    def _plain(self, pieces: Pieces) -> Tensor:
+    def _plain(self, pieces: TensorParts) -> Tensor:
         stored = self._rows(pieces)
         tensor = stored.to(dtype=self._dtype)
         if tensor.dtype != stored.dtype and is_finite(stored) and not is_finite(tensor):
             self._source.problems.append(f"{pieces[0].name} has values that are not finite numbers in {self._dtype}")
         return tensor.to(self._device)
 
-    def _assemble(self, schema: LayerTree[Pieces], matrices: dict[str, Packed]) -> LayerTree[Matrix]:
+    def _assemble(self, schema: LayerTree[TensorParts], matrices: dict[str, Packed]) -> LayerTree[Matrix]:
         return LayerTree(
             self._plain(schema.input_norm),
             AttentionTree(matrices["qkv"], matrices["output"]),
@@ -189,7 +189,7 @@ class _Packing:
             self._mixture(schema.moe, matrices) if schema.moe else None,
         )
 
-    def _mixture(self, schema: MoeTree[Pieces], matrices: dict[str, Packed]) -> MoeTree[Matrix]:
+    def _mixture(self, schema: MoeTree[TensorParts], matrices: dict[str, Packed]) -> MoeTree[Matrix]:
         gate_up, down = matrices["gate_up"], matrices["down"]
         return MoeTree(self._plain(schema.router), gate_up, down, MlpTree(gate_up[-1], down[-1]))
 

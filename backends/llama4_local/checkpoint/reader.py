@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING, Protocol
 import torch
 from safetensors import safe_open
 
+from llama4_local.config.formats import STORED_BYTES
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator
     from contextlib import ExitStack
@@ -22,7 +24,7 @@ if TYPE_CHECKING:
     from llama4_local.checkpoint.headers import StoredTensor
 
 
-class TensorSource:
+class TensorReader:
     """The tensors of a checkpoint folder.
 
     Args:
@@ -107,7 +109,7 @@ class _OpenFile(Protocol):
 
 def stored_bytes(tensor: StoredTensor) -> int:
     """Return how many bytes a tensor takes in its file."""
-    total = {"F32": 4, "F16": 2, "BF16": 2}.get(tensor.dtype, 1)
+    total = STORED_BYTES.get(tensor.dtype, 1)
     for size in tensor.shape:
         total *= size
     return total

@@ -1,18 +1,13 @@
-"""How a checkpoint is to be run."""
+"""The options of the local backend."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal, get_args
+from typing import get_args
 
+from llama4_local.config.formats import CacheType, DType, WeightFormat, usual_step_tokens
 from llama4sdk.errors import InvalidRequest
 from llama4sdk.prompting.tool_format import ToolsPlace, tools_place
-
-_STEP_TOKENS = {"cpu": 512, "cuda": 8192}
-
-DType = Literal["auto", "float32", "bfloat16", "float16"]
-Quantize = Literal["int4", "fp8"]
-CacheType = Literal["auto", "fp8"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,7 +20,7 @@ class Options:
 
     device: str = "auto"
     dtype: DType = "auto"
-    quantize: Quantize | None = None
+    quantize: WeightFormat | None = None
     cache_dtype: CacheType = "auto"
     memory: int | str | None = None
     context: int | None = None
@@ -42,8 +37,10 @@ class Options:
 
     def __post_init__(self) -> None:
         tools_place(self.tools_in)
-        if self.quantize not in (None, *get_args(Quantize)):
-            raise InvalidRequest(f"quantize is one of {', '.join(get_args(Quantize))}, or None; got {self.quantize!r}.")
+        if self.quantize not in (None, *get_args(WeightFormat)):
+            raise InvalidRequest(
+                f"quantize is one of {', '.join(get_args(WeightFormat))}, or None; got {self.quantize!r}."
+            )
         if self.cache_dtype not in get_args(CacheType):
             raise InvalidRequest(f"cache_dtype is one of {', '.join(get_args(CacheType))}; got {self.cache_dtype!r}.")
         for name in ("context", "max_sequences", "max_waiting", "max_images", "step_tokens", "threads"):
@@ -52,6 +49,6 @@ class Options:
                 raise InvalidRequest(f"{name} is a whole number of at least 1, got {value!r}.")
 
 
-def step_tokens(options: Options, kind: str) -> int:
-    """Return the most tokens of a step on a kind of device: enough to keep it busy, too few to stall streams."""
-    return options.step_tokens or _STEP_TOKENS.get(kind, _STEP_TOKENS["cpu"])
+def step_tokens(options: Options, device: str) -> int:
+    """Return the most tokens of a step on a kind of device."""
+    return options.step_tokens or usual_step_tokens(device)

@@ -222,8 +222,7 @@ class DecodeGraphs:
         tables: dict[PoolName, PoolTable] = {}
         for pool, table in self._tables.items():
             lengths = view(regions.contexts[pool])
-            # Kernels find everything in the tensors; only the reference asks for numbers on the host.
-            contexts = () if self._model.ops.capturable else tuple(int(length) for length in lengths.tolist())
+            contexts = tuple(map(int, lengths.tolist())) if self._model.ops.host_lengths else ()
             tables[pool] = PoolTable(view(regions.slots[pool]), table.pages[:size], contexts, lengths)
         segments = tuple(Segment(row, 1, 0) for row in range(size))
         token_ids, positions = view(regions.token_ids), view(regions.positions)

@@ -93,9 +93,7 @@ def logits(model: Model, hidden: Tensor) -> Tensor:
 
 def uncast_logits(model: Model, hidden: Tensor) -> Tensor:
     """Return `logits` in the dtype of the head's product."""
-    scores = model.ops.linear(hidden, model.weights.head)
-    # Kernels leave a product in parts, unless it is much wider than deep, as heads are in all but small networks.
-    return scores if scores.dim() == 2 else scores.sum(0)
+    return model.ops.head(hidden, model.weights.head)
 
 
 def sampling_logits(model: Model, hidden: Tensor, out: Tensor | None = None) -> Tensor:

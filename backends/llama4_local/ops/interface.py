@@ -7,7 +7,7 @@ signatures. The selection happens once, when a model is loaded.
 from __future__ import annotations
 
 from importlib.util import find_spec
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Protocol, TypeAlias
 
 import torch
 
@@ -23,6 +23,11 @@ if TYPE_CHECKING:
     from llama4_local.weights.tree import MlpWeights, MoeWeights
 
 
+# [tokens, size], or the split-K parts of it, [parts, tokens, size] in fp32, which `add_rms_norm` and `qkv_epilogue`
+# sum while they read them. No other function takes parts.
+Partial: TypeAlias = "Tensor"
+
+
 class Ops(Protocol):
     """One layer's building blocks over flat rows; x is [tokens, hidden] throughout.
 
@@ -31,30 +36,41 @@ class Ops(Protocol):
     """
 
     @property
-    def capturable(self) -> bool:
-        """Whether the host never waits for the device in them, so that a CUDA graph can repeat them.
+    def prepared_weights(self) -> bool:
+        """Whether they take weights in the layout of `kernels.layout.prepare`."""
+        ...
 
-        Such functions take weights as `kernels.layout.prepare` lays them out.
-        """
+    @property
+    def asynchronous(self) -> bool:
+        """Whether the host never waits for the device in them, so that steps run beside it and as CUDA graphs."""
+        ...
+
+    @property
+    def host_lengths(self) -> bool:
+        """Whether attention reads `PoolTable.contexts` on the host, beside the tensors."""
         ...
 
     def embed(self, table: Tensor, token_ids: Tensor) -> Tensor:
         """Return rows of the embedding `table` [vocab, hidden] for `token_ids` [tokens]."""
         ...
 
-    def linear(self, x: Tensor, weight: Tensor) -> Tensor:
+    def linear(self, x: Tensor, weight: Tensor) -> Partial:
         """Return x times the transpose of `weight` [out, in]: [tokens, out]."""
+        ...
+
+    def head(self, x: Tensor, weight: Tensor) -> Tensor:
+        """Return the same product summed, [tokens, out], for logits."""
         ...
 
     def rms_norm(self, x: Tensor, weight: Tensor, eps: float) -> Tensor:
         """Return x over its root mean square, taken in fp32 and cast back, times `weight` [hidden]."""
         ...
 
-    def add_rms_norm(self, x: Tensor, residual: Tensor, weight: Tensor, eps: float) -> tuple[Tensor, Tensor]:
+    def add_rms_norm(self, x: Partial, residual: Tensor, weight: Tensor, eps: float) -> tuple[Tensor, Tensor]:
         """Return the norm of x + residual, and that sum as the new residual."""
         ...
 
-    def qkv_epilogue(self, qkv: Tensor, plan: HeadTransform, layer: LayerCache, slots: Tensor) -> Tensor:
+    def qkv_epilogue(self, qkv: Partial, plan: HeadTransform, layer: LayerCache, slots: Tensor) -> Tensor:
         """Rotate, normalise and scale the heads, and write keys and values to the cache.
 
         Args:
@@ -82,11 +98,11 @@ class Ops(Protocol):
         """
         ...
 
-    def mlp(self, x: Tensor, weights: MlpWeights) -> Tensor:
+    def mlp(self, x: Tensor, weights: MlpWeights) -> Partial:
         """Return the SwiGLU feed-forward of x: down(silu(gate(x)) · up(x))."""
         ...
 
-    def moe(self, x: Tensor, weights: MoeWeights) -> Tensor:
+    def moe(self, x: Tensor, weights: MoeWeights) -> Partial:
         """Return expert(x · sigmoid(score)) of each token's top-1 expert, plus shared_expert(x)."""
         ...
 

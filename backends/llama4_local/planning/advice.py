@@ -12,11 +12,12 @@ from llama4sdk.errors import InvalidRequest
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterator
 
+    from llama4_local.config.formats import WeightFormat
     from llama4_local.planning.machines import Machine
-    from llama4_local.planning.sizing import Quantize, Sizing
+    from llama4_local.planning.sizing import Sizing
 
 CHANGES = ("quantize", "cache_dtype", "context", "sequences", "memory")
-_SMALLER: tuple[Quantize, ...] = ("fp8", "int4")
+_SMALLER: tuple[WeightFormat, ...] = ("fp8", "int4")
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from llama4_local.config.json_file import read_json_object
 from llama4_local.config.model import ModelConfig
 from llama4_local.config.reader import CONFIG_LIMIT, parse_config, read_config
+from llama4_local.nano import CHECKPOINT
 from llama4_local.planning.published import PUBLISHED
 from llama4sdk.errors import InvalidRequest
 
@@ -16,8 +17,6 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from llama4_local.checkpoint.headers import StoredTensor
-
-NANO = Path(__file__).parent.parent / "nano" / "checkpoint"
 
 
 def find_model(model: str | os.PathLike[str] | ModelConfig) -> tuple[str, ModelConfig]:
@@ -35,7 +34,7 @@ def find_model(model: str | os.PathLike[str] | ModelConfig) -> tuple[str, ModelC
     if isinstance(model, str) and model.lower() in PUBLISHED:
         return model.lower(), PUBLISHED[model.lower()]
     if isinstance(model, str) and model.lower() == "nano":
-        return "nano", read_config(NANO)
+        return "nano", read_config(CHECKPOINT)
     path = Path(model)
     if path.is_dir():
         return path.resolve().name, read_config(path)

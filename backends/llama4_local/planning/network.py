@@ -9,8 +9,8 @@ from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from llama4_local.config.formats import Storage
     from llama4_local.config.model import ModelConfig, TextConfig, VisionConfig
-    from llama4_local.planning.formats import Storage
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 from fractions import Fraction
 from typing import TYPE_CHECKING
 
+from llama4_local.config import formats
 from llama4_local.planning.advice import CHANGES, Gap, advise
 from llama4_local.planning.machines import DEFAULT, machine_named
 from llama4_local.planning.models import find_model, stored_tensors
@@ -17,15 +18,15 @@ if TYPE_CHECKING:
     import os
     from collections.abc import Collection
 
+    from llama4_local.config.formats import DType, WeightFormat
     from llama4_local.config.model import ModelConfig
     from llama4_local.planning.cache import CacheBytes
     from llama4_local.planning.machines import Machine
     from llama4_local.planning.network import WeightBytes
-    from llama4_local.planning.sizing import CacheType, DType, Quantize
+    from llama4_local.planning.sizing import CacheFormat
     from llama4_local.planning.workspace import Workspace
 
 RESERVE = Fraction(1, 25)  # of the memory: what driver, libraries and gaps between allocations take
-_GPU_STEP_TOKENS, _CPU_STEP_TOKENS = 8192, 512  # what the engine takes unless it is told otherwise
 _USUAL_CONTEXT = 131_072
 _BATCHES = (1, 8, 64)
 
@@ -83,7 +84,7 @@ class Plan:
     machine: Machine
     memory: int
     reserve: int
-    quantize: Quantize | None
+    quantize: WeightFormat | None
     dtype: str
     cache_dtype: str
     context: int
@@ -136,8 +137,8 @@ def plan(
     model: str | os.PathLike[str] | ModelConfig,
     *,
     memory: int | str | None = None,
-    quantize: Quantize | None = None,
-    cache_dtype: CacheType = "auto",
+    quantize: WeightFormat | None = None,
+    cache_dtype: CacheFormat = "auto",
     context: int | str | None = None,
     sequences: int = 1,
     dtype: DType = "auto",
@@ -238,7 +239,7 @@ def _floor(sizing: Sizing, context: int, batch: int, bandwidth: int | None) -> S
 
 def usual_step_tokens(machine: Machine) -> int:
     """Return the most tokens that the engine takes in a step unless it is told otherwise."""
-    return _CPU_STEP_TOKENS if machine.reference else _GPU_STEP_TOKENS
+    return formats.usual_step_tokens("cpu" if machine.reference else "cuda")
 
 
 def usual_context(config: ModelConfig) -> int:

@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Literal, get_args
 
+from llama4_local.config.formats import CACHE_BYTES, CACHE_OF_DTYPE, DTYPE_BYTES, DType, Storage, WeightFormat
 from llama4_local.planning.cache import CacheBytes, plan_cache, step_cache_bytes
-from llama4_local.planning.formats import Storage
 from llama4_local.planning.network import WeightBytes, touched_bytes, weight_bytes
 from llama4_local.planning.stored import stored_weight_bytes
 from llama4_local.planning.workspace import Step, Workspace, plan_workspace
@@ -18,13 +18,8 @@ if TYPE_CHECKING:
     from llama4_local.checkpoint.headers import StoredTensor
     from llama4_local.config.model import ModelConfig
 
-Quantize = Literal["int4", "fp8"]
-DType = Literal["auto", "bfloat16", "float16", "float32"]
-CacheType = Literal["auto", "bf16", "fp16", "fp32", "fp8"]
+CacheFormat = Literal["auto", "bf16", "fp16", "fp32", "fp8"]
 
-_DTYPE_BYTES = {"bfloat16": 2, "float16": 2, "float32": 4}
-_CACHE_BYTES = {"bf16": 2, "fp16": 2, "fp32": 4, "fp8": 1}
-_CACHE_OF = {"bfloat16": "bf16", "float16": "fp16", "float32": "fp32"}
 _FARTHEST = 2**40  # tokens or sequences; what memory holds is always less
 
 
@@ -43,7 +38,7 @@ class Sizing:
     """
 
     config: ModelConfig
-    quantize: Quantize | None
+    quantize: WeightFormat | None
     dtype: str
     cache_dtype: str
     step_tokens: int
@@ -77,18 +72,18 @@ class Sizing:
             InvalidRequest: No such format or type, or int4 of what is in FP8.
         """
         if dtype == "auto":
-            dtype = config.dtype if config.dtype in _DTYPE_BYTES else "bfloat16"
-        cache_dtype = _CACHE_OF.get(dtype, "bf16") if cache_dtype == "auto" else cache_dtype
+            dtype = config.dtype if config.dtype in DTYPE_BYTES else "bfloat16"
+        cache_dtype = CACHE_OF_DTYPE.get(dtype, "bf16") if cache_dtype == "auto" else cache_dtype
         _check("dtype", dtype, get_args(DType))
-        _check("cache_dtype", cache_dtype, get_args(CacheType))
+        _check("cache_dtype", cache_dtype, get_args(CacheFormat))
         if quantize is not None:
-            _check("quantize", quantize, get_args(Quantize))
-        packing: Quantize | None = "int4" if quantize == "int4" else "fp8" if quantize == "fp8" else None
+            _check("quantize", quantize, get_args(WeightFormat))
+        packing: WeightFormat | None = "int4" if quantize == "int4" else "fp8" if quantize == "fp8" else None
         if tensors is None and not config.fp8:
             return cls(config, packing, dtype, cache_dtype, step_tokens, reference)
         if packing == "int4":
             raise InvalidRequest("This checkpoint is in FP8 already, and is loaded as it is; leave quantize= out.")
-        stored = stored_weight_bytes(tensors, _DTYPE_BYTES[dtype]) if tensors else None
+        stored = stored_weight_bytes(tensors, DTYPE_BYTES[dtype]) if tensors else None
         return cls(config, None, dtype, cache_dtype, step_tokens, reference, stored)
 
     @property
@@ -96,7 +91,7 @@ class Sizing:
         """How weights are kept."""
         kind = self.quantize or "plain"
         # Checkpoints published in FP8 keep attention in bf16.
-        return Storage(kind, "fp8" if self.config.fp8 else kind, _DTYPE_BYTES[self.dtype])
+        return Storage(kind, "fp8" if self.config.fp8 else kind, DTYPE_BYTES[self.dtype])
 
     @property
     def packed(self) -> bool:
@@ -106,7 +101,7 @@ class Sizing:
     @property
     def cache_itemsize(self) -> int:
         """Bytes of one number in the cache."""
-        return _CACHE_BYTES[self.cache_dtype]
+        return CACHE_BYTES[self.cache_dtype]
 
     def weights(self) -> WeightBytes:
         """Return the bytes of the weights."""
@@ -122,7 +117,7 @@ class Sizing:
             self.step_tokens,
             sequences,
             context,
-            _DTYPE_BYTES[self.dtype],
+            DTYPE_BYTES[self.dtype],
             reference=self.reference,
             packed=self.packed,
         )
@@ -145,7 +140,7 @@ class Sizing:
         """Return the most sequences of `context` tokens that fit; 0 where not even one does."""
         return _most(lambda sequences: self.needed(context, sequences) <= memory)
 
-    def changed(self, *, quantize: Quantize | None = None, cache_dtype: str | None = None) -> Sizing:
+    def changed(self, *, quantize: WeightFormat | None = None, cache_dtype: str | None = None) -> Sizing:
         """Return the same with other formats."""
         return replace(self, quantize=quantize or self.quantize, cache_dtype=cache_dtype or self.cache_dtype)
 

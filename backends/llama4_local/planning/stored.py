@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections import Counter
 from typing import TYPE_CHECKING
 
+from llama4_local.config.formats import FP8_SCALE_BYTES, STORED_E4M3
 from llama4_local.planning.network import WeightBytes
 
 if TYPE_CHECKING:
@@ -15,8 +16,6 @@ if TYPE_CHECKING:
 
     from llama4_local.checkpoint.headers import StoredTensor
 
-_NARROW = "F8_E4M3"
-_SCALE = 4  # bytes, fp32, one for each output
 _PARTS = (  # the first of these words in a tensor's name says where it belongs
     ("vision_model.", "vision"),
     ("multi_modal_projector.", "vision"),
@@ -53,7 +52,7 @@ def _bytes(tensor: StoredTensor, itemsize: int) -> int:
     count = 1
     for size in tensor.shape:
         count *= size
-    if tensor.dtype != _NARROW:
+    if tensor.dtype != STORED_E4M3:
         return count * itemsize
     inputs = tensor.shape[-2] if len(tensor.shape) == 3 else tensor.shape[-1]  # fused experts are [experts, in, out]
-    return count + count // inputs * _SCALE
+    return count + count // inputs * FP8_SCALE_BYTES

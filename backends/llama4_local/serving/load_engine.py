@@ -12,7 +12,7 @@ from llama4_local.checkpoint.loader import load_model
 from llama4_local.config.options import step_tokens
 from llama4_local.engine.cuda_graphs import cuda_capture
 from llama4_local.engine.engine import Engine, EngineLimits
-from llama4_local.planning.models import NANO
+from llama4_local.nano import CHECKPOINT
 from llama4_local.serving.progress_bar import packing_bar
 
 if TYPE_CHECKING:
@@ -56,7 +56,7 @@ def build_engine(folder: Path, options: Options, served: ServedModel, *, outbox:
             dtype=options.dtype,
             quantize=options.quantize,
             deterministic=options.deterministic,
-            keep=folder != NANO,  # quick to quantize, and a package must not write into itself
+            keep=folder != CHECKPOINT,  # quick to quantize, and a package must not write into itself
             progress=report,
             packing=packing,
         )
@@ -75,7 +75,7 @@ def build_engine(folder: Path, options: Options, served: ServedModel, *, outbox:
         prefix_caching=options.prefix_caching,
     )
     engine = Engine(model, shape, limits, tokenizer=served.template.tokenizer, outbox=outbox, cache_dtype=cache_dtype)
-    if model.ops.capturable:
+    if model.ops.asynchronous:
         capture = cuda_capture() if options.cuda_graphs else None
         engine.warm_up(capture, lambda done, total: report(done, total, "warming", "steps"))
     return engine

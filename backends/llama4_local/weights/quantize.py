@@ -10,19 +10,17 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
-from typing import Literal
 
 import torch
 from torch import Tensor
 
+from llama4_local.config.formats import WeightFormat, int4_group
 from llama4_local.weights.quantized import E4M3_LARGEST, LEAST_SCALE, Fp8Matrix, Int4Matrix, Matrix, Packed, parts_of
 from llama4_local.weights.tree import AttentionTree, LayerTree, MlpTree, MoeTree, WeightTree
 from llama4sdk.errors import InvalidRequest
 
-Kind = Literal["int4", "fp8"]
 Pack = Callable[[Tensor], Packed]
 
-GROUPS = (128, 64, 32)  # sizes of int4 groups
 _FACTORS = (1.0, 0.95, 0.9, 0.85, 0.8, 1.05)
 # Weights worked on together: few enough for a processor's cache, and for torch to leave them to one thread. Threads
 # that share work so small stand still whenever another process has one of their cores.
@@ -31,7 +29,7 @@ _WORTH_A_THREAD = 1 << 20  # weights
 _TINY = 1e-30
 
 
-def pack_network(weights: WeightTree[Tensor], kind: Kind) -> WeightTree[Matrix]:
+def pack_network(weights: WeightTree[Tensor], kind: WeightFormat) -> WeightTree[Matrix]:
     """Pack the matrices of a decoder's layers; router, norms, embeddings, head and vision stay as they are.
 
     Args:
@@ -45,21 +43,9 @@ def pack_network(weights: WeightTree[Tensor], kind: Kind) -> WeightTree[Matrix]:
     return replace(weights, layers=tuple(_pack_layer(layer, pack) for layer in weights.layers))
 
 
-def packer(kind: Kind) -> Pack:
+def packer(kind: WeightFormat) -> Pack:
     """Return the function that packs a matrix [..., out, in]."""
     return quantize_int4 if kind == "int4" else quantize_fp8
-
-
-def group_for(inputs: int) -> int:
-    """Return the largest size of int4 group that divides a matrix's inputs.
-
-    Raises:
-        InvalidRequest: None does.
-    """
-    for group in GROUPS:
-        if inputs % group == 0:
-            return group
-    raise InvalidRequest(f"int4 packs inputs in groups of {GROUPS[-1]}; a matrix has {inputs}. Use fp8 or none.")
 
 
 def stack(matrices: Iterable[Packed], count: int) -> Packed:
@@ -110,7 +96,7 @@ def quantize_int4(weight: Tensor, group: int | None = None) -> Int4Matrix:
         InvalidRequest: `in` is not a multiple of the group, or of any.
     """
     *leading, size = weight.shape
-    group = group or group_for(size)
+    group = group or int4_group(size)
     if size % group:
         raise InvalidRequest(f"{size} inputs cannot be cut into int4 groups of {group}")
     packed = torch.empty((*leading, size // 2), dtype=torch.uint8, device=weight.device)

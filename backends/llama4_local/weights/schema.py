@@ -31,14 +31,14 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, slots=True)
-class Piece:
+class TensorPart:
     """One tensor of a checkpoint: its published name and its shape."""
 
     name: str
     shape: tuple[int, ...]
 
 
-Pieces = tuple[Piece, ...]  # joined along their first axis they are one tensor of the tree
+TensorParts = tuple[TensorPart, ...]  # joined along their first axis they are one tensor of the tree
 
 
 def expected_tensors(config: ModelConfig) -> dict[str, tuple[int, ...]]:
@@ -59,7 +59,7 @@ def build_weights(config: ModelConfig, get: Callable[[str], Tensor]) -> Weights:
     Tensors that need gradients may be given: the joined ones pass gradients on.
     """
 
-    def join(pieces: Pieces) -> Tensor:
+    def join(pieces: TensorParts) -> Tensor:
         parts = [get(piece.name) for piece in pieces]
         return parts[0] if len(parts) == 1 else torch.cat(parts)
 
@@ -86,7 +86,7 @@ def random_weights(config: ModelConfig, seed: int, *, dtype: torch.dtype = torch
     """
     source = torch.Generator().manual_seed(seed)
 
-    def draw(pieces: Pieces) -> Tensor:
+    def draw(pieces: TensorParts) -> Tensor:
         shape = (sum(piece.shape[0] for piece in pieces), *pieces[0].shape[1:])
         if "norm" in pieces[0].name:
             return torch.full(shape, 1.0 if pieces[0].name.endswith("weight") else 0.0, dtype=dtype)
@@ -102,7 +102,7 @@ def to_tensors(weights: Weights, *, dtype: torch.dtype | None = None, device: st
     return weights.map(lambda tensor: tensor.to(dtype=dtype or tensor.dtype, device=device or tensor.device))
 
 
-def weight_schema(config: ModelConfig) -> WeightTree[Pieces]:
+def weight_schema(config: ModelConfig) -> WeightTree[TensorParts]:
     """Return, for each tensor of the network, the checkpoint's tensors that make it up."""
     text = config.text
     prefix = "language_model." if config.vision else ""
@@ -116,11 +116,11 @@ def weight_schema(config: ModelConfig) -> WeightTree[Pieces]:
     )
 
 
-def _piece(name: str, *shape: int) -> Pieces:
-    return (Piece(name, shape),)
+def _piece(name: str, *shape: int) -> TensorParts:
+    return (TensorPart(name, shape),)
 
 
-def _layer(text: TextConfig, layer: int, prefix: str) -> LayerTree[Pieces]:
+def _layer(text: TextConfig, layer: int, prefix: str) -> LayerTree[TensorParts]:
     moe = text.moe_layers[layer]
     return LayerTree(
         input_norm=_piece(f"{prefix}.input_layernorm.weight", text.hidden_size),
@@ -131,22 +131,22 @@ def _layer(text: TextConfig, layer: int, prefix: str) -> LayerTree[Pieces]:
     )
 
 
-def _attention(text: TextConfig, prefix: str) -> AttentionTree[Pieces]:
+def _attention(text: TextConfig, prefix: str) -> AttentionTree[TensorParts]:
     rows = zip("qkv", text.qkv_rows, strict=True)
     return AttentionTree(
-        qkv=tuple(Piece(f"{prefix}.{name}_proj.weight", (count, text.hidden_size)) for name, count in rows),
+        qkv=tuple(TensorPart(f"{prefix}.{name}_proj.weight", (count, text.hidden_size)) for name, count in rows),
         output=_piece(f"{prefix}.o_proj.weight", text.hidden_size, text.heads * text.head_dim),
     )
 
 
-def _mlp(hidden: int, size: int, prefix: str) -> MlpTree[Pieces]:
+def _mlp(hidden: int, size: int, prefix: str) -> MlpTree[TensorParts]:
     return MlpTree(
-        gate_up=tuple(Piece(f"{prefix}.{name}_proj.weight", (size, hidden)) for name in ("gate", "up")),
+        gate_up=tuple(TensorPart(f"{prefix}.{name}_proj.weight", (size, hidden)) for name in ("gate", "up")),
         down=_piece(f"{prefix}.down_proj.weight", hidden, size),
     )
 
 
-def _moe(text: TextConfig, prefix: str) -> MoeTree[Pieces]:
+def _moe(text: TextConfig, prefix: str) -> MoeTree[TensorParts]:
     E, H, I = text.experts, text.hidden_size, text.expert_size  # noqa: E741 - named as in the paper
     return MoeTree(
         router=_piece(f"{prefix}.router.weight", E, H),
@@ -156,7 +156,7 @@ def _moe(text: TextConfig, prefix: str) -> MoeTree[Pieces]:
     )
 
 
-def _vision(vision: VisionConfig, text_hidden: int) -> VisionTree[Pieces]:
+def _vision(vision: VisionConfig, text_hidden: int) -> VisionTree[TensorParts]:
     hidden, adapter = vision.hidden_size, vision.adapter_size
     patch = vision.channels * vision.patch_size**2
     layers = (_vision_layer(vision, f"vision_model.model.layers.{layer}") for layer in range(vision.layers))
@@ -173,7 +173,7 @@ def _vision(vision: VisionConfig, text_hidden: int) -> VisionTree[Pieces]:
     )
 
 
-def _vision_layer(vision: VisionConfig, prefix: str) -> VisionLayerTree[Pieces]:
+def _vision_layer(vision: VisionConfig, prefix: str) -> VisionLayerTree[TensorParts]:
     hidden, size = vision.hidden_size, vision.mlp_size
     q, k, v = (_affine(f"{prefix}.self_attn.{name}_proj", hidden, hidden) for name in "qkv")
     return VisionLayerTree(
@@ -186,5 +186,5 @@ def _vision_layer(vision: VisionConfig, prefix: str) -> VisionLayerTree[Pieces]:
     )
 
 
-def _affine(prefix: str, *shape: int) -> AffineTree[Pieces]:
+def _affine(prefix: str, *shape: int) -> AffineTree[TensorParts]:
     return AffineTree(_piece(f"{prefix}.weight", *shape), _piece(f"{prefix}.bias", shape[0]))

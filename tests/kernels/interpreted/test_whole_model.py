@@ -17,7 +17,7 @@ from llama4_local.ops.kernels.launch import recording
 from llama4_local.ops.kernels.layout import prepare
 from llama4_local.ops.kernels.tile_table import VECTOR_TOKENS, TileTable
 from llama4_local.ops.kernels.tiles import DecodeTile, Format, VectorTile
-from llama4_local.ops.reference.quantized import PackedReferenceOps
+from llama4_local.ops.reference.quantized import QuantizedReferenceOps
 from llama4_local.weights.quantize import pack_network
 from llama4_local.weights.schema import random_weights
 from llama4_local.weights.tree import WeightTree
@@ -129,7 +129,7 @@ def reference_logits(
 ) -> Tensor:
     wide = weights.map(lambda tensor: tensor.float() if isinstance(tensor, Tensor) else tensor)
     with torch.inference_mode():
-        return run(Model.create(model_config, wide, PackedReferenceOps(exact_rows)), cache)
+        return run(Model.create(model_config, wide, QuantizedReferenceOps(exact_rows)), cache)
 
 
 def test_deterministic_tiles_make_logits_independent_of_neighbours() -> None:

@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 
     from torch import Tensor
 
-    from llama4_local.weights.quantize import Kind
+    from llama4_local.config.formats import WeightFormat
     from llama4sdk.prompting import PromptTemplate, Rendered
 
 _LONGEST = 220  # tokens of an answer; the longest right one has fewer
@@ -103,7 +103,7 @@ def _next(
     return logits(model, last).argmax(-1).tolist()
 
 
-def load(folder: Path, quantize: Kind | None = None) -> tuple[Model, PromptTemplate]:
+def load(folder: Path, quantize: WeightFormat | None = None) -> tuple[Model, PromptTemplate]:
     """Return a checkpoint's network in fp32, on a CPU with packed layers on request, and its prompt template."""
     if quantize is not None:
         return load_model(folder, dtype="float32", quantize=quantize, keep=False), prompt_template(folder)

@@ -35,7 +35,7 @@ from llama4_local.nano.training.folder import prompt_template, write_folder
 from llama4_local.nano.training.forward import training_forward
 from llama4_local.nano.training.optimizer import Optimizer
 from llama4_local.nano.training.recipe import Recipe, nano_config
-from llama4_local.weights.schema import Pieces, random_weights, weight_schema
+from llama4_local.weights.schema import TensorParts, random_weights, weight_schema
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -193,7 +193,7 @@ def _initial(config: ModelConfig, seed: int) -> Weights:
     """Return fresh weights: what writes to the residual stream starts small, so that depth does not blow it up."""
     depth = 2 * config.text.layers
 
-    def scaled(pieces: Pieces, tensor: Tensor) -> Tensor:
+    def scaled(pieces: TensorParts, tensor: Tensor) -> Tensor:
         name = pieces[0].name
         if "norm" in name or name.endswith("bias"):
             return tensor

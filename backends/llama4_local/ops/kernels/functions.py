@@ -50,9 +50,24 @@ class KernelOps:
     tiles: TileTable = field(default_factory=TileTable)
 
     @property
-    def capturable(self) -> bool:
-        """See `Ops.capturable`."""
+    def prepared_weights(self) -> bool:
+        """See `Ops.prepared_weights`."""
         return True
+
+    @property
+    def asynchronous(self) -> bool:
+        """See `Ops.asynchronous`."""
+        return True
+
+    @property
+    def host_lengths(self) -> bool:
+        """See `Ops.host_lengths`."""
+        return False
+
+    def head(self, x: Tensor, weight: Matrix) -> Tensor:
+        """See `Ops.head`; only a head that is not much wider than deep comes in parts."""
+        product = self.linear(x, weight)
+        return product if product.dim() == 2 else product.sum(0)
 
     def embed(self, table: Tensor, token_ids: Tensor) -> Tensor:
         """See `Ops.embed`."""

@@ -22,9 +22,23 @@ class ReferenceOps:
     """The functions of `llama4_local.ops.interface.Ops` in plain PyTorch, on any device."""
 
     @property
-    def capturable(self) -> bool:
-        """See `Ops.capturable`: sizes are copied to the host."""
+    def prepared_weights(self) -> bool:
+        """See `Ops.prepared_weights`."""
         return False
+
+    @property
+    def asynchronous(self) -> bool:
+        """See `Ops.asynchronous`: sizes are copied to the host."""
+        return False
+
+    @property
+    def host_lengths(self) -> bool:
+        """See `Ops.host_lengths`."""
+        return True
+
+    def head(self, x: Tensor, weight: Tensor) -> Tensor:
+        """See `Ops.head`."""
+        return self.linear(x, weight)
 
     def embed(self, table: Tensor, token_ids: Tensor) -> Tensor:
         """See `Ops.embed`."""

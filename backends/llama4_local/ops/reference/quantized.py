@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 UNPACKED_AT_ONCE = 1 << 19  # numbers that fit into the processor's cache
 
 
-class PackedReferenceOps(ReferenceOps):
+class QuantizedReferenceOps(ReferenceOps):
     """The reference functions for networks whose matrices may be packed: the CPU path of a quantized model.
 
     Args:
