@@ -90,6 +90,7 @@ class AnswerReader:
         self._texts: list[str] = []
         self._logprobs: list[TokenLogprob] = []  # of tokens that have shown no text yet
         self._joiner = SurrogateJoiner()
+        self._escaped = True  # whether the event under way may hold lone surrogates
         self._marks = MarkFilter() if tools else None
         self._calls = ToolCallReader(tools)
         self._usage: Usage | None = None
@@ -211,6 +212,7 @@ class AnswerReader:
             return
         if at_end and self._reason is None and b"[DONE]".startswith(data.strip()):
             raise _cut()
+        self._escaped = b"\\u" in data
         try:
             self._chunk(parsed(data))
         except CutJsonError as error:
@@ -247,6 +249,7 @@ class AnswerReader:
             or delta.get("tool_calls")
             or self._check_prompt
             or self._marks
+            or self._escaped
             or self._joiner.pending
         )
 
@@ -333,4 +336,4 @@ class AnswerReader:
 
 
 def _cut() -> StreamInterrupted:
-    return StreamInterrupted("The answer ended in the middle of an event, so it is not complete.")
+    return StreamInterrupted("The answer broke off in the middle of an event, so it is not complete.")

@@ -42,13 +42,15 @@ _CODE = re.compile(r"[A-Za-z][A-Za-z_]{1,47}")
 _TOO_MANY_IMAGES = re.compile(
     r"too many (image|picture|multimodal|multi-modal)|at most \d+ (image|picture)|limit[-_]mm[-_]per[-_]prompt"
     r"|(maximum|max|limit)( allowed)?( number| count)? (of |is )?(\d+ )?(images|pictures)|number of (images|pictures)"
-    r"|images? (inputs? )?(may be|are|is)? ?(provided|allowed|supported|permitted)? ?(per|in one|in a single) (prompt|request)"
+    r"|images? (inputs? )?(may be|are|is)? ?(provided|allowed|supported|permitted)? ?(per|in one|in a single)"
+    r" (prompt|request)"
     r"|(only|up to|more than) (one|\d+) (image|picture)|\d+ images? .{0,40}\b(limit|maximum|at most)",
     re.IGNORECASE | re.DOTALL,
 )
 _BAD_IMAGE = re.compile(
-    r"image.{0,60}\b(size|pixels?|resolution|dimensions?|large|bytes|[KM]i?B)\b.{0,40}\b(exceed|large|limit|max|at most)"
-    r"|image.{0,20}\b(is )?too (large|big)|cannot identify image|(invalid|unsupported|failed to (load|decode)).{0,30}image",
+    r"image.{0,60}\b(size|pixels?|resolution|dimensions?|large|bytes|[KM]i?B)\b.{0,40}\b(exceed|limit|max|at most)"
+    r"|image.{0,20}\b(is )?too (large|big)|cannot identify image"
+    r"|(invalid|unsupported|failed to (load|decode)).{0,30}image",
     re.IGNORECASE | re.DOTALL,
 )
 _AUTO_TOOLS = re.compile(r"enable-auto-tool-choice|tool-call-parser|tool choice requires", re.IGNORECASE)

@@ -15,8 +15,9 @@ _OVERFLOW = re.compile(
     r"context[ _-]?(length|window|size|limit)|exceed_context_size|max_model_len|max_seq_len"
     r"|maximum (model|context|input|allowed|sequence) length"
     r"|(prompt|input|request)( \(.{0,40}\))? (is |are )?too (long|large)|too large for model"
-    r"|exceeds? the (available )?context|longer than the (maximum )?model|max_(new_)?tokens['\"`]*(?: or ['\"`]\w+['\"`])?"
-    r" is too large|`?inputs`? (tokens )?(\+|must have)|max_tokens must be at least 1, got -|input tokens exceed",
+    r"|exceeds? the (available )?context|longer than the (maximum )?model"
+    r"|max_(new_)?tokens['\"`]*"
+    r"(?: or ['\"`]\w+['\"`])? is too large|`?inputs`? (tokens )?(\+|must have)|max_tokens must be at least 1, got -|input tokens exceed",
     re.IGNORECASE,
 )
 _N = r"(\d{1,9})(?:\.0)?"

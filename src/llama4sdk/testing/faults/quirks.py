@@ -243,9 +243,6 @@ QUIRKS: Mapping[str, Quirk] = {
     "call_without_index": _calls(
         {"tool_calls": [_call("f", _CITY[:4], id="a")]}, {"tool_calls": [_call(None, _CITY[4:])]}
     ),
-    "call_marks": _calls(
-        {"content": "<|python_start|>"}, {"tool_calls": [_F]}, {"content": "<|python_end|>"}, {"content": "<|eom|>"}
-    ),
     "call_name_after_id": _calls(
         {"tool_calls": [{"index": 0, "id": "a"}]}, {"tool_calls": [_call("f", _CITY, index=0)]}
     ),
@@ -270,6 +267,9 @@ QUIRKS: Mapping[str, Quirk] = {
     "held_open_after_done": _held_open,
     "json_body": _whole_body,
     "logprobs_odd": _streamed(_odd_logprobs),
+    "marks_around_calls": _calls(
+        {"content": "<|python_start|>"}, {"tool_calls": [_F]}, {"content": "<|python_end|>"}, {"content": "<|eom|>"}
+    ),
     "no_content_type": _streamed(honest.events, None),
     "no_done": _streamed(_without(b"[DONE]")),
     "no_space_after_colon": _streamed(_replaced(b"data: ", b"data:")),
