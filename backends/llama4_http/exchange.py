@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import time
 from collections import deque
 from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import replace
@@ -52,7 +53,9 @@ class Exchange(AsyncIterator[Event]):
         self._prepare = prepare
         self._context: Context | None = None
         self._request = request
-        self._clock = Clock(request.deadlines, anyio.current_time())
+        begun = anyio.current_time()
+        self._ahead = begun - time.monotonic()  # of the event loop's clock, which is slow to read for every chunk
+        self._clock = Clock(request.deadlines, begun)
         self._ready: deque[Event] = deque()
         self._failure: LlamaError | None = None
         self._reader: AnswerReader | None = None
@@ -110,7 +113,7 @@ class Exchange(AsyncIterator[Event]):
             raise self._failure
         if self._reader is not None and self._reader.done:
             raise StopAsyncIteration
-        phase, until = self._clock.limit(anyio.current_time())
+        phase, until = self._clock.limit(time.monotonic() + self._ahead)
         with anyio.CancelScope(deadline=until) as self._scope:
             try:
                 await self._work(self._scope)
@@ -132,9 +135,8 @@ class Exchange(AsyncIterator[Event]):
         if not self._clock.answering:
             self._clock.answering = not all(isinstance(event, Started | Progress) for event in self._ready)
         last = self._ready[-1]
-        template = None if self._context is None else self._context.template
-        if isinstance(last, Done) and last.usage is None and template is not None:
-            self._ready[-1] = await self._counted(last, template)
+        if isinstance(last, Done) and last.usage is None and self._context is not None and self._context.template:
+            self._ready[-1] = await self._counted(last, self._context.template)
 
     def _out_of_time(self, phase: Phase) -> None:
         try:
@@ -159,14 +161,14 @@ class Exchange(AsyncIterator[Event]):
         if self._bytes is None:
             raise ServerFault("The answer's bytes are gone.")
         try:
-            chunk = await anext(self._bytes, None)
+            chunk = await self._bytes.__anext__()
+        except StopAsyncIteration:
+            reader.end()
+            return
         except BROKEN as error:
             failure = error_for_exception(error, begun=True)
             failure.__cause__ = error
             reader.broken_off(failure)
-            return
-        if chunk is None:
-            reader.end()
             return
         self._received += len(chunk)
         reader.feed(chunk)

@@ -17,7 +17,8 @@ _OVERFLOW = re.compile(
     r"|(prompt|input|request)( \(.{0,40}\))? (is |are )?too (long|large)|too large for model"
     r"|exceeds? the (available )?context|longer than the (maximum )?model"
     r"|max_(new_)?tokens['\"`]*"
-    r"(?: or ['\"`]\w+['\"`])? is too large|`?inputs`? (tokens )?(\+|must have)|max_tokens must be at least 1, got -|input tokens exceed",
+    r"(?: or ['\"`]\w+['\"`])? is too large"
+    r"|`?inputs`? (tokens )?(\+|must have)|max_tokens must be at least 1, got -|input tokens exceed",
     re.IGNORECASE,
 )
 _N = r"(\d{1,9})(?:\.0)?"

@@ -155,7 +155,7 @@ def detect(
 def _of_owners(models: Mapping[str, Any] | None, model: str | None) -> ProfileName | None:
     entries = listed(models)
     entries = [entry for entry in entries if entry["id"] == model] or entries
-    names = {_hinted(str(entry.get("owned_by", ""))) for entry in entries}
+    names: set[ProfileName | None] = {_hinted(str(entry.get("owned_by", ""))) for entry in entries}
     return names.pop() if len(names) == 1 else None
 
 
