@@ -181,7 +181,7 @@ class AnswerReader:
         )
 
     def _begin(self, chunk: bytes) -> bytes:
-        """Tell a stream from a body; return the bytes to be read now."""
+        """Distinguish a stream from a body; return the bytes to be read now."""
         head = self._head + chunk
         first = head.removeprefix(_BOM).lstrip()[:1]
         if not first or (len(head) < len(_BOM) and _BOM.startswith(head)):

@@ -254,7 +254,7 @@ class HttpBackend:
         return Sent(request_id, body, self._key or "")
 
     async def _request_context(self) -> Context:
-        """Return what one request needs of this backend, once it is known what the server is."""
+        """Return the context of a request, once the server's kind is known."""
         await self._prepare()
         return Context(
             link=self._open_link,

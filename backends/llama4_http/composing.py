@@ -1,4 +1,4 @@
-"""A request → what is posted, with its images read and uploaded and its prompt rendered.
+"""A request → its POST, with its images read and uploaded and its prompt rendered.
 
 Images and prompts are read in daemon threads, so that a deadline or a cancel ends the request at once, also while a
 file system or a tokenizer is slow.

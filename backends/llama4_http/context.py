@@ -1,4 +1,4 @@
-"""What one request needs of the backend that it belongs to."""
+"""The parts of a backend that one request needs."""
 
 from __future__ import annotations
 

@@ -59,7 +59,7 @@ _NO_JINJA = re.compile(r"tools? (param )?requires? --jinja", re.IGNORECASE)
 
 @dataclass(frozen=True, slots=True)
 class Sent:
-    """What is known of a request when its answer is judged.
+    """The facts of a request that its errors need.
 
     Args:
         request_id: The request's name.
@@ -74,7 +74,7 @@ class Sent:
     backend: str = "http"
 
     def hides(self, text: str) -> bool:
-        """Return whether `text` stands in what was sent."""
+        """Return whether `text` stands in the request."""
         return text.encode() in self.body or text in self.key or (self.key != "" and self.key in text)
 
 
@@ -105,7 +105,7 @@ def error_for_exception(error: BaseException, *, begun: bool) -> LlamaError:
     """Return the error that a failure of httpx or of the network stands for.
 
     Args:
-        error: What was raised; its words are not repeated.
+        error: The exception; its words are not repeated.
         begun: Whether the answer had begun to come.
     """
     if _is_about_certificates(error):

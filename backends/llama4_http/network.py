@@ -108,7 +108,7 @@ class Opening:
 
     httpcore's own pool, as a caller's client has it, loses a place when a request is cancelled between
     getting it and using it, or while it waits for one. So the gate stands in front of it, and the work
-    runs in a task of its own: httpx tells through its "trace" extension when it waits for the network, and
+    runs in a task of its own: the "trace" extension of httpx reports when it waits for the network, and
     only then can a cancellation reach it.
 
     Args:

@@ -50,7 +50,7 @@ def check(request: Request, profile: Profile, settings: Settings) -> None:
 
     Raises:
         TooManyImages: For more images than it takes.
-        InvalidRequest: For images in a prompt that is sent as token ids, or a prefill it does not know.
+        InvalidRequest: For images in a prompt that is sent as token ids, or a prefill that it does not take.
     """
     count = len(images_of(request))
     most = settings.max_images if settings.max_images is not None else profile.max_images

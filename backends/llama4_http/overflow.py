@@ -85,7 +85,7 @@ class Overflow:
 
     @property
     def is_about_max_tokens(self) -> bool:
-        """Whether the prompt alone fits, so that `max_tokens` is what is too large."""
+        """Whether the prompt alone fits, so that `max_tokens` is too large."""
         if self.limit is None or self.prompt is None:
             return self.asked is not None and self.limit is not None and self.asked >= self.limit
         return self.prompt < self.limit
@@ -107,7 +107,7 @@ class Overflow:
 
 
 def overflow_of(text: str, code: str, fields: Mapping[str, Any]) -> Overflow | None:
-    """Return the overflow that an error tells of, or None when it is about something else.
+    """Return the overflow that an error reports, or None when it is about something else.
 
     Args:
         text: The server's words.

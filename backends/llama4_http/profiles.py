@@ -35,9 +35,9 @@ class Profile:
         name: Its name.
         sampling: Fields of `Sampling` that it takes, beyond `temperature`, `top_p`, `max_tokens`, `stop`.
         schema: Where it takes a JSON schema that the answer must keep to.
-        tools: Whether it takes tools as a field and parses the calls; else they are told in the prompt.
+        tools: Whether it takes tools as a field and parses the calls; else the prompt declares them.
         prompt_ids: Where it takes a prompt as token ids.
-        returns_prompt_ids: Whether it can tell the token ids that it made of the messages.
+        returns_prompt_ids: Whether it can return the token ids that it made of the messages.
         prefill: How it goes on with an assistant message that stands last.
         usage_field: Whether it takes `stream_options.include_usage`.
         logprobs: Whether it takes `logprobs` and `top_logprobs`.

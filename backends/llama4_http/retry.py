@@ -32,7 +32,7 @@ class Retries:
     Args:
         times: Most times that it is sent again; 0 for never a second POST.
         resend: Whether to send again when the connection broke after the request went out and before
-            an answer came. The server may have begun to work on it: what it did is paid for twice.
+            an answer came. The server may have begun to work on it, and that work is paid for twice.
         first_wait: Upper bound of the first wait in seconds; it doubles with each try.
         longest_wait: Where the doubling ends, in seconds.
 
@@ -82,9 +82,9 @@ def retried_status(status: int, headers: Mapping[str, str] | None = None) -> boo
         status: The HTTP status, other than 200.
         headers: The answer's headers, names in lower case.
     """
-    told = (headers or {}).get("x-should-retry", "").strip().lower()
-    if told in ("true", "false"):
-        return told == "true"
+    word = (headers or {}).get("x-should-retry", "").strip().lower()
+    if word in ("true", "false"):
+        return word == "true"
     return status in RETRIED_STATUSES or 500 <= status <= 599
 
 

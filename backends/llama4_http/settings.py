@@ -30,10 +30,10 @@ class Settings:
     Args:
         retries: Which failures are sent again, and how often.
         prompt_mode: `server` sends messages; `client` sends the prompt as token ids, made here.
-        verify_prompt: Compare the server's prompt with ours, token by token, where it tells it.
+        verify_prompt: Compare the server's prompt with ours, token by token, where it returns it.
         tools_in: Whether declarations in the prompt go into the `system` message or into the first `user` message.
         show_schema: Whether the prompt shows the model the schema of a typed answer, also where the server has a field
-            for it. A field keeps the answer to the schema; only the prompt tells the model what it means.
+            for it. A field keeps the answer to the schema; only the prompt shows the model its meaning.
         prefill: Words with which every answer begins; not repeated in the reply.
         tile: Side of the model's image tiles, in pixels.
         max_tiles: Most tiles of an image, the global one aside.
@@ -76,7 +76,7 @@ def checked_url(base_url: str) -> str:
     """Return the address without a slash at its end, `/v1` added where it has no path.
 
     Raises:
-        InvalidRequest: For what is no plain http(s) address.
+        InvalidRequest: For anything but a plain http(s) address.
     """
     wrong = "base_url is no valid address; it looks like http://127.0.0.1:8000/v1."
     if not isinstance(base_url, str) or not base_url.isprintable() or " " in base_url or "\\" in base_url:

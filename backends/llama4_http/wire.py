@@ -194,7 +194,7 @@ def _choice(choice: ToolChoice) -> object:
 def _messages(
     request: Request, profile: Profile, images: Sequence[str], tools_in: ToolsPlace, show_schema: bool
 ) -> list[dict[str, Any]]:
-    told = with_declarations(
+    messages = with_declarations(
         request.messages,
         tools=() if profile.tools else request.tools,
         choice=request.tool_choice,
@@ -202,8 +202,8 @@ def _messages(
         place=tools_in,
     )
     urls = iter(images)
-    ids = CallIds(told)
-    return [_message(message, profile, urls, ids) for message in told]
+    ids = CallIds(messages)
+    return [_message(message, profile, urls, ids) for message in messages]
 
 
 def _message(message: Message, profile: Profile, urls: Iterator[str], ids: CallIds) -> dict[str, Any]:
