@@ -20,11 +20,12 @@ from llama4_http.usage import read_progress, read_usage
 from llama4sdk.errors import LlamaError, ProtocolError, ServerFault, StreamInterrupted
 from llama4sdk.events import Done, Event, FinishReason, TextDelta, TokenLogprob, ToolCallReady, Usage
 from llama4sdk.reply import Reply
-from llama4sdk.request import ToolSpec
 
 if TYPE_CHECKING:
     from collections import deque
     from collections.abc import Callable, Mapping, Sequence
+
+    from llama4sdk.request import ToolSpec
 
 MAX_ANSWER = 64 << 20  # bytes of one answer, framing included
 

@@ -28,6 +28,8 @@ from llama4sdk.errors import DeadlineExceeded, InvalidRequest, LlamaError, Overl
 from llama4sdk.worker_thread import run_in_daemon_thread
 
 if TYPE_CHECKING:
+    from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping
+
     from llama4_http.settings import Settings
     from llama4sdk.events import Event
     from llama4sdk.prompting import PromptTemplate, Tokenizer

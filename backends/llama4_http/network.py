@@ -167,7 +167,7 @@ class Opening:
 
 @contextmanager
 def translated(sent: Sent, *, quiet: bool = False) -> Generator[None]:
-    """Return a block whose transport errors leave it as `LlamaError`s; `quiet` swallows them."""
+    """Turn failures of the network into the error tree; drop them where `quiet`."""
     try:
         yield
     except BROKEN as error:
@@ -176,7 +176,7 @@ def translated(sent: Sent, *, quiet: bool = False) -> Generator[None]:
 
 
 async def beginning(response: httpx.Response) -> bytes:
-    """Return the first bytes of a response's body, enough for an error message."""
+    """Return the first bytes of an answer, at most `MAX_ERROR_BODY`."""
     body = bytearray()
     async for chunk in response.aiter_raw():
         body += chunk[: MAX_ERROR_BODY - len(body)]
@@ -186,5 +186,5 @@ async def beginning(response: httpx.Response) -> bytes:
 
 
 def is_encoded(response: httpx.Response) -> bool:
-    """Whether the body is compressed, which no request asks for."""
+    """Return whether an answer is compressed."""
     return response.headers.get("content-encoding", "identity").strip().lower() not in ("identity", "")

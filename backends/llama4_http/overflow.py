@@ -7,9 +7,11 @@ words are those of vLLM (old and new), SGLang, llama.cpp, TGI, TensorRT-LLM, Ope
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
 
 _OVERFLOW = re.compile(
     r"context[ _-]?(length|window|size|limit)|exceed_context_size|max_model_len|max_seq_len"

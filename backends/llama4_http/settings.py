@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias, TypedDict
 from urllib.parse import urlsplit
@@ -17,6 +16,9 @@ from llama4sdk.errors import InvalidRequest
 from llama4sdk.images.limits import DEFAULT_LIMITS, ImageLimits
 from llama4sdk.images.tiling import MAX_TILES, TILE, grid_for
 from llama4sdk.prompting.tool_format import ToolsPlace, tools_place
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
 
 _LABEL = re.compile(r"(?!-)[\w-]{1,63}(?<!-)")
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from pydantic_core import to_json
 
@@ -14,8 +14,11 @@ from llama4_http.surrogates import SurrogateJoiner, mended
 from llama4sdk.errors import InvalidRequest, ProtocolError
 from llama4sdk.events import Event, ToolCallDelta, ToolCallReady, ToolCallStarted
 from llama4sdk.messages import ToolCall, tool_name
+from llama4sdk.output.fitting import fit
 from llama4sdk.output.json_schema import schema_of
-from llama4sdk.request import ToolSpec
+
+if TYPE_CHECKING:
+    from llama4sdk.request import ToolSpec
 
 
 @dataclass(slots=True)
@@ -108,7 +111,7 @@ class ToolCallReader:
         tool = self._tools.get(name)
         if problem is not None or tool is None:
             return ToolCall(name, {} if problem is not None else arguments, id_, problem)
-        fitted, misfits = schema_of(tool).fit(arguments)
+        fitted, misfits = fit(schema_of(tool), arguments)
         return ToolCall(name, arguments if misfits else fitted, id_)
 
     def _add(self, delta: Mapping[str, Any], events: list[Event], whole: bool) -> None:

@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, Any, assert_never
 from pydantic_core import to_json
 
 from llama4_http.call_ids import CallIds
-from llama4_http.profiles import Profile
 from llama4_http.surrogates import mended_value
 from llama4sdk.errors import InvalidRequest
 from llama4sdk.messages import AssistantMessage, Image, Message, SystemMessage, ToolMessage, UserMessage
