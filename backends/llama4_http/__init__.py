@@ -1,8 +1,8 @@
 """Llama 4 behind an HTTP server: vLLM, NIM, SGLang, llama.cpp, transformers, and whatever speaks the OpenAI wire.
 
 HttpBackend    the backend
-Retries        what is sent again, and how often
-Profile        what one kind of server understands
+Retries        which failures are sent again, and how often
+Profile        the fields that one kind of server takes
 open_backend   what `Llama4("http://…")` calls
 """
 
@@ -21,6 +21,6 @@ def open_backend(target: str, **options: Any) -> HttpBackend:
     """Return the backend for a server's address; options as `HttpBackend` takes them.
 
     Raises:
-        InvalidRequest: For an option that it does not know, or an address that it cannot use.
+        InvalidRequest: For an unknown option, or an address that cannot be used.
     """
     return HttpBackend(target, **options)

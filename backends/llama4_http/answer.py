@@ -1,27 +1,31 @@
-"""The bytes of an answer → events: pure, and indifferent to where the reads cut them.
+"""The bytes of an answer → events: pure, and the same wherever the reads cut them.
 
-`AnswerReader` takes a stream of server-sent events, or one JSON body where a server would not stream, and
-tells which by their first character, since content types lie. The answer is complete only with a finish
-reason; whatever else ends it is an error.
+`AnswerReader` takes a stream of server-sent events, or one JSON body from a server that does not stream, and
+tells them apart by their first character, since content types are often wrong. A stream is complete only with a
+finish reason, and then nothing that follows can spoil it; any other end is an error.
 """
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from pydantic_core import from_json
-
 from llama4_http.errors import Sent, error_in_stream
+from llama4_http.json_text import CutJsonError, parsed
 from llama4_http.logprobs import read_logprobs
+from llama4_http.marks import MarkFilter
 from llama4_http.sse import MAX_EVENT, SseParser
+from llama4_http.surrogates import SurrogateJoiner
 from llama4_http.tool_calls import ToolCallReader
+from llama4_http.usage import read_progress, read_usage
 from llama4sdk.errors import LlamaError, ProtocolError, ServerFault, StreamInterrupted
-from llama4sdk.events import Done, Event, FinishReason, Progress, TextDelta, TokenLogprob, Usage
+from llama4sdk.events import Done, Event, FinishReason, TextDelta, TokenLogprob, ToolCallReady, Usage
 from llama4sdk.reply import Reply
 
 if TYPE_CHECKING:
     from collections import deque
     from collections.abc import Callable, Mapping, Sequence
+
+    from llama4sdk.request import ToolSpec
 
 MAX_ANSWER = 64 << 20  # bytes of one answer, framing included
 
@@ -32,10 +36,16 @@ _REASONS: Mapping[str, FinishReason] = {
     "eos_token": "stop",
     "stop_sequence": "stop",
     "end_turn": "stop",
+    "stop_str": "stop",
+    "completed": "stop",
     "length": "length",
     "max_tokens": "length",
     "tool_calls": "tool_calls",
     "function_call": "tool_calls",
+    "tool_use": "tool_calls",
+    "max_output_tokens": "length",
+    "model_length": "length",
+    "safety": "content_filter",
     "content_filter": "content_filter",
 }
 
@@ -45,12 +55,13 @@ class AnswerReader:
 
     Args:
         sent: The request, for errors.
-        out: Where events go, in order; what came before a failure stays there.
+        out: Takes the events, in order; those before a failure stay there.
         max_event: Most bytes of one event.
         max_answer: Most bytes of the whole answer.
         image_tokens: Tokens that stand for the request's images, as far as known here.
-        details: What `Done` shall tell beside the finish reason.
-        check_prompt: Called with the token ids that the server made of the prompt, when it tells them.
+        details: The details of `Done`.
+        check_prompt: Called with the token ids that the server made of the prompt, when it returns them.
+        tools: The tools that the model may call.
     """
 
     def __init__(
@@ -63,6 +74,7 @@ class AnswerReader:
         image_tokens: int = 0,
         details: Mapping[str, Any] | None = None,
         check_prompt: Callable[[Sequence[int]], None] | None = None,
+        tools: Sequence[ToolSpec] = (),
     ) -> None:
         self._sent = sent
         self._out = out
@@ -72,12 +84,16 @@ class AnswerReader:
         self._max_answer = max_answer
         self._image_tokens = image_tokens
         self._check_prompt = check_prompt
-        self._head = b""  # the first bytes, until they tell a stream from a body
+        self._mismatch: LlamaError | None = None  # raised by check_prompt
+        self._head = b""  # the first bytes, until a stream and a body can be told apart
         self._begun = False
         self._body: bytearray | None = None  # a whole JSON body, when it is no stream
         self._texts: list[str] = []
         self._logprobs: list[TokenLogprob] = []  # of tokens that have shown no text yet
-        self._calls = ToolCallReader()
+        self._joiner = SurrogateJoiner()
+        self._escaped = True  # whether the event under way may hold lone surrogates
+        self._marks = MarkFilter() if tools else None
+        self._calls = ToolCallReader(tools)
         self._usage: Usage | None = None
         self._reason: FinishReason | None = None
         self._details: dict[str, Any] = dict(details or {})
@@ -105,7 +121,12 @@ class AnswerReader:
         if self._body is not None:
             self._add_to_body(chunk)
             return
-        for data in self._sse.feed(chunk):
+        try:
+            events = self._sse.feed(chunk)
+        except ProtocolError as error:
+            self._spoilt(error)
+            return
+        for data in events:
             self._event(data)
 
     def end(self) -> None:
@@ -116,11 +137,14 @@ class AnswerReader:
         """
         if self.done:
             return
-        if self._body is not None:
-            self._completion(_parsed(bytes(self._body.removeprefix(_BOM))))
-        else:
-            for data in self._sse.close():
-                self._event(data)
+        try:
+            if self._body is not None:
+                self._completion(parsed(bytes(self._body.removeprefix(_BOM))))
+            else:
+                for data in self._sse.close():
+                    self._event(data, at_end=True)
+        except CutJsonError:
+            raise _cut() from None
         if not self.done:
             self.finish()
 
@@ -132,22 +156,24 @@ class AnswerReader:
             self.finish()
 
     def finish(self) -> None:
-        """Hand out `Done`, now that nothing more is awaited.
+        """Hand out the finished calls and `Done`.
 
         Raises:
             StreamInterrupted: Without a finish reason.
         """
         if self._reason is None:
             raise StreamInterrupted("The answer ended without a finish reason, so it is not complete.")
-        if self._logprobs:
-            raise ProtocolError("The server sent log-probabilities that belong to no text.")
-        for call in self._calls.ready(cut=self._reason == "length"):
-            self._out.append(call)
+        rest = (self._marks.feed(self._joiner.close()) + self._marks.close()) if self._marks else self._joiner.close()
+        self._show(rest)
+        calls = self._calls.ready(cut=self._reason == "length")
+        self._out.extend(calls)
+        if self._reason in ("stop", "tool_calls"):
+            self._reason = "tool_calls" if any(isinstance(event, ToolCallReady) for event in calls) else "stop"
         self.done = True
         self._out.append(Done(self._reason, self._usage, self._details))
 
     def partial(self) -> Reply:
-        """Return the reply as far as it came; never a complete one."""
+        """Return the reply so far; never a complete one."""
         return Reply(
             text="".join(self._texts),
             usage=self._usage or Usage(),
@@ -156,7 +182,7 @@ class AnswerReader:
         )
 
     def _begin(self, chunk: bytes) -> bytes:
-        """Tell what kind of answer begins; return the bytes to be read now."""
+        """Distinguish a stream from a body; return the bytes to be read now."""
         head = self._head + chunk
         first = head.removeprefix(_BOM).lstrip()[:1]
         if not first or (len(head) < len(_BOM) and _BOM.startswith(head)):
@@ -177,14 +203,30 @@ class AnswerReader:
             if len(self._body) > self._max_event:
                 raise ProtocolError(f"The server answered with more than {self._max_event:,} bytes of JSON.")
 
-    def _event(self, data: bytes) -> None:
+    def _event(self, data: bytes, *, at_end: bool = False) -> None:
         if self.done:
             return
         if data == b"[DONE]":
             self.finish()
             return
-        if data.strip():
-            self._chunk(_parsed(data))
+        if not data.strip():
+            return
+        if at_end and self._reason is None and b"[DONE]".startswith(data.strip()):
+            raise _cut()
+        self._escaped = b"\\u" in data
+        try:
+            self._chunk(parsed(data))
+        except CutJsonError as error:
+            self._spoilt(_cut() if at_end else ProtocolError(str(error)))
+        except LlamaError as error:
+            self._spoilt(error)
+
+    def _spoilt(self, error: LlamaError) -> None:
+        """Raise `error`, unless the answer is complete: then end it."""
+        if self._reason is None or error is self._mismatch:
+            raise error
+        if not self.done:
+            self.finish()
 
     def _chunk(self, value: Any) -> None:
         # The common case first: one choice with one delta of text.
@@ -193,7 +235,7 @@ class AnswerReader:
             if choice["index"] == 0 and choice.get("finish_reason") is None and not choice.get("logprobs"):
                 delta = choice["delta"]
                 text = delta["content"]
-                if text.__class__ is str and text and value.get("usage") is None and self._plain(value, delta):
+                if text.__class__ is str and text and value.get("usage") is None and self._is_plain(value, delta):
                     self._texts.append(text)
                     self._out.append(TextDelta(text))
                     return
@@ -201,37 +243,46 @@ class AnswerReader:
             pass
         self._any_chunk(value)
 
-    def _plain(self, value: dict[str, Any], delta: dict[str, Any]) -> bool:
-        return not (self._logprobs or "error" in value or "tool_calls" in delta or self._check_prompt)
+    def _is_plain(self, value: dict[str, Any], delta: dict[str, Any]) -> bool:
+        return not (
+            self._logprobs
+            or "error" in value
+            or delta.get("tool_calls")
+            or self._check_prompt
+            or self._marks
+            or self._escaped
+            or self._joiner.pending
+        )
 
     def _any_chunk(self, value: Any) -> None:
         if not isinstance(value, dict):
             raise ProtocolError("The server sent an event that is no JSON object.")
         if value.get("error") or value.get("object") == "error":
             raise error_in_stream(value.get("error") or value, self._sent)
-        known = self._extras(value)
         choices = value.get("choices")
-        if choices is None and known:
-            return
-        if not isinstance(choices, list):
-            raise ProtocolError("The server sent an event whose choices are missing or no list.")
-        for choice in choices:
+        if choices is not None and not isinstance(choices, list):
+            raise ProtocolError("The server sent an event whose choices are no list.")
+        for choice in choices or ():  # without any: counts, a ping, or an event of another API
             self._choice(choice)
+        self._extras(value)
 
-    def _extras(self, value: dict[str, Any]) -> bool:
-        """Read what stands beside the choices, and return whether there was any."""
+    def _extras(self, value: dict[str, Any]) -> None:
+        """Read the fields beside the choices."""
         usage, progress, timings = value.get("usage"), value.get("prompt_progress"), value.get("timings")
-        if usage is not None:
-            self._usage = _usage(usage, self._image_tokens)
+        if usage:
+            self._usage = read_usage(usage, self._image_tokens)
         if progress is not None:
-            self._out.append(_progress(progress))
+            self._out.append(read_progress(progress))
         if isinstance(timings, dict):
             self._details["timings"] = timings
         ids = value.get("prompt_token_ids")
         if isinstance(ids, list) and self._check_prompt is not None:
             check, self._check_prompt = self._check_prompt, None
-            check(ids)
-        return usage is not None or progress is not None or isinstance(timings, dict)
+            try:
+                check(ids)
+            except LlamaError as error:
+                self._mismatch = error
+                raise
 
     def _choice(self, choice: Any) -> None:
         if not isinstance(choice, dict):
@@ -244,28 +295,40 @@ class AnswerReader:
         self._logprobs += read_logprobs(choice.get("logprobs"))
         self._text(choice["text"] if "text" in choice else delta.get("content"))
         calls = delta.get("tool_calls")
+        if not calls and delta.get("function_call"):  # the form before `tool_calls`
+            calls = [{"index": 0, "function": delta["function_call"]}]
         if calls:
-            self._out.extend(self._calls.add(calls))
+            if self._marks:
+                self._marks.call()
+            self._out.extend(self._calls.add(calls, whole=self._body is not None))
         reason = choice.get("finish_reason")
-        if reason:
+        if reason or (self._body is not None and ("message" in choice or "text" in choice)):
             self._reason = self._reason_of(reason)
 
     def _text(self, text: Any) -> None:
         if text is not None and not isinstance(text, str):
             raise ProtocolError("The server sent text that is no string.")
         if text:
+            text = self._joiner.feed(text)
+            self._show(self._marks.feed(text) if self._marks else text)
+
+    def _show(self, text: str) -> None:
+        if text:
             self._texts.append(text)
             self._out.append(TextDelta(text, tuple(self._logprobs)))
             self._logprobs.clear()
 
     def _reason_of(self, reason: object) -> FinishReason:
-        if reason in ("abort", "error"):
+        word = reason.lower() if isinstance(reason, str) else ""
+        if word in ("abort", "error"):
             raise ServerFault("The server gave the answer up before its end.")
-        known = _REASONS.get(reason) if isinstance(reason, str) else None
+        known = _REASONS.get(word)
         if known is None:
-            raise ProtocolError("The server sent a finish reason that nobody knows.")
+            if self._body is None:
+                raise ProtocolError("The server sent an unknown finish reason.")
+            known = "stop"  # a whole body is complete, whatever its reason is called
         self._logprobs.clear()  # of an end token, which shows no text
-        return "tool_calls" if known == "stop" and len(self._calls) else known
+        return known
 
     def _completion(self, value: Any) -> None:
         if isinstance(value, dict) and not value.get("error") and not isinstance(value.get("choices"), list):
@@ -273,35 +336,5 @@ class AnswerReader:
         self._any_chunk(value)
 
 
-def _parsed(data: bytes) -> Any:
-    try:
-        return from_json(data, allow_inf_nan=False)
-    except ValueError:
-        raise ProtocolError(f"The server sent {len(data)} bytes that are not valid JSON in UTF-8.") from None
-
-
-def _usage(value: Any, image_tokens: int) -> Usage:
-    try:
-        details = value.get("prompt_tokens_details") or {}
-        return Usage(
-            _count(value.get("prompt_tokens")),
-            _count(value.get("completion_tokens")),
-            _count(details.get("image_tokens")) or image_tokens,
-            _count(details.get("cached_tokens")),
-        )
-    except (AttributeError, LlamaError):
-        raise ProtocolError("The server sent token counts that are no counts.") from None
-
-
-def _count(value: object) -> int:
-    if value is None:
-        return 0
-    if type(value) is not int or not 0 <= value < 2**53:
-        raise ProtocolError("The server sent token counts that are no counts.")
-    return value
-
-
-def _progress(value: Any) -> Progress:
-    if not isinstance(value, dict):
-        raise ProtocolError("The server sent a progress that is no object.")
-    return Progress("prefill", _count(value.get("processed")), _count(value.get("total")) or None, "tokens")
+def _cut() -> StreamInterrupted:
+    return StreamInterrupted("The answer broke off in the middle of an event, so it is not complete.")

@@ -1,12 +1,11 @@
 """The remote backend: one server, its profile and its connections.
 
-Only this file, `exchange.py` (one request) and `network.py` (connections) await the network; everything
-else in this package is pure.
+Only this file, `composing.py` (images and prompts), `exchange.py` (one request) and `network.py` (connections)
+await the network; everything else in this package is pure.
 """
 
 from __future__ import annotations
 
-import math
 import os
 import warnings
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
@@ -14,28 +13,25 @@ from typing import TYPE_CHECKING, Any, Unpack
 
 import anyio
 import httpx
-from anyio import to_thread
 from anyio.lowlevel import current_token
 
-from llama4_http import images, outgoing, prompt
-from llama4_http.context import ExchangeContext, Server
+from llama4_http import proxies
+from llama4_http.context import Context
 from llama4_http.errors import Sent, error_for_status, named
 from llama4_http.exchange import Exchange
 from llama4_http.network import Link, log
-from llama4_http.profiles import Profile, asset_of, context_of, detect, json_object, only_model, profile_named
+from llama4_http.profiles import Profile, context_of, detect, json_object, only_model, profile_named
 from llama4_http.settings import Choices, checked_url, key_for, settings_of
 from llama4_http.transport import OneServer
 from llama4sdk.backend import Capabilities
 from llama4sdk.errors import DeadlineExceeded, InvalidRequest, LlamaError, Overloaded, ServerFault, Unreachable
-from llama4sdk.events import Usage
+from llama4sdk.worker_thread import run_in_daemon_thread
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping
 
-    from llama4_http.images import Packed
     from llama4_http.settings import Settings
     from llama4sdk.events import Event
-    from llama4sdk.messages import Image
     from llama4sdk.prompting import PromptTemplate, Tokenizer
     from llama4sdk.request import Request
 
@@ -52,7 +48,7 @@ class HttpBackend:
         model: The model's name there; left out, the only one that the server lists.
         api_key: Sent as a bearer token to this server only. For NVIDIA's catalog, `NVIDIA_API_KEY` of the
             environment is taken when it is left out.
-        profile: What the server understands: a name, a `Profile`, or `auto` to find out.
+        profile: The server's kind: a name, a `Profile`, or `auto` to find out.
         max_connections: Most requests under way at once; others wait. With a client of your own, no
             more than its pool is wide.
         client: An `httpx.AsyncClient` to use, which stays yours to close. Redirects are never followed.
@@ -110,7 +106,7 @@ class HttpBackend:
 
     @property
     def profile(self) -> Profile:
-        """What the server understands, as far as known now."""
+        """The profile of the server, as far as known now."""
         return self._profile or profile_named("openai-generic")
 
     @property
@@ -120,7 +116,7 @@ class HttpBackend:
 
     @property
     def capabilities(self) -> Capabilities:
-        """What the server can do; more is known after `start()`."""
+        """The server's abilities; more is known after `start()`."""
         profile, settings = self.profile, self._settings
         by_messages = settings.prompt_mode == "server"
         return Capabilities(
@@ -148,9 +144,7 @@ class HttpBackend:
 
             given = self._tokenizer
             if given is None:
-                raise InvalidRequest(
-                    "This HttpBackend knows no tokenizer; pass tokenizer=… to render and count prompts."
-                )
+                raise InvalidRequest("This HttpBackend has no tokenizer; pass tokenizer=… to render and count prompts.")
             tokenizer = given if isinstance(given, Tokenizer) else Tokenizer.from_file(given)
             self._template = PromptTemplate(
                 tokenizer,
@@ -161,7 +155,7 @@ class HttpBackend:
         return self._template
 
     async def start(self) -> None:
-        """Read the tokenizer and ask what the server is; one that is not there yet is asked again later.
+        """Read the tokenizer and find out the server's kind; an unreachable server is asked again later.
 
         Raises:
             LlamaError: When this backend can never serve.
@@ -176,17 +170,17 @@ class HttpBackend:
         return self._run(request)
 
     async def aclose(self) -> None:
-        """End what runs, and close the connections; a client of the caller's own stays open."""
+        """End the running requests, and close the connections; a client of the caller's own stays open."""
         self._closed = True
         for exchange in tuple(self._running):
-            exchange.abort()
+            exchange.abort(self._unusable("is closed"))
         link, self._link = self._link, None
         if link is not None:
             await link.aclose()
 
     @asynccontextmanager
     async def _run(self, request: Request) -> AsyncGenerator[AsyncIterator[Event]]:
-        exchange = Exchange(self._context_of_exchanges(), request)
+        exchange = Exchange(self._request_context, self._sent(request.request_id), request)
         self._running.add(exchange)
         try:
             yield exchange
@@ -202,9 +196,13 @@ class HttpBackend:
         """
         here = (os.getpid(), current_token())
         self._home = self._home or here
-        if self._closed or self._home != here:
-            why = "is closed" if self._closed else "belongs to another event loop or process"
-            raise ServerFault(f"This HttpBackend {why}; make another one here.", backend="http", retryable=False)
+        if self._closed:
+            raise self._unusable("is closed")
+        if self._home != here:
+            raise self._unusable("belongs to another event loop or process")
+
+    def _unusable(self, why: str) -> ServerFault:
+        return ServerFault(f"This HttpBackend {why}; make another one here.", backend="http", retryable=False)
 
     async def _prepare(self) -> None:
         self._check_usable()
@@ -212,21 +210,24 @@ class HttpBackend:
             return
         async with self._preparing:
             if self._link is None:
-                self._link = Link(self._lent_client or await self._transport(), self._width, self._key)
+                carrier = self._lent_client or await self._transport()
+                self._link = Link(carrier, self._width, self._key, owned=self._lent_client is None)
             if self._tokenizer is not None and self._template is None:
-                await to_thread.run_sync(lambda: self.prompt_template)
+                await run_in_daemon_thread(lambda: self.prompt_template)
             if self._profile is None or self._model is None:
                 await self._ask_server()
             self._prepared = self._profile is not None
 
-    async def _transport(self) -> OneServer:
+    async def _transport(self) -> OneServer | httpx.AsyncClient:
+        if proxies.applies(self._url):
+            return await run_in_daemon_thread(lambda: proxies.client(self._width))
         # Reading the certificates takes tens of milliseconds; where there is no TLS none are needed.
         if not self._url.startswith("https:"):
             return OneServer()
-        return OneServer(await to_thread.run_sync(httpx.create_ssl_context))
+        return OneServer(await run_in_daemon_thread(httpx.create_ssl_context))
 
     async def _ask_server(self) -> None:
-        """Find out profile and model; a server that does not say takes what every one takes."""
+        """Find out profile and model; a server that names neither gets the profile `openai-generic`."""
         models, headers, failure = await self._probe(f"{self._url}/models")
         if self._model is None:
             if failure is not None:
@@ -236,101 +237,40 @@ class HttpBackend:
         if self._profile is not None or isinstance(failure, Unreachable | DeadlineExceeded):
             return
         version, _, _ = await self._probe(f"{self._url.removesuffix('/v1')}/version")
-        self._profile = detect(self._url, models=models, headers=headers, version=version)
+        self._profile = detect(self._url, models=models, headers=headers, version=version, model=self._model)
         log.debug("start: profile %s", self._profile.name)
 
     async def _probe(self, url: str) -> tuple[Mapping[str, Any] | None, Mapping[str, str], LlamaError | None]:
         sent = self._sent("")
         with anyio.move_on_after(_PROBE):
             try:
-                status, headers, body = await self._connections.fetch("GET", url, sent)
+                status, headers, body = await self._open_link.fetch("GET", url, sent)
             except LlamaError as error:
                 return None, {}, error
             failure = None if status == 200 else error_for_status(status, headers, body, sent)
             return json_object(body), headers, failure
-        return None, {}, named(DeadlineExceeded("The server did not say what it is.", phase="connect"), sent)
+        return None, {}, named(DeadlineExceeded("The server did not list its models in time.", phase="connect"), sent)
 
     def _sent(self, request_id: str, body: bytes = b"") -> Sent:
-        """Return what errors must know of a request, and must not show."""
+        """Return a request's id, body and key, for errors that name the first and never show the others."""
         return Sent(request_id, body, self._key or "")
 
-    def _post(self, posted: outgoing.Outgoing) -> httpx.Request:
-        """Return the request that carries what is posted."""
-        return self._connections.request("POST", self._url + posted.path, posted.body, posted.headers)
-
-    async def _compose(self, request: Request) -> outgoing.Outgoing:
-        """Return what is to be posted for a request.
-
-        Raises:
-            LlamaError: For what cannot be sent, or when the server cannot be asked what it is.
-        """
+    async def _request_context(self) -> Context:
+        """Return the context of a request, once the server's kind is known."""
         await self._prepare()
-        profile, settings = self.profile, self._settings
-        outgoing.check(request, profile, settings)
-        packed = [await self._pack(image, profile) for image in outgoing.images_of(request)]
-        sent = self._sent(request.request_id)
-        assets = {
-            place: await self._upload(pack, profile.assets_url, sent)
-            for place, pack in enumerate(packed)
-            if pack is not None and profile.assets_url and pack.url_bytes > (profile.max_inline or math.inf)
-        }
-        prompt_ids = None
-        if settings.prompt_mode == "client" or settings.verify_prompt:
-            prompt_ids = await self._render(request)
-        model = self._model or ""
-        return outgoing.compose(
-            request, profile, settings, model=model, packed=packed, assets=assets, prompt_ids=prompt_ids
+        return Context(
+            link=self._open_link,
+            url=self._url,
+            profile=self.profile,
+            settings=self._settings,
+            model=self._model or "",
+            template=self._template,
         )
-
-    async def _render(self, request: Request) -> list[int]:
-        """Return the prompt as token ids made here."""
-        return await to_thread.run_sync(lambda: prompt.render(self.prompt_template, request, self._settings.prefill))
-
-    async def _pack(self, image: Image, profile: Profile) -> Packed | None:
-        if image.url is not None and not image.fetch:
-            return None  # the server fetches it
-        settings, most = self._settings, profile.max_inline
-        if image.url is None:
-            return await to_thread.run_sync(lambda: images.pack(image, settings, max_inline=most))
-        from llama4sdk.images import load_async
-
-        pixels = await load_async(image, limits=settings.image_limits)
-        return await to_thread.run_sync(lambda: images.pack_read(pixels, None, settings, max_inline=most))
-
-    async def _upload(self, pack: Packed, assets_url: str, sent: Sent) -> str:
-        asked = images.asset_request(pack)
-        status, headers, body = await self._connections.fetch("POST", assets_url, sent, content=asked)
-        if status != 200:
-            raise error_for_status(status, headers, body, sent)
-        asset, url = asset_of(body, assets_url)
-        typed = {"Content-Type": pack.mime, "x-amz-meta-nvcf-asset-description": images.ASSET_NAME}
-        status, headers, body = await self._connections.fetch(
-            "PUT", url, sent, content=pack.data, headers=typed, with_key=False
-        )
-        if status not in (200, 201, 204):
-            raise error_for_status(status, headers, body, sent)
-        return asset
 
     @property
-    def _connections(self) -> Link:
+    def _open_link(self) -> Link:
         """The connections in use, once prepared."""
         self._check_usable()
         if self._link is None:
             raise ServerFault("This HttpBackend was not prepared.", backend="http", retryable=False)
         return self._link
-
-    def _context_of_exchanges(self) -> ExchangeContext:
-        return ExchangeContext(
-            settings=self._settings,
-            check_usable=self._check_usable,
-            sent=self._sent,
-            compose=self._compose,
-            server=lambda: Server(self._connections, self.profile, self._model or ""),
-            post=self._post,
-            count=None if self._tokenizer is None else self._count,
-        )
-
-    async def _count(self, request: Request, text: str) -> Usage:
-        prompt_ids = await self._render(request)
-        answer_ids = await self.prompt_template.tokenizer.encode_async(text)
-        return Usage(len(prompt_ids), len(answer_ids))

@@ -1,8 +1,8 @@
-"""From a server's answer to the one error tree; pure.
+"""From an HTTP answer or a broken connection to the one error tree: pure.
 
-A server's own words may repeat the prompt or the key, so no message here quotes them. What helps to find
-the cause is kept: the status, the counts of an overflow, and a short error code when it looks like one
-and stands nowhere in the request.
+A server's own words may repeat the prompt or the key, so no message here quotes them; they are on
+`error.server_message` alone. Kept in the message are the status, the counts of an overflow, and a short error
+code that stands nowhere in the request.
 """
 
 from __future__ import annotations
@@ -15,10 +15,12 @@ from typing import TYPE_CHECKING, Any
 
 from pydantic_core import from_json
 
-from llama4_http.retry import retry_after
+from llama4_http.overflow import overflow_of
+from llama4_http.retry import asked_wait
 from llama4sdk.errors import (
     BadKey,
     ContextOverflow,
+    ImageError,
     InvalidRequest,
     LlamaError,
     ModelRetired,
@@ -37,21 +39,27 @@ if TYPE_CHECKING:
 MAX_ERROR_BODY = 64 * 1024  # bytes of an error answer that are looked at
 
 _CODE = re.compile(r"[A-Za-z][A-Za-z_]{1,47}")
-_OVERFLOW = re.compile(
-    r"context[ _-]?(length|window|size)|max_model_len|maximum (model|context|input) length|prompt is too long"
-    r"|input (is )?too long|exceeds? the (available )?context",
-    re.IGNORECASE,
-)
-_IMAGES = re.compile(
-    r"(too many|at most|maximum|limit)\b.{0,60}\b(image|picture)|image.{0,60}\b(limit|at most)",
+_TOO_MANY_IMAGES = re.compile(
+    r"too many (image|picture|multimodal|multi-modal)|at most \d+ (image|picture)|limit[-_]mm[-_]per[-_]prompt"
+    r"|(maximum|max|limit)( allowed)?( number| count)? (of |is )?(\d+ )?(images|pictures)|number of (images|pictures)"
+    r"|images? (inputs? )?(may be|are|is)? ?(provided|allowed|supported|permitted)? ?(per|in one|in a single)"
+    r" (prompt|request)"
+    r"|(only|up to|more than) (one|\d+) (image|picture)|\d+ images? .{0,40}\b(limit|maximum|at most)",
     re.IGNORECASE | re.DOTALL,
 )
-_NUMBER = re.compile(r"\b\d{1,9}\b")
+_BAD_IMAGE = re.compile(
+    r"image.{0,60}\b(size|pixels?|resolution|dimensions?|large|bytes|[KM]i?B)\b.{0,40}\b(exceed|limit|max|at most)"
+    r"|image.{0,20}\b(is )?too (large|big)|cannot identify image"
+    r"|(invalid|unsupported|failed to (load|decode)).{0,30}image",
+    re.IGNORECASE | re.DOTALL,
+)
+_AUTO_TOOLS = re.compile(r"enable-auto-tool-choice|tool-call-parser|tool choice requires", re.IGNORECASE)
+_NO_JINJA = re.compile(r"tools? (param )?requires? --jinja", re.IGNORECASE)
 
 
 @dataclass(frozen=True, slots=True)
 class Sent:
-    """What is known of a request when its answer is judged.
+    """The facts of a request that its errors need.
 
     Args:
         request_id: The request's name.
@@ -66,7 +74,7 @@ class Sent:
     backend: str = "http"
 
     def hides(self, text: str) -> bool:
-        """Return whether `text` stands in what was sent."""
+        """Return whether `text` stands in the request."""
         return text.encode() in self.body or text in self.key or (self.key != "" and self.key in text)
 
 
@@ -79,31 +87,30 @@ def error_for_status(status: int, headers: Mapping[str, str], body: bytes, sent:
         body: The beginning of the answer's body.
         sent: The request.
     """
-    text, code = _told(body)
-    message = _describe(status, code, sent)
-    error = _error(status, text, code, message, retry_after(headers.get("retry-after")))
-    return named(error, sent)
+    words = _words_in(body)
+    message = f"The server answered with HTTP status {status}{_shown_code(words.code, sent)}."
+    return named(_error(status, words, message, asked_wait(headers)), sent)
 
 
 def error_in_stream(value: object, sent: Sent) -> LlamaError:
     """Return the error that an error object inside a 200 answer stands for."""
-    text, code = _said(value)
+    words = _words(value)
     inner = value.get("code") if isinstance(value, Mapping) else None
     status = inner if type(inner) is int and 400 <= inner <= 599 else 500
-    message = f"The server reported an error inside its answer{_shown_code(code, sent)}."
-    return named(_error(status, text, code, message, None), sent)
+    message = f"The server reported an error inside its answer{_shown_code(words.code, sent)}."
+    return named(_error(status, words, message, None), sent)
 
 
 def error_for_exception(error: BaseException, *, begun: bool) -> LlamaError:
     """Return the error that a failure of httpx or of the network stands for.
 
     Args:
-        error: What was raised; its words are not repeated.
+        error: The exception; its words are not repeated.
         begun: Whether the answer had begun to come.
     """
     if _is_about_certificates(error):
         return Unreachable(
-            "The server's certificate is not valid for it: expired, for another host, or signed by nobody known here.",
+            "The server's certificate is not valid for it: expired, for another host, or of an unknown signer.",
             retryable=False,
         )
     kind = type(error).__name__
@@ -135,12 +142,12 @@ def _is_about_certificates(error: BaseException | None) -> bool:
 
 
 def compressed(sent: Sent) -> LlamaError:
-    """Return the error of an answer that is compressed although we take none that is."""
+    """Return the error of a compressed answer, which no request asks for."""
     return named(ProtocolError("The server compressed its answer although it was asked not to."), sent)
 
 
 def keep_partial(error: LlamaError, partial: Reply) -> None:
-    """Write into an error what had been answered by then."""
+    """Write the reply so far into an error."""
     if getattr(error, "partial", None) is None:
         vars(error)["partial"] = partial
 
@@ -152,69 +159,95 @@ def named(error: LlamaError, sent: Sent) -> LlamaError:
     return error
 
 
-def _error(status: int, text: str, code: str, message: str, wait: float | None) -> LlamaError:
+@dataclass(frozen=True, slots=True)
+class _Words:
+    """The text, code and fields of a server's error."""
+
+    text: str
+    code: str = ""
+    fields: Mapping[str, Any] = field(default_factory=dict[str, Any])
+
+
+def _error(status: int, words: _Words, message: str, wait: float | None) -> LlamaError:
+    error = _classified(status, words, message, wait)
+    error.server_message = words.text or None
+    return error
+
+
+def _classified(status: int, words: _Words, message: str, wait: float | None) -> LlamaError:
     if 300 <= status < 400:
-        return ProtocolError(f"{message} Redirects are not followed; set base_url to where the server is now.")
-    if status in (400, 413, 422) or (status == 500 and _OVERFLOW.search(text)):
-        return _refused(text, code, message)
+        return ProtocolError(f"{message} Redirects are not followed; set base_url to the server's address.")
+    if status in (400, 413, 422):
+        return _refused(words, message)
+    if status == 500:
+        overflow = _overflow(words, message)
+        if overflow is not None:
+            return overflow
     if status in (401, 403):
         return BadKey(f"{message} Check api_key, and that it is entitled to the model.")
     if status == 410:
-        return ModelRetired(f"{message} The model is no longer served there; choose another model or server.")
+        return ModelRetired(f"{message} The model is no longer served there; use another model or server.")
     if status == 404:
         return Rejected(f"{message} There is no such model or path: check model, and that base_url ends in /v1.")
     if status in (409, 429, 503):
         return Overloaded(f"{message} Try again later, or send fewer requests at once.", retry_after=wait)
     if status == 408 or status >= 500:
-        return ServerFault(f"{message} Its own log says more.")
+        return ServerFault(f"{message} The server's log has the cause.")
     if 400 <= status < 500:
         return Rejected(f"{message} The server refused the request.")
     return ProtocolError(f"{message} An answer was expected with status 200.")
 
 
-def _refused(text: str, code: str, message: str) -> LlamaError:
-    if _OVERFLOW.search(text) or _OVERFLOW.search(code):
-        limit, prompt = _counts(text)
-        return ContextOverflow(
-            f"{message} The prompt is longer than the server's context"
-            f"{f' of {limit} tokens' if limit else ''}; shorten the conversation.",
-            prompt_tokens=prompt,
-            limit=limit,
+def _refused(words: _Words, message: str) -> LlamaError:
+    overflow = _overflow(words, message)
+    if overflow is not None:
+        return overflow
+    if _AUTO_TOOLS.search(words.text):
+        return InvalidRequest(
+            f"{message} The server parses no tool calls as it was started. For vLLM start it with "
+            "--enable-auto-tool-choice --tool-call-parser llama4_pythonic, or declare the tools in the prompt: "
+            "HttpBackend(profile=dataclasses.replace(backend.profile, tools=False))."
         )
-    if _IMAGES.search(text):
+    if _NO_JINJA.search(words.text):
+        return InvalidRequest(f"{message} The server takes tools only when it was started with --jinja.")
+    if _TOO_MANY_IMAGES.search(words.text):
         return TooManyImages(f"{message} The server takes fewer images in one request.")
-    return InvalidRequest(f"{message} The server cannot serve this request as it stands.")
+    if _BAD_IMAGE.search(words.text):
+        return ImageError(f"{message} The server does not take an image of this size or kind; scale it down.")
+    return InvalidRequest(
+        f"{message} The server cannot serve this request as it stands; error.server_message has its words."
+    )
 
 
-def _counts(text: str) -> tuple[int | None, int | None]:
-    # "maximum context length is 8192 tokens … you requested 9000": the smaller is the limit.
-    numbers = sorted({int(number) for number in _NUMBER.findall(text) if int(number) >= 16})
-    return (numbers[0], numbers[-1]) if len(numbers) >= 2 else (None, None)
-
-
-def _describe(status: int, code: str, sent: Sent) -> str:
-    return f"The server answered with HTTP status {status}{_shown_code(code, sent)}."
+def _overflow(words: _Words, message: str) -> ContextOverflow | None:
+    overflow = overflow_of(words.text, words.code, words.fields)
+    if overflow is None:
+        return None
+    return ContextOverflow(f"{message} {overflow.advice}", prompt_tokens=overflow.prompt, limit=overflow.limit)
 
 
 def _shown_code(code: str, sent: Sent) -> str:
     return f" ({code})" if _CODE.fullmatch(code) and not sent.hides(code) else ""
 
 
-def _told(body: bytes) -> tuple[str, str]:
+def _words_in(body: bytes) -> _Words:
     try:
         value = from_json(body, allow_inf_nan=False)
     except ValueError:
-        return body.decode("utf-8", "replace"), ""
-    return _said(value)
+        return _Words(body.decode("utf-8", "replace"))
+    return _words(value)
 
 
-def _said(value: Any) -> tuple[str, str]:
-    """Return the words and the code of an error in any of the forms that servers use."""
+def _words(value: Any) -> _Words:
+    """Return the words of an error in any of the forms that servers use."""
     if not isinstance(value, Mapping):
-        return str(value)[:MAX_ERROR_BODY], ""
+        return _Words(str(value)[:MAX_ERROR_BODY])
     inner = value.get("error")
-    if isinstance(inner, Mapping | str) and inner:
-        return _said(inner) if isinstance(inner, Mapping) else (inner, "")
-    words = " ".join(str(value[key]) for key in ("message", "detail", "title") if value.get(key))
+    if isinstance(inner, Mapping) and inner:
+        return _words(inner)
+    if isinstance(inner, str) and inner:
+        kind = value.get("error_type")  # of TGI
+        return _Words(inner[:MAX_ERROR_BODY], kind if isinstance(kind, str) else "", value)
+    text = " ".join(str(value[key]) for key in ("message", "detail", "title") if value.get(key))
     code = next((value[key] for key in ("code", "type") if isinstance(value.get(key), str)), "")
-    return words[:MAX_ERROR_BODY], code
+    return _Words(text[:MAX_ERROR_BODY], code, value)

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import itertools
+import time
 from collections import deque
 from collections.abc import AsyncIterator, Awaitable, Callable
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import anyio
@@ -12,6 +14,7 @@ import httpx
 
 from llama4_http import prompt
 from llama4_http.answer import AnswerReader
+from llama4_http.composing import compose
 from llama4_http.deadlines import Clock
 from llama4_http.errors import compressed, error_for_exception, error_for_status, keep_partial, named
 from llama4_http.network import Link, Opening, beginning, is_encoded, log, translated
@@ -19,13 +22,16 @@ from llama4_http.profiles import poll_id
 from llama4_http.retry import retried_status
 from llama4_http.transport import BROKEN, uncut
 from llama4sdk.errors import LlamaError, ServerFault
-from llama4sdk.events import Done, Event, Progress, Started
+from llama4sdk.events import Done, Event, Progress, Started, Usage
+from llama4sdk.worker_thread import run_in_daemon_thread
 
 if TYPE_CHECKING:
-    from llama4_http import outgoing
-    from llama4_http.context import ExchangeContext
+    from llama4_http.context import Context
+    from llama4_http.errors import Sent
+    from llama4_http.outgoing import Outgoing
+    from llama4_http.retry import Retries
     from llama4sdk.errors import Phase
-    from llama4sdk.events import Usage
+    from llama4sdk.prompting import PromptTemplate
     from llama4sdk.request import Request
 
 _GRACE = 2.0  # seconds in which token counts may follow the finish reason
@@ -35,12 +41,21 @@ _POLL = 1.0  # seconds between two questions for an answer that takes long
 
 
 class Exchange(AsyncIterator[Event]):
-    """One request under way: what it waits for, what it has read, and what it holds."""
+    """One request under way: its deadlines, its answer so far, and the connection that it holds.
 
-    def __init__(self, context: ExchangeContext, request: Request) -> None:
-        self._context = context
+    Args:
+        prepare: Returns the context of the request, once the server's kind is known.
+        sent: The request, for errors.
+        request: The request.
+    """
+
+    def __init__(self, prepare: Callable[[], Awaitable[Context]], sent: Sent, request: Request) -> None:
+        self._prepare = prepare
+        self._context: Context | None = None
         self._request = request
-        self._clock = Clock(request.deadlines, anyio.current_time())
+        begun = anyio.current_time()
+        self._ahead = begun - time.monotonic()  # of the event loop's clock, which is slow to read for every chunk
+        self._clock = Clock(request.deadlines, begun)
         self._ready: deque[Event] = deque()
         self._failure: LlamaError | None = None
         self._reader: AnswerReader | None = None
@@ -49,8 +64,8 @@ class Exchange(AsyncIterator[Event]):
         self._scope: anyio.CancelScope | None = None
         self._link: Link | None = None  # one of whose places this request holds
         self._received = 0
-        self._sent = context.sent(request.request_id, b"")
-        self._aborted = False
+        self._sent = sent
+        self._aborted: LlamaError | None = None
 
     def __aiter__(self) -> Exchange:
         return self
@@ -60,14 +75,14 @@ class Exchange(AsyncIterator[Event]):
             await self._wait()
         return self._ready.popleft()
 
-    def abort(self) -> None:
-        """End the request from outside: a waiting reader gets an error."""
-        self._aborted = True
+    def abort(self, error: LlamaError) -> None:
+        """End the request from outside; its reader gets `error`."""
+        self._aborted = error
         if self._scope is not None:
             self._scope.cancel()
 
     async def aclose(self) -> None:
-        """Give back what the request holds; a connection is kept only at the clean end of an answer."""
+        """Give the connection back; it is kept only at the clean end of an answer."""
         try:
             if self._response is not None and self._reader is not None and self._reader.done:
                 await self._drain(self._response)
@@ -93,12 +108,12 @@ class Exchange(AsyncIterator[Event]):
                 link.gate.release()
 
     async def _wait(self) -> None:
-        """Wait until events are ready; raises what ended them."""
+        """Wait until events are ready; raises the error that ended them."""
         if self._failure is not None:
             raise self._failure
         if self._reader is not None and self._reader.done:
             raise StopAsyncIteration
-        phase, until = self._clock.limit(anyio.current_time())
+        phase, until = self._clock.limit(time.monotonic() + self._ahead)
         with anyio.CancelScope(deadline=until) as self._scope:
             try:
                 await self._work(self._scope)
@@ -110,8 +125,8 @@ class Exchange(AsyncIterator[Event]):
             raise self._failure
 
     async def _work(self, scope: anyio.CancelScope) -> None:
-        if self._aborted:
-            self._context.check_usable()
+        if self._aborted is not None:
+            raise self._aborted
         while not self._ready:
             if self._reader is None:
                 await self._begin()
@@ -120,13 +135,15 @@ class Exchange(AsyncIterator[Event]):
         if not self._clock.answering:
             self._clock.answering = not all(isinstance(event, Started | Progress) for event in self._ready)
         last = self._ready[-1]
-        if isinstance(last, Done) and last.usage is None and self._context.count is not None:
-            self._ready[-1] = await self._counted(last, self._context.count)
+        if isinstance(last, Done) and last.usage is None and self._context is not None and self._context.template:
+            self._ready[-1] = await self._counted(last, self._context.template)
 
     def _out_of_time(self, phase: Phase) -> None:
         try:
-            if self._aborted:
-                self._context.check_usable()
+            if self._aborted is not None:
+                raise self._aborted
+            if self._ready:
+                return  # a complete answer, whose tokens could not be counted in time
             if self._reader is not None and self._reader.finished:
                 self._reader.finish()  # only the counts are missing
                 return
@@ -144,14 +161,14 @@ class Exchange(AsyncIterator[Event]):
         if self._bytes is None:
             raise ServerFault("The answer's bytes are gone.")
         try:
-            chunk = await anext(self._bytes, None)
+            chunk = await self._bytes.__anext__()
+        except StopAsyncIteration:
+            reader.end()
+            return
         except BROKEN as error:
             failure = error_for_exception(error, begun=True)
             failure.__cause__ = error
             reader.broken_off(failure)
-            return
-        if chunk is None:
-            reader.end()
             return
         self._received += len(chunk)
         reader.feed(chunk)
@@ -159,14 +176,15 @@ class Exchange(AsyncIterator[Event]):
             scope.deadline = min(scope.deadline, anyio.current_time() + _GRACE)
 
     async def _begin(self) -> None:
-        posted = await self._context.compose(self._request)
-        self._sent = self._context.sent(self._request.request_id, posted.body)
+        self._context = context = await self._prepare()
+        posted = await compose(context, self._request, self._sent)
+        self._sent = replace(self._sent, body=posted.body)
         for attempt in itertools.count(1):
-            error, again = await self._attempt(posted)
+            error, again = await self._attempt(context, posted)
             if error is None:
                 return
             left = self._clock.limit(anyio.current_time())[1] - anyio.current_time()
-            wait = self._context.settings.retries.wait_before(
+            wait = context.settings.retries.wait_before(
                 attempt, retry_after=getattr(error, "retry_after", None), left=left
             )
             if not again or wait is None:
@@ -174,53 +192,54 @@ class Exchange(AsyncIterator[Event]):
             log.debug("%s retry %d", self._request.request_id, attempt)
             await anyio.sleep(wait)
 
-    async def _attempt(self, posted: outgoing.Outgoing) -> tuple[LlamaError | None, bool]:
+    async def _attempt(self, context: Context, posted: Outgoing) -> tuple[LlamaError | None, bool]:
         """Send once; return the error, if any, and whether sending again may help."""
-        server = self._context.server()
-        link = server.link
+        link, status_url = context.link, context.profile.status_url
         await link.gate.acquire()
         self._link = link
         try:
-            opening = Opening(link, self._context.post(posted), self._request.deadlines.connect)
+            request = link.request("POST", context.url + posted.path, posted.body, posted.headers)
+            opening = Opening(link, request, self._request.deadlines.connect)
             await opening.run()
             self._response = response = opening.response
             log.debug("%s sent, %d bytes", self._request.request_id, len(posted.body))
             if response is None:
-                return self._not_answered(opening)
-            if response.status_code == 202 and server.profile.status_url:
-                self._response = response = await self._polled(link, response, server.profile.status_url)
+                return self._not_answered(opening, context.settings.retries)
+            if response.status_code == 202 and status_url:
+                self._response = response = await self._polled(link, response, status_url)
             if response.status_code != 200 or is_encoded(response):
                 return await self._refused(response)
-            self._read(response, posted, server.model)
+            self._read(context, response, posted)
             return None, False
         finally:
             if self._reader is None:
                 await self._release()
 
-    def _read(self, response: httpx.Response, posted: outgoing.Outgoing, model: str) -> None:
-        settings, ours = self._context.settings, posted.prompt_ids
+    def _read(self, context: Context, response: httpx.Response, posted: Outgoing) -> None:
+        settings, ours = context.settings, posted.prompt_ids
         self._reader = AnswerReader(
             self._sent,
             self._ready,
             max_event=settings.max_event_bytes,
             max_answer=settings.max_answer_bytes,
             image_tokens=posted.image_tokens,
-            details={"image_bytes_saved": posted.saved_bytes} if posted.saved_bytes else None,
+            details=posted.details,
             check_prompt=None
             if ours is None or not settings.verify_prompt
             else (lambda theirs: prompt.compare(ours, theirs)),
+            tools=() if self._request.tool_choice == "none" else self._request.tools,
         )
         # Not aiter_raw(): its layers cost a third of the time per chunk, and nothing is encoded.
         self._bytes = aiter(response.stream) if isinstance(response.stream, httpx.AsyncByteStream) else None
-        self._ready.append(Started(self._request.request_id, "http", model))
+        self._ready.append(Started(self._request.request_id, "http", context.model))
 
-    def _not_answered(self, opening: Opening) -> tuple[LlamaError, bool]:
+    def _not_answered(self, opening: Opening, retries: Retries) -> tuple[LlamaError, bool]:
         if opening.too_slow:
             return named(self._clock.exceeded("connect"), self._sent), True
         failure = opening.failure or httpx.ReadError("")
         error = named(error_for_exception(failure, begun=False), self._sent)
         error.__cause__ = failure
-        return error, error.retryable and (self._context.settings.retries.resend or not opening.sent)
+        return error, error.retryable and (retries.resend or not opening.sent)
 
     async def _refused(self, response: httpx.Response) -> tuple[LlamaError, bool]:
         body = b""
@@ -230,7 +249,8 @@ class Exchange(AsyncIterator[Event]):
         status = response.status_code
         if status == 200:
             return compressed(self._sent), False
-        return error_for_status(status, dict(response.headers), body, self._sent), retried_status(status)
+        headers = dict(response.headers)
+        return error_for_status(status, headers, body, self._sent), retried_status(status, headers)
 
     async def _polled(self, link: Link, response: httpx.Response, status_url: str) -> httpx.Response:
         """Ask for an answer that takes long until it is there; return the response that holds it."""
@@ -243,10 +263,17 @@ class Exchange(AsyncIterator[Event]):
                 self._response = response = await Opening(link, request).answer()
         return response
 
-    async def _counted(self, done: Done, count: Callable[[Request, str], Awaitable[Usage]]) -> Done:
+    async def _counted(self, done: Done, template: PromptTemplate) -> Done:
         text = "" if self._reader is None else self._reader.partial().text
-        try:
-            usage = await count(self._request, text)
-        except LlamaError:  # an image that only the server can fetch: the answer is complete without counts
+        if self._context is None:
             return done
-        return Done(done.finish_reason, usage, done.details)
+        settings = self._context.settings
+
+        def count() -> Usage:
+            prompt_ids = prompt.render(template, self._request, settings.prefill, show_schema=settings.show_schema)
+            return Usage(len(prompt_ids), len(template.tokenizer.encode(text)))
+
+        try:
+            return Done(done.finish_reason, await run_in_daemon_thread(count), done.details)
+        except LlamaError:  # an image that only the server can fetch: the answer is complete all the same
+            return done

@@ -74,7 +74,7 @@ class Packed:
 
 
 def pack(image: Image, settings: Settings, *, max_inline: int | None = None) -> Packed:
-    """Return an image as it shall travel. Decodes and encodes: call it in a worker thread.
+    """Return an image in the form in which it is sent. Decodes and encodes: call it in a worker thread.
 
     Args:
         image: The image; no remote one.
@@ -103,7 +103,7 @@ def pack_read(image: Pillow.Image, file: bytes | None, settings: Settings, *, ma
 
 
 def _file(image: Image) -> bytes | None:
-    """Return the bytes of the image's file, which has been read and found good before."""
+    """Return the bytes of the image's file, which was read without an error before."""
     source = image.source
     if isinstance(source, bytes):
         return source
@@ -118,7 +118,7 @@ def asset_request(pack: Packed) -> bytes:
 
 
 def fitting(width: int, height: int, tile: int = TILE, max_tiles: int = MAX_TILES) -> tuple[int, int]:
-    """Return the size at which an image is sent: what the model resizes it to, where that is smaller.
+    """Return the size at which an image is sent: the model's own size for it, where that is smaller.
 
     A size whose own grid would be another one is not taken: then the tiles would differ.
     """

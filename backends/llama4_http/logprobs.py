@@ -1,12 +1,20 @@
-"""Log-probabilities in the two forms of the wire: of chat and of plain completions; pure."""
+"""Log-probabilities in the two forms of the wire, of chat and of plain completions: pure.
+
+Servers send null, -inf, NaN or -9999 for tokens of no measurable probability, and rounding leaves numbers a
+little above 0. Every value is brought into [-9999, 0]; unknown and non-finite ones become -9999, as vLLM writes them.
+"""
 
 from __future__ import annotations
 
+import math
 from itertools import zip_longest
 from typing import Any
 
+from llama4_http.surrogates import mended
 from llama4sdk.errors import ProtocolError
 from llama4sdk.events import TokenLogprob
+
+LOWEST = -9999.0
 
 
 def read_logprobs(value: Any) -> list[TokenLogprob]:
@@ -25,28 +33,40 @@ def read_logprobs(value: Any) -> list[TokenLogprob]:
             return _of_completion(value)
         return [_entry(token) for token in value.get("content") or ()]
     except (TypeError, KeyError, AttributeError, ValueError):
-        raise ProtocolError("The server sent log-probabilities in a form that nobody knows.") from None
+        raise ProtocolError("The server sent log-probabilities of an unknown form.") from None
 
 
 def _entry(token: dict[str, Any]) -> TokenLogprob:
-    top = tuple(TokenLogprob(_text(one["token"]), float(one["logprob"])) for one in token.get("top_logprobs") or ())
-    return TokenLogprob(_text(token["token"]), float(token["logprob"]), top=top)
+    top = tuple(
+        TokenLogprob(_text(one["token"]), _logprob(one.get("logprob"))) for one in token.get("top_logprobs") or ()
+    )
+    return TokenLogprob(_text(token["token"]), _logprob(token.get("logprob")), top=top)
 
 
 def _of_completion(value: dict[str, Any]) -> list[TokenLogprob]:
     tops = value.get("top_logprobs") or ()
     return [
-        TokenLogprob(_text(text), float(logprob or 0.0), top=_top(top))
+        TokenLogprob(_text(text), _logprob(logprob), top=_top(top))
         for text, logprob, top in zip_longest(value["tokens"], value["token_logprobs"], tops)
     ]
 
 
 def _top(top: dict[str, float] | None) -> tuple[TokenLogprob, ...]:
-    ordered = sorted((top or {}).items(), key=lambda item: -item[1])
-    return tuple(TokenLogprob(_text(text), float(logprob)) for text, logprob in ordered)
+    ordered = sorted((top or {}).items(), key=lambda item: -_logprob(item[1]))
+    return tuple(TokenLogprob(_text(text), _logprob(logprob)) for text, logprob in ordered)
 
 
 def _text(value: object) -> str:
     if not isinstance(value, str):
         raise TypeError
-    return value
+    return mended(value)
+
+
+def _logprob(value: Any) -> float:
+    if value is None or isinstance(value, bool):
+        return LOWEST
+    try:
+        number = float(value)
+    except OverflowError:  # an integer beyond every float
+        return LOWEST if value < 0 else 0.0
+    return LOWEST if math.isnan(number) else min(max(number, LOWEST), 0.0)

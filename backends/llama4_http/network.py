@@ -20,16 +20,20 @@ log = logging.getLogger("llama4_http")
 
 
 class Link:
-    """The way to one server: connections, a gate in front of them, and what every request carries.
+    """The way to one server: connections, a gate in front of them, and the headers of every request.
 
     Args:
         carrier: Our transport, or a caller's client whose pool is at least as wide as `width`.
         width: Most requests under way at once.
         key: Sent as a bearer token where asked for.
+        owned: Whether closing the link closes the carrier.
     """
 
-    def __init__(self, carrier: OneServer | httpx.AsyncClient, width: int, key: str | None) -> None:
+    def __init__(
+        self, carrier: OneServer | httpx.AsyncClient, width: int, key: str | None, *, owned: bool = True
+    ) -> None:
         self._carrier = carrier
+        self._owned = owned
         self.gate = anyio.Semaphore(width, max_value=width)
         self._width = width
         self._key = key
@@ -66,7 +70,7 @@ class Link:
     def request(
         self, method: str, url: str, content: bytes | None, headers: Mapping[str, str], *, with_key: bool = True
     ) -> httpx.Request:
-        """Return a request with our headers; the key goes only where `with_key` says so."""
+        """Return a request with our headers; the key only `with_key`."""
         own = {"Accept-Encoding": "identity", "User-Agent": "llama4sdk"}
         if content is not None:
             own["Content-Type"] = "application/json"
@@ -83,7 +87,9 @@ class Link:
 
         A transport that opens none (a mock, a replay) reports no phases and has no places to lose.
         """
-        return isinstance(getattr(self._carrier, "_transport", None), httpx.AsyncHTTPTransport)
+        mounted = getattr(self._carrier, "_mounts", None) or {}
+        transports = [getattr(self._carrier, "_transport", None), *mounted.values()]
+        return any(isinstance(transport, httpx.AsyncHTTPTransport) for transport in transports)
 
     async def send(self, request: httpx.Request) -> httpx.Response:
         """Send a request up to the headers of its answer."""
@@ -93,8 +99,8 @@ class Link:
 
     async def aclose(self) -> None:
         """Close the connections, unless they are the caller's."""
-        if isinstance(self._carrier, OneServer):
-            await self._carrier.aclose()
+        if self._owned:
+            await uncut(self._carrier.aclose)
 
 
 class Opening:
@@ -102,12 +108,12 @@ class Opening:
 
     httpcore's own pool, as a caller's client has it, loses a place when a request is cancelled between
     getting it and using it, or while it waits for one. So the gate stands in front of it, and the work
-    runs in a task of its own: httpx tells through its "trace" extension when it waits for the network, and
+    runs in a task of its own: the "trace" extension of httpx reports when it waits for the network, and
     only then can a cancellation reach it.
 
     Args:
         link: The way to the server.
-        request: What is sent.
+        request: The request.
         connect: Seconds until a connection must stand.
     """
 
@@ -125,7 +131,7 @@ class Opening:
         """Whether the connect deadline passed."""
 
     async def answer(self) -> httpx.Response:
-        """Send, and return the answer or raise what httpx raised."""
+        """Send, and return the answer or raise the error of httpx."""
         await self.run()
         if self.response is None:
             raise self.failure or httpx.ReadError("no answer")
@@ -161,7 +167,7 @@ class Opening:
 
 @contextmanager
 def translated(sent: Sent, *, quiet: bool = False) -> Generator[None]:
-    """Return a block whose transport errors leave it as `LlamaError`s; `quiet` swallows them."""
+    """Turn failures of the network into the error tree; drop them where `quiet`."""
     try:
         yield
     except BROKEN as error:
@@ -170,7 +176,7 @@ def translated(sent: Sent, *, quiet: bool = False) -> Generator[None]:
 
 
 async def beginning(response: httpx.Response) -> bytes:
-    """Return the first bytes of a response's body, enough for an error message."""
+    """Return the first bytes of an answer, at most `MAX_ERROR_BODY`."""
     body = bytearray()
     async for chunk in response.aiter_raw():
         body += chunk[: MAX_ERROR_BODY - len(body)]
@@ -180,5 +186,5 @@ async def beginning(response: httpx.Response) -> bytes:
 
 
 def is_encoded(response: httpx.Response) -> bool:
-    """Whether the body is compressed, which no request asks for."""
+    """Return whether an answer is compressed."""
     return response.headers.get("content-encoding", "identity").strip().lower() not in ("identity", "")

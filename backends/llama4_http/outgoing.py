@@ -1,9 +1,9 @@
-"""A request, with all that was found out about prompt and images → what is posted: pure."""
+"""A request, with its prepared images and prompt → path, body and headers to post: pure."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from llama4_http import wire
 from llama4sdk.errors import InvalidRequest, TooManyImages
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Outgoing:
-    """What is posted.
+    """One POST.
 
     Args:
         path: Below the base address.
@@ -28,7 +28,8 @@ class Outgoing:
         headers: Further headers.
         image_tokens: Tokens of the images that were prepared here.
         prompt_ids: The prompt as token ids, when it was made here.
-        saved_bytes: What scaling saved of the images' files.
+        details: The details of the answer's `Done`: `image_bytes_saved` where scaling saved some, `schema_field`
+            where a field of the body asks the server to keep to a schema.
     """
 
     path: str
@@ -36,7 +37,7 @@ class Outgoing:
     headers: Mapping[str, str] = field(default_factory=dict[str, str])
     image_tokens: int = 0
     prompt_ids: Sequence[int] | None = field(default=None, repr=False)
-    saved_bytes: int = 0
+    details: Mapping[str, Any] = field(default_factory=dict[str, Any])
 
 
 def images_of(request: Request) -> list[Image]:
@@ -45,11 +46,11 @@ def images_of(request: Request) -> list[Image]:
 
 
 def check(request: Request, profile: Profile, settings: Settings) -> None:
-    """Refuse what this server can be known not to take, before anything is read or sent.
+    """Refuse a request that this server does not take, before anything is read or sent.
 
     Raises:
         TooManyImages: For more images than it takes.
-        InvalidRequest: For images in a prompt that is sent as token ids, or a prefill it does not know.
+        InvalidRequest: For images in a prompt that is sent as token ids, or a prefill that it does not take.
     """
     count = len(images_of(request))
     most = settings.max_images if settings.max_images is not None else profile.max_images
@@ -78,11 +79,11 @@ def compose(
     assets: Mapping[int, str] | None = None,
     prompt_ids: Sequence[int] | None = None,
 ) -> Outgoing:
-    """Return what is posted for a request.
+    """Return the POST for a request.
 
     Args:
-        request: What is asked.
-        profile: What the server understands.
+        request: The request.
+        profile: The server's kind.
         settings: The backend's choices.
         model: The model's name there.
         packed: The prepared images, None where the caller's URL is passed on.
@@ -90,7 +91,7 @@ def compose(
         prompt_ids: The prompt as token ids, when it was made here.
 
     Raises:
-        InvalidRequest: For what the server has no field for.
+        InvalidRequest: For a choice that the server has no field for.
     """
     assets = assets or {}
     urls = [
@@ -111,16 +112,21 @@ def compose(
             images=urls,
             prefill=settings.prefill,
             tools_in=settings.tools_in,
+            show_schema=settings.show_schema,
             return_prompt_ids=return_ids,
             input_ids=prompt_ids if settings.prompt_mode == "client" else None,
         )
+    saved = sum(pack.saved_bytes for pack in packed if pack is not None)
+    details: dict[str, Any] = {"image_bytes_saved": saved} if saved else {}
+    if request.output is not None and profile.schema != "none":
+        details["schema_field"] = profile.schema
     return Outgoing(
         "/completions" if by_completions else "/chat/completions",
         wire.encoded({**body, **settings.extra_body}),
         {"NVCF-INPUT-ASSET-REFERENCES": ",".join(assets.values())} if assets else {},
         sum(pack.prompt_tokens for pack in packed if pack is not None),
         prompt_ids,
-        sum(pack.saved_bytes for pack in packed if pack is not None),
+        details,
     )
 
 

@@ -1,13 +1,13 @@
-"""What the servers that speak the OpenAI wire do differently: pure.
+"""The differences between servers that speak the OpenAI wire: pure.
 
-A profile says which fields a server understands. `detect` guesses it from what the server tells of
-itself; `HttpBackend(profile=…)` overrides the guess. Facts from the servers' public documentation.
+A profile lists the fields that a server takes. `detect` guesses it from the server's lists and headers;
+`HttpBackend(profile=…)` overrides the guess. Facts from the servers' public documentation.
 """
 
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 from urllib.parse import urlsplit
 
@@ -21,22 +21,22 @@ if TYPE_CHECKING:
 ProfileName: TypeAlias = Literal[
     "openai-generic", "vllm", "sglang", "nim", "nvidia-catalog", "llamacpp", "transformers"
 ]
-SchemaField: TypeAlias = Literal["none", "response_format", "response_format_flat", "structured_outputs"]
+SchemaField: TypeAlias = Literal["none", "response_format", "response_format_flat", "structured_outputs", "guided_json"]
 PromptIds: TypeAlias = Literal["none", "completions", "input_ids"]
 Prefill: TypeAlias = Literal["none", "automatic", "continue_final_message"]
 
 
 @dataclass(frozen=True, slots=True)
 class Profile:
-    """What one kind of server understands.
+    """The fields that one kind of server takes.
 
     Args:
         name: Its name.
         sampling: Fields of `Sampling` that it takes, beyond `temperature`, `top_p`, `max_tokens`, `stop`.
         schema: Where it takes a JSON schema that the answer must keep to.
-        tools: Whether it takes tools as a field and parses the calls; else they are told in the prompt.
+        tools: Whether it takes tools as a field and parses the calls; else the prompt declares them.
         prompt_ids: Where it takes a prompt as token ids.
-        returns_prompt_ids: Whether it can tell the token ids that it made of the messages.
+        returns_prompt_ids: Whether it can return the token ids that it made of the messages.
         prefill: How it goes on with an assistant message that stands last.
         usage_field: Whether it takes `stream_options.include_usage`.
         logprobs: Whether it takes `logprobs` and `top_logprobs`.
@@ -44,6 +44,7 @@ class Profile:
         max_inline: Most bytes of one inline image, as base64; None for no known limit.
         progress: Whether it reports the reading of the prompt when asked.
         assets_url: Where images that are too large to be inline are uploaded.
+        top_k_off: The value of `top_k` that switches it off.
         status_url: Where an answer that takes long (HTTP 202) is asked for; its id is appended.
     """
 
@@ -61,6 +62,7 @@ class Profile:
     progress: bool = False
     assets_url: str | None = None
     status_url: str | None = None
+    top_k_off: int = 0
 
 
 _PENALTIES = frozenset({"seed", "presence_penalty", "frequency_penalty"})
@@ -77,9 +79,10 @@ PROFILES: Mapping[ProfileName, Profile] = {
             prompt_ids="completions",
             returns_prompt_ids=True,
             prefill="continue_final_message",
+            top_k_off=-1,
         ),
-        Profile("sglang", sampling=_EXTENDED, prompt_ids="input_ids", prefill="continue_final_message"),
-        Profile("nim", sampling=_EXTENDED, prompt_ids="completions", max_images=5),
+        Profile("sglang", sampling=_EXTENDED, prompt_ids="input_ids", prefill="continue_final_message", top_k_off=-1),
+        Profile("nim", sampling=_EXTENDED, prompt_ids="completions", max_images=5, top_k_off=-1),
         Profile(
             "nvidia-catalog",
             schema="none",
@@ -123,25 +126,54 @@ def profile_named(name: str | Profile) -> Profile:
 
 
 def detect(
-    base_url: str, *, models: Mapping[str, Any] | None, headers: Mapping[str, str], version: Mapping[str, Any] | None
+    base_url: str,
+    *,
+    models: Mapping[str, Any] | None,
+    headers: Mapping[str, str],
+    version: Mapping[str, Any] | None,
+    model: str | None = None,
 ) -> Profile:
-    """Return the profile that fits what a server tells of itself.
+    """Return the profile that fits a server's lists and headers.
 
     Args:
         base_url: The server's address.
         models: The body of `GET /models`, when it came.
         headers: That answer's headers, names in lower case.
         version: The body of `GET /version` beside `/v1`, when it came.
+        model: The model that is asked. Only its owner counts: a router lists models of many servers.
     """
     if urlsplit(base_url).hostname == NVIDIA_HOST:
         return PROFILES["nvidia-catalog"]
-    hints = " ".join([headers.get("server", ""), *_owners(models)]).lower()
+    release = version.get("version") if version is not None else None
+    release = release if isinstance(release, str) else None
+    name = _hinted(headers.get("server", "")) or _of_owners(models, model) or ("vllm" if release else "openai-generic")
+    profile = PROFILES[name]
+    return replace(profile, schema=_vllm_schema(release)) if name == "vllm" and release else profile
+
+
+def _of_owners(models: Mapping[str, Any] | None, model: str | None) -> ProfileName | None:
+    entries = listed(models)
+    entries = [entry for entry in entries if entry["id"] == model] or entries
+    names: set[ProfileName | None] = {_hinted(str(entry.get("owned_by", ""))) for entry in entries}
+    return names.pop() if len(names) == 1 else None
+
+
+def _hinted(text: str) -> ProfileName | None:
+    text = text[:64].lower()
     for word, name in _HINTS:
-        if word in hints:
-            return PROFILES[name]
-    if version is not None and isinstance(version.get("version"), str):
-        return PROFILES["vllm"]
-    return PROFILES["openai-generic"]
+        if word in text:
+            return name
+    return None
+
+
+def _vllm_schema(release: str) -> SchemaField:
+    """Return where vLLM of a release takes a schema: a field of another release is dropped without an error."""
+    match = re.match(r"v?(\d{1,4})\.(\d{1,4})(?:\.(\d{1,4}))?", release)
+    if match is None or (number := tuple(int(part or 0) for part in match.groups())) < (0, 1):
+        return "response_format"  # a build without a number
+    if number >= (0, 11, 0):
+        return "structured_outputs"  # guided_json is gone since 0.12
+    return "response_format" if number >= (0, 6, 5) else "guided_json"
 
 
 _HINTS: tuple[tuple[str, ProfileName], ...] = (
@@ -162,12 +194,8 @@ def listed(models: Mapping[str, Any] | None) -> list[Mapping[str, Any]]:
     return [entry for entry in entries if isinstance(entry, dict) and isinstance(entry.get("id"), str)]
 
 
-def _owners(models: Mapping[str, Any] | None) -> list[str]:
-    return [str(entry.get("owned_by", ""))[:64] for entry in listed(models)]
-
-
 def context_of(models: Mapping[str, Any] | None, model: str) -> int | None:
-    """Return the model's context in tokens, where the server's list of models has it."""
+    """Return how many tokens the model's context holds, where the server lists it."""
     for entry in listed(models):
         if entry["id"] == model:
             meta = entry.get("meta")
@@ -204,13 +232,13 @@ def asset_of(body: bytes, assets_url: str) -> tuple[str, str]:
     """Return the id of an upload, and where its bytes go.
 
     Raises:
-        ProtocolError: When the answer does not tell, or would have them sent without encryption.
+        ProtocolError: When the answer does not name both, or would have them sent without encryption.
     """
-    told = json_object(body) or {}
-    asset, url = told.get("assetId"), told.get("uploadUrl")
+    fields = json_object(body) or {}
+    asset, url = fields.get("assetId"), fields.get("uploadUrl")
     safe = isinstance(url, str) and (url.startswith("https://") or assets_url.startswith("http://"))
     if not isinstance(asset, str) or not _ID.fullmatch(asset) or not isinstance(url, str) or not safe:
-        raise ProtocolError("The server did not say where an image can be uploaded.")
+        raise ProtocolError("The server named no address for the upload of an image.")
     return asset, url
 
 
@@ -220,10 +248,10 @@ def poll_id(headers: Mapping[str, str]) -> str:
     Raises:
         ProtocolError: When the server gave none.
     """
-    poll = headers.get("nvcf-reqid", "")
-    if not _ID.fullmatch(poll):
-        raise ProtocolError("The server put its answer off without saying where to ask for it.")
-    return poll
+    request_id = headers.get("nvcf-reqid", "")
+    if not _ID.fullmatch(request_id):
+        raise ProtocolError("The server put its answer off without an id to ask for it.")
+    return request_id
 
 
 _ID = re.compile(r"[A-Za-z0-9_-]{1,64}")

@@ -1,4 +1,4 @@
-"""The prompt made on this side: as token ids to send, and to compare with what the server made. Pure."""
+"""The prompt made on this side, as token ids to send, and to compare with those of the server. Pure."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from llama4sdk.request import Request
 
 
-def render(template: PromptTemplate, request: Request, prefill: str = "") -> list[int]:
+def render(template: PromptTemplate, request: Request, prefill: str = "", *, show_schema: bool = True) -> list[int]:
     """Return the prompt's token ids, ending with the assistant's header and the words to begin with.
 
     Decodes images: call it in a worker thread.
@@ -22,7 +22,7 @@ def render(template: PromptTemplate, request: Request, prefill: str = "") -> lis
         InvalidRequest: For messages that cannot be rendered.
     """
     rendered: Rendered = template.render(
-        request.messages, request.tools, tool_choice=request.tool_choice, output=request.output
+        request.messages, request.tools, tool_choice=request.tool_choice, output=request.output if show_schema else None
     )
     return [*rendered.token_ids, *(template.tokenizer.encode(prefill) if prefill else ())]
 

@@ -4,7 +4,7 @@
         HttpBackend(url, model=…, client=client)
 
 Recordings hold no request headers, no request bodies (only their digest), and none of the response's
-headers but those that say how to read it: no key, prompt or cookie can get into them. On replay, reads can
+headers but those about its encoding: no key, prompt or cookie can get into them. On replay, reads can
 be cut elsewhere, delayed as they were, or broken off.
 """
 
@@ -98,10 +98,15 @@ class _Recorded(httpx.AsyncByteStream):
             await self._stream.aclose()
         finally:
             headers = {name: self._response.headers[name] for name in _KEPT if name in self._response.headers}
-            told = {"status": self._response.status_code, "headers": headers, "end": self._end, "chunks": self._chunks}
+            recorded_answer = {
+                "status": self._response.status_code,
+                "headers": headers,
+                "end": self._end,
+                "chunks": self._chunks,
+            }
             with anyio.CancelScope(shield=True):
                 await anyio.Path(self._path.parent).mkdir(parents=True, exist_ok=True)
-                await anyio.Path(self._path).write_text(json.dumps(told, indent=1) + "\n", encoding="utf-8")
+                await anyio.Path(self._path).write_text(json.dumps(recorded_answer, indent=1) + "\n", encoding="utf-8")
 
 
 class ReplayTransport(httpx.AsyncBaseTransport):
@@ -129,7 +134,7 @@ class ReplayTransport(httpx.AsyncBaseTransport):
         self._seen: Counter[str] = Counter()
 
     async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
-        """Return what was recorded for a request.
+        """Return the recorded answer to a request.
 
         Raises:
             InvalidRequest: When nothing was.
@@ -140,15 +145,20 @@ class ReplayTransport(httpx.AsyncBaseTransport):
         for place in range(number, -1, -1):
             path = anyio.Path(self._folder / f"{name}-{place}.json")
             if await path.exists():
-                told = json.loads(await path.read_text("utf-8"))
-                return httpx.Response(told["status"], headers=told["headers"], stream=self._body(told), request=request)
+                recorded_answer = json.loads(await path.read_text("utf-8"))
+                return httpx.Response(
+                    recorded_answer["status"],
+                    headers=recorded_answer["headers"],
+                    stream=self._body(recorded_answer),
+                    request=request,
+                )
         raise InvalidRequest(f"This HTTP request was not recorded ({name}); record it again.")
 
-    def _body(self, told: dict[str, Any]) -> httpx.AsyncByteStream:
-        chunks = [(float(seconds), base64.b64decode(data)) for seconds, data in told["chunks"]]
+    def _body(self, recorded_answer: dict[str, Any]) -> httpx.AsyncByteStream:
+        chunks = [(float(seconds), base64.b64decode(data)) for seconds, data in recorded_answer["chunks"]]
         if self._read_size is not None:
             chunks = _recut(chunks, self._read_size)
-        return _Replayed(chunks, self._timing, self._injected, broken=told["end"] == "broken")
+        return _Replayed(chunks, self._timing, self._injected, broken=recorded_answer["end"] == "broken")
 
 
 class _Replayed(httpx.AsyncByteStream):

@@ -1,8 +1,9 @@
-"""How an `HttpBackend` shall behave, checked where it is made: pure."""
+"""The choices of an `HttpBackend`, checked where they are made: pure."""
 
 from __future__ import annotations
 
 import os
+import re
 from dataclasses import dataclass, field, fields
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias, TypedDict
 from urllib.parse import urlsplit
@@ -19,6 +20,8 @@ from llama4sdk.prompting.tool_format import ToolsPlace, tools_place
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+_LABEL = re.compile(r"(?!-)[\w-]{1,63}(?<!-)")
+
 PromptMode: TypeAlias = Literal["server", "client"]
 
 
@@ -27,17 +30,18 @@ class Settings:
     """The choices that do not change while a backend lives.
 
     Args:
-        retries: What is sent again, and how often.
+        retries: Which failures are sent again, and how often.
         prompt_mode: `server` sends messages; `client` sends the prompt as token ids, made here.
-        verify_prompt: Compare the server's prompt with ours, token by token, where it tells it.
-        tools_in: Whether what is declared in the prompt, because the server has no field for it or because the
-            prompt is made here, goes into the `system` message or into the first `user` message.
+        verify_prompt: Compare the server's prompt with ours, token by token, where it returns it.
+        tools_in: Whether declarations in the prompt go into the `system` message or into the first `user` message.
+        show_schema: Whether the prompt shows the model the schema of a typed answer, also where the server has a field
+            for it. A field keeps the answer to the schema; only the prompt shows the model its meaning.
         prefill: Words with which every answer begins; not repeated in the reply.
         tile: Side of the model's image tiles, in pixels.
         max_tiles: Most tiles of an image, the global one aside.
-        fit_images: Scale images down to what the model sees before they are sent.
+        fit_images: Scale images down to the size that the model sees before they are sent.
         max_images: Most images per request; None for the profile's own limit.
-        image_limits: What is read of images at all.
+        image_limits: Which images are read at all.
         extra_body: Fields added to every request, over those made here.
         max_event_bytes: Most bytes of one event of an answer.
         max_answer_bytes: Most bytes of one answer.
@@ -50,6 +54,7 @@ class Settings:
     prompt_mode: PromptMode = "server"
     verify_prompt: bool = False
     tools_in: ToolsPlace = "system"
+    show_schema: bool = True
     prefill: str = ""
     tile: int = TILE
     max_tiles: int = MAX_TILES
@@ -73,20 +78,32 @@ def checked_url(base_url: str) -> str:
     """Return the address without a slash at its end, `/v1` added where it has no path.
 
     Raises:
-        InvalidRequest: For what is no plain http(s) address.
+        InvalidRequest: For anything but a plain http(s) address.
     """
+    wrong = "base_url is no valid address; it looks like http://127.0.0.1:8000/v1."
+    if not isinstance(base_url, str) or not base_url.isprintable() or " " in base_url or "\\" in base_url:
+        raise InvalidRequest(f"{wrong} It is a string without blanks, line feeds or backslashes.")
     try:
         parts = urlsplit(base_url)
-        host, _ = parts.hostname, parts.port
+        host, port = parts.hostname, parts.port
     except ValueError:
-        raise InvalidRequest("base_url is no valid address; it looks like http://127.0.0.1:8000/v1.") from None
+        raise InvalidRequest(wrong) from None
     if parts.scheme not in ("http", "https") or not host:
         raise InvalidRequest("base_url begins with http:// or https:// and names a host.")
+    if port == 0 or not _is_host(host):
+        raise InvalidRequest(f"{wrong} Its host or port cannot exist.")
     if parts.username is not None or parts.password is not None:
         raise InvalidRequest("base_url must hold no user or password; pass api_key, or a client of your own.")
     if parts.query or parts.fragment:
         raise InvalidRequest("base_url must hold no query and no fragment.")
     return base_url.rstrip("/") + ("" if parts.path.strip("/") else "/v1")
+
+
+def _is_host(host: str) -> bool:
+    if ":" in host:  # an IPv6 address, which urlsplit has checked
+        return True
+    labels = host.removesuffix(".").split(".")
+    return len(host) <= 253 and all(_LABEL.fullmatch(label) for label in labels)
 
 
 def key_for(base_url: str, api_key: str | None) -> str | None:
@@ -97,6 +114,8 @@ def key_for(base_url: str, api_key: str | None) -> str | None:
     """
     if api_key is None and urlsplit(base_url).hostname == NVIDIA_HOST:
         api_key = os.environ.get("NVIDIA_API_KEY")
+    if api_key is not None and not isinstance(api_key, str):
+        raise InvalidRequest(f"api_key is a string, not {type(api_key).__name__}.")
     if api_key is not None and not (api_key.isascii() and api_key.isprintable() and api_key.strip() == api_key != ""):
         raise InvalidRequest("api_key holds characters that no key has; was a line feed copied with it?")
     return api_key
@@ -109,6 +128,7 @@ class Choices(TypedDict, total=False):
     prompt_mode: PromptMode
     verify_prompt: bool
     tools_in: ToolsPlace
+    show_schema: bool
     prefill: str
     tile: int
     max_tiles: int

@@ -12,7 +12,7 @@ import re
 
 from llama4sdk.errors import ProtocolError
 
-MAX_EVENT = 1 << 20  # bytes; the longest honest event is a whole answer's log-probabilities
+MAX_EVENT = 1 << 20  # bytes; the longest legitimate event holds a whole answer's log-probabilities
 
 _LINE_END = re.compile(rb"[\r\n]")
 _BOM = b"\xef\xbb\xbf"
@@ -90,7 +90,7 @@ class SseParser:
         if name == b"error":
             value = b'{"error":' + (value or b"null") + b"}"
         elif name != b"data":
-            return  # a comment (no name), or a field that says nothing to us
+            return  # a comment (no name), or a field without a meaning here
         self._data.append(value)
         self._size += len(value)
 
@@ -108,5 +108,5 @@ class SseParser:
         self._line.clear()
         self._data.clear()
         raise ProtocolError(
-            f"The server sent an event of more than {self._max_event:,} bytes; no honest one is so long."
+            f"The server sent an event of more than {self._max_event:,} bytes; no legitimate one is so long."
         )

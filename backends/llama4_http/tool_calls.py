@@ -2,41 +2,67 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import re
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from pydantic_core import to_json
 
+from llama4_http.call_arguments import arguments_of, is_whole
+from llama4_http.surrogates import SurrogateJoiner, mended
 from llama4sdk.errors import InvalidRequest, ProtocolError
 from llama4sdk.events import Event, ToolCallDelta, ToolCallReady, ToolCallStarted
-from llama4sdk.messages import ToolCall
+from llama4sdk.messages import ToolCall, tool_name
+from llama4sdk.output.fitting import fit
+from llama4sdk.output.json_schema import schema_of
+
+if TYPE_CHECKING:
+    from llama4sdk.request import ToolSpec
 
 
 @dataclass(slots=True)
 class _Call:
     index: int
     server_index: object
-    id: str | None
-    name: str
-    arguments: list[str] = field(default_factory=list)
+    given_id: str = ""
+    id: str | None = None
+    name: str = ""
+    started: bool = False
+    unsent: list[str] = field(default_factory=list[str])  # arguments that no event has shown
+    arguments: list[str] = field(default_factory=list[str])
+    joiner: SurrogateJoiner = field(default_factory=SurrogateJoiner)
+
+    @property
+    def text(self) -> str:
+        self.arguments = ["".join(self.arguments)]
+        return self.arguments[0]
 
 
 class ToolCallReader:
-    """Joins the deltas of calls, whatever a server leaves out or repeats.
+    """Joins the deltas of calls, also where a server leaves index, id or name out, or repeats them.
 
-    A delta belongs to the call of its `index`, else of its `id`, else to the last one. A new id with a
-    name begins a new call even under a known index, as some servers count wrongly.
+    A delta belongs to the call of its index, else of its id, else to the last one. It begins another call when it
+    carries a name and that call is complete already, or has another name, or another id. A new index always begins
+    a new call: an id seen before never leads the arguments of one function to another.
+
+    Args:
+        tools: The declared tools; their schemas mend nested values that arrive as JSON strings.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, tools: Iterable[ToolSpec] = ()) -> None:
+        self._tools = {tool.name: tool for tool in tools}
         self._calls: list[_Call] = []
 
     def __len__(self) -> int:
         return len(self._calls)
 
-    def add(self, deltas: object) -> list[Event]:
+    def add(self, deltas: object, *, whole: bool = False) -> list[Event]:
         """Take the `tool_calls` of one delta in and return the events that they make.
+
+        Args:
+            deltas: The list.
+            whole: Whether it stands in a complete message, where each entry is a call of its own.
 
         Raises:
             ProtocolError: When they have not the promised form.
@@ -47,61 +73,131 @@ class ToolCallReader:
         for delta in deltas:
             if not isinstance(delta, Mapping):
                 raise ProtocolError("The server sent a tool call that is no object.")
-            self._add(delta, events)
+            self._add(delta, events, whole)
         return events
 
-    def ready(self, *, cut: bool) -> list[ToolCallReady]:
-        """Return the finished calls.
+    def ready(self, *, cut: bool) -> list[Event]:
+        """Return the events of the finished calls.
+
+        A call whose arguments cannot be read carries the reason as its `problem`.
 
         Args:
-            cut: Whether the answer was cut off, so that the last call may be incomplete and is left out.
+            cut: Whether the answer was cut off: then calls without complete arguments are left out.
 
         Raises:
-            ProtocolError: When a call's arguments are no JSON object.
+            ProtocolError: For arguments that belong to no function.
         """
-        made: list[ToolCallReady] = []
+        events: list[Event] = []
         for call in self._calls:
-            try:
-                made.append(ToolCallReady(call.index, ToolCall(call.name, "".join(call.arguments), call.id)))
-            except InvalidRequest:
-                if not cut:
-                    raise ProtocolError(
-                        f"The server sent tool call {call.index} with a bad name or arguments that are no JSON object."
-                    ) from None
-        return made
+            text = call.text + call.joiner.close()
+            if not call.name:
+                if not cut and text.strip() not in ("", "{}", "null"):
+                    raise ProtocolError("The server sent a tool call without a name.")
+                continue
+            arguments, problem = arguments_of(text)
+            if cut and (problem is not None or not text.strip()):
+                continue
+            self._show(call, events, at_end=True)
+            events.append(ToolCallReady(call.index, self._made(call, arguments, problem)))
+        return events
 
-    def _add(self, delta: Mapping[str, Any], events: list[Event]) -> None:
+    def _made(self, call: _Call, arguments: dict[str, Any], problem: str | None) -> ToolCall:
+        name, id_ = call.name, call.id
+        try:
+            tool_name(name)
+        except InvalidRequest:
+            name = re.sub(r"[^A-Za-z0-9_.-]", "_", f"_{name}")[:64]
+            problem = problem or "The call was not run, because no function can have such a name."
+        tool = self._tools.get(name)
+        if problem is not None or tool is None:
+            return ToolCall(name, {} if problem is not None else arguments, id_, problem)
+        fitted, misfits = fit(schema_of(tool), arguments)
+        return ToolCall(name, arguments if misfits else fitted, id_)
+
+    def _add(self, delta: Mapping[str, Any], events: list[Event], whole: bool) -> None:
         function = delta.get("function") or {}
         if not isinstance(function, Mapping):
             raise ProtocolError("The server sent a tool call whose function is no object.")
         name, call_id = _text(function, "name"), _text(delta, "id")
-        call = self._call_of(delta.get("index"), call_id, name)
-        if call is None:
-            if not name:
-                raise ProtocolError("The server sent a tool call without a name.")
-            call = _Call(len(self._calls), delta.get("index"), call_id or None, name)
-            self._calls.append(call)
-            events.append(ToolCallStarted(call.index, name, call.id))
         arguments = _arguments(function.get("arguments"))
-        if arguments:
-            call.arguments.append(arguments)
-            events.append(ToolCallDelta(call.index, arguments))
+        call = None if whole else self._call_of(delta.get("index"), call_id, name, arguments)
+        if call is None:
+            if self._calls:
+                self._show(self._calls[-1], events, at_end=True)
+            call = _Call(len(self._calls), delta.get("index"))
+            self._calls.append(call)
+        if call_id and not call.given_id:
+            call.given_id, call.id = call_id, self._unused(call_id)
+        if name:
+            self._name(call, name)
+        shown = call.joiner.feed(arguments) if arguments else ""
+        if shown:
+            call.arguments.append(shown)
+            call.unsent.append(shown)
+        self._show(call, events)
 
-    def _call_of(self, index: object, call_id: str, name: str) -> _Call | None:
-        if call_id:
-            known = next((call for call in self._calls if call.id == call_id), None)
-            if known is not None or name:
-                return known
+    def _show(self, call: _Call, events: list[Event], *, at_end: bool = False) -> None:
+        """Add the events of a call as far as its name is certain."""
+        if not call.name:
+            return
+        if not call.started:
+            longer = any(name != call.name and name.startswith(call.name) for name in self._tools)
+            if not (at_end or call.unsent or (call.name in self._tools and not longer)):
+                return
+            call.started = True
+            events.append(ToolCallStarted(call.index, call.name, call.id))
+        events.extend(ToolCallDelta(call.index, text) for text in call.unsent)
+        call.unsent.clear()
+
+    def _name(self, call: _Call, name: str) -> None:
+        if not call.name:
+            call.name = name
+        elif not call.started and not call.arguments and name != call.name:  # a name in pieces, or sent anew and longer
+            cumulative = name.startswith(call.name) and name in self._tools
+            call.name = name if cumulative else call.name + name
+
+    def _unused(self, call_id: str) -> str:
+        used = {call.id for call in self._calls}
+        number, unused = 1, call_id
+        while unused in used:
+            number += 1
+            unused = f"{call_id}_{number}"
+        return unused
+
+    def _call_of(self, index: object, call_id: str, name: str, arguments: str) -> _Call | None:
+        """Return the call that a delta continues, or None when it begins another."""
+        newest = self._calls[::-1]
+        call: _Call | None
         if index is not None:
-            return next((call for call in reversed(self._calls) if call.server_index == index), None)
-        return None if name or not self._calls else self._calls[-1]
+            call = next((one for one in newest if one.server_index == index), None)
+            if call is None and call_id and not name:
+                call = next((one for one in newest if one.given_id == call_id and one.server_index is None), None)
+        elif call_id:
+            call = next((one for one in newest if one.given_id == call_id), None)
+        else:
+            call = newest[0] if newest else None
+        return None if call is None or self._is_another(call, call_id, name, arguments) else call
+
+    def _is_another(self, call: _Call, call_id: str, name: str, arguments: str) -> bool:
+        new_id = bool(call_id and call.given_id and call_id != call.given_id)
+        if not name:
+            return new_id and is_whole(call.text)
+        if not call.name:
+            return new_id
+        if call.arguments:
+            if name != call.name:
+                return True
+            return (new_id or bool(arguments.strip())) and is_whole(call.text)
+        if new_id:
+            return True
+        return name != call.name and {name, call.name} <= self._tools.keys() and call.name + name not in self._tools
 
 
 def _text(value: Mapping[str, Any], key: str) -> str:
     text = value.get(key)
     if text is not None and not isinstance(text, str):
         raise ProtocolError(f"The server sent a tool call whose {key} is no string.")
-    return text or ""
+    return mended(text or "")
 
 
 def _arguments(value: object) -> str:

@@ -1,8 +1,12 @@
 """Connections to one server, each owned by one request at a time, so that none can get lost.
 
-An httpx transport upon httpcore's single connections instead of its pool: the pool of httpcore 1.0 loses
-places when requests are cancelled. Here a connection belongs to a response until that is closed, and is
-then kept, if the answer was read to its end, or closed in a task that no cancellation cuts.
+An httpx transport upon httpcore's single connections instead of its pool, which in httpcore 1.0.9 loses places when
+requests are cancelled (https://github.com/encode/httpcore/issues/1093). Here a connection belongs to a response
+until that is closed. It is then kept, if the answer was read to its end and no byte followed it, or closed in a
+task that no cancellation cuts.
+
+This module can go when a released httpcore has that issue mended and `tests/http/test_http_cancel.py` passes over
+its own pool.
 """
 
 from __future__ import annotations
@@ -25,7 +29,7 @@ class OneServer(httpx.AsyncBaseTransport):
     """Speaks HTTP/1.1 with the servers that it is asked for, over direct connections.
 
     Args:
-        tls: What https is checked with; None where only http is spoken.
+        tls: The certificates that https is checked with; None for http alone.
     """
 
     def __init__(self, tls: ssl.SSLContext | None = None) -> None:
@@ -43,7 +47,7 @@ class OneServer(httpx.AsyncBaseTransport):
         """Send a request over an idle connection or a new one.
 
         Raises:
-            Exception: What httpcore or the network raises; nothing is translated here.
+            Exception: Any of httpcore's or the network's; nothing is translated here.
         """
         url = request.url
         target = httpcore.URL(scheme=url.raw_scheme, host=url.raw_host, port=url.port, target=url.raw_path)
@@ -88,10 +92,19 @@ class OneServer(httpx.AsyncBaseTransport):
         if connection not in self._busy:
             return
         self._busy.discard(connection)
-        if connection.is_idle():
+        if connection.is_idle() and not _holds_unread_bytes(connection):
             self._idle.append(connection)
         else:
             await connection.aclose()
+
+
+def _holds_unread_bytes(connection: httpcore.AsyncHTTPConnection) -> bool:
+    """Return whether bytes were read beyond the end of the answer: they would be taken for the next one.
+
+    Bytes that are still in the socket are noticed by `has_expired()`. Those in h11's buffer httpcore does not show.
+    """
+    parser = getattr(getattr(connection, "_connection", None), "_h11_state", None)
+    return parser is None or parser.trailing_data[0] != b""
 
 
 class _Body(httpx.AsyncByteStream):
@@ -184,7 +197,7 @@ async def uncut(work: Callable[[], Awaitable[None]]) -> None:
         tasks.start_soon(shielded)
 
 
-# What httpx, httpcore, and what lies below them, raise when a connection fails.
+# The errors of httpx, httpcore and the layers below them when a connection fails.
 BROKEN = (
     httpx.HTTPError,
     httpx.StreamError,

@@ -1,6 +1,7 @@
 """A request → the JSON that a server of a given profile takes: pure.
 
-What the caller asked for and the server has no field for is refused with `InvalidRequest`, never dropped.
+A choice that the server has no field for is refused with `InvalidRequest`, never dropped; one that changes nothing,
+as `top_k=0`, is left out there. Tool results carry the id of their call, see `call_ids`.
 """
 
 from __future__ import annotations
@@ -9,8 +10,10 @@ from typing import TYPE_CHECKING, Any, assert_never
 
 from pydantic_core import to_json
 
+from llama4_http.call_ids import CallIds
+from llama4_http.surrogates import mended_value
 from llama4sdk.errors import InvalidRequest
-from llama4sdk.messages import AssistantMessage, Image, Message, SystemMessage, ToolCall, ToolMessage, UserMessage
+from llama4sdk.messages import AssistantMessage, Image, Message, SystemMessage, ToolMessage, UserMessage
 from llama4sdk.prompting.tool_format import ToolsPlace, with_declarations, write_calls
 
 if TYPE_CHECKING:
@@ -22,6 +25,15 @@ if TYPE_CHECKING:
 # Fields of Sampling that every server takes under the same name.
 _COMMON = ("temperature", "top_p", "max_tokens")
 _EXTRA = ("top_k", "min_p", "min_tokens", "seed", "repetition_penalty", "presence_penalty", "frequency_penalty")
+# Values that switch a choice off, so that a server without its field gives the same answer.
+_OFF: Mapping[str, float] = {
+    "top_k": 0,
+    "min_p": 0.0,
+    "min_tokens": 0,
+    "repetition_penalty": 1.0,
+    "presence_penalty": 0.0,
+    "frequency_penalty": 0.0,
+}
 _RENAMED = {"llamacpp": {"repetition_penalty": "repeat_penalty"}}
 
 
@@ -33,25 +45,31 @@ def chat_body(
     images: Sequence[str] = (),
     prefill: str = "",
     tools_in: ToolsPlace = "system",
+    show_schema: bool = True,
     return_prompt_ids: bool = False,
     input_ids: Sequence[int] | None = None,
 ) -> dict[str, Any]:
     """Return the body for `/chat/completions`.
 
     Args:
-        request: What is asked.
-        profile: What the server understands.
+        request: The request.
+        profile: The server's kind.
         model: The model's name there.
         images: A URL for each image of the messages, in order.
         prefill: Words with which the answer begins.
         tools_in: Where tools and answer form are declared, for servers that have no field for them.
+        show_schema: Whether the prompt shows the schema of a typed answer, besides the field for it.
         return_prompt_ids: Whether to ask for the prompt's token ids.
         input_ids: The prompt as token ids, for servers that take them here.
 
     Raises:
-        InvalidRequest: For what the server has no field for.
+        InvalidRequest: For a choice that the server has no field for.
     """
-    body: dict[str, Any] = {"model": model, "messages": _messages(request, profile, images, tools_in), "stream": True}
+    body: dict[str, Any] = {
+        "model": model,
+        "messages": _messages(request, profile, images, tools_in, show_schema),
+        "stream": True,
+    }
     body |= _sampling(request.sampling, profile)
     if profile.tools and request.tools and request.tool_choice != "none":
         body["tools"] = [
@@ -79,7 +97,7 @@ def completion_body(
     """Return the body for `/completions`, with the prompt as token ids.
 
     Raises:
-        InvalidRequest: For what the server has no field for.
+        InvalidRequest: For a choice that the server has no field for.
     """
     body: dict[str, Any] = {"model": model, "prompt": list(prompt_ids), "stream": True}
     body |= _sampling(request.sampling, profile)
@@ -92,7 +110,7 @@ def encoded(body: Mapping[str, Any]) -> bytes:
     """Return a body as the bytes of its JSON.
 
     Raises:
-        InvalidRequest: When a schema or an extra field holds what JSON cannot.
+        InvalidRequest: When a schema or an extra field holds a value that JSON cannot.
     """
     try:
         return to_json(body, inf_nan_mode="strings")
@@ -127,8 +145,10 @@ def _sampling(sampling: Sampling, profile: Profile) -> dict[str, Any]:
         if value is None or (name == "min_tokens" and value == 0):
             continue
         if name not in profile.sampling:
+            if value == _OFF.get(name):
+                continue
             raise _no_field(name, profile)
-        body[renamed.get(name, name)] = value
+        body[renamed.get(name, name)] = profile.top_k_off if name == "top_k" and value == 0 else value
     if sampling.stop_strings:
         body["stop"] = list(sampling.stop_strings)
     if sampling.stop_token_ids:
@@ -156,6 +176,8 @@ def _schema(output: OutputSpec, profile: Profile) -> dict[str, Any]:
             return {"response_format": {"type": "json_schema", "schema": output.schema}}
         case "structured_outputs":
             return {"structured_outputs": {"json": output.schema}}
+        case "guided_json":
+            return {"guided_json": output.schema}
         case "none":
             return {}  # the prompt asks for it
         case _:
@@ -168,20 +190,22 @@ def _choice(choice: ToolChoice) -> object:
     return {"type": "function", "function": {"name": choice}}
 
 
-def _messages(request: Request, profile: Profile, images: Sequence[str], tools_in: ToolsPlace) -> list[dict[str, Any]]:
-    told = with_declarations(
+def _messages(
+    request: Request, profile: Profile, images: Sequence[str], tools_in: ToolsPlace, show_schema: bool
+) -> list[dict[str, Any]]:
+    messages = with_declarations(
         request.messages,
         tools=() if profile.tools else request.tools,
         choice=request.tool_choice,
-        output=request.output if profile.schema == "none" else None,
+        output=request.output if show_schema else None,
         place=tools_in,
     )
     urls = iter(images)
-    ids = _CallIds()
-    return [_message(message, profile, urls, ids) for message in told]
+    ids = CallIds(messages)
+    return [_message(message, profile, urls, ids) for message in messages]
 
 
-def _message(message: Message, profile: Profile, urls: Iterator[str], ids: _CallIds) -> dict[str, Any]:
+def _message(message: Message, profile: Profile, urls: Iterator[str], ids: CallIds) -> dict[str, Any]:
     match message:
         case SystemMessage() | UserMessage():
             return {"role": message.role, "content": _content(message, urls)}
@@ -194,7 +218,7 @@ def _message(message: Message, profile: Profile, urls: Iterator[str], ids: _Call
             assert_never(message)
 
 
-def _assistant(message: AssistantMessage, profile: Profile, ids: _CallIds) -> dict[str, Any]:
+def _assistant(message: AssistantMessage, profile: Profile, ids: CallIds) -> dict[str, Any]:
     named = ids.asked(message.tool_calls)
     if not message.tool_calls:
         return {"role": "assistant", "content": message.text}
@@ -204,34 +228,11 @@ def _assistant(message: AssistantMessage, profile: Profile, ids: _CallIds) -> di
         {
             "id": call_id,
             "type": "function",
-            "function": {"name": call.name, "arguments": encoded(call.arguments).decode()},
+            "function": {"name": call.name, "arguments": encoded(mended_value(call.arguments)).decode()},
         }
         for call_id, call in zip(named, message.tool_calls, strict=True)
     ]
     return {"role": "assistant", "content": message.text, "tool_calls": calls}
-
-
-class _CallIds:
-    """Gives calls without an id one, and their results the same one, in order."""
-
-    def __init__(self) -> None:
-        self._made = 0
-        self._open: list[str] = []
-
-    def asked(self, calls: Sequence[ToolCall]) -> list[str]:
-        self._open = [call.id or self._new() for call in calls]
-        return list(self._open)
-
-    def answered(self, message: ToolMessage) -> str:
-        if message.tool_call_id is not None:
-            if message.tool_call_id in self._open:
-                self._open.remove(message.tool_call_id)
-            return message.tool_call_id
-        return self._open.pop(0) if self._open else self._new()
-
-    def _new(self) -> str:
-        self._made += 1
-        return f"call_{self._made}"
 
 
 def _content(message: Message, urls: Iterator[str]) -> str | list[dict[str, Any]]:

@@ -86,6 +86,9 @@ class LlamaError(Exception):
     retryable: bool = False
     partial: PartialReply | None = None
     """The reply so far, on errors that end an answer midway; never a complete answer."""
+    server_message: str | None = None
+    """The server's own words, where a server refused. They may repeat the prompt, so `str()`, `repr()` and log
+    records never contain them."""
 
     def __init__(
         self,

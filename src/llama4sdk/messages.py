@@ -150,6 +150,7 @@ Prompt: TypeAlias = str | MessageLike | Sequence[MessageLike]
 
 _ROLES: Mapping[str, type[Message]] = {
     "system": SystemMessage,
+    "developer": SystemMessage,
     "user": UserMessage,
     "assistant": AssistantMessage,
     "tool": ToolMessage,

@@ -276,6 +276,8 @@ class RunStream(Pumped[RunEvent]):
         """Ask whether a call may run; one at a time, in the order of the calls."""
         if call.name not in self._tools:
             return failed(call, f"There is no tool named {call.name}; there are: {', '.join(self._tools)}.")
+        if call.problem is not None:
+            return failed(call, call.problem)
         if self._approve is None:
             return call
         try:

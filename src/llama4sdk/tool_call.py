@@ -22,14 +22,23 @@ class ToolCall(Value):
         name: The tool's name.
         arguments: Its arguments by name; JSON text of an object is accepted too.
         id: Ties a tool's result to this call; unique within a conversation when there is one.
+        problem: Why the call must not run, in words for the model: its arguments could not be read, and
+            `arguments` is empty. None on every other call.
     """
 
     name: str
     arguments: dict[str, Any] = Field(default_factory=dict)
     id: str | None = None
+    problem: str | None = None
 
-    def __init__(self, name: str, arguments: Mapping[str, Any] | str | None = None, id: str | None = None) -> None:
-        super().__init__(name=tool_name(name), arguments=_arguments(arguments), id=id)
+    def __init__(
+        self,
+        name: str,
+        arguments: Mapping[str, Any] | str | None = None,
+        id: str | None = None,
+        problem: str | None = None,
+    ) -> None:
+        super().__init__(name=tool_name(name), arguments=_arguments(arguments), id=id, problem=problem)
 
     @classmethod
     def of(cls, value: object) -> Self:

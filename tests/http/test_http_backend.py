@@ -208,4 +208,12 @@ def test_only_the_named_files_await_the_network() -> None:
         for file in files
         if re.search(r"\bawait\b|^import httpx|^import httpcore", file.read_text(), re.MULTILINE)
     }
-    assert awaiting == {"backend.py", "exchange.py", "network.py", "recording.py", "transport.py"}
+    assert awaiting == {
+        "backend.py",
+        "composing.py",
+        "exchange.py",
+        "network.py",
+        "proxies.py",
+        "recording.py",
+        "transport.py",
+    }

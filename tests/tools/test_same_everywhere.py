@@ -134,7 +134,10 @@ async def test_a_server_that_ignores_the_schema_is_found_out_and_asked_once_more
             await llama.chat("Who?", output=Person, repair=1)
         posts = [json.loads(received.body) for received in server.received if received.method == "POST"]
     assert "you said" in caught.value.raw
-    assert [len(each["messages"]) for each in posts] == [1, 3]
+    assert [[message["role"] for message in each["messages"]] for each in posts] == [
+        ["system", "user"],  # the system message shows the schema
+        ["system", "user", "assistant", "user"],
+    ]
     assert all(each["response_format"]["json_schema"]["name"] == "Person" for each in posts)
 
 

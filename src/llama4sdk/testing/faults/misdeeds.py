@@ -1,4 +1,4 @@
-"""What no client can make good: each ends in one error of the right class, within its deadline."""
+"""Faults without a remedy: each ends in one error of the right class, within its deadline."""
 
 from __future__ import annotations
 
@@ -251,8 +251,6 @@ MISDEEDS: Mapping[str, Act] = {
         (
             ("event", [1, 2]),
             ("choices", {"choices": {}}),
-            ("choices_missing", {"id": "x"}),
-            ("choices_null", {"choices": None}),
             ("choice", {"choices": ["text"]}),
             ("delta", {"choices": [{"delta": "text"}]}),
             ("content", delta({"content": 5})),
@@ -271,10 +269,47 @@ MISDEEDS: Mapping[str, Act] = {
     "abort_reason": _then_chunk(delta({}, "abort")),
     "bad_chunk_size": _bad_chunk_size,
     "brotli": _brotli,
-    "call_with_bad_arguments": _then(
-        event(delta({"tool_calls": [{"index": 0, "function": {"name": "f", "arguments": "{oops"}}]})),
+    "auto_tool_choice": _status(
+        400,
+        {
+            "object": "error",
+            "message": '"auto" tool choice requires --enable-auto-tool-choice and --tool-call-parser to be set',
+            "type": "BadRequestError",
+            "code": 400,
+        },
+    ),
+    "call_without_name": _then(
+        event(delta({"tool_calls": [{"index": 0, "id": "a", "function": {"arguments": '{"city": "Paris"}'}}]})),
         event(delta({}, "tool_calls")),
     ),
+    "cut_done": _then(b"data: [DO"),
+    "cut_event": _then(b'data: {"choices": [{"del'),
+    "image_too_large": _status(400, {"error": {"message": "The image size exceeds the limit of 20 MB."}}),
+    "max_tokens_overflow": _status(
+        400,
+        {
+            "object": "error",
+            "message": "This model's maximum context length is 6048 tokens. However, you requested 6616 tokens "
+            "(568 in the messages, 6048 in the completion). Please reduce the length of the messages or completion.",
+            "type": "BadRequestError",
+            "code": 400,
+        },
+    ),
+    "overflow_fields": _status(
+        400,
+        {
+            "error": {
+                "code": 400,
+                "message": "the request exceeds the available context size",
+                "type": "exceed_context_size_error",
+                "n_prompt_tokens": 9000,
+                "n_ctx": 8192,
+            }
+        },
+    ),
+    "retry_after_ms": _status(429, Retry_After_Ms="20", Retry_After="50"),
+    "should_not_retry": _status(503, X_Should_Retry="false"),
+    "should_retry": _status(400, X_Should_Retry="true"),
     "clean_end_without_finish": _then(),
     "close_before_headers": _close_before_headers,
     "close_mid_stream": _close_mid_stream,
@@ -303,7 +338,6 @@ MISDEEDS: Mapping[str, Act] = {
     "invalid_utf8": _raw_json(b'{"choices": [{"delta": {"content": "\xff\xfe"}}]}'),
     "json_error_200": _status(200, {"error": {"message": "boom", "type": "server_error", "code": 503}}),
     "json_other_200": _status(200, {"status": "ok"}),
-    "lone_surrogate": _raw_json(b'{"choices": [{"delta": {"content": "\\ud83d"}}]}'),
     "nan": _raw_json(b'{"choices": [], "score": NaN}'),
     "no_content": _no_content,
     "once_429": _once(429, Retry_After="0"),

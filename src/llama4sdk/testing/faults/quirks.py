@@ -1,4 +1,4 @@
-"""What real servers do oddly and a client must take: the answer stays the well-behaved one."""
+"""Oddities of real servers that make no difference: the answer stays the well-behaved one."""
 
 from __future__ import annotations
 
@@ -152,34 +152,141 @@ async def _silent_after_finish(wire: Wire, request: Received) -> None:
     await wire.hang()
 
 
+def _finished_then(*parts: bytes) -> Parts:
+    """Return the well-behaved answer up to its finish reason, then `parts`."""
+    return lambda given: [*_without(b"[DONE]", b'"usage"')(given), *parts]
+
+
+def _passed_over(given: Answer) -> Iterator[bytes]:
+    strangers: tuple[Any, ...] = (
+        {},
+        {"id": "x"},
+        {"choices": None},
+        {"type": "ping"},
+        {"type": "response.created", "response": {"id": "r", "status": "in_progress"}},
+    )
+    for part in honest.events(given):
+        yield from (event(stranger) for stranger in strangers)
+        yield part
+
+
+def _odd_counts(form: Callable[[int], Any]) -> Parts:
+    def parts(given: Answer) -> Iterator[bytes]:
+        usage = {name: form(count) for name, count in given.usage.items()}
+        for part in honest.events(given):
+            yield event({**delta(None), "choices": [], "usage": usage}) if b'"usage"' in part else part
+
+    return parts
+
+
+def _odd_logprobs(given: Answer) -> Iterator[bytes]:
+    values = ("null", "-Infinity", "-9999.0", "NaN", "-1e308", "12" * 200)
+    for word, value in zip(given.words, values, strict=False):
+        text = json.dumps(word)
+        token = f'{{"token": {text}, "logprob": {value}, "top_logprobs": [{{"token": {text}, "logprob": {value}}}]}}'
+        choice = f'{{"index": 0, "delta": {{"content": {text}}}, "logprobs": {{"content": [{token}]}}}}'
+        yield f'data: {{"choices": [{choice}]}}\n\n'.encode()
+    yield from (event(delta({"content": word})) for word in given.words[len(values) :])
+    yield from _ending(given)
+
+
+def _split_pairs(given: Answer) -> Iterator[bytes]:
+    """Cut the text into UTF-16 units, as servers do that count characters so."""
+    units = given.text.encode("utf-16-le")
+    for place in range(0, len(units), 2):
+        yield event(delta({"content": units[place : place + 2].decode("utf-16-le", "surrogatepass")}))
+    yield from _ending(given)
+
+
+def _called(*functions: Mapping[str, Any]) -> Quirk:
+    """Return a server that sends these calls in a body that is not streamed."""
+
+    async def act(wire: Wire, request: Received) -> None:
+        body = honest.whole(honest.answer(request.json))
+        body["choices"][0] |= {
+            "message": {"role": "assistant", "content": None, "tool_calls": list(functions)},
+            "finish_reason": "tool_calls",
+        }
+        await wire.answer_json(200, body)
+
+    return act
+
+
+def _body_with_reason(reason: str | None) -> Quirk:
+    async def act(wire: Wire, request: Received) -> None:
+        body = honest.whole(honest.answer(request.json))
+        body["choices"][0]["finish_reason"] = reason
+        await wire.answer_json(200, body)
+
+    return act
+
+
+async def _surplus_response(wire: Wire, request: Received) -> None:
+    """Send a second answer that was not asked for behind the first, in the same write."""
+    events = b"".join(honest.events(honest.answer(request.json)))
+    head = b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nContent-Length: %d\r\n\r\n"
+    stray = event(delta({"content": "stray"}, "stop"))
+    await wire.send(head % len(events) + events + head % len(stray) + stray)
+
+
 _CITY = '{"city": "Paris"}'
 _F = _call("f", _CITY, index=0, id="a")
 
 QUIRKS: Mapping[str, Quirk] = {
     "arguments_as_object": _calls({"tool_calls": [_call("f", {"city": "Paris"}, index=0, id="a")]}),
+    "arguments_as_nested_string": _calls({"tool_calls": [_call("f", json.dumps(_CITY), index=0, id="a")]}),
     "at_once": _streamed(_at_once),
+    "body_with_unknown_reason": _body_with_reason("tired"),
+    "body_without_reason": _body_with_reason(None),
     "bom": _streamed(lambda given: [b"\xef\xbb\xbf", *honest.events(given)]),
     "bytewise": _streamed(_bytewise),
     "call_without_index": _calls(
         {"tool_calls": [_call("f", _CITY[:4], id="a")]}, {"tool_calls": [_call(None, _CITY[4:])]}
     ),
+    "call_name_after_id": _calls(
+        {"tool_calls": [{"index": 0, "id": "a"}]}, {"tool_calls": [_call("f", _CITY, index=0)]}
+    ),
+    "call_name_in_every_delta": _calls(
+        *({"tool_calls": [_call("f", part, index=0, id="a")]} for part in ("", _CITY[:4], _CITY[4:]))
+    ),
     "calls_end_with_stop": _calls({"tool_calls": [_F]}, reason="stop"),
     "calls_in_one_chunk": _calls({"tool_calls": [_F, _call("g", "{}", index=1, id="b")]}),
     "calls_with_one_index": _calls({"tool_calls": [_F, _call("g", "{}", index=0, id="b")]}),
+    "calls_with_one_id": _calls({"tool_calls": [_F]}, {"tool_calls": [_call("g", "{}", index=1, id="a")]}),
+    "calls_with_one_id_in_body": _called({**_F, "index": None}, _call("g", "{}", id="a")),
+    "calls_without_ids": _calls(
+        {"tool_calls": [_call("f", _CITY, index=0)]}, {"tool_calls": [_call("g", "{}", index=0)]}
+    ),
     "comments": _streamed(_commented),
+    "counts_as_floats": _streamed(_odd_counts(float)),
+    "counts_as_strings": _streamed(_odd_counts(str)),
+    "cut_after_finish": _streamed(_finished_then(b"data: [DO")),
     "cr": _streamed(_replaced(b"\n", b"\r")),
     "crlf": _streamed(_replaced(b"\n", b"\r\n")),
     "cut_characters": _streamed(_unescaped),
     "held_open_after_done": _held_open,
     "json_body": _whole_body,
+    "logprobs_odd": _streamed(_odd_logprobs),
+    "marks_around_calls": _calls(
+        {"content": "<|python_start|>"}, {"tool_calls": [_F]}, {"content": "<|python_end|>"}, {"content": "<|eom|>"}
+    ),
     "no_content_type": _streamed(honest.events, None),
     "no_done": _streamed(_without(b"[DONE]")),
     "no_space_after_colon": _streamed(_replaced(b"data: ", b"data:")),
     "no_usage": _streamed(_without(b'"usage"')),
     "odd_deltas": _streamed(_odd_deltas),
     "reset_after_finish": _reset_after_finish,
+    "reason_tool_calls_without_call": _streamed(
+        _replaced(b'"finish_reason": "stop"', b'"finish_reason": "tool_calls"')
+    ),
     "several_data_lines": _streamed(_several_lines),
     "silent_after_finish": _silent_after_finish,
+    "split_surrogates": _streamed(_split_pairs),
+    "strange_events": _streamed(_passed_over),
+    "surplus_response": _surplus_response,
+    "trouble_after_finish": _streamed(
+        _finished_then(event({"choices": [], "usage": "many"}), event({"error": {"message": "late"}}))
+    ),
     "unterminated_last_event": _streamed(_unterminated),
     "usage_on_every_chunk": _streamed(_usage_each),
     "usage_twice": _streamed(_usage_twice),
