@@ -275,5 +275,5 @@ class Exchange(AsyncIterator[Event]):
 
         try:
             return Done(done.finish_reason, await run_in_daemon_thread(count), done.details)
-        except LlamaError:  # an image that only the server can fetch: the answer is complete all the same
+        except LlamaError:  # an image that only the server can fetch: the answer is complete without counts
             return done

@@ -40,7 +40,10 @@ def int4_group(inputs: int) -> int:
     for group in INT4_GROUPS:
         if inputs % group == 0:
             return group
-    raise InvalidRequest(f"int4 packs inputs in groups of {INT4_GROUPS[-1]}; this model has matrices with {inputs}. Use fp8 or none.")
+    smallest = INT4_GROUPS[-1]
+    raise InvalidRequest(
+        f"int4 packs inputs in groups of {smallest}; this model has matrices with {inputs}. Use fp8 or none."
+    )
 
 
 def matrix_bytes(weight_format: MatrixFormat, outputs: int, inputs: int, itemsize: int) -> int:
