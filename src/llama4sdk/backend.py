@@ -27,7 +27,7 @@ from typing import TYPE_CHECKING, Protocol, Self, runtime_checkable
 import anyio
 
 from llama4sdk.errors import DeadlineExceeded, Phase
-from llama4sdk.events import Done, Event, Progress, Started, Switched, UsageUpdate
+from llama4sdk.events import Done, Event, Progress, Started, Switched, Usage, UsageUpdate
 
 if TYPE_CHECKING:
     import os
@@ -98,6 +98,16 @@ class Backend(Answers, Protocol):
         Raises:
             LlamaError: When the backend can never serve.
         """
+        ...
+
+
+@runtime_checkable
+class Metered(Protocol):
+    """A request's block that tells at any time how many tokens the request took; optional."""
+
+    @property
+    def usage(self) -> Usage:
+        """Tokens of the prompt, and those of the answer so far."""
         ...
 
 

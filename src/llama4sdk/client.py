@@ -85,7 +85,7 @@ class Llama4(Lifetime):
             priority=priority,
             cache_salt=cache_salt,
         )
-        return Stream(self._backend, request, form=form)
+        return Stream(self._backend, request, form=form, owner=self._streams)
 
     async def chat(
         self,
@@ -258,6 +258,7 @@ class Llama4(Lifetime):
             approve=approve,
             form=form,
             on_tool_error=on_tool_error,
+            owner=self._streams,
         )
 
     async def session(

@@ -15,6 +15,8 @@ from llama4sdk.registry import open_backend
 if TYPE_CHECKING:
     from types import TracebackType
 
+    from llama4sdk.stream import Pumped
+
 
 class Lifetime:
     """Holds a backend from its choice to its end; what `Llama4` is built on.
@@ -31,6 +33,7 @@ class Lifetime:
     def __init__(self, backend: str | Backend | None = None, /, **options: object) -> None:
         self._started = False
         self._closed = False
+        self._streams: set[Pumped[Any]] = set()
         chosen = backend if backend is not None else os.environ.get("LLAMA4_BACKEND") or "local"
         if isinstance(chosen, str):
             self._backend = open_backend(chosen, **options)
@@ -72,6 +75,8 @@ class Lifetime:
         self._closed = True
         with anyio.CancelScope(shield=True):
             await self._backend.aclose()
+            for stream in tuple(self._streams):
+                await stream.ended()
 
     def __del__(self, warn: Any = warnings.warn) -> None:
         if getattr(self, "_started", False) and not self._closed:

@@ -134,6 +134,7 @@ class RunStream(Pumped[RunEvent]):
         approve: Asked before each call; see `Llama4.run`.
         form: The form of the last reply.
         on_tool_error: `tell` the model of it, or `raise` `ToolFailed`.
+        owner: The client's running streams.
     """
 
     def __init__(
@@ -146,8 +147,9 @@ class RunStream(Pumped[RunEvent]):
         approve: Approve | None = None,
         form: AnswerForm | None = None,
         on_tool_error: Literal["tell", "raise"] = "tell",
+        owner: set[Pumped[Any]] | None = None,
     ) -> None:
-        super().__init__("run_stream")
+        super().__init__("run_stream", owner)
         self._backend = backend
         self._request = request
         self._tools = runnable(tools)
@@ -222,7 +224,7 @@ class RunStream(Pumped[RunEvent]):
                 request_id=f"{self._request.request_id}-{self._rounds + 1}",
             )
         self._rounds += 1
-        self._stream = Stream(self._backend, request, form=self._form)
+        self._stream = Stream(self._backend, request, form=self._form, owner=self._owner)
         async with self._stream as stream:
             try:
                 async for event in stream:

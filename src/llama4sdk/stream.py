@@ -7,10 +7,11 @@ from abc import abstractmethod
 from collections.abc import AsyncIterator, Iterable
 from contextlib import AsyncExitStack
 from dataclasses import replace
-from typing import TYPE_CHECKING, Generic, Self, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, Self, TypeVar
 
 import anyio
 
+from llama4sdk.backend import Metered
 from llama4sdk.errors import (
     DeadlineExceeded,
     InvalidRequest,
@@ -20,13 +21,13 @@ from llama4sdk.errors import (
 )
 from llama4sdk.events import Done, Event, TextDelta, UsageUpdate
 from llama4sdk.output import AnswerForm, OutputReader
+from llama4sdk.owned_task import running_loop, start_owned
 from llama4sdk.reply import Reply, ReplyBuilder
 from llama4sdk.tools.events import CallEvents
 
 if TYPE_CHECKING:
     from types import TracebackType
 
-    from anyio.abc import TaskGroup
     from anyio.streams.memory import MemoryObjectReceiveStream, MemoryObjectSendStream
 
     from llama4sdk.backend import Answers
@@ -39,17 +40,22 @@ _BUFFERED_EVENTS = 32
 
 
 class Pumped(AsyncIterator[E], Generic[E]):
-    """Events that are made in a task of their own, so that `cancel()` works at once, from any task of the loop.
+    """Events that are made in a task of the event loop's own, so that `cancel()` works at once, from any task.
 
-    Leaving the block early stops what makes them. A reader that is slow holds only these events up.
+    The block may be left in another task than the one that entered it, as an async generator around it is when it is
+    finalized, and under any cancel scope. Leaving it early stops the production. A slow reader delays only its own
+    events.
 
     Args:
         what: Its name in messages, as `stream`.
+        owner: The client's running streams, which end with the client.
     """
 
-    def __init__(self, what: str) -> None:
+    def __init__(self, what: str, owner: set[Pumped[Any]] | None = None) -> None:
         self._what = what
-        self._tasks: TaskGroup | None = None
+        self._owner: set[Pumped[Any]] = set() if owner is None else owner
+        self._home: object = None  # where it was entered
+        self._task: object = None
         self._scope = anyio.CancelScope()
         self._ended = anyio.Event()
         self._send: MemoryObjectSendStream[E]
@@ -70,22 +76,26 @@ class Pumped(AsyncIterator[E], Generic[E]):
         """Return the event that follows the last one; raise `StopAsyncIteration` where there is none."""
 
     async def __aenter__(self) -> Self:
-        if self._tasks is not None:
+        if self._home is not None:
             raise InvalidRequest(f"A {self._what} runs once; ask for another with llama.{self._what}(…).")
+        self._home = running_loop()
         self._send, self._receive = anyio.create_memory_object_stream[E](_BUFFERED_EVENTS)
-        self._tasks = await anyio.create_task_group().__aenter__()
-        self._tasks.start_soon(self._pump)
+        self._owner.add(self)
+        self._task = start_owned(self._pump)
         return self
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        if self._tasks is None:
+        if self._home is None:
+            return
+        if running_loop() != self._home:  # its loop has ended, and with it the task
+            self._receive.close()
             return
         self._scope.cancel()
         try:
-            # The block's own exception is not handed in: a task group would wrap it into a group.
-            await self._tasks.__aexit__(None, None, None)
+            with anyio.CancelScope(shield=True):
+                await self._ended.wait()
         finally:
             self._receive.close()
 
@@ -93,8 +103,7 @@ class Pumped(AsyncIterator[E], Generic[E]):
         return self
 
     async def __anext__(self) -> E:
-        if self._tasks is None:
-            raise InvalidRequest(f"Enter the {self._what} first: async with llama.{self._what}(…) as {self._what}.")
+        self._check_loop()
         try:
             return await self._receive.receive()
         except anyio.EndOfStream:
@@ -115,10 +124,23 @@ class Pumped(AsyncIterator[E], Generic[E]):
 
         May be called from any task of the same event loop, any number of times.
         """
-        if self._tasks is None:
-            raise InvalidRequest(f"Enter the {self._what} first: async with llama.{self._what}(…) as {self._what}.")
+        self._check_loop()
         self._scope.cancel()
         await self._ended.wait()
+
+    async def ended(self) -> None:
+        """Stop the production, and wait for its end; does nothing in another event loop than its own."""
+        if self._home is not None and running_loop() == self._home:
+            self._scope.cancel()
+            await self._ended.wait()
+
+    def _check_loop(self) -> None:
+        if self._home is None:
+            raise InvalidRequest(f"Enter the {self._what} first: async with llama.{self._what}(…) as {self._what}.")
+        if running_loop() != self._home:
+            raise InvalidRequest(
+                f"This {self._what} belongs to another event loop; read it in the loop that entered it."
+            )
 
     async def _pump(self) -> None:
         try:
@@ -128,6 +150,7 @@ class Pumped(AsyncIterator[E], Generic[E]):
             self._failure = self._explained(error)
         finally:
             self._cancelled = self._scope.cancelled_caught
+            self._owner.discard(self)
             self._send.close()
             self._ended.set()
 
@@ -148,16 +171,25 @@ class Stream(Pumped[Event]):
         backend: What runs it, a backend or a session; started already.
         request: What to run.
         form: The form of a typed answer.
+        owner: The client's running streams.
     """
 
-    def __init__(self, backend: Answers, request: Request, *, form: AnswerForm | None = None) -> None:
-        super().__init__("stream")
+    def __init__(
+        self,
+        backend: Answers,
+        request: Request,
+        *,
+        form: AnswerForm | None = None,
+        owner: set[Pumped[Any]] | None = None,
+    ) -> None:
+        super().__init__("stream", owner)
         self._backend = backend
         self._request = request
         self._builder = ReplyBuilder()
         self._calls = CallEvents(request.tools, _call_ids(request)) if _may_call(request) else None
         self._output = OutputReader(form) if form is not None else None
         self._over = False
+        self._metered: Metered | None = None
 
     @property
     def request(self) -> Request:
@@ -168,6 +200,8 @@ class Stream(Pumped[Event]):
     def snapshot(self) -> Reply:
         """The reply as far as it was read; its `finish_reason` is None until it is complete."""
         reply = self._builder.snapshot()
+        if reply.finish_reason in (None, "cancelled") and not reply.usage.total_tokens and self._metered is not None:
+            reply = replace(reply, usage=self._metered.usage)
         # What was read of a typed answer that did not come to its end is not the answer.
         return reply if reply.output is None or reply.finish_reason in (None, "stop") else replace(reply, output=None)
 
@@ -193,7 +227,9 @@ class Stream(Pumped[Event]):
 
     async def _produce(self) -> None:
         async with AsyncExitStack() as stack:
-            events = await stack.enter_async_context(self._backend.open(self._request))
+            block = self._backend.open(self._request)
+            self._metered = block if isinstance(block, Metered) else None
+            events = await stack.enter_async_context(block)
             async for event in events:
                 if self._output is not None and isinstance(event, Done) and event.usage is not None:
                     await self._send.send(UsageUpdate(event.usage))  # known even if the answer does not fit

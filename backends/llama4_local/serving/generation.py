@@ -13,7 +13,7 @@ from llama4_local.engine.mailbox import Mailbox
 from llama4_local.serving.prepare import prepare
 from llama4sdk.backend import keep_deadlines
 from llama4sdk.errors import InvalidRequest, LlamaError
-from llama4sdk.events import Done, Event, Started
+from llama4sdk.events import Done, Event, Started, Usage
 from llama4sdk.worker_thread import run_in_daemon_thread
 
 if TYPE_CHECKING:
@@ -117,6 +117,14 @@ class Generation(AsyncIterator[Event]):
         engine_thread.submit(engine_request)
         self._engine_request = engine_request
         return engine_request
+
+    @property
+    def usage(self) -> Usage:
+        """Tokens of the prompt, and those of the answer so far; none before the prompt is rendered."""
+        request = self._engine_request
+        if request is None:
+            return Usage()
+        return Usage(len(request.token_ids), len(request.written), image_tokens=request.image_tokens)
 
     def _stop(self) -> None:
         """Cancel the engine's request, if it is not over."""

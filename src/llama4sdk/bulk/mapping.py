@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterable, AsyncIterator, Iterable
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import TYPE_CHECKING, Self
 
 import anyio
@@ -19,6 +20,7 @@ from llama4sdk.errors import InvalidRequest
 from llama4sdk.messages import Message, Prompt, conversation
 from llama4sdk.output import answer_form
 from llama4sdk.output.form import MisfitError
+from llama4sdk.owned_task import running_loop, start_owned
 from llama4sdk.reply import Reply
 from llama4sdk.request import Deadlines, Sampling
 from llama4sdk.stream import one_error
@@ -125,7 +127,10 @@ class Bulk(AsyncIterator[Outcome]):
         self._path = journal
         self._progress = progress
         self._entered = False
-        self._tasks: TaskGroup | None = None
+        self._home: object = None  # the event loop that it runs in
+        self._task: object = None
+        self._scope = anyio.CancelScope()
+        self._ended = anyio.Event()
         self._journal: Journal | None = None
         self._failure: Exception | None = None
         self._tally = Tally()
@@ -154,34 +159,34 @@ class Bulk(AsyncIterator[Outcome]):
             self._journal = await to_thread.run_sync(_open_journal, self._path, model)
         # As many as there is room for, so that sending never waits.
         self._send, self._receive = anyio.create_memory_object_stream[Outcome](room)
-        self._tasks = await anyio.create_task_group().__aenter__()
-        self._tasks.start_soon(self._work)
-        if bar is not None:
-            self._tasks.start_soon(self._draw, bar)
+        self._home = running_loop()
+        self._task = start_owned(partial(self._main, bar))
         return self
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        if self._tasks is None:
+        if self._home is None:
             return
-        self._tasks.cancel_scope.cancel()
-        try:
-            # The block's own exception is not handed in: a task group would wrap it into a group.
-            await self._tasks.__aexit__(None, None, None)
-        finally:
+        if running_loop() != self._home:  # its loop has ended, and with it the task
+            self._receive.close()
+            return
+        self._scope.cancel()
+        with anyio.CancelScope(shield=True):
+            await self._ended.wait()
             self._receive.close()
             self._early.clear()
             if self._journal is not None:
-                with anyio.CancelScope(shield=True):
-                    await to_thread.run_sync(self._journal.close)
+                await to_thread.run_sync(self._journal.close)
 
     def __aiter__(self) -> Self:
         return self
 
     async def __anext__(self) -> Outcome:
-        if self._tasks is None:
+        if self._home is None:
             raise InvalidRequest("Enter the work first: async with llama.map(…) as outcomes.")
+        if running_loop() != self._home:
+            raise InvalidRequest("This work belongs to another event loop; read it in the loop that entered it.")
         outcome = await self._received()
         if outcome is None:
             raise self._failure or StopAsyncIteration
@@ -201,6 +206,19 @@ class Bulk(AsyncIterator[Outcome]):
             return None
         except anyio.ClosedResourceError:
             raise InvalidRequest("The work's block was left; read it inside the block.") from None
+
+    async def _main(self, bar: ProgressBar | None) -> None:
+        """Run the work in a task of the event loop's own, whatever task enters and leaves the block."""
+        try:
+            with self._scope:
+                async with anyio.create_task_group() as tasks:
+                    tasks.start_soon(self._work)
+                    if bar is not None:
+                        tasks.start_soon(self._draw, bar)
+        except Exception as error:  # noqa: BLE001 - the task's edge: raised to the reader
+            self._failure = self._failure or error
+        finally:
+            self._ended.set()
 
     async def _work(self) -> None:
         with self._send:
