@@ -15,6 +15,7 @@ from llama4_http.sse import MAX_EVENT
 from llama4sdk.errors import InvalidRequest
 from llama4sdk.images.limits import DEFAULT_LIMITS, ImageLimits
 from llama4sdk.images.tiling import MAX_TILES, TILE, grid_for
+from llama4sdk.keywords import check_keywords
 from llama4sdk.prompting.tool_format import ToolsPlace, tools_place
 
 if TYPE_CHECKING:
@@ -140,10 +141,10 @@ class Choices(TypedDict, total=False):
     max_answer_bytes: int
 
 
+_OWN_OPTIONS = ("model", "api_key", "profile", "max_connections", "client", "tokenizer")
+
+
 def settings_of(choices: Choices) -> Settings:
     """Return the settings that keywords stand for, or raise `InvalidRequest` for an unknown one."""
-    names = {field.name for field in fields(Settings)}
-    unknown = sorted(set(choices) - names)
-    if unknown:
-        raise InvalidRequest(f"HttpBackend has no option {', '.join(unknown)}; there are {', '.join(sorted(names))}.")
+    check_keywords(choices, [*_OWN_OPTIONS, *(field.name for field in fields(Settings))], "HttpBackend")
     return Settings(**choices)

@@ -5,6 +5,7 @@ No tensor is touched here: prompts are rendered in worker threads, the model run
 
 from __future__ import annotations
 
+import inspect
 import os
 import warnings
 from functools import partial
@@ -23,6 +24,7 @@ from llama4_local.serving.readiness import ServedModel, inspect_checkpoint
 from llama4_local.serving.sessions import Session, begin, restore
 from llama4sdk.backend import Capabilities
 from llama4sdk.errors import InvalidRequest
+from llama4sdk.keywords import check_keywords
 from llama4sdk.worker_thread import run_in_daemon_thread
 
 if TYPE_CHECKING:
@@ -104,7 +106,7 @@ class LocalBackend:
         prompt_template: PromptTemplate | None = None,
     ) -> None:
         self._engine_thread: EngineThread | None = None
-        self._folder = CHECKPOINT if checkpoint is None else Path(checkpoint)
+        self._folder = CHECKPOINT if checkpoint is None else Path(checkpoint).expanduser()
         self._name = "nano" if checkpoint is None else self._folder.name
         self._options = Options(
             device=device,
@@ -294,10 +296,9 @@ def open_backend(target: str = "local", /, **options: Any) -> LocalBackend:
         InvalidRequest: For an unknown option.
     """
     _, _, path = target.partition(":")
-    try:
-        return LocalBackend(path or None, **options)
-    except TypeError as error:
-        raise InvalidRequest(f"The local backend has no such option ({error}).") from error
+    known = [name for name in inspect.signature(LocalBackend).parameters if name != "checkpoint"]
+    check_keywords(options, known, "The local backend")
+    return LocalBackend(path or None, **options)
 
 
 def _builder(folder: Path, options: Options, served: ServedModel) -> Build:

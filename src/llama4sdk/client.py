@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
-from typing import TYPE_CHECKING, Literal, TypeAlias
+from typing import TYPE_CHECKING, TypeAlias, Unpack
+
+import anyio
 
 from llama4sdk.backend import Renders
 from llama4sdk.errors import InvalidRequest, OutputInvalid
 from llama4sdk.events import Usage
+from llama4sdk.keywords import check_keywords, explains_keywords
 from llama4sdk.lifetime import Lifetime
 from llama4sdk.messages import Image, Prompt, UserMessage, conversation
 from llama4sdk.output import answer_form
 from llama4sdk.request import Deadlines, Request, Sampling, ToolChoice
-from llama4sdk.run import Approve, Limits, Run, RunStream, complaint, runnable
+from llama4sdk.run import Limits, Run, RunOptions, RunStream, complaint, limits_of, runnable
 from llama4sdk.session import Session, keeping_sessions
 from llama4sdk.stream import Stream
 from llama4sdk.tools import ToolLike, specs_of
@@ -26,6 +30,8 @@ if TYPE_CHECKING:
     from llama4sdk.reply import Reply
 
 ImageLike: TypeAlias = "Image | str | bytes | os.PathLike[str] | object"
+
+_LEAST_LEFT = 0.001  # seconds of a total deadline that has passed
 
 
 class Llama4(Lifetime):
@@ -45,6 +51,7 @@ class Llama4(Lifetime):
         InvalidRequest: When options are given beside a ready backend.
     """
 
+    @explains_keywords
     def stream(
         self,
         prompt: Prompt,
@@ -87,6 +94,7 @@ class Llama4(Lifetime):
         )
         return Stream(self._backend, request, form=form, owner=self._streams)
 
+    @explains_keywords
     async def chat(
         self,
         prompt: Prompt,
@@ -117,9 +125,15 @@ class Llama4(Lifetime):
         limits = Limits(repair=repair)
         messages = list(conversation(prompt))
         usage = Usage()
+        until = _end_of(deadlines)
         for tries_left in range(limits.repair, -1, -1):
             stream = self.stream(
-                messages, tools=tools, tool_choice=tool_choice, output=output, sampling=sampling, deadlines=deadlines
+                messages,
+                tools=tools,
+                tool_choice=tool_choice,
+                output=output,
+                sampling=sampling,
+                deadlines=_left(deadlines, until),
             )
             try:
                 async with stream:
@@ -132,6 +146,7 @@ class Llama4(Lifetime):
                 messages += complaint(error)
         raise InvalidRequest("repair is not negative.")  # not reached: the last try returns or raises
 
+    @explains_keywords
     async def vision(
         self,
         question: str,
@@ -156,43 +171,16 @@ class Llama4(Lifetime):
         parts = [image if isinstance(image, Image) else Image(image) for image in images]
         return await self.chat(UserMessage([*parts, question]), sampling=sampling, deadlines=deadlines)
 
-    async def run(
-        self,
-        prompt: Prompt,
-        *,
-        tools: Sequence[ToolLike],
-        tool_choice: ToolChoice = "auto",
-        output: object = None,
-        approve: Approve | None = None,
-        max_rounds: int = 10,
-        max_parallel: int = 8,
-        tool_timeout: float | None = 60.0,
-        max_result: int = 50_000,
-        repair: int = 0,
-        on_tool_error: Literal["tell", "raise"] = "tell",
-        sampling: Sampling | None = None,
-        deadlines: Deadlines | None = None,
-    ) -> Run:
-        """Answer with the help of tools: run what the model calls and tell it the results, until it answers.
+    async def run(self, prompt: Prompt, *, tools: Sequence[ToolLike], **options: Unpack[RunOptions]) -> Run:
+        """Answer with the help of tools: run the model's calls and send it the results, until it answers.
 
-        A tool that fails, hangs or is called with bad arguments does not end the run: the model is told,
-        without a traceback, and may try something else.
+        A tool that fails, hangs or is called with bad arguments does not end the run: the model gets an error
+        message, without a traceback, and may try something else.
 
         Args:
             prompt: As in `stream`.
-            tools: Functions with typed parameters, sync or async, or what `llama4sdk.tools.tool` makes.
-            tool_choice: For the first round; later ones are free.
-            output: The form of the last reply, as in `stream`.
-            approve: Asked before each call, one at a time, in a worker thread when it is no coroutine function:
-                returns True to allow, False or a reason in words to refuse, another `ToolCall` to run that instead.
-            max_rounds: How often the model is asked at most.
-            max_parallel: Calls of one reply that run at the same time.
-            tool_timeout: Seconds for one call, where its tool does not say; None for no limit.
-            max_result: Characters of a result that the model is shown, where its tool does not say.
-            repair: How often the model may try again when its typed answer does not fit.
-            on_tool_error: `tell` the model of a call that failed, or `raise` `ToolFailed`.
-            sampling: How tokens are chosen, in every round.
-            deadlines: How long each phase of a round may take; `total` spans the whole run.
+            tools: Functions with typed parameters, sync or async, or results of `llama4sdk.tools.tool`.
+            options: See `RunOptions`.
 
         Raises:
             InvalidRequest: For tools that cannot be declared or have no function, or limits out of range.
@@ -200,67 +188,38 @@ class Llama4(Lifetime):
             ToolFailed: When the approve callback fails, or a tool does under `on_tool_error="raise"`.
             LlamaError: When a request fails.
         """
-        running = self.run_stream(
-            prompt,
-            tools=tools,
-            tool_choice=tool_choice,
-            output=output,
-            approve=approve,
-            max_rounds=max_rounds,
-            max_parallel=max_parallel,
-            tool_timeout=tool_timeout,
-            max_result=max_result,
-            repair=repair,
-            on_tool_error=on_tool_error,
-            sampling=sampling,
-            deadlines=deadlines,
-        )
-        async with running:
+        async with self.run_stream(prompt, tools=tools, **options) as running:
             return await running.result()
 
-    def run_stream(
-        self,
-        prompt: Prompt,
-        *,
-        tools: Sequence[ToolLike],
-        tool_choice: ToolChoice = "auto",
-        output: object = None,
-        approve: Approve | None = None,
-        max_rounds: int = 10,
-        max_parallel: int = 8,
-        tool_timeout: float | None = 60.0,
-        max_result: int = 50_000,
-        repair: int = 0,
-        on_tool_error: Literal["tell", "raise"] = "tell",
-        sampling: Sampling | None = None,
-        deadlines: Deadlines | None = None,
-    ) -> RunStream:
+    def run_stream(self, prompt: Prompt, *, tools: Sequence[ToolLike], **options: Unpack[RunOptions]) -> RunStream:
         """Return a run as a stream of its events, to be entered with `async with`; arguments as in `run`.
 
         Raises:
             InvalidRequest: As `run`.
         """
         self._check_open()
-        form = answer_form(output)
+        check_keywords(options, [*RunOptions.__annotations__, "tools"], "run()")
+        form = answer_form(options.get("output"))
         request = Request.of(
             prompt,
             tools=tuple(tool.spec for tool in runnable(tools).values()),
             output=form and form.spec,
-            tool_choice=tool_choice,
-            sampling=sampling,
-            deadlines=deadlines,
+            tool_choice=options.get("tool_choice", "auto"),
+            sampling=options.get("sampling"),
+            deadlines=options.get("deadlines"),
         )
         return RunStream(
             self._backend,
             request,
             tools,
-            limits=Limits(max_rounds, max_parallel, tool_timeout, max_result, repair),
-            approve=approve,
+            limits=limits_of(options),
+            approve=options.get("approve"),
             form=form,
-            on_tool_error=on_tool_error,
+            on_tool_error=options.get("on_tool_error", "tell"),
             owner=self._streams,
         )
 
+    @explains_keywords
     async def session(
         self,
         prompt: Prompt,
@@ -291,6 +250,7 @@ class Llama4(Lifetime):
         )
         return Session(await backend.session(request), request.tools)
 
+    @explains_keywords
     async def restore(self, path: str | os.PathLike[str], *, tools: Sequence[ToolLike] = ()) -> Session:
         """Return the session that `Session.save` wrote to a file, in this process or another, with the same model.
 
@@ -308,6 +268,7 @@ class Llama4(Lifetime):
         specs = specs_of(tools)
         return Session(await backend.restore(path), specs)
 
+    @explains_keywords
     def map(
         self,
         prompts: Iterable[Prompt] | AsyncIterable[Prompt],
@@ -366,6 +327,7 @@ class Llama4(Lifetime):
             progress=progress,
         )
 
+    @explains_keywords
     def render(
         self,
         prompt: Prompt,
@@ -389,6 +351,7 @@ class Llama4(Lifetime):
         template = self._backend.prompt_template
         return template.render(prompt, specs_of(tools), tool_choice=tool_choice, output=form and form.spec)
 
+    @explains_keywords
     def count(
         self,
         prompt: Prompt,
@@ -403,3 +366,16 @@ class Llama4(Lifetime):
             InvalidRequest: As `render`.
         """
         return self.render(prompt, tools=tools, tool_choice=tool_choice, output=output).count
+
+
+def _end_of(deadlines: Deadlines | None) -> float:
+    """Return when the total deadline of a call passes, on the event loop's clock."""
+    total = deadlines.total if isinstance(deadlines, Deadlines) else None
+    return math.inf if total is None else anyio.current_time() + total
+
+
+def _left(deadlines: Deadlines | None, until: float) -> Deadlines | None:
+    """Return the deadlines of another try within the same call."""
+    if deadlines is None or until == math.inf:
+        return deadlines
+    return replace(deadlines, total=max(until - anyio.current_time(), _LEAST_LEFT))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable, Mapping, Sequence
 from os import PathLike
 from typing import Annotated, Any, Literal, TypeAlias, cast
@@ -124,8 +125,18 @@ def part_of(value: object) -> Part:
         return Text(value)
     if isinstance(value, Mapping):
         return _part_of_dict(cast("Mapping[str, Any]", value))
+    if _is_image_like(value):
+        return Image(value)
     raise InvalidRequest(
-        f"A part of a message is a string, Text, Image or a dict with a type, not {type(value).__name__}."
+        f"A part of a message is a string, Text, Image, a path, a PIL image or a dict with a type, "
+        f"not {type(value).__name__}."
+    )
+
+
+def _is_image_like(value: object) -> bool:
+    """Whether a value is a path or a PIL image; PIL is not imported for the question."""
+    return isinstance(value, os.PathLike) or any(
+        (kind.__module__, kind.__qualname__) == ("PIL.Image", "Image") for kind in type(value).__mro__
     )
 
 
@@ -171,7 +182,7 @@ def content_of(value: object) -> Content:
         return ""
     if isinstance(value, str):
         return checked_text(value)
-    if isinstance(value, Text | Image | Mapping):
+    if isinstance(value, Text | Image | Mapping) or _is_image_like(value):
         return (part_of(cast("object", value)),)
     if isinstance(value, Iterable) and not isinstance(value, bytes | bytearray):
         return tuple(part_of(part) for part in cast("Iterable[object]", value))

@@ -6,6 +6,7 @@ that takes the whole string and the caller's options and returns a backend.
 
 from __future__ import annotations
 
+import difflib
 from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, TypeAlias, cast
 
@@ -30,11 +31,23 @@ def open_backend(target: str, /, **options: object) -> Backend:
         BackendMissing: When none, or more than one, has that name, or it cannot be imported.
     """
     scheme = target.partition(":")[0]
-    factory = _load(_only(scheme, _entry_points()))
+    factory = _load(_only(scheme, _entry_points(), _hint(target)))
     backend = factory(target, **options)
     if not isinstance(backend, Backend):
         raise BackendMissing(f"What {scheme!r} stands for does not keep the Backend protocol (llama4sdk.Backend).")
     return backend
+
+
+def _hint(target: str) -> str:
+    """Return the spelling that a target without a scheme probably stands for."""
+    if ":" in target and not target.startswith(("/", "~", ".")):
+        return ""
+    if target.startswith(("/", "~", ".")) or target.count("/") == 1:
+        return f" For a checkpoint write 'local:{target[:200]}'."
+    names = difflib.get_close_matches(target, installed(), n=1)
+    if names:
+        return f" Did you mean {names[0]!r}?"
+    return f" For a checkpoint folder write 'local:/path/of/{target[:80]}', for a server its http:// address."
 
 
 def installed() -> tuple[str, ...]:
@@ -48,12 +61,12 @@ def _entry_points() -> Iterable[EntryPoint]:
     return entry_points(group=GROUP)
 
 
-def _only(scheme: str, points: Iterable[EntryPoint]) -> EntryPoint:
+def _only(scheme: str, points: Iterable[EntryPoint], hint: str = "") -> EntryPoint:
     all_points = list(points)
     named = {point.value: point for point in all_points if point.name == scheme}
     if not named:
-        names = ", ".join(sorted({point.name for point in all_points})) or "none"
-        raise BackendMissing(f"No backend named {scheme[:80]!r}; installed: {names}.")
+        names = sorted({point.name for point in all_points})
+        raise BackendMissing(f"No backend named {scheme[:80]!r}; installed: {', '.join(names) or 'none'}.{hint}")
     if len(named) > 1:
         raise BackendMissing(f"More than one backend is named {scheme!r}: {', '.join(sorted(named))}; uninstall one.")
     return next(iter(named.values()))

@@ -121,7 +121,10 @@ def _stop_ids(ids: object) -> tuple[int, ...]:
 
 @dataclass(frozen=True, slots=True)
 class Deadlines:
-    """How many seconds each phase may take; None for no limit. Counted on events, never on bytes.
+    """Seconds that each phase may take; None for no limit. Counted on events, never on bytes.
+
+    The defaults end a call to a server that is gone and let a slow model think: 10 s to connect, 10 minutes to the
+    first token and from one event to the next.
 
     Args:
         connect: Until a connection to the server stands.
@@ -134,8 +137,8 @@ class Deadlines:
     """
 
     connect: float | None = 10.0
-    first_token: float | None = None
-    idle: float | None = None
+    first_token: float | None = 600.0
+    idle: float | None = 600.0
     total: float | None = None
 
     def __post_init__(self) -> None:
@@ -239,8 +242,8 @@ class Request:
             tools,
             tool_choice,
             output,
-            sampling or Sampling(),
-            deadlines or Deadlines(),
+            Sampling() if sampling is None else sampling,
+            Deadlines() if deadlines is None else deadlines,
             priority,
             cache_salt,
             part,

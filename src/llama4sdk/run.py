@@ -1,11 +1,11 @@
-"""The tool loop: ask, run the tools that the model calls, tell it the results, until it answers."""
+"""The tool loop: ask, run the calls of the reply, send the results, until the model answers."""
 
 from __future__ import annotations
 
 import inspect
 from collections.abc import Awaitable, Callable, Sequence
-from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any, Literal, TypeAlias, cast
+from dataclasses import dataclass, fields, replace
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias, TypedDict, cast
 
 import anyio
 
@@ -20,7 +20,7 @@ from llama4sdk.tools.calling import CallResult, failed, in_thread, run_call
 if TYPE_CHECKING:
     from llama4sdk.backend import Backend
     from llama4sdk.output import AnswerForm
-    from llama4sdk.request import Request
+    from llama4sdk.request import Deadlines, Request, Sampling, ToolChoice
 
 Stopped: TypeAlias = Literal["answered", "max_rounds", "length", "content_filter", "cancelled"]
 Decision: TypeAlias = "bool | str | ToolCall"
@@ -114,6 +114,47 @@ class Limits:
         timeout: object = self.tool_timeout
         if timeout is not None and (not isinstance(timeout, int | float) or not timeout > 0):
             raise InvalidRequest(f"tool_timeout is a number of seconds above 0, or None; got {self.tool_timeout!r}.")
+
+
+class RunOptions(TypedDict, total=False):
+    """The options of `Llama4.run` and `run_stream`, each with a default.
+
+    Args:
+        tool_choice: For the first round; later ones are free.
+        output: The form of the last reply, as in `Llama4.stream`.
+        approve: Called before each call, one at a time, in a worker thread when it is no coroutine function:
+            returns True to allow, False or a reason in words to refuse, another `ToolCall` to run that instead.
+        max_rounds: See `Limits`, as the next four.
+        max_parallel: See `Limits`.
+        tool_timeout: See `Limits`.
+        max_result: See `Limits`.
+        repair: See `Limits`.
+        on_tool_error: `tell` the model of a call that failed, or `raise` `ToolFailed`.
+        sampling: Sampling parameters, in every round.
+        deadlines: Seconds for each phase of a round; `total` spans the whole run.
+    """
+
+    tool_choice: ToolChoice
+    output: object
+    approve: Approve | None
+    max_rounds: int
+    max_parallel: int
+    tool_timeout: float | None
+    max_result: int
+    repair: int
+    on_tool_error: Literal["tell", "raise"]
+    sampling: Sampling | None
+    deadlines: Deadlines | None
+
+
+def limits_of(options: RunOptions) -> Limits:
+    """Return the limits among a run's options.
+
+    Raises:
+        InvalidRequest: For one out of range.
+    """
+    given: dict[str, Any] = {each.name: options[each.name] for each in fields(Limits) if each.name in options}
+    return Limits(**given)
 
 
 class RunStream(Pumped[RunEvent]):

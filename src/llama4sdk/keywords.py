@@ -1,0 +1,60 @@
+"""Keywords that a caller misspells or misplaces, answered with the keyword that was probably meant."""
+
+from __future__ import annotations
+
+import difflib
+import functools
+import inspect
+from dataclasses import fields
+from typing import TYPE_CHECKING, ParamSpec, TypeVar
+
+from llama4sdk.errors import InvalidRequest
+from llama4sdk.request import Deadlines, Sampling
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Collection, Iterable
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+_GROUPS = {"sampling": Sampling, "deadlines": Deadlines}
+
+
+def check_keywords(given: Iterable[str], known: Collection[str], subject: str) -> None:
+    """Refuse keywords that are not known.
+
+    Args:
+        given: The keywords of a call.
+        known: Those that exist.
+        subject: The function or class, for the error.
+
+    Raises:
+        InvalidRequest: With the nearest keyword, and the list of all.
+    """
+    for name in given:
+        if name not in known:
+            raise InvalidRequest(f"{subject} has no option {name[:80]!r}.{_nearest(name, known)} {_all_of(known)}")
+
+
+def explains_keywords(function: Callable[P, R]) -> Callable[P, R]:
+    """Make a method answer unknown keywords with `InvalidRequest` rather than `TypeError`; types stay as they are."""
+    known = tuple(name for name in inspect.signature(function).parameters if name != "self")
+
+    @functools.wraps(function)
+    def call(*args: P.args, **kwargs: P.kwargs) -> R:
+        check_keywords(kwargs, known, f"{function.__name__}()")
+        return function(*args, **kwargs)
+
+    return call
+
+
+def _nearest(name: str, known: Collection[str]) -> str:
+    for group, kind in _GROUPS.items():
+        if group in known and name in {field.name for field in fields(kind)}:
+            return f" It belongs into {group}={kind.__name__}({name}=…)."
+    close = difflib.get_close_matches(name, known, n=1)
+    return f" Did you mean {close[0]!r}?" if close else ""
+
+
+def _all_of(known: Collection[str]) -> str:
+    return f"There are: {', '.join(sorted(known))}."
