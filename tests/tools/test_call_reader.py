@@ -226,3 +226,17 @@ def test_an_answer_has_a_limited_number_of_calls() -> None:
 
 def test_without_tools_everything_is_text() -> None:
     assert read_calls("[f(a=1)]", []).text == "[f(a=1)]"
+
+
+@pytest.mark.parametrize("mark", ["<|eom|>", "<|eot|>", "<|python_end|>", "<|python_end|><|eom|>"])
+def test_marks_behind_a_call_do_not_stay_in_the_text(mark: str) -> None:
+    tools = [ToolSpec("f", parameters={"type": "object", "properties": {"a": {"type": "integer"}}})]
+    for text in (
+        f"[f(a=1)]{mark}",
+        f"<|python_start|>[f(a=1)]{mark}",
+        f'{{"name": "f", "parameters": {{"a": 1}}}}{mark}',
+    ):
+        read = read_calls(text, tools)
+        assert [each.arguments for each in read.calls] == [{"a": 1}]
+        assert read.text == ""
+    assert read_calls(f"words {mark}", tools).text == f"words {mark}"

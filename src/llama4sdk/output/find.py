@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any, Final, Literal, TypeAlias, cast
 
 if TYPE_CHECKING:
@@ -14,6 +14,10 @@ Kind: TypeAlias = Literal["object", "array", "scalar"]
 
 _MAX_ATTEMPTS: Final = 100
 _FENCE = re.compile(r"```[A-Za-z]*[ \t]*\n(.*?)```", re.DOTALL)
+_LIKE_JSON = re.compile(r"""\s*(\{\s*["'}]|\[\s*["'{\[\]\-\dtfn])""")
+_ANY_OPENING = re.compile(r"[{\[]")
+_BRACKET = re.compile(r"""["{}\[\]]""")
+_STRING = re.compile(r'"(?:[^"\\]|\\.)*"', re.DOTALL)
 _OPENING: dict[Kind, str] = {"object": "{", "array": "["}
 
 
@@ -55,11 +59,12 @@ def _kind_of(value: object) -> Kind:
             return "scalar"
 
 
-def find_json(text: str, kinds: Collection[Kind]) -> Iterator[str]:
+def find_json(text: str, kinds: frozenset[Kind]) -> Iterator[str]:
     """Yield the stretches of a text that may be the answer, the most probable first.
 
-    The whole text, then what stands in fenced blocks, then every object or list between words. Where a
-    single value is asked for, plain words count as a string.
+    The whole text, then fenced blocks, then every object or list between words. Where a single value is asked for,
+    plain words count as a string; not so JSON, whole or broken, where an object or a list would do as well. A
+    fragment of broken JSON never counts.
     """
     whole = text.strip()
     blocks = [block.strip() for block in _FENCE.findall(text)]
@@ -67,11 +72,12 @@ def find_json(text: str, kinds: Collection[Kind]) -> Iterator[str]:
         for stretch in (whole, *blocks):
             if _is_json(stretch):
                 yield stretch
-            yield json.dumps(stretch, ensure_ascii=False)
+            if not (kinds & {"object", "array"} and _LIKE_JSON.match(stretch)):
+                yield json.dumps(stretch, ensure_ascii=False)
     openings = "".join(_OPENING[kind] for kind in sorted(kinds) if kind in _OPENING)
     for stretch in (*blocks, whole):
         if openings:
-            yield from _values(stretch, re.compile(f"[{re.escape(openings)}]"))
+            yield from _values(stretch, openings)
 
 
 def _is_json(text: str) -> bool:
@@ -82,18 +88,38 @@ def _is_json(text: str) -> bool:
     return True
 
 
-def _values(text: str, opening: re.Pattern[str]) -> Iterator[str]:
+def _values(text: str, openings: str) -> Iterator[str]:
     decoder = json.JSONDecoder()
     place = 0
     for _ in range(_MAX_ATTEMPTS):
-        match = opening.search(text, place)
+        match = _ANY_OPENING.search(text, place)
         if match is None:
             return
         place = match.start()
         try:
             _, end = decoder.raw_decode(text, place)
         except (ValueError, RecursionError):
-            place += 1
+            place = _end_of_broken(text, place) if _LIKE_JSON.match(text, place) else place + 1
             continue
-        yield text[place:end]
-        place = end
+        if text[place] in openings:
+            yield text[place:end]
+            place = end
+        else:
+            place += 1  # a value of another kind, which may hold the right one
+
+
+def _end_of_broken(text: str, place: int) -> int:
+    """Return where the broken value that opens at `place` closes; the end of the text where it does not."""
+    depth = 0
+    while match := _BRACKET.search(text, place):
+        place = match.end()
+        if match.group() == '"':
+            string = _STRING.match(text, match.start())
+            if string is None:
+                return len(text)
+            place = string.end()
+            continue
+        depth += 1 if match.group() in "{[" else -1
+        if depth == 0:
+            return place
+    return len(text)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import json
+import math
 import re
 from collections.abc import Callable, Mapping
 from typing import Any, cast
@@ -20,6 +21,9 @@ from llama4sdk.output.typed_dicts import portable
 from llama4sdk.request import OutputSpec
 
 _NAME = re.compile(r"[^A-Za-z0-9_-]+")
+_SURROGATE = re.compile("[\ud800-\udfff]")
+_ESCAPED_SURROGATE = re.compile(r"\\u[dD][89a-fA-F]")
+_MAYBE_INFINITE = re.compile(r"NaN|Infinity|[eE]\+?\d{3}|\d{300}")
 
 
 class MisfitError(Exception):
@@ -83,11 +87,7 @@ def _of_schema(spec: OutputSpec) -> AnswerForm:
     schema = JsonSchema(spec.schema)
 
     def read(text: str) -> object:
-        try:
-            value = json.loads(text, parse_constant=_refuse)
-        except (ValueError, RecursionError):
-            raise MisfitError("it is no JSON") from None
-        fitted, problems = fit(schema, value)
+        fitted, problems = fit(schema, _value_of(text))
         if problems:
             raise MisfitError("; ".join(problems))
         return fitted
@@ -116,7 +116,7 @@ def _of_type(output: object) -> AnswerForm:
 
     def read(text: str) -> object:
         try:
-            return adapter.validate_json(text)
+            return adapter.validate_json(_plain(text))
         except ValidationError as error:
             raise MisfitError(_problems(error)) from None
 
@@ -130,6 +130,46 @@ def _problems(error: ValidationError) -> str:
 
 def _named(name: object) -> str:
     return _NAME.sub("_", name)[:64].strip("_") or "answer" if isinstance(name, str) else "answer"
+
+
+def _value_of(text: str) -> Any:
+    """Return the value of a JSON text: finite numbers, and U+FFFD in place of surrogates without their pair.
+
+    Raises:
+        MisfitError: It is no JSON, or has a number that is not finite.
+    """
+    try:
+        value = json.loads(text, parse_constant=_refuse, parse_float=_finite)
+    except (ValueError, RecursionError):
+        raise MisfitError("it is no JSON of finite numbers") from None
+    return _without_surrogates(value) if _ESCAPED_SURROGATE.search(text) else value
+
+
+def _plain(text: str) -> str:
+    """Return a JSON text that every reader takes alike; see `_value_of`."""
+    if not (_ESCAPED_SURROGATE.search(text) or _MAYBE_INFINITE.search(text)):
+        return text
+    return json.dumps(_value_of(text), ensure_ascii=False)
+
+
+def _without_surrogates(value: Any) -> Any:
+    match value:
+        case str():
+            return _SURROGATE.sub("\ufffd", value)
+        case list():
+            return [_without_surrogates(item) for item in cast("list[Any]", value)]
+        case dict():
+            items = cast("dict[str, Any]", value).items()
+            return {_SURROGATE.sub("\ufffd", name): _without_surrogates(item) for name, item in items}
+        case _:
+            return value
+
+
+def _finite(digits: str) -> float:
+    number = float(digits)
+    if not math.isfinite(number):
+        raise ValueError(digits)
+    return number
 
 
 def _refuse(constant: str) -> float:

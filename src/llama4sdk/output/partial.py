@@ -41,6 +41,7 @@ class PartialReader:
         self._in_scalar = False
         self._after_value = False
         self._closing = False
+        self._before = ""  # the last character before the value, white space aside
         self.done = False
         """Whether the value is complete."""
 
@@ -56,21 +57,29 @@ class PartialReader:
         """Return the value so far, from its closed parts.
 
         Raises:
-            ValueError: When it turns out to be no JSON; the search for some then begins anew.
+        ValueError: When it turns out to be no JSON; see `_give_up`.
         """
         self._shown = self._closed
         self._pieces = ["".join(self._pieces)]
         try:
             return from_json(self._pieces[0][: self._closed], allow_partial=True, allow_inf_nan=False)
         except ValueError:
-            self._stack, self.done = [], False
-            self._in_string = self._in_scalar = False
+            self._give_up()
             raise
+
+    def _give_up(self, *, quoted: bool = False) -> None:
+        """Leave a value that is no JSON: braces in prose are passed over, broken JSON ends the search."""
+        self.done = quoted or self._closed > 0 or len(self._stack) > 1
+        self._stack = []
+        self._in_string = self._in_scalar = False
 
     def _begin(self, text: str, place: int) -> int:
         while place < len(text) and text[place] not in self._openings:
+            self._before = self._before if text[place].isspace() else text[place]
             place += 1
-        if place < len(text):
+        if place < len(text) and self._before == "[":
+            self.done = True  # part of a list that was not asked for
+        elif place < len(text):
             self._pieces, self._length, self._closed, self._shown = [], 0, 0, 0
             self._open(text[place])
             self._keep(text[place])
@@ -149,7 +158,7 @@ class PartialReader:
                 self._open(char)
             case _ if _SCALAR.match(char) and not self._after_value and not self._is_key:
                 self._in_scalar = True
-            case _:  # no JSON after all
-                self._stack = []
+            case _:
+                self._give_up(quoted=char == "'")
                 return place
         return place + 1

@@ -40,6 +40,7 @@ _OPENER = re.compile(r"[\[{<`]")
 # Before a call stands a space, the beginning, or a sign that quotes nothing and indexes nothing.
 _NEVER_BEFORE = re.compile(r"[\w)\]`'\"$\\]")
 _MARKS: Mapping[str, str] = {"<|python_start|>": "<|python_end|>", "<|python_tag|>": "<|eom|>"}
+_AFTER_CALL = frozenset({"<|eom|>", "<|eot|>", "<|python_end|>"})  # marks that servers leave behind a call
 _TAG: Final = "<function="
 _TAG_END: Final = "</function>"
 _FENCE: Final = "```"
@@ -89,7 +90,7 @@ class CallReader:
         self._tools = {tool.name: tool for tool in tools}
         self._ids = ids
         self.next_index = 0
-        """Index of the next call; whoever passes other calls on as well may raise it."""
+        """Index of the next call; a caller that passes other calls on as well may raise it."""
         self.calls_read = 0
         """Calls that are complete."""
         self._source = Source()
@@ -372,6 +373,7 @@ class CallReader:
         self._emit([*call.events(), ToolCallReady(call.index, ready)])
         self._open = None
         self.calls_read += 1
+        self._closers |= _AFTER_CALL
         self._text.call_read()
         self._drop()
 
