@@ -15,6 +15,7 @@ from llama4sdk.messages import AssistantMessage, Message, ToolCall, UserMessage
 from llama4sdk.reply import Reply
 from llama4sdk.stream import Pumped, Stream, one_error
 from llama4sdk.tools import Tool, ToolLike, declared
+from llama4sdk.tools.bad_items import undeclared_call
 from llama4sdk.tools.calling import CallResult, failed, in_thread, run_call
 
 if TYPE_CHECKING:
@@ -246,7 +247,13 @@ class RunStream(Pumped[RunEvent]):
             if reply.finish_reason == "length" or reply.finish_reason == "content_filter":
                 return reply.finish_reason
             if not reply.tool_calls:
-                return "answered"
+                unknown = undeclared_call(reply.text, self._tools) if self._form is None else None
+                if unknown is None or self._rounds >= self._limits.max_rounds:
+                    return "answered"
+                self._messages.append(
+                    UserMessage(f"There is no tool named {unknown}; there are: {', '.join(self._tools)}.")
+                )
+                continue
             last = self._rounds >= self._limits.max_rounds
             await self._settle(reply, "The limit of rounds is reached; it was not run." if last else None)
             if last:

@@ -197,7 +197,7 @@ def test_a_string_names_a_checkpoint(target: str, name: str) -> None:
 
 
 def test_an_unknown_option_is_an_invalid_request() -> None:
-    with pytest.raises(InvalidRequest, match="no such option"):
+    with pytest.raises(InvalidRequest, match="has no option 'colour'"):
         open_backend("local", colour="red")
 
 

@@ -240,3 +240,32 @@ def test_marks_behind_a_call_do_not_stay_in_the_text(mark: str) -> None:
         assert [each.arguments for each in read.calls] == [{"a": 1}]
         assert read.text == ""
     assert read_calls(f"words {mark}", tools).text == f"words {mark}"
+
+
+@pytest.mark.parametrize(
+    ("bad", "name"),
+    [
+        ("g(x=b'z')", "g"),
+        ("unknown(x=1)", "unknown"),
+        ("g(x=1e999)", "g"),
+        ("g(x=[1, 2)", "g"),
+        ("g(x=open('a, b]'))", "g"),
+        ('{"name": "g", "parameters": {x: 1}}', "g"),
+        ("42", None),
+        ("'words, in quotes]'", None),
+    ],
+)
+@pytest.mark.parametrize("behind", ["", ", f(a=2)"])
+def test_a_bad_item_of_a_list_keeps_the_good_ones_and_becomes_a_problem(
+    bad: str, name: str | None, behind: str
+) -> None:
+    tools = [ToolSpec("f", parameters={"type": "object", "properties": {"a": {}}}), ToolSpec("g")]
+    text = f"[f(a=1), {bad}{behind}]"
+    whole = read_calls(text, tools)
+    assert whole.text == ""
+    assert [call.arguments for call in whole.calls if call.problem is None] == [{"a": 1}, {"a": 2}][: 1 + bool(behind)]
+    assert [call.name for call in whole.calls if call.problem] == [name][: bool(name)]
+    for size in (1, 3, 7):
+        reader = CallReader(tools)
+        events = [event for i in range(0, len(text), size) for event in reader.feed(text[i : i + size])] + reader.end()
+        assert [event.call for event in events if isinstance(event, ToolCallReady)] == list(whole.calls)

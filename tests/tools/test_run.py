@@ -369,3 +369,21 @@ def test_a_hanging_tool_does_not_keep_the_process_from_ending() -> None:
     )
     ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=False)
     assert ended.stdout.strip() == "over", ended.stderr
+
+
+async def test_an_undeclared_call_alone_does_not_end_a_run() -> None:
+    backend = Writes('[forecast(city="Paris")]', '[weather(city="Paris")]', "It is 21 degrees.")
+    async with Llama4(backend) as llama:
+        run = await llama.run("What?", tools=[weather])
+    assert run.text == "It is 21 degrees."
+    told = run.messages[2]
+    assert told.role == "user"
+    assert "no tool named forecast" in told.text
+
+
+async def test_a_bad_call_beside_a_good_one_is_told_to_the_model_and_leaves_no_text() -> None:
+    backend = Writes("[add(a=1, b=2), weather(city=b'z')]", "3.")
+    async with Llama4(backend) as llama:
+        run = await llama.run("What?", tools=[add, weather])
+    assert [call.error is None for call in run.calls] == [True, False]
+    assert run.messages[1].text == ""

@@ -7,22 +7,24 @@ Understood are:
 - `<function=f>{…}</function>`;
 - any of these, or a bare `f(a=1)`, after `<|python_start|>`; any but the bare one in a fenced block.
 
-Only functions that were declared count. Everything else stays text, and no text is lost, save white space
-and marks between calls, or between calls and the ends of the answer. Nothing is evaluated.
+Only functions that were declared count. Behind a call that was read, an item of the same list that cannot be read, or
+that names another function, becomes a call with a `problem`, so that the model can be told. Everything else stays text,
+and no text is lost, save white space and marks between calls, or between calls and the ends of the answer. Nothing is
+evaluated.
 """
 
 from __future__ import annotations
 
 import json
 import re
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
 from llama4sdk.errors import InvalidRequest
-from llama4sdk.events import Event, TextDelta, TokenLogprob, ToolCallReady
+from llama4sdk.events import Event, TokenLogprob, ToolCallReady
 from llama4sdk.messages import ToolCall
 from llama4sdk.output.fitting import fit
 from llama4sdk.output.json_schema import schema_of
+from llama4sdk.tools.bad_items import ItemEnd, bad_call
 from llama4sdk.tools.open_call import JsonCall, OpenCall, nowhere, object_of
 from llama4sdk.tools.remaining import RemainingText
 from llama4sdk.tools.source import NotACallError, Reading, Source
@@ -50,29 +52,6 @@ _KEYS = frozenset(
     for key in ("type", "name", "parameters", "arguments", "function", "id")
     for quote in ("'", '"')
 )
-
-
-@dataclass(frozen=True, slots=True)
-class CallsRead:
-    """What was read out of a text.
-
-    Args:
-        calls: The calls, in order.
-        text: What is left of the text.
-    """
-
-    calls: tuple[ToolCall, ...]
-    text: str
-
-
-def read_specs(text: str, tools: Iterable[ToolSpec]) -> CallsRead:
-    """Return the calls of the declared tools in a whole text, and the rest of it. Raises for no text."""
-    reader = CallReader(tools)
-    events = [*reader.feed(text), *reader.end()]
-    return CallsRead(
-        tuple(event.call for event in events if isinstance(event, ToolCallReady)),
-        "".join(event.text for event in events if isinstance(event, TextDelta)),
-    )
 
 
 class CallReader:
@@ -221,14 +200,42 @@ class CallReader:
         source.pos += 1
         if (yield from source.skip_space()) == "]":
             raise NotACallError
+        read = 0
         while (char := (yield from source.skip_space())) != "]":
-            yield from (self._json_call() if char == "{" else self._call())
+            try:
+                yield from (self._json_call() if char == "{" else self._call())
+                read += 1
+            except NotACallError:
+                if not read or self.calls_read >= MAX_CALLS:
+                    raise  # a list in prose
+                yield from self._bad_item()
             char = yield from source.skip_space()
             if char == ",":
                 source.pos += 1
             elif char != "]":
                 raise NotACallError
         source.pos += 1
+        self._drop()
+
+    def _bad_item(self) -> Reading[None]:
+        """Read over an item of a list of calls that is none, and report it as a call with a problem."""
+        source, end = self._source, ItemEnd()
+        item = source.take()
+        source.begin()
+        for char in item.lstrip(" \t\r\n,"):
+            end.ends_at(char)
+        while not end.ends_at(char := (yield from source.peek())):
+            if not char:
+                self._say(item)
+                raise NotACallError
+            item += char
+            source.pos += 1
+        call = self._open or self._begin("unread")
+        self._open = None
+        bad = bad_call(item, self._tools, call.id)
+        if bad is not None:
+            self._emit([ToolCallReady(call.index, bad)])
+            self.calls_read += 1
         self._drop()
 
     def _bare(self) -> Reading[None]:

@@ -11,9 +11,9 @@ from llama4sdk.messages import tool_name
 from llama4sdk.output.fitting import fit
 from llama4sdk.output.json_schema import JsonSchema
 from llama4sdk.request import ToolSpec
-from llama4sdk.tools.calls import CallsRead, read_specs
 from llama4sdk.tools.docstrings import describe
 from llama4sdk.tools.schema import BadArgumentsError, FunctionSchema, is_unbound_method
+from llama4sdk.tools.whole_text import CallsRead, read_specs
 
 P = ParamSpec("P")
 R = TypeVar("R")
