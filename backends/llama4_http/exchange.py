@@ -17,6 +17,7 @@ from llama4_http.answer import AnswerReader
 from llama4_http.composing import compose
 from llama4_http.deadlines import Clock
 from llama4_http.errors import compressed, error_for_exception, error_for_status, keep_partial, named
+from llama4_http.lazy_timer import LazyTimer
 from llama4_http.network import Link, Opening, beginning, is_encoded, log, translated
 from llama4_http.profiles import poll_id
 from llama4_http.retry import retried_status
@@ -56,6 +57,7 @@ class Exchange(AsyncIterator[Event]):
         begun = anyio.current_time()
         self._ahead = begun - time.monotonic()  # of the event loop's clock, which is slow to read for every chunk
         self._clock = Clock(request.deadlines, begun)
+        self._timer = LazyTimer()
         self._ready: deque[Event] = deque()
         self._failure: LlamaError | None = None
         self._reader: AnswerReader | None = None
@@ -87,6 +89,7 @@ class Exchange(AsyncIterator[Event]):
             if self._response is not None and self._reader is not None and self._reader.done:
                 await self._drain(self._response)
         finally:
+            self._timer.close()
             await self._release()
             log.debug("%s closed, %d bytes", self._request.request_id, self._received)
 
@@ -114,11 +117,13 @@ class Exchange(AsyncIterator[Event]):
         if self._reader is not None and self._reader.done:
             raise StopAsyncIteration
         phase, until = self._clock.limit(time.monotonic() + self._ahead)
-        with anyio.CancelScope(deadline=until) as self._scope:
+        with self._timer.scope(until) as self._scope:
             try:
                 await self._work(self._scope)
             except LlamaError as error:
                 self._fail(error)
+            finally:
+                self._timer.waited()
         if self._scope.cancelled_caught:
             self._out_of_time(phase)
         if not self._ready and self._failure is not None:

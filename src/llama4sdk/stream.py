@@ -103,7 +103,8 @@ class Pumped(AsyncIterator[E], Generic[E]):
         return self
 
     async def __anext__(self) -> E:
-        self._check_loop()
+        if running_loop() is not self._home:
+            self._check_loop()
         try:
             return await self._receive.receive()
         except anyio.EndOfStream:
