@@ -1,4 +1,4 @@
-"""What nano says, and how soon, with its keys and values in e4m3 and in its own type: the same questions to both.
+"""Answers and speed of nano with its keys and values in e4m3 and in its own type: the same questions to both.
 
 python benchmarks/fp8_cache.py [--samples 30] [--seed 21] [--dtype bfloat16]
 """
@@ -23,7 +23,7 @@ GREEDY = Sampling(temperature=0, max_tokens=220)
 
 @dataclass(frozen=True, slots=True)
 class Served:
-    """What came of all questions over one type of cache.
+    """The results of all questions over one type of cache.
 
     Args:
         answers: What was written, in the order of the questions.

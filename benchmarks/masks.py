@@ -1,4 +1,4 @@
-"""What keeping answers to a form costs: the bundled model decodes with and without masks, in turn.
+"""The cost of keeping answers to a form: the bundled model decodes with and without masks, in turn.
 
     OMP_NUM_THREADS=1 python benchmarks/masks.py --streams 8 --tokens 200 --repeats 9
 

@@ -1,4 +1,4 @@
-"""What streaming through the remote backend costs, beside other clients of the same loopback server.
+"""The cost of streaming through the remote backend, beside other clients of the same loopback server.
 
     python benchmarks/stream_overhead.py [--chunks 4000] [--rounds 5] [--out benchmarks/results/stream_overhead.json]
 

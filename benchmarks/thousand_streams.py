@@ -39,7 +39,7 @@ def memory_of_process(name: str) -> int:
 
 @dataclass(frozen=True)
 class Outcome:
-    """What came of the streams.
+    """The results of the streams.
 
     Args:
         ends: How many ended in which way.

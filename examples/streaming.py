@@ -1,4 +1,4 @@
-"""What a stream can do: every event, a snapshot at any time, deadlines, cancelling from another task."""
+"""The features of a stream: every event, a snapshot at any time, deadlines, cancelling from another task."""
 
 from __future__ import annotations
 

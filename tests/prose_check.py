@@ -30,6 +30,8 @@ BANNED: tuple[tuple[str, str], ...] = (
     (rf"{_SUBJECT} (says?|wants?|hears?|learns?|thinks?|believes?)\b", "returns, needs, receives, …"),
     (r"\bfor good measure\b|\bin one go\b|\ball the same\b|\bconcerns nobody\b", "plain words"),
 )
+# A docstring begins with the thing that it describes.
+_BEGINNING = re.compile(r"(What|Who)\b")
 IDENTIFIERS = re.compile(r"\b(found|wanted)\b")
 _PROMPT = re.compile(
     r"[\"“'`*][^\"”'`*\n]*\bpictures?\b[^\"”'`*\n]*[\"”'`*]|^(you|nano) .*"
@@ -55,6 +57,7 @@ def check(path: Path) -> Iterator[Hit]:
         yield from _hits(name, line, words)
     if path.suffix == ".py" and not name.startswith("tests"):
         yield from _identifiers(name, text)
+        yield from _beginnings(name, text)
 
 
 def _hits(name: str, line: int, words: str) -> Iterator[Hit]:
@@ -67,14 +70,19 @@ def _hits(name: str, line: int, words: str) -> Iterator[Hit]:
             yield Hit(name, line, match.group(), advice)
 
 
-def _python(text: str) -> Iterator[tuple[int, str]]:
-    """Yield lines of docstrings and comments."""
+def _docstrings(text: str) -> Iterator[tuple[int, str]]:
+    """Yield the first line's number and the text of every docstring."""
     for node in ast.walk(ast.parse(text)):
         if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef):
             first = node.body[0] if node.body else None
             if isinstance(first, ast.Expr) and isinstance(first.value, ast.Constant) and ast.get_docstring(node):
-                for offset, words in enumerate(str(first.value.value).split("\n")):
-                    yield first.lineno + offset, words
+                yield first.lineno, str(first.value.value)
+
+
+def _python(text: str) -> Iterator[tuple[int, str]]:
+    """Yield lines of docstrings and comments."""
+    for line, docstring in _docstrings(text):
+        yield from enumerate(docstring.split("\n"), start=line)
     for token in tokenize.generate_tokens(io.StringIO(text).readline):
         if token.type == tokenize.COMMENT:
             yield token.start[0], token.string
@@ -94,6 +102,12 @@ def _identifiers(name: str, text: str) -> Iterator[Hit]:
     for token in tokenize.generate_tokens(io.StringIO(text).readline):
         if token.type == tokenize.NAME and IDENTIFIERS.fullmatch(token.string):
             yield Hit(name, token.start[0], token.string, "an identifier names its content")
+
+
+def _beginnings(name: str, text: str) -> Iterator[Hit]:
+    for line, docstring in _docstrings(text):
+        if match := _BEGINNING.match(docstring):
+            yield Hit(name, line, match.group(), "a docstring begins with the thing that it describes")
 
 
 def main(arguments: list[str]) -> int:

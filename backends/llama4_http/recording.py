@@ -33,7 +33,7 @@ _KEPT = ("content-type", "content-encoding", "retry-after", "location", "server"
 
 @dataclass(frozen=True, slots=True)
 class Injected:
-    """What goes wrong on replay.
+    """Faults on replay.
 
     Args:
         after_bytes: How much of the body comes before it.

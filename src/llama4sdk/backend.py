@@ -39,7 +39,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Capabilities:
-    """What a backend can do; what is not known is None.
+    """The features of a backend; None where a feature is unknown.
 
     Args:
         name: The backend's name, for errors and logs.
@@ -73,7 +73,7 @@ class Answers(Protocol):
 
     @property
     def capabilities(self) -> Capabilities:
-        """What it can do, as far as known now; more may be known after `start()`."""
+        """Its capabilities; more may be known after `start()`."""
         ...
 
     def open(self, request: Request) -> AbstractAsyncContextManager[AsyncIterator[Event]]:

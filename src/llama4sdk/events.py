@@ -1,4 +1,4 @@
-"""What comes out: the events of one request, in the order in which they happen.
+"""The events of one request, in the order in which they happen.
 
 `Started` comes first and once, `Done` last and once; between them, in any number, the others. A failure
 is an exception instead of `Done`. Text deltas never cut a character, and concatenate to the reply.

@@ -46,12 +46,12 @@ class Lifetime:
 
     @property
     def backend(self) -> Backend:
-        """What runs the model."""
+        """The backend, which runs the model."""
         return self._backend
 
     @property
     def capabilities(self) -> Capabilities:
-        """What the backend can do."""
+        """The backend's capabilities."""
         return self._backend.capabilities
 
     async def __aenter__(self) -> Self:

@@ -1,4 +1,4 @@
-"""What goes in: messages and their parts, from objects or from the familiar chat dicts.
+"""Messages and their parts, from objects or from the familiar chat dicts.
 
 A message's content is a string, or a list of strings, `Text`, `Image` and dict parts:
 
@@ -85,7 +85,7 @@ class SystemMessage(_Message):
 
 
 class UserMessage(_Message):
-    """What the person says and shows.
+    """A message of the user: text and images.
 
     Args:
         content: Text, images, or both in the order in which the model shall see them.
@@ -98,7 +98,7 @@ class UserMessage(_Message):
 
 
 class AssistantMessage(_Message):
-    """What the model said earlier, or the tools that it called.
+    """An earlier message of the model: text, or tool calls.
 
     Args:
         content: Its text.

@@ -27,7 +27,7 @@ KNOWLEDGE_CUTOFF = "August 2024"
 
 @dataclass(frozen=True, slots=True)
 class ModelCard:
-    """What is known of one model.
+    """The facts of one model.
 
     Args:
         name: Its short name.

@@ -1,4 +1,4 @@
-"""What a message's content is made of: text and images, from objects or from the familiar chat dicts."""
+"""The parts of a message's content: text and images, from objects or from the familiar chat dicts."""
 
 from __future__ import annotations
 

@@ -28,7 +28,7 @@ __all__ = ["Reply", "ReplyBuilder", "Usage"]
 
 @dataclass(frozen=True, slots=True)
 class Reply:
-    """What the model answered, or has answered so far.
+    """The model's answer, or its state so far.
 
     Args:
         text: The text; empty when it only called tools.

@@ -47,7 +47,7 @@ RunEvent: TypeAlias = Event | ToolBegun | ToolEnded
 
 @dataclass(frozen=True, slots=True)
 class Run:
-    """What came of a run, or has come of it so far.
+    """The result of a run, or its state so far.
 
     Args:
         reply: The model's last reply.
@@ -86,7 +86,7 @@ class Run:
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """What a run may take.
+    """The limits of a run.
 
     Args:
         max_rounds: How often the model is asked at most.

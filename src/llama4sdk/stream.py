@@ -194,7 +194,7 @@ class Stream(Pumped[Event]):
 
     @property
     def request(self) -> Request:
-        """What was asked."""
+        """Its request."""
         return self._request
 
     @property

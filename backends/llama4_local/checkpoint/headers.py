@@ -1,4 +1,4 @@
-"""What a checkpoint folder's files say they hold, read from their headers alone.
+"""The tensors of a checkpoint folder, read from its files' headers alone.
 
 Nothing is allocated here in proportion to what a file claims: names, shapes and types are compared with
 what the config demands before the first tensor is read. Only safetensors files are opened. A file must
@@ -149,7 +149,7 @@ def _describe(path: Path, name: str, header: _Header) -> StoredTensor:
 
 
 class _Header(Protocol):
-    """What safetensors tells about one tensor without reading it."""
+    """The header of one tensor, as safetensors gives it."""
 
     def get_dtype(self) -> str: ...
 

@@ -75,7 +75,7 @@ def load_quantizing(
 
 @dataclass(frozen=True, slots=True)
 class Recipe:
-    """What one packed matrix is made of.
+    """The stored tensors of one quantized matrix.
 
     Args:
         pieces: Tensors whose rows, joined, make it; with experts they make the shared one.

@@ -1,1 +1,1 @@
-"""What a checkpoint and its user configure, without torch."""
+"""Configs of checkpoints, and the user's options; without torch."""

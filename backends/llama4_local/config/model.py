@@ -1,4 +1,4 @@
-"""What a Llama 4 checkpoint says about its network, as frozen values.
+"""The config of a Llama 4 checkpoint, as frozen values.
 
     ModelConfig
     ├── TextConfig        the decoder: sizes, which layers use RoPE, which are mixtures of experts
@@ -146,7 +146,7 @@ class VisionConfig:
 
 @dataclass(frozen=True, slots=True)
 class GenerationConfig:
-    """What a checkpoint asks for when it generates; None where it says nothing."""
+    """A checkpoint's defaults for generation; None where it has none."""
 
     bos_token_id: int | None = None
     eos_token_ids: tuple[int, ...] = ()

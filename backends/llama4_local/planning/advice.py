@@ -1,4 +1,4 @@
-"""What to change when a model does not fit; every proposal is worked out before it is made."""
+"""Proposals for a model that does not fit; every proposal is worked out before it is made."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _SMALLER: tuple[WeightFormat, ...] = ("fp8", "int4")
 
 @dataclass(frozen=True, slots=True)
 class Gap:
-    """What does not fit.
+    """The bytes that do not fit.
 
     Args:
         sizing: The network and its formats.

@@ -55,7 +55,7 @@ class StepFloor:
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """What a model takes on a machine. All sizes in bytes.
+    """The memory and speed of a model on a machine. All sizes in bytes.
 
     Args:
         model: Its name.

@@ -1,4 +1,4 @@
-"""What one choice of formats needs, for any context and number of sequences."""
+"""The bytes that one choice of formats needs, for any context and number of sequences."""
 
 from __future__ import annotations
 

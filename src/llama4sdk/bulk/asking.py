@@ -25,11 +25,11 @@ _LEAST_LEFT = 0.001  # seconds
 
 
 class Chats(Protocol):
-    """What bulk work needs of a client; `Llama4` has it."""
+    """The part of a client that bulk work uses; `Llama4` has it."""
 
     @property
     def capabilities(self) -> Capabilities:
-        """What answers: its name stands in errors, its model in the journal."""
+        """The backend's capabilities: its name is in errors, its model in the journal."""
         ...
 
     async def chat(

@@ -1,4 +1,4 @@
-"""What became of the prompts: one outcome for each, and a tally of all."""
+"""The outcomes of bulk work: one for each prompt, and a tally of all."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """What became of one prompt: a reply, or the error in its place.
+    """The outcome of one prompt: a reply, or an error.
 
     Args:
         index: Its place among the prompts, from 0.

@@ -1,4 +1,4 @@
-"""What the four file formats share: a checked header, and how damage is told."""
+"""The parts that four file formats share: a checked header, and errors for damage."""
 
 from __future__ import annotations
 

@@ -31,7 +31,7 @@ class MisfitError(Exception):
 
 
 class AnswerForm:
-    """What `output=` stands for.
+    """The form of a typed answer, as `output=` gives it.
 
     Args:
         spec: What the model is told.

@@ -73,12 +73,12 @@ class Tool(Generic[P, R]):
 
     @property
     def name(self) -> str:
-        """What the model calls it."""
+        """Its name for the model."""
         return self.spec.name
 
     @property
     def description(self) -> str:
-        """What the model is told that it does."""
+        """Its description for the model."""
         return self.spec.description
 
     @property

@@ -1,4 +1,4 @@
-"""What a docstring says of a function and of its parameters, in Google's, NumPy's or reST's style."""
+"""Descriptions of a function and its parameters from its docstring, in Google's, NumPy's or reST's style."""
 
 from __future__ import annotations
 

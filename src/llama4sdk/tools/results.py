@@ -1,4 +1,4 @@
-"""What a tool returned, as the content of a message: text, or text and images, of bounded size."""
+"""The value that a tool returned, as the content of a message: text, or text and images, of bounded size."""
 
 from __future__ import annotations
 

@@ -15,7 +15,7 @@ MAX_LENGTH = 1_000_000
 
 
 class NotACallError(Exception):
-    """What was read so far is no tool call; it never leaves this package."""
+    """The text read so far is no tool call; it never leaves this package."""
 
 
 class Source:

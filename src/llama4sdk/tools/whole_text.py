@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class CallsRead:
-    """What was read out of a text.
+    """The calls of a text, and the rest of it.
 
     Args:
         calls: The calls, in order.

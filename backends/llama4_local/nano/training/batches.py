@@ -38,7 +38,7 @@ class Example:
 
 @dataclass(frozen=True, slots=True)
 class Pass:
-    """What goes through the network at once: sequences padded on the right.
+    """The input of one pass through the network: sequences padded on the right.
 
     Args:
         token_ids: [sequences, longest], int64.

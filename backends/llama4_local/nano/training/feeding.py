@@ -25,7 +25,7 @@ _AHEAD = 2  # pieces of work under way for each maker
 
 
 class Feed(Generic[_Made]):
-    """What `make(number)` returns, for one number after the other.
+    """The results of `make(number)`, for one number after the other.
 
     Args:
         pool: Where it is made.

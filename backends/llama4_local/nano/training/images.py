@@ -55,7 +55,7 @@ class Shape:
 
 @dataclass(frozen=True, slots=True)
 class Scene:
-    """What is in an image, in reading order; no shapes for an image of something else."""
+    """The shapes of an image, in reading order; none for an image of something else."""
 
     shapes: tuple[Shape, ...]
 

@@ -1,4 +1,4 @@
-"""What a well-behaved server answers: a word is a token, and the same question gets the same answer."""
+"""The answers of a well-behaved server: a word is a token, and the same question gets the same answer."""
 
 from __future__ import annotations
 

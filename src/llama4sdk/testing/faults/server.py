@@ -129,7 +129,7 @@ class FaultServer:
         return MISDEEDS.get(name or "") or QUIRKS.get(name or "")
 
     async def _aside(self, wire: Wire, request: Received) -> None:
-        """What NVIDIA's catalog has beside its `/v1`: uploads, and answers that take long."""
+        """The routes of NVIDIA's catalog beside `/v1`: uploads, and answers that take long."""
         if request.path == "/assets":
             await wire.answer_json(200, {"assetId": "asset-1", "uploadUrl": f"{self._origin}/upload"})
         elif request.path == "/upload":
