@@ -133,7 +133,7 @@ def test_a_folder_that_cannot_be_written_to_is_packed_every_time(folder: Path, m
     def full(*_: object, **__: object) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("llama4_local.checkpoint.quantized_cache.save_file", full)
+    monkeypatch.setattr("llama4_local.checkpoint.sealed_file.save_file", full)
     got = load_quantizing(folder, config(), "int4")
     assert not list(folder.glob(".packed-*/*"))
     monkeypatch.undo()

@@ -188,7 +188,7 @@ def test_where_the_checkpoint_cannot_be_written_to_the_users_cache_keeps_the_pac
 
 CHILD = """
     import os, signal, sys
-    from llama4_local.checkpoint import quantized_cache as packed_files
+    from llama4_local.checkpoint import sealed_file
     from llama4_local.checkpoint.quantizing import load_quantizing
     from local.packable import packable
 
@@ -199,7 +199,7 @@ CHILD = """
         if len(calls) == 3:
             os.kill(os.getpid(), signal.SIGKILL)  # the third layer is written, and has not got its name
 
-    packed_files.os.fsync = fsync
+    sealed_file.os.fsync = fsync
     load_quantizing(sys.argv[1], packable(), "int4")
 """
 

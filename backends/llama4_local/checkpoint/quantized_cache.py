@@ -1,37 +1,32 @@
-"""The packed form of a checkpoint, kept for the next start: one file for each layer, whole or not there at all.
+"""The quantized form of a checkpoint, kept for the next start: one sealed file for each layer.
 
 The files lie in a folder beside the checkpoint's own, or in the user's cache where that cannot be written to. Its name
-carries what was packed, how, and by which version of the packing; so another checkpoint or another format never meets
-these files. A run that is stopped leaves the layers that it finished, and the next one goes on from there.
+carries the checkpoint, the weight format and the version of the packing; so another checkpoint or another format never
+meets these files. A run that is stopped leaves the layers that it finished, and the next one goes on from there.
 
-Each file carries a SHA-256 of its content. What was changed, cut short, or is no plain file of these folders counts as
-not there, and is packed again.
+A file that was changed or cut short, or is no plain file of these folders, counts as absent, and its layer is quantized
+again.
 """
 
 from __future__ import annotations
 
-import contextlib
-import hashlib
-import os
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 
+from llama4_local.checkpoint.sealed_file import UnreadableFile, read_sealed, write_sealed
 from llama4_local.weights.quantized import Fp8Matrix, Int4Matrix, Packed
 from llama4sdk.errors import InvalidRequest
 from llama4sdk.prompting.tokenizer_cache import cache_folder
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
+    from pathlib import Path
 
     from torch import Tensor
 
-VERSION = "3"  # of the packing and its files: another scale search or order of nibbles makes other files
-_PART = ".part"
+VERSION = "4"  # of the packing and its files: another scale search or order of nibbles makes other files
 _FORMATS = {(torch.uint8, torch.bfloat16): Int4Matrix, (torch.float8_e4m3fn, torch.float32): Fp8Matrix}
 
 QuantizedLayer = dict[str, Packed]
@@ -39,11 +34,11 @@ QuantizedLayer = dict[str, Packed]
 
 @dataclass(frozen=True, slots=True)
 class QuantizedCache:
-    """Where the packed layers of one checkpoint lie.
+    """The places of one checkpoint's quantized layers.
 
     Args:
-        folders: Where to look, and to keep, in this order; made when the first layer is kept.
-        mark: What each file says it is made from.
+        folders: The places to read and to write, in this order; made with the first layer.
+        mark: The checkpoint, weight format and version, in each file.
     """
 
     folders: tuple[Path, ...]
@@ -82,50 +77,25 @@ class QuantizedCache:
         return (folder / f"layer-{layer:05}.safetensors" for folder in self.folders if not folder.is_symlink())
 
 
-def _read(path: Path, mark: str, shapes: Mapping[str, tuple[int, ...]]) -> QuantizedLayer | None:
-    if path.is_symlink() or not path.is_file():
+def _read(path: Path, kind: str, shapes: Mapping[str, tuple[int, ...]]) -> QuantizedLayer | None:
+    if path.is_symlink():
         return None
     try:
-        with safe_open(path, framework="pt") as file:
-            seal = (file.metadata() or {}).get("seal", "")
-            if not seal.startswith(f"{mark} "):
-                return None  # before it is read
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - no mapping
-        if seal != _seal(mark, tensors):
-            return None
+        tensors, _ = read_sealed(path, kind)
         matrices = _join(tensors)
-    except (OSError, SafetensorError, LookupError, ValueError, InvalidRequest):
+    except (UnreadableFile, LookupError, ValueError, InvalidRequest):
         return None
     same = {name: tuple(matrix.shape) for name, matrix in matrices.items()} == dict(shapes)
     return matrices if same else None
 
 
-def _write(path: Path, mark: str, matrices: QuantizedLayer) -> bool:
-    part = path.with_name(f".{path.name}.{os.getpid()}{_PART}")
-    tensors = _split(matrices)
+def _write(path: Path, kind: str, matrices: QuantizedLayer) -> bool:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        _clear(path.parent)
-        save_file(tensors, part, metadata={"seal": _seal(mark, tensors)})
-        with part.open("rb") as file:
-            os.fsync(file.fileno())
-        part.replace(path)
-    except (OSError, SafetensorError):
-        with contextlib.suppress(OSError):
-            part.unlink(missing_ok=True)
+        write_sealed(path, kind, _split(matrices), {})
+    except OSError:
         return False
-    except BaseException:
-        part.unlink(missing_ok=True)
-        raise
     return True
-
-
-def _clear(folder: Path) -> None:
-    """Remove what a process that is no more did not finish."""
-    for part in folder.glob(f".*{_PART}"):
-        process = part.name.removesuffix(_PART).rpartition(".")[2]
-        if process.isdecimal() and int(process) != os.getpid() and not Path(f"/proc/{process}").exists():
-            part.unlink(missing_ok=True)
 
 
 def _split(matrices: QuantizedLayer) -> dict[str, Tensor]:
@@ -142,12 +112,3 @@ def _join(tensors: dict[str, Tensor]) -> QuantizedLayer:
         values, scales = tensors[f"{name}.values"], tensors[f"{name}.scales"]
         matrices[name] = _FORMATS[values.dtype, scales.dtype](values, scales)
     return matrices
-
-
-def _seal(mark: str, tensors: Mapping[str, Tensor]) -> str:
-    """Return the mark and a SHA-256, in hexadecimal, over names, types, shapes and bytes."""
-    digest = hashlib.sha256()
-    for name, tensor in sorted(tensors.items()):
-        digest.update(f"{name}:{tensor.dtype}:{tuple(tensor.shape)};".encode())
-        digest.update(tensor.reshape(-1).view(torch.uint8).numpy().data)
-    return f"{mark} {digest.hexdigest()}"

@@ -44,7 +44,7 @@ def write_sealed(path: Path, kind: str, tensors: Mapping[str, Tensor], metadata:
     part = path.with_name(f".{path.name}.{os.getpid()}{_PART}")
     _remove_stale_parts(path.parent)
     contiguous = {name: tensor.contiguous() for name, tensor in tensors.items()}
-    sealed = {**metadata, "form": kind, _SEAL: _digest(kind, contiguous, metadata)}
+    sealed = {**metadata, _SEAL: f"{kind} {_digest(kind, contiguous, metadata)}"}
     try:
         part.mkdir(exist_ok=True)
         written = part / path.name
@@ -69,15 +69,15 @@ def read_sealed(path: Path, kind: str) -> tuple[dict[str, Tensor], dict[str, str
     try:
         with safe_open(path, framework="pt") as file:
             metadata = cast("dict[str, str]", file.metadata() or {})
-            if metadata.get("form") != kind:
+            if not metadata.get(_SEAL, "").startswith(f"{kind} "):
                 raise UnreadableFile(f"this is no file of the form {kind!r}")
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a dict
     except (SafetensorError, OSError, ValueError) as error:
         if isinstance(error, UnreadableFile):
             raise
         raise UnreadableFile(f"it cannot be read ({type(error).__name__})") from error
-    own = {name: text for name, text in metadata.items() if name not in ("form", _SEAL)}
-    if metadata.get(_SEAL) != _digest(kind, tensors, own):
+    own = {name: text for name, text in metadata.items() if name != _SEAL}
+    if metadata[_SEAL] != f"{kind} {_digest(kind, tensors, own)}":
         raise UnreadableFile("it is damaged: its checksum does not match")
     return tensors, own
 
