@@ -119,6 +119,9 @@ def _stays_inside(folder: Path, path: Path, problems: list[str]) -> bool:
     if not path.exists():
         problems.append(f"{path.name} is missing")
         return False
+    if not path.is_file():  # opening a pipe would wait for ever
+        problems.append(f"{path.name} is no regular file")
+        return False
     home, target = folder.resolve(), path.resolve()
     blobs = home.parent.parent / "blobs" if home.parent.name == "snapshots" else None
     if target.parent != home and target.parent != blobs:

@@ -9,6 +9,8 @@ from llama4_local.config.formats import CacheType, DType, WeightFormat, usual_st
 from llama4sdk.errors import InvalidRequest
 from llama4sdk.prompting.tool_format import ToolsPlace, tools_place
 
+_MOST_THREADS = 1024
+
 
 @dataclass(frozen=True, slots=True)
 class Options:
@@ -47,6 +49,10 @@ class Options:
             value = getattr(self, name)
             if value is not None and (isinstance(value, bool) or not isinstance(value, int) or value < 1):
                 raise InvalidRequest(f"{name} is a whole number of at least 1, got {value!r}.")
+        if self.threads is not None and self.threads > _MOST_THREADS:
+            raise InvalidRequest(f"threads is at most {_MOST_THREADS}; one for each core is plenty.")
+        if not isinstance(self.device, str):
+            raise InvalidRequest(f"device is auto, cpu, cuda or cuda:N; got {self.device!r}.")
 
 
 def step_tokens(options: Options, device: str) -> int:

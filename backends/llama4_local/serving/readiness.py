@@ -11,7 +11,7 @@ from llama4_local.config.reader import read_config
 from llama4_local.decoding.grammar import Grammars
 from llama4_local.planning import available_memory, check_fits
 from llama4_local.planning.sizes import parse_bytes
-from llama4sdk.errors import BackendMissing
+from llama4sdk.errors import BackendMissing, CheckpointError, InvalidRequest
 from llama4sdk.prompting import PromptTemplate, Tokenizer
 
 if TYPE_CHECKING:
@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from llama4_local.config.options import Options
 
 _MODEST_SHARE = 4  # of a CPU's free memory
+_SHOWN_PATH = 200  # characters of an odd path that an error shows
 _PUBLISHED_TILE = 336  # pixels, for a template that never sees an image
 
 
@@ -66,6 +67,7 @@ def inspect_checkpoint(folder: Path, options: Options, template: PromptTemplate 
             raise BackendMissing(
                 f"The local backend needs {package}. Install it with: pip install 'llama4sdk[local]'", backend="local"
             )
+    _check_folder(folder)
     config = read_config(folder)
     formats = _look_at_tensors(folder, config, options)
     device = _device(options)
@@ -80,6 +82,16 @@ def inspect_checkpoint(folder: Path, options: Options, template: PromptTemplate 
         device=device,
         cache_memory=_cache_memory(folder, config, options, device, formats),
     )
+
+
+def _check_folder(folder: Path) -> None:
+    """Refuse a path that the operating system cannot look up."""
+    try:
+        folder.is_dir()
+        next(folder.iterdir(), None) if folder.is_dir() else None
+    except (OSError, ValueError) as error:
+        reason = error.strerror if isinstance(error, OSError) else "no path may hold a NUL character"
+        raise CheckpointError(str(folder)[:_SHOWN_PATH], [f"the folder cannot be read: {reason}"]) from None
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,9 +127,19 @@ def _look_at_tensors(folder: Path, config: ModelConfig, options: Options) -> _Fo
 def _device(options: Options) -> str:
     import torch
 
-    if options.device != "auto":
-        return options.device
-    return "cuda" if torch.cuda.is_available() else "cpu"
+    if options.device == "auto":
+        return "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        device = torch.device(options.device)
+    except (RuntimeError, TypeError):
+        raise InvalidRequest(f"device is auto, cpu, cuda or cuda:N; got {options.device!r}.") from None
+    if device.type not in ("cpu", "cuda"):
+        raise InvalidRequest(f"The local backend runs on cpu and cuda, not on {device.type}; use device='cpu'.")
+    count = torch.cuda.device_count() if device.type == "cuda" else 0
+    if device.type == "cuda" and (device.index or 0) >= count:
+        there = f"there are {count} CUDA devices" if count else "this torch sees no CUDA device"
+        raise InvalidRequest(f"device={options.device!r} is not there: {there}; use device='cpu' or 'auto'.")
+    return options.device
 
 
 def _cache_memory(folder: Path, config: ModelConfig, options: Options, device: str, formats: _Formats) -> int:
