@@ -10,9 +10,9 @@ import math
 from itertools import zip_longest
 from typing import Any
 
-from llama4_http.surrogates import mended
 from llama4sdk.errors import ProtocolError
 from llama4sdk.events import TokenLogprob
+from llama4sdk.surrogates import mended
 
 LOWEST = -9999.0
 

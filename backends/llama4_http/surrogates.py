@@ -1,30 +1,8 @@
-"""Halves of surrogate pairs, which servers that cut text at UTF-16 units send: joined, or replaced. Pure."""
+"""Halves of surrogate pairs, which servers that cut text at UTF-16 units send in two stretches: joined. Pure."""
 
 from __future__ import annotations
 
-import re
-from typing import Any
-
-_SURROGATE = re.compile("[\ud800-\udfff]")
-REPLACEMENT = "\ufffd"
-
-
-def mended(text: str) -> str:
-    """Return the text with whole pairs joined and every lone surrogate replaced by U+FFFD."""
-    if _SURROGATE.search(text) is None:
-        return text
-    return text.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace")
-
-
-def mended_value(value: Any) -> Any:
-    """Return a JSON value with `mended` applied to every string in it, keys included."""
-    if isinstance(value, str):
-        return mended(value)
-    if isinstance(value, dict):
-        return {mended(str(key)): mended_value(item) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [mended_value(item) for item in value]
-    return value
+from llama4sdk.surrogates import REPLACEMENT, mended
 
 
 class SurrogateJoiner:

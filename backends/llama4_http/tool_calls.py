@@ -9,13 +9,14 @@ from typing import TYPE_CHECKING, Any
 
 from pydantic_core import to_json
 
-from llama4_http.call_arguments import arguments_of, is_whole
-from llama4_http.surrogates import SurrogateJoiner, mended
+from llama4_http.surrogates import SurrogateJoiner
+from llama4sdk.call_arguments import arguments_of, is_whole
 from llama4sdk.errors import InvalidRequest, ProtocolError
 from llama4sdk.events import Event, ToolCallDelta, ToolCallReady, ToolCallStarted
 from llama4sdk.messages import ToolCall, tool_name
 from llama4sdk.output.fitting import fit
 from llama4sdk.output.json_schema import schema_of
+from llama4sdk.surrogates import mended
 
 if TYPE_CHECKING:
     from llama4sdk.request import ToolSpec

@@ -11,10 +11,10 @@ from typing import TYPE_CHECKING, Any, assert_never
 from pydantic_core import to_json
 
 from llama4_http.call_ids import CallIds
-from llama4_http.surrogates import mended_value
 from llama4sdk.errors import InvalidRequest
 from llama4sdk.messages import AssistantMessage, Image, Message, SystemMessage, ToolMessage, UserMessage
 from llama4sdk.prompting.tool_format import ToolsPlace, with_declarations, write_calls
+from llama4sdk.surrogates import mended_value
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence

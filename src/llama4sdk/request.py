@@ -21,6 +21,7 @@ from llama4sdk.messages import (
     tool_name,
 )
 from llama4sdk.parts import checked_text
+from llama4sdk.schema_drafts import modern
 
 ToolChoice: TypeAlias = Literal["auto", "none", "required"] | str
 Part: TypeAlias = Literal["whole", "opening", "turn"]
@@ -153,7 +154,8 @@ class ToolSpec:
     Args:
         name: Its name, 1 to 64 letters, digits, `_`, `-` or `.`.
         description: What it does and when to call it.
-        parameters: JSON schema of its arguments, an object.
+        parameters: JSON schema of its arguments, an object; forms of older drafts, and types such as `dict` and
+            `float`, are rewritten as draft 2020-12 has them.
     """
 
     name: str
@@ -163,6 +165,8 @@ class ToolSpec:
     def __post_init__(self) -> None:
         tool_name(self.name)
         check_text(f"The description of the tool {self.name!r}", self.description, _LONGEST_DESCRIPTION)
+        if isinstance(self.parameters, Mapping):
+            object.__setattr__(self, "parameters", modern(self.parameters))
         if not isinstance(self.parameters, Mapping) or self.parameters.get("type") != "object":
             raise InvalidRequest(f"The parameters of the tool {self.name!r} must be a JSON schema of type object.")
 
@@ -172,7 +176,7 @@ class OutputSpec:
     """The form that an answer must have.
 
     Args:
-        schema: JSON schema of the answer.
+        schema: JSON schema of the answer; forms of older drafts are rewritten as draft 2020-12 has them.
         name: A name for it, shown to servers that ask for one.
     """
 
@@ -182,6 +186,8 @@ class OutputSpec:
     def __post_init__(self) -> None:
         if not isinstance(self.schema, Mapping | bool):
             raise InvalidRequest(f"The schema of an answer is a JSON schema, a mapping; got {shown(self.schema)}.")
+        if isinstance(self.schema, Mapping):
+            object.__setattr__(self, "schema", modern(self.schema))
         check_text("The name of an answer's schema", self.name, _LONGEST_NAME)
 
 

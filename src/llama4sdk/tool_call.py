@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Iterable, Mapping
 from typing import Any, Self, cast
 
 from pydantic import Field
 
+from llama4sdk.call_arguments import arguments_of
 from llama4sdk.errors import InvalidRequest
 from llama4sdk.parts import Value
 
@@ -73,13 +73,13 @@ def tool_name(name: str) -> str:
 
 
 def _arguments(value: Mapping[str, Any] | str | None) -> dict[str, Any]:
-    if value is None or value == "":
+    if value is None:
         return {}
     if isinstance(value, str):
-        try:
-            value = json.loads(value)
-        except (ValueError, RecursionError):
-            raise InvalidRequest("A tool call's arguments are a dict or the JSON text of an object.") from None
+        arguments, problem = arguments_of(value)
+        if problem is not None:
+            raise InvalidRequest("A tool call's arguments are a dict or the JSON text of an object.")
+        return arguments
     if not isinstance(value, Mapping):
         raise InvalidRequest("A tool call's arguments are a dict or the JSON text of an object.")
     return dict(value)

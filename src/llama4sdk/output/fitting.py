@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Hashable, Mapping
+from fractions import Fraction
 from typing import TYPE_CHECKING, Any, Final, TypeAlias, cast
 
 if TYPE_CHECKING:
@@ -21,17 +22,18 @@ _MAX_DEPTH: Final = 200
 _MAX_PROBLEMS: Final = 20
 
 
-def fit(schema: JsonSchema, value: object) -> tuple[Any, list[str]]:
+def fit(schema: JsonSchema, value: object, *, mending: bool = True) -> tuple[Any, list[str]]:
     """Check a value, mending common slips, such as "3" where a number belongs.
 
     Args:
         schema: The schema.
         value: A value as JSON holds it.
+        mending: Whether slips are mended; else they are problems.
 
     Returns:
         The mended value, and its problems, one line each; none when it fits.
     """
-    work = _Fit(schema)
+    work = _Fit(schema, mending)
     fitted = work.node(schema.root, value, "")
     return fitted, work.problems
 
@@ -39,10 +41,10 @@ def fit(schema: JsonSchema, value: object) -> tuple[Any, list[str]]:
 class _Fit:
     """One check: the problems so far and the work left."""
 
-    def __init__(self, schema: JsonSchema) -> None:
+    def __init__(self, schema: JsonSchema, mending: bool) -> None:
         self.schema = schema
         self.problems: list[str] = []
-        self.mending = True
+        self.mending = mending
         self._steps = 0
         self._depth = 0
         self._under_way: set[tuple[int, str]] = set()  # parts of the schema, and the places they are checked at
@@ -201,11 +203,9 @@ def _number(work: _Fit, node: Schema, value: Any, path: str) -> Any:
 def _is_multiple(number: float, of: float) -> bool:
     if isinstance(number, int) and isinstance(of, int):
         return number % of == 0
-    try:
-        quotient = number / of
-    except OverflowError:
+    if not math.isfinite(number):
         return False
-    return math.isfinite(quotient) and abs(quotient - round(quotient)) < 1e-9
+    return Fraction(repr(number)) % Fraction(repr(of)) == 0  # exact in decimal digits, as the numbers are written
 
 
 def _string(work: _Fit, node: Schema, value: Any, path: str) -> Any:
@@ -243,8 +243,19 @@ def _array(work: _Fit, node: Schema, value: Any, path: str) -> Any:
 
 
 def _repeats(items: list[Any]) -> bool:
-    seen = {json.dumps(item, sort_keys=True, default=str) for item in items}
-    return len(seen) < len(items)
+    return len({_key(item) for item in items}) < len(items)
+
+
+def _key(value: Any) -> Hashable:
+    """Return what two JSON values have in common when, and only when, they are equal."""
+    match value:
+        case list():
+            return ("array", *map(_key, cast("list[Any]", value)))
+        case Mapping():
+            fields = cast("Mapping[str, Any]", value)
+            return ("object", frozenset((name, _key(item)) for name, item in fields.items()))
+        case _:
+            return (isinstance(value, bool), value)
 
 
 def _contains(work: _Fit, node: Schema, items: list[Any], path: str) -> None:
@@ -271,6 +282,14 @@ def _dependent(work: _Fit, node: Schema, fields: Mapping[str, Any], path: str) -
         for other in needed:
             if name in fields and other not in fields:
                 work.problem(_joined(path, other), f"is missing beside {name}")
+
+
+def _dependent_schemas(work: _Fit, node: Schema, value: Any, path: str) -> Any:
+    if isinstance(value, Mapping):
+        for name, schema in cast("Mapping[str, Any]", node["dependentSchemas"]).items():
+            if name in value:
+                value = work.node(schema, value, path)
+    return cast("Any", value)
 
 
 def _field(work: _Fit, node: Schema, name: str, item: Any, path: str) -> Any:
@@ -302,9 +321,15 @@ def _all_of(work: _Fit, node: Schema, value: Any, path: str) -> Any:
 
 
 def _any_of(work: _Fit, node: Schema, value: Any, path: str) -> Any:
+    return _one_that_fits(work, node["anyOf"], value, path, exactly_one=False)
+
+
+def _one_of(work: _Fit, node: Schema, value: Any, path: str) -> Any:
+    return _one_that_fits(work, node["oneOf"], value, path, exactly_one=True)
+
+
+def _one_that_fits(work: _Fit, options: list[Any], value: Any, path: str, *, exactly_one: bool) -> Any:
     """Take the first alternative that fits as it is, else the first that fits when mended."""
-    exactly_one = "oneOf" in node
-    options = cast("list[Any]", node["oneOf"] if exactly_one else node["anyOf"])
     for mending in (False, True):
         attempts = [work.attempt(option, value, path, mending=mending) for option in options]
         fitting = [fitted for fitted, problems in attempts if not problems]
@@ -334,7 +359,7 @@ _RULES: tuple[tuple[frozenset[str], _Rule], ...] = (
     (frozenset({"type"}), _type),
     (frozenset({"allOf"}), _all_of),
     (frozenset({"anyOf"}), _any_of),
-    (frozenset({"oneOf"}), lambda work, node, value, path: _any_of(work, {"oneOf": node["oneOf"]}, value, path)),
+    (frozenset({"oneOf"}), _one_of),
     (frozenset({"enum"}), _choices),
     (frozenset({"const"}), lambda work, node, value, path: _choices(work, {"const": node["const"]}, value, path)),
     (frozenset({"minimum", "maximum", "exclusiveMinimum", "exclusiveMaximum", "multipleOf"}), _number),
@@ -345,6 +370,7 @@ _RULES: tuple[tuple[frozenset[str], _Rule], ...] = (
         | {"maxProperties", "propertyNames", "dependentRequired"},
         _object,
     ),
+    (frozenset({"dependentSchemas"}), _dependent_schemas),
     (frozenset({"not"}), _excluded),
     (frozenset({"if"}), _condition),
 )

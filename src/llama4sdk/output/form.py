@@ -19,9 +19,9 @@ from llama4sdk.output.json_schema import JsonSchema
 from llama4sdk.output.numbers import NumbersAsNumbers
 from llama4sdk.output.typed_dicts import portable
 from llama4sdk.request import OutputSpec
+from llama4sdk.surrogates import mended_value
 
 _NAME = re.compile(r"[^A-Za-z0-9_-]+")
-_SURROGATE = re.compile("[\ud800-\udfff]")
 _ESCAPED_SURROGATE = re.compile(r"\\u[dD][89a-fA-F]")
 _MAYBE_INFINITE = re.compile(r"NaN|Infinity|[eE]\+?\d{3}|\d{300}")
 
@@ -142,7 +142,7 @@ def _value_of(text: str) -> Any:
         value = json.loads(text, parse_constant=_refuse, parse_float=_finite)
     except (ValueError, RecursionError):
         raise MisfitError("it is no JSON of finite numbers") from None
-    return _without_surrogates(value) if _ESCAPED_SURROGATE.search(text) else value
+    return mended_value(value) if _ESCAPED_SURROGATE.search(text) else value
 
 
 def _plain(text: str) -> str:
@@ -150,19 +150,6 @@ def _plain(text: str) -> str:
     if not (_ESCAPED_SURROGATE.search(text) or _MAYBE_INFINITE.search(text)):
         return text
     return json.dumps(_value_of(text), ensure_ascii=False)
-
-
-def _without_surrogates(value: Any) -> Any:
-    match value:
-        case str():
-            return _SURROGATE.sub("\ufffd", value)
-        case list():
-            return [_without_surrogates(item) for item in cast("list[Any]", value)]
-        case dict():
-            items = cast("dict[str, Any]", value).items()
-            return {_SURROGATE.sub("\ufffd", name): _without_surrogates(item) for name, item in items}
-        case _:
-            return value
 
 
 def _finite(digits: str) -> float:

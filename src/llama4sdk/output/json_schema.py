@@ -13,6 +13,7 @@ from pydantic_core import SchemaError, SchemaValidator, ValidationError, core_sc
 
 from llama4sdk.errors import InvalidRequest
 from llama4sdk.parts import checked_text
+from llama4sdk.schema_drafts import modern
 
 if TYPE_CHECKING:
     from llama4sdk.request import ToolSpec
@@ -24,24 +25,24 @@ _TYPES = frozenset({"object", "array", "string", "number", "integer", "boolean",
 # What constrains an answer and is not understood here; the rest of what is unknown are annotations.
 _UNSUPPORTED = frozenset({
     "$dynamicRef", "$recursiveRef", "$anchor", "$dynamicAnchor", "unevaluatedProperties", "unevaluatedItems",
-    "dependentSchemas", "dependencies", "contentSchema",
+    "contentSchema",
 })  # fmt: skip
 _ONE_SCHEMA = ("items", "additionalProperties", "not", "if", "then", "else", "contains", "propertyNames")
 _SCHEMA_LISTS = ("anyOf", "oneOf", "allOf", "prefixItems")
-_SCHEMA_MAPS = ("properties", "patternProperties", "$defs", "definitions")
-_NUMBERS = frozenset({
-    "minimum", "maximum", "exclusiveMinimum", "exclusiveMaximum", "multipleOf", "minLength", "maxLength", "minItems",
-    "maxItems", "minProperties", "maxProperties", "minContains", "maxContains",
+_SCHEMA_MAPS = ("properties", "patternProperties", "$defs", "definitions", "dependentSchemas")
+_NUMBERS = frozenset({"minimum", "maximum", "exclusiveMinimum", "exclusiveMaximum", "multipleOf"})
+_SIZES = frozenset({
+    "minLength", "maxLength", "minItems", "maxItems", "minProperties", "maxProperties", "minContains", "maxContains",
 })  # fmt: skip
 
 Schema = Mapping[str, Any]
 
 
 class JsonSchema:
-    """A JSON schema that was found fit for use.
+    """A JSON schema that is checked for use.
 
     Args:
-        schema: The schema; `$ref` may point to places within it.
+        schema: The schema; `$ref` may point to places within it. Forms of older drafts are rewritten.
 
     Raises:
         InvalidRequest: For one that is malformed, too deep, too large, or uses what is not supported.
@@ -50,9 +51,10 @@ class JsonSchema:
     def __init__(self, schema: object) -> None:
         if not isinstance(schema, Mapping):
             raise InvalidRequest(f"A JSON schema is a dict, not {type(schema).__name__}.")
-        self.root = cast("Schema", schema)
         self._patterns: dict[str, SchemaValidator] = {}
-        _check_size(self.root)
+        _check_size(cast("Schema", schema))
+        self.root: Schema = modern(cast("Schema", schema))
+        """The schema in the form of draft 2020-12."""
         for path, node in _nodes(self.root):
             self._check(path, node)
 
@@ -93,10 +95,12 @@ class JsonSchema:
         unknown = [name for name in names if name not in _TYPES]
         if unknown:
             raise InvalidRequest(f"The JSON schema's type at {path} is {str(unknown[0])[:80]!r}; no such type.")
-        for key in sorted(_NUMBERS & set(node)):
+        for key in sorted((_NUMBERS | _SIZES) & set(node)):
             number = node[key]
             if isinstance(number, bool) or not isinstance(number, int | float):
                 raise InvalidRequest(f"The JSON schema's {key} at {path} is no number.")
+            if key in _SIZES and not isinstance(number, int):
+                raise InvalidRequest(f"The JSON schema's {key} at {path} is no whole number.")
         self._check_containers(path, node)
         reference = node.get("$ref")
         if reference is not None and not isinstance(self.resolve(str(reference)), Mapping | bool):

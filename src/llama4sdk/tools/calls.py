@@ -19,13 +19,16 @@ import json
 import re
 from typing import TYPE_CHECKING, Final
 
+from llama4sdk.call_arguments import arguments_of
 from llama4sdk.errors import InvalidRequest
 from llama4sdk.events import Event, TokenLogprob, ToolCallReady
 from llama4sdk.messages import ToolCall
 from llama4sdk.output.fitting import fit
 from llama4sdk.output.json_schema import schema_of
 from llama4sdk.tools.bad_items import ItemEnd, bad_call
-from llama4sdk.tools.open_call import JsonCall, OpenCall, nowhere, object_of
+from llama4sdk.tools.fences import FENCE, read_fence
+from llama4sdk.tools.marks import CLOSING_MARKS, MARKS, OPENING_MARKS
+from llama4sdk.tools.open_call import JsonCall, OpenCall, nowhere
 from llama4sdk.tools.remaining import RemainingText
 from llama4sdk.tools.source import NotACallError, Reading, Source
 from llama4sdk.tools.values import Value, read_name, read_object, read_string, read_value
@@ -41,12 +44,8 @@ MAX_CALLS: Final = 128
 _OPENER = re.compile(r"[\[{<`]")
 # Before a call stands a space, the beginning, or a sign that quotes nothing and indexes nothing.
 _NEVER_BEFORE = re.compile(r"[\w)\]`'\"$\\]")
-_MARKS: Mapping[str, str] = {"<|python_start|>": "<|python_end|>", "<|python_tag|>": "<|eom|>"}
-_AFTER_CALL = frozenset({"<|eom|>", "<|eot|>", "<|python_end|>"})  # marks that servers leave behind a call
 _TAG: Final = "<function="
 _TAG_END: Final = "</function>"
-_FENCE: Final = "```"
-_LANGUAGES = frozenset({"", "json", "python", "py", "tool_call", "tool_calls", "tool_code"})
 _KEYS = frozenset(
     f"{quote}{key}{quote}"
     for key in ("type", "name", "parameters", "arguments", "function", "id")
@@ -69,14 +68,14 @@ class CallReader:
         self._tools = {tool.name: tool for tool in tools}
         self._ids = ids
         self.next_index = 0
-        """Index of the next call; a caller that passes other calls on as well may raise it."""
+        """Index of the next call."""
         self.calls_read = 0
         """Calls that are complete."""
         self._source = Source()
         self._text = RemainingText(self._source)
         self._out: list[Event] = []
         self._open: OpenCall | None = None
-        self._closers: frozenset[str] = frozenset()  # what may end the mark or fence around the call just read
+        self._closers: frozenset[str] = frozenset()  # ends of the tag and the fence around the call just read
         self._reading = self._everything()
 
     def feed(self, text: str, logprobs: tuple[TokenLogprob, ...] = ()) -> list[Event]:
@@ -90,6 +89,12 @@ class CallReader:
         self._source.feed("")
         self._source.closed = True
         return self._run()
+
+    def call_beside(self) -> int:
+        """Take note of a call that came beside the text, and return its index."""
+        self._text.call_read()
+        self.next_index += 1
+        return self.next_index - 1
 
     def _run(self) -> list[Event]:
         next(self._reading, None)
@@ -115,7 +120,7 @@ class CallReader:
             match = _OPENER.search(source.text, source.pos)
             begin, source.pos = source.pos, match.start() if match else len(source.text)
             self._say(source.text[begin : source.pos])
-            if match and self._may_begin(match[0]):
+            if match and (match[0] == "<" or self._may_begin(match[0])):
                 return True
             if match:
                 source.pos += 1
@@ -150,38 +155,37 @@ class CallReader:
             case "`":
                 yield from self._fenced()
             case "<":
-                mark = yield from source.one_of({*_MARKS, _TAG, *self._closers})
+                calls = {_TAG} if self._may_begin("<") else set[str]()
+                mark = yield from source.one_of({*MARKS, *self._closers, *calls})
                 if mark in self._closers:
                     self._drop()
                 elif mark == _TAG:
                     yield from self._tagged()
-                else:
+                elif mark in OPENING_MARKS:
                     yield from self._calls(bare=True)
-                    self._closers |= {_MARKS[mark]}
             case _:
                 yield from self._calls()
 
     def _fenced(self) -> Reading[None]:
-        source = self._source
-        yield from source.one_of({_FENCE})
-        if _FENCE in self._closers:
+        if FENCE in self._closers:
+            yield from self._source.one_of({FENCE})
             self._closers = frozenset()
-            self._drop()
-            return
-        language = ""
-        while (char := (yield from source.peek())) == "_" or char.isalpha():
-            language += char
-            source.pos += 1
-            if not any(known.startswith(language) for known in _LANGUAGES):
-                raise NotACallError
-        if language not in _LANGUAGES or not char.isspace():
-            raise NotACallError
+            return self._drop()
+        yield from read_fence(self._source)
         yield from self._calls()
-        self._closers |= {_FENCE}
+        self._closers |= {FENCE}
+        return None
 
     def _calls(self, *, bare: bool = False) -> Reading[None]:
         """Read calls in one of the forms, without a mark or fence around them."""
         char = yield from self._source.skip_space()
+        while bare and char == "<":
+            mark = yield from self._source.one_of({_TAG, *MARKS})
+            if mark == _TAG:
+                return (yield from self._tagged())
+            if mark in CLOSING_MARKS:
+                raise NotACallError
+            char = yield from self._source.skip_space()
         match char:
             case "[":
                 yield from self._list()
@@ -356,7 +360,9 @@ class CallReader:
             return (yield from read_object(source, write))
         if char in ("'", '"'):  # an object as a JSON string, as chat servers write it
             text = yield from read_string(source, nowhere)
-            arguments = object_of(text)
+            arguments, problem = arguments_of(text)
+            if problem is not None:
+                raise NotACallError
             write(json.dumps(arguments, ensure_ascii=False))
             return arguments
         yield from source.one_of({"null", "None"})
@@ -372,15 +378,14 @@ class CallReader:
         return self._open
 
     def _ready(self, call: OpenCall, arguments: Mapping[str, Value]) -> None:
-        fitted, problems = fit(schema_of(self._tools[call.name]), arguments)
+        fitted, misfits = fit(schema_of(self._tools[call.name]), arguments)
         try:
-            ready = ToolCall(call.name, arguments if problems else fitted, call.id)
+            ready = ToolCall(call.name, arguments if misfits else fitted, call.id)
         except InvalidRequest:
             raise NotACallError from None
         self._emit([*call.events(), ToolCallReady(call.index, ready)])
         self._open = None
         self.calls_read += 1
-        self._closers |= _AFTER_CALL
         self._text.call_read()
         self._drop()
 

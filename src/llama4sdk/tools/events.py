@@ -45,6 +45,5 @@ class CallEvents:
 
     def _index(self, index: int) -> int:
         if index not in self._indices:
-            self._indices[index] = self._reader.next_index
-            self._reader.next_index += 1
+            self._indices[index] = self._reader.call_beside()
         return self._indices[index]

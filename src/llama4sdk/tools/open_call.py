@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING
 
 from llama4sdk.events import Event, ToolCallDelta, ToolCallStarted
-from llama4sdk.tools.source import NotACallError
 
 if TYPE_CHECKING:
     from llama4sdk.tools.values import Value
@@ -67,19 +66,3 @@ class JsonCall:
 
 def nowhere(_: str) -> None:
     """Take no text in."""
-
-
-def object_of(text: str) -> dict[str, Value]:
-    """Return the object that a JSON text holds.
-
-    Raises:
-        NotACallError: When it holds none.
-    """
-    try:
-        value = json.loads(text or "{}", parse_constant=float)
-        json.dumps(value, allow_nan=False)
-    except (ValueError, RecursionError):
-        raise NotACallError from None
-    if not isinstance(value, dict):
-        raise NotACallError
-    return cast("dict[str, Value]", value)

@@ -12,6 +12,7 @@ import re
 from collections.abc import Callable, Mapping
 from typing import Final, TypeAlias
 
+from llama4sdk.surrogates import mended
 from llama4sdk.tools.source import NotACallError, Reading, Source
 
 Value: TypeAlias = "str | int | float | bool | list[Value] | dict[str, Value] | None"
@@ -101,7 +102,7 @@ def read_string(source: Source, write: Write) -> Reading[str]:
         if ended:
             break
     write('"')
-    return _whole_characters("".join(parts))
+    return mended("".join(parts))
 
 
 def read_name(source: Source) -> Reading[str]:
@@ -200,13 +201,6 @@ def _code(source: Source, digits: int) -> Reading[str]:
     if code > 0x10FFFF:
         raise NotACallError
     return chr(code)
-
-
-def _whole_characters(text: str) -> str:
-    """Join the halves of characters beyond U+FFFF, which JSON writes as two escapes; a lone half is U+FFFD."""
-    if not _SURROGATE.search(text):
-        return text
-    return text.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace")
 
 
 def _constant(source: Source) -> Reading[bool | None]:

@@ -1,14 +1,15 @@
-"""The arguments of a tool call as servers send them → a dict, or the reason why there is none: pure."""
+"""The arguments of a tool call as servers and models write them → a dict, or the reason why there is none: pure."""
 
 from __future__ import annotations
 
 import json
-from typing import Any
+import math
+from typing import Any, Final
 
-from llama4_http.json_text import is_finite
-from llama4_http.surrogates import mended_value
+from llama4sdk.surrogates import mended_value
 
-_WRAPPED = 2  # how often an object may stand inside a JSON string
+_WRAPPED: Final = 2  # how often an object may stand inside a JSON string
+_MAX_DEPTH: Final = 64
 
 
 def arguments_of(text: str) -> tuple[dict[str, Any], str | None]:
@@ -31,7 +32,7 @@ def arguments_of(text: str) -> tuple[dict[str, Any], str | None]:
         return {}, None
     if not isinstance(value, dict):
         return {}, _told("they are no JSON object")
-    if not is_finite(value):
+    if not _is_finite(value):
         return {}, _told("they hold a number that is not finite, or are nested too deeply")
     return mended_value(value), None
 
@@ -43,6 +44,20 @@ def is_whole(text: str) -> bool:
     except (ValueError, RecursionError):
         return False
     return True
+
+
+def _is_finite(value: Any, depth: int = 0) -> bool:
+    if depth > _MAX_DEPTH:
+        return False
+    match value:
+        case float():
+            return math.isfinite(value)
+        case dict():
+            return all(_is_finite(item, depth + 1) for item in value.values())
+        case list():
+            return all(_is_finite(item, depth + 1) for item in value)
+        case _:
+            return True
 
 
 def _problem(error: ValueError | RecursionError) -> str:
