@@ -14,11 +14,11 @@ from llama4sdk import InvalidRequest, Llama4, Sampling, Stream
 from llama4sdk.testing import ScriptedBackend
 
 BACKENDS = pytest.mark.parametrize("loop", ["asyncio", "trio"])
-WORDS = [f"word{n} " for n in range(200)]
+WORDS = [f"word{n} " for n in range(5000)]
 
 
 def endless() -> ScriptedBackend:
-    """A backend whose answer takes two seconds."""
+    """A backend whose answer takes nearly a minute."""
     return ScriptedBackend("".join(WORDS), pause=0.01)
 
 
@@ -30,7 +30,7 @@ async def words(llama: Llama4) -> AsyncGenerator[str]:
 
 
 async def at_rest(backend: ScriptedBackend) -> None:
-    with anyio.fail_after(1):
+    with anyio.fail_after(20):
         while backend.running:  # noqa: ASYNC110 - a script has no event for it
             await anyio.sleep(0.005)
 
@@ -70,7 +70,7 @@ async def inside_a_timeout(llama: Llama4) -> None:
 
 async def under_a_timeout_that_the_generator_outlives(llama: Llama4) -> None:
     generator = words(llama)
-    with anyio.fail_after(1):
+    with anyio.fail_after(20):
         await anext(generator)
     await anext(generator)
     await generator.aclose()
@@ -188,9 +188,9 @@ def test_a_stream_of_an_earlier_loop_is_an_error_and_no_hang() -> None:
         return stream
 
     async def read(stream: Stream) -> None:
-        with anyio.fail_after(2), pytest.raises(InvalidRequest, match="another event loop"):
+        with anyio.fail_after(20), pytest.raises(InvalidRequest, match="another event loop"):
             await anext(stream)
-        with anyio.fail_after(2):
+        with anyio.fail_after(20):
             await stream.__aexit__(None, None, None)
 
     kept = [asyncio.run(begin())]
@@ -242,6 +242,6 @@ async def test_starlette_middleware_stops_the_work_of_a_client_that_left() -> No
             "query_string": b"",
             "http_version": "1.1",
         }
-        with anyio.fail_after(5):
+        with anyio.fail_after(30):
             await app(scope, receive, send)
         await at_rest(backend)

@@ -116,14 +116,10 @@ def test_the_default_deadlines_are_finite() -> None:
 
 
 async def test_total_spans_all_tries_of_a_repaired_answer() -> None:
-    import time
-
     from llama4sdk import DeadlineExceeded
 
     backend = ScriptedBackend(*[[0.4, "no json"]] * 9)
     async with Llama4(backend) as llama:
-        began = time.monotonic()
         with pytest.raises(DeadlineExceeded):
             await llama.chat("A number.", output=int, repair=5, deadlines=Deadlines(total=1.0))
-        assert time.monotonic() - began < 2.0  # five tries of their own total would take over two seconds
-    assert len(backend.requests) <= 4
+    assert len(backend.requests) <= 3  # with a total of its own each of six tries would come to its end
