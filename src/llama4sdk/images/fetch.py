@@ -150,7 +150,7 @@ class _Fetch:
         if response.status_code != 200:
             raise ImageError(f"{url.host} answered with status {response.status_code} instead of an image.")
         if response.headers.get("content-encoding", "identity").lower() != "identity":
-            raise ImageError(f"{url.host} sent the image in a compressed form that nobody asked for.")
+            raise ImageError(f"{url.host} sent the image in a compressed form that was not asked for.")
         return await self.body(url, response)
 
     async def body(self, url: RemoteUrl, response: httpx.Response) -> bytes:
