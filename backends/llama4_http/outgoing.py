@@ -50,8 +50,11 @@ def check(request: Request, profile: Profile, settings: Settings) -> None:
 
     Raises:
         TooManyImages: For more images than it takes.
-        InvalidRequest: For images in a prompt that is sent as token ids, or a prefill that it does not take.
+        InvalidRequest: For a prompt without messages, images in a prompt that is sent as token ids, or a prefill that
+            it does not take.
     """
+    if request.raw is not None:
+        raise InvalidRequest("The remote backend takes messages only, no raw prompt.")
     count = len(images_of(request))
     most = settings.max_images if settings.max_images is not None else profile.max_images
     if most is not None and count > most:

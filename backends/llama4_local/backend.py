@@ -20,9 +20,10 @@ from llama4_local.engine.mailbox import EventLoop
 from llama4_local.nano import CHECKPOINT
 from llama4_local.serving.engine_thread import EngineThread
 from llama4_local.serving.generation import Generation
+from llama4_local.serving.prompt_scores import PromptScores
 from llama4_local.serving.readiness import ServedModel, inspect_checkpoint
 from llama4_local.serving.sessions import Session, begin, restore
-from llama4sdk.backend import Capabilities
+from llama4sdk.backend import BackendLoad, Capabilities
 from llama4sdk.errors import InvalidRequest
 from llama4sdk.keywords import check_keywords
 from llama4sdk.worker_thread import run_in_daemon_thread
@@ -36,10 +37,10 @@ if TYPE_CHECKING:
     from llama4_local.engine.mailbox import Outbox
     from llama4_local.engine.request import EngineRequest
     from llama4_local.serving.engine_thread import Build, Report
-    from llama4sdk.events import Event
+    from llama4sdk.events import Event, TokenLogprob
     from llama4sdk.prompting import PromptTemplate
     from llama4sdk.prompting.tool_format import ToolsPlace
-    from llama4sdk.request import Request
+    from llama4sdk.request import RawPrompt, Request
 
 
 class LocalBackend:
@@ -131,6 +132,7 @@ class LocalBackend:
         self._loop: EventLoop | None = None
         self._process = os.getpid()
         self._closed = False
+        self._prompt_scores = PromptScores(self)
 
     @property
     def name(self) -> str:
@@ -156,6 +158,7 @@ class LocalBackend:
             seed=True,
             logprobs=True,
             sessions=self._options.prefix_caching,
+            raw_prompts=True,
         )
 
     @property
@@ -173,6 +176,15 @@ class LocalBackend:
     def load(self) -> EngineLoad | None:
         """The engine's load after its last step; None while it does not run."""
         return self._engine_thread.load if self._engine_thread else None
+
+    @property
+    def current_load(self) -> BackendLoad:
+        """Its load after the engine's last step; see `ReportsLoad`."""
+        load = self.load
+        if load is None:
+            return BackendLoad(ready=False)
+        pages = {"global": load.global_pages, "local": load.local_pages}
+        return BackendLoad(True, load.requests - load.waiting, load.waiting, pages)
 
     async def start(self) -> None:
         """Check the checkpoint's folder, config, headers and tokenizer, and begin to load it in a thread.
@@ -195,6 +207,13 @@ class LocalBackend:
     def open(self, request: Request) -> AbstractAsyncContextManager[AsyncIterator[Event]]:
         """Return a block within which the request runs; see `Backend.open`."""
         return Generation(self, request)
+
+    async def score_prompt(self, raw: RawPrompt, *, top: int = 0) -> tuple[TokenLogprob, ...]:
+        """Return the log-probability of every token of a prompt; see `ScoresPrompts`.
+
+        Runs between the steps of other requests, in pieces, with a cache of its own.
+        """
+        return await self._prompt_scores.score(raw, top=top)
 
     async def session(self, request: Request) -> Session:
         """Compute a request's messages and return the session that keeps them; nothing is answered yet.

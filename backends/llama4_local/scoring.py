@@ -9,12 +9,9 @@ from typing import TYPE_CHECKING, Protocol
 import numpy as np
 import torch
 
-from llama4_local.cache.kv_cache import KvCache, cache_dtype_of
-from llama4_local.cache.page_table import CacheShape, PageAllocators, default_page_size
 from llama4_local.checkpoint.loader import load_model
-from llama4_local.model.transformer import Model, forward, logits
+from llama4_local.engine.prompt_logits import placeholder_of, prompt_logits
 from llama4_local.model.vision import encode_tiles
-from llama4_local.ops.batch import SequenceInput, build_batch
 from llama4sdk.errors import InvalidRequest
 
 if TYPE_CHECKING:
@@ -23,6 +20,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from llama4_local.config.formats import CacheType, WeightFormat
+    from llama4_local.model.transformer import Model
 
 
 class HasPixels(Protocol):
@@ -89,22 +87,9 @@ def score_with(
     if prefill_chunk is not None and prefill_chunk < 1:
         raise InvalidRequest(f"prefill_chunk must be at least 1, got {prefill_chunk}")
     features = _features(model, token_ids, pixels)
-    shape = _cache_shape(model, len(token_ids))
-    dtype = cache_dtype_of(cache_dtype, model.dtype)
-    cache = KvCache.allocate(model.config.text, shape, dtype=dtype, device=model.device)
-    sequence = PageAllocators(shape).sequence()
-    scores: list[Tensor] = []
-    while sequence.length < len(token_ids):
-        start = sequence.length
-        room = sequence.room_in_chunk() or len(token_ids)
-        piece = token_ids[start : start + min(room, prefill_chunk or room)]
-        sequence.extend(len(piece))
-        own, features = _split_features(model, piece, features)
-        batch = build_batch(
-            [SequenceInput(sequence, piece, own)], image_token_id=model.config.image_token_id, device=model.device
-        )
-        scores.append(logits(model, forward(model, batch, cache)))
-    return torch.cat(scores)
+    return torch.cat(
+        list(prompt_logits(model, token_ids, features=features, piece=prefill_chunk, cache_dtype=cache_dtype))
+    )
 
 
 def _checked_ids(model: Model, token_ids: Sequence[int]) -> list[int]:
@@ -120,12 +105,8 @@ def _checked_ids(model: Model, token_ids: Sequence[int]) -> list[int]:
     return ids
 
 
-def _placeholder(model: Model) -> int:
-    return -1 if model.config.image_token_id is None else model.config.image_token_id
-
-
 def _features(model: Model, token_ids: Sequence[int], pixels: Tensor | None) -> Tensor | None:
-    placeholders = list(token_ids).count(_placeholder(model))
+    placeholders = list(token_ids).count(placeholder_of(model))
     per_tile = model.config.vision.patch_tokens if model.config.vision else 0
     tiles = 0 if pixels is None else len(pixels)
     if placeholders != tiles * per_tile or (tiles and not per_tile):
@@ -133,20 +114,6 @@ def _features(model: Model, token_ids: Sequence[int], pixels: Tensor | None) -> 
             f"{tiles} tiles of {per_tile} tokens need {tiles * per_tile} placeholders, the prompt has {placeholders}"
         )
     return None if pixels is None or not tiles else encode_tiles(model, pixels).flatten(0, 1)
-
-
-def _split_features(model: Model, piece: Sequence[int], features: Tensor | None) -> tuple[Tensor | None, Tensor | None]:
-    if features is None:
-        return None, None
-    count = list(piece).count(_placeholder(model))
-    return features[:count], features[count:]
-
-
-def _cache_shape(model: Model, tokens: int) -> CacheShape:
-    chunk = model.config.text.chunk
-    size = default_page_size(chunk)
-    bare = CacheShape(0, 0, size, chunk)
-    return CacheShape(bare.pages_for(tokens), bare.local_pages_for(tokens), size, chunk)
 
 
 def _pixels(tiles: Pixels | HasPixels | Sequence[Pixels | HasPixels] | None) -> Tensor | None:

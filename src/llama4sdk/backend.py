@@ -14,27 +14,27 @@ Text is emitted as the model wrote it. Tool calls and typed output are read out 
 one reader for all backends; a server that already parsed its calls may emit them as events instead.
 Guards, fallback, limits and recording are wrappers: a backend that holds a backend.
 
-Two more protocols are optional, and asked for where they are needed: `Renders` for prompts to be shown and counted,
-`KeepsSessions` for `Llama4.session`.
+More protocols are optional, and asked for where they are needed: `Renders` for prompts to be shown and counted,
+`KeepsSessions` for `Llama4.session`, `ScoresPrompts` and `ReportsLoad` for the server.
 """
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
-from dataclasses import dataclass
+from collections.abc import AsyncIterator, Mapping
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Protocol, Self, runtime_checkable
 
 import anyio
 
 from llama4sdk.errors import DeadlineExceeded, Phase
-from llama4sdk.events import Done, Event, Progress, Started, Switched, Usage, UsageUpdate
+from llama4sdk.events import Done, Event, Progress, Started, Switched, TokenLogprob, Usage, UsageUpdate
 
 if TYPE_CHECKING:
     import os
     from contextlib import AbstractAsyncContextManager
 
     from llama4sdk.prompting import PromptTemplate
-    from llama4sdk.request import Deadlines, Request
+    from llama4sdk.request import Deadlines, RawPrompt, Request
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,6 +53,7 @@ class Capabilities:
         seed: Whether the same seed gives the same text.
         logprobs: Whether it reports log-probabilities.
         sessions: Whether it can keep, fork and save a prompt's state.
+        raw_prompts: Whether it completes prompts without a template (`Request.raw`).
     """
 
     name: str
@@ -66,6 +67,7 @@ class Capabilities:
     seed: bool = False
     logprobs: bool = False
     sessions: bool = False
+    raw_prompts: bool = False
 
 
 class Answers(Protocol):
@@ -155,6 +157,53 @@ class KeepsSessions(Protocol):
         Raises:
             CheckpointError: The file cannot be read, or belongs to another model.
         """
+        ...
+
+
+@runtime_checkable
+class ScoresPrompts(Protocol):
+    """A backend that can tell how probable a given text is; optional."""
+
+    async def score_prompt(self, raw: RawPrompt, *, top: int = 0) -> tuple[TokenLogprob, ...]:
+        """Return the log-probability of every token of a prompt after those before it.
+
+        Args:
+            raw: The prompt, as in `Request.raw`.
+            top: How many of the most probable tokens are listed at each position, 0 to 20.
+
+        Returns:
+            One entry for each token. Of the first token nothing is known: its `logprob` is NaN.
+
+        Raises:
+            LlamaError: The prompt cannot be scored.
+        """
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class BackendLoad:
+    """The load of a backend at one moment.
+
+    Args:
+        ready: Whether the model is loaded, so that a request is answered at once.
+        running: Requests that run.
+        waiting: Requests in the queue.
+        pages: Cache pages in use, by pool.
+    """
+
+    ready: bool
+    running: int = 0
+    waiting: int = 0
+    pages: Mapping[str, int] = field(default_factory=dict[str, int])
+
+
+@runtime_checkable
+class ReportsLoad(Protocol):
+    """A backend that reports its load, for readiness and metrics; optional."""
+
+    @property
+    def current_load(self) -> BackendLoad:
+        """Its load now."""
         ...
 
 

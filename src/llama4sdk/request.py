@@ -25,6 +25,8 @@ from llama4sdk.schema_drafts import modern
 
 ToolChoice: TypeAlias = Literal["auto", "none", "required"] | str
 Part: TypeAlias = Literal["whole", "opening", "turn"]
+# A prompt without messages: text, or token ids.
+RawPrompt: TypeAlias = str | tuple[int, ...]
 
 
 _LARGEST = 2**31 - 1  # of counts: above any context
@@ -207,6 +209,8 @@ class Request:
         part: `whole`, or what the messages are of a session: its `opening`, which is computed but not answered and
             may end with any message, or a `turn`, which goes on from what was said, be it with a tool's result.
         request_id: Names the request in events, errors and logs.
+        raw: A prompt that is completed as it stands, without template, in place of messages; for backends with
+            `Capabilities.raw_prompts`. In text, the names of special tokens stand for these tokens.
 
     Raises:
         InvalidRequest: For an empty conversation, roles in a wrong order, tools named twice, or a
@@ -223,6 +227,7 @@ class Request:
     cache_salt: str = ""
     part: Part = "whole"
     request_id: str = field(default_factory=lambda: os.urandom(16).hex())
+    raw: RawPrompt | None = None
 
     @classmethod
     def of(
@@ -257,6 +262,9 @@ class Request:
 
     def __post_init__(self) -> None:
         self._check_types()
+        if self.raw is not None:
+            self._check_raw(self.raw)
+            return
         check_order(self.messages, self.part)
         names = [tool.name for tool in self.tools]
         twice = sorted({name for name in names if names.count(name) > 1})
@@ -269,6 +277,17 @@ class Request:
             )
         if self.tool_choice == "required" and not names:
             raise InvalidRequest("tool_choice='required' needs at least one tool.")
+
+    def _check_raw(self, raw: RawPrompt) -> None:
+        if self.messages or self.tools or self.part != "whole":
+            raise InvalidRequest("A raw prompt stands alone: without messages, tools or a session.")
+        if isinstance(raw, str):
+            checked_text(raw)
+            return
+        if not isinstance(raw, tuple) or not raw:
+            raise InvalidRequest(f"A raw prompt is text or a tuple of token ids, at least one; got {shown(raw)}.")
+        for token in raw:
+            check_whole("a token id", token, 0, _LARGEST, optional=False)
 
     def _check_types(self) -> None:
         kinds: tuple[tuple[str, object, type | tuple[type, ...]], ...] = (

@@ -148,6 +148,11 @@ class Engine:
         return self._in_flight is None and self._scheduler.idle
 
     @property
+    def model(self) -> Model:
+        """The network."""
+        return self._model
+
+    @property
     def cache_bytes(self) -> int:
         """Bytes of the cache, all allocated from the beginning."""
         return self._cache.bytes

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from llama4_local.engine.request import EngineRequest, Prefix
 from llama4sdk.errors import ContextOverflow, InvalidRequest, TooManyImages
+from llama4sdk.prompting.raw import raw_ids
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -14,7 +15,7 @@ if TYPE_CHECKING:
     from llama4_local.engine.mailbox import Mailbox
     from llama4_local.serving.readiness import ServedModel
     from llama4sdk.images import Tiles
-    from llama4sdk.request import Request, Sampling
+    from llama4sdk.request import RawPrompt, Request
 
 
 def prepare(
@@ -34,22 +35,13 @@ def prepare(
         TooManyImages: More images than the backend takes.
         InvalidRequest: Anything else that cannot be served.
     """
-    turn = request.part == "turn"
-    rendered = served.template.render(
-        request.messages,
-        () if turn else request.tools,  # a session's tools are in its opening
-        tool_choice=request.tool_choice,
-        output=request.output,
-        tools_in="user" if turn else "system",
-        answer=answers,
-    )
-    token_ids, tiles, image_tokens = rendered.token_ids, rendered.tiles, rendered.count.images
+    token_ids, tiles, image_tokens = _prompt(served, request, answers=answers)
     if prefix is not None and prefix.token_ids:
         # Turns follow one another; only the first one begins the text.
         token_ids = [*prefix.token_ids, *token_ids[1:]]
         tiles = (*prefix.tiles, *tiles)
         image_tokens += prefix.image_tokens
-    _check(token_ids, tiles, served, request.sampling)
+    check_prompt(token_ids, tiles, served, request.sampling.stop_token_ids)
     room = served.context - len(token_ids) if answers else 0
     return EngineRequest(
         request_id=request.request_id,
@@ -69,8 +61,42 @@ def prepare(
     )
 
 
-def _check(token_ids: Sequence[int], tiles: Sequence[Tiles], served: ServedModel, sampling: Sampling) -> None:
-    """Refuse prompts that the model cannot take, before the device is touched."""
+def _prompt(served: ServedModel, request: Request, *, answers: bool) -> tuple[list[int], tuple[Tiles, ...], int]:
+    """Return a prompt's token ids, the tiles of its images, and the number of tokens that stand for these."""
+    if request.raw is not None:
+        return raw_token_ids(served, request.raw), (), 0
+    turn = request.part == "turn"
+    rendered = served.template.render(
+        request.messages,
+        () if turn else request.tools,  # a session's tools are in its opening
+        tool_choice=request.tool_choice,
+        output=request.output,
+        tools_in="user" if turn else "system",
+        answer=answers,
+    )
+    return rendered.token_ids, rendered.tiles, rendered.count.images
+
+
+def raw_token_ids(served: ServedModel, raw: RawPrompt) -> list[int]:
+    """Return the token ids of a prompt without template.
+
+    Raises:
+        InvalidRequest: It names an image, whose pixels a raw prompt cannot bring.
+    """
+    token_ids = raw_ids(served.template.tokenizer, raw)
+    if served.config.image_token_id in token_ids:
+        raise InvalidRequest("A raw prompt cannot hold image placeholders; send images in messages.")
+    return token_ids
+
+
+def check_prompt(
+    token_ids: Sequence[int], tiles: Sequence[Tiles], served: ServedModel, stop_token_ids: Sequence[int] = ()
+) -> None:
+    """Refuse prompts that the model cannot take, before the device is touched.
+
+    Raises:
+        InvalidRequest: Naming the limit.
+    """
     count, images, vocab = len(token_ids), len(tiles), served.config.text.vocab_size
     if count >= served.context:
         raise ContextOverflow(
@@ -85,6 +111,6 @@ def _check(token_ids: Sequence[int], tiles: Sequence[Tiles], served: ServedModel
             f"The request has {images} images and this backend takes {served.max_images}; "
             "send fewer or raise max_images=."
         )
-    for subject, ids in (("The prompt", token_ids), ("stop_token_ids", sampling.stop_token_ids)):
+    for subject, ids in (("The prompt", token_ids), ("stop_token_ids", stop_token_ids)):
         if any(not 0 <= token < vocab for token in ids):
             raise InvalidRequest(f"{subject} has token ids outside the vocabulary of {vocab}.")
