@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from llama4_http.begun_answer import without_repeated
 from llama4_http.errors import Sent, error_in_stream
 from llama4_http.json_text import CutJsonError, parsed
 from llama4_http.logprobs import read_logprobs
@@ -62,6 +63,7 @@ class AnswerReader:
         details: The details of `Done`.
         check_prompt: Called with the token ids that the server made of the prompt, when it returns them.
         tools: The tools that the model may call.
+        repeated: White space that the answer may begin with and that was shown before.
     """
 
     def __init__(
@@ -75,6 +77,7 @@ class AnswerReader:
         details: Mapping[str, Any] | None = None,
         check_prompt: Callable[[Sequence[int]], None] | None = None,
         tools: Sequence[ToolSpec] = (),
+        repeated: str = "",
     ) -> None:
         self._sent = sent
         self._out = out
@@ -93,6 +96,7 @@ class AnswerReader:
         self._joiner = SurrogateJoiner()
         self._escaped = True  # whether the event under way may hold lone surrogates
         self._marks = MarkFilter() if tools else None
+        self._repeated = repeated
         self._calls = ToolCallReader(tools)
         self._usage: Usage | None = None
         self._reason: FinishReason | None = None
@@ -250,6 +254,7 @@ class AnswerReader:
             or delta.get("tool_calls")
             or self._check_prompt
             or self._marks
+            or self._repeated
             or self._escaped
             or self._joiner.pending
         )
@@ -313,6 +318,8 @@ class AnswerReader:
             self._show(self._marks.feed(text) if self._marks else text)
 
     def _show(self, text: str) -> None:
+        if self._repeated and text:
+            text, self._repeated = without_repeated(text, self._repeated)
         if text:
             self._texts.append(text)
             self._out.append(TextDelta(text, tuple(self._logprobs)))

@@ -20,6 +20,7 @@ from llama4_http.context import Context
 from llama4_http.errors import Sent, error_for_status, named
 from llama4_http.exchange import Exchange
 from llama4_http.network import Link, log
+from llama4_http.outgoing import continues
 from llama4_http.profiles import Profile, context_of, detect, json_object, only_model, profile_named
 from llama4_http.settings import Choices, checked_url, key_for, settings_of
 from llama4_http.transport import OneServer
@@ -129,6 +130,7 @@ class HttpBackend:
             structured_output=profile.schema != "none",
             seed="seed" in profile.sampling,
             logprobs=profile.logprobs,
+            continues=continues(profile, settings),
         )
 
     @property

@@ -14,6 +14,7 @@ import httpx
 
 from llama4_http import prompt
 from llama4_http.answer import AnswerReader
+from llama4_http.begun_answer import left_out
 from llama4_http.composing import compose
 from llama4_http.deadlines import Clock
 from llama4_http.errors import compressed, error_for_exception, error_for_status, keep_partial, named
@@ -233,6 +234,9 @@ class Exchange(AsyncIterator[Event]):
             if ours is None or not settings.verify_prompt
             else (lambda theirs: prompt.compare(ours, theirs)),
             tools=() if self._request.tool_choice == "none" else self._request.tools,
+            repeated=""
+            if settings.prompt_mode == "client"
+            else left_out(settings.prefill + self._request.answer_so_far, context.profile),
         )
         # Not aiter_raw(): its layers cost a third of the time per chunk, and nothing is encoded.
         self._bytes = aiter(response.stream) if isinstance(response.stream, httpx.AsyncByteStream) else None

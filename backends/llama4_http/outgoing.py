@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from llama4_http import wire
+from llama4_http.begun_answer import sent_beginning
 from llama4sdk.errors import InvalidRequest, TooManyImages
 
 if TYPE_CHECKING:
@@ -14,6 +15,7 @@ if TYPE_CHECKING:
     from llama4_http.images import Packed
     from llama4_http.profiles import Profile
     from llama4_http.settings import Settings
+    from llama4sdk.backend import Continues
     from llama4sdk.messages import Image
     from llama4sdk.request import Request
 
@@ -70,6 +72,29 @@ def check(request: Request, profile: Profile, settings: Settings) -> None:
             )
     elif settings.prefill and profile.prefill == "none":
         raise InvalidRequest(f"Servers of the profile {profile.name} cannot go on with given words (prefill).")
+    if request.answer_so_far:
+        _check_continuing(request, profile, settings)
+
+
+def continues(profile: Profile, settings: Settings) -> Continues:
+    """Return which answers a server goes on with behind their beginning.
+
+    A field for a schema counts from the tokens that are written next, so behind the beginning of a typed answer it
+    would ask for a second one.
+    """
+    takes = profile.prompt_ids != "none" if settings.prompt_mode == "client" else profile.prefill != "none"
+    if not takes:
+        return "nothing"
+    return "everything" if profile.schema == "none" or profile.whole_answer else "text"
+
+
+def _check_continuing(request: Request, profile: Profile, settings: Settings) -> None:
+    able = continues(profile, settings)
+    if able == "nothing" or (able == "text" and request.output is not None):
+        raise InvalidRequest(
+            f"Servers of the profile {profile.name} cannot go on with the beginning of "
+            f"{'an' if able == 'nothing' else 'a typed'} answer; send the request without answer_so_far."
+        )
 
 
 def compose(
@@ -113,7 +138,7 @@ def compose(
             profile,
             model=model,
             images=urls,
-            prefill=settings.prefill,
+            prefill=sent_beginning(settings.prefill, request, profile),
             tools_in=settings.tools_in,
             show_schema=settings.show_schema,
             return_prompt_ids=return_ids,

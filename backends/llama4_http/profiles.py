@@ -38,6 +38,8 @@ class Profile:
         prompt_ids: Where it takes a prompt as token ids.
         returns_prompt_ids: Whether it can return the token ids that it made of the messages.
         prefill: How it goes on with an assistant message that stands last.
+        whole_answer: Whether it takes that message as the beginning of the answer in all respects: exactly as it is,
+            within the form that the answer keeps to, and without repeating the draws of its seed.
         usage_field: Whether it takes `stream_options.include_usage`.
         logprobs: Whether it takes `logprobs` and `top_logprobs`.
         max_images: Most images per request; None where it depends on how it was started.
@@ -55,6 +57,7 @@ class Profile:
     prompt_ids: PromptIds = "none"
     returns_prompt_ids: bool = False
     prefill: Prefill = "none"
+    whole_answer: bool = False
     usage_field: bool = True
     logprobs: bool = True
     max_images: int | None = None

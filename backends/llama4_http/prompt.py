@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from llama4sdk.errors import ProtocolError
+from llama4sdk.prompting.answer_ids import answer_ids
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -14,7 +15,7 @@ if TYPE_CHECKING:
 
 
 def render(template: PromptTemplate, request: Request, prefill: str = "", *, show_schema: bool = True) -> list[int]:
-    """Return the prompt's token ids, ending with the assistant's header and the words to begin with.
+    """Return the prompt's token ids, ending with the assistant's header, the words to begin with and the answer so far.
 
     Decodes images: call it in a worker thread.
 
@@ -24,7 +25,7 @@ def render(template: PromptTemplate, request: Request, prefill: str = "", *, sho
     rendered: Rendered = template.render(
         request.messages, request.tools, tool_choice=request.tool_choice, output=request.output if show_schema else None
     )
-    return [*rendered.token_ids, *(template.tokenizer.encode(prefill) if prefill else ())]
+    return [*rendered.token_ids, *answer_ids(template.tokenizer, prefill + request.answer_so_far)]
 
 
 def compare(ours: Sequence[int], theirs: Sequence[object]) -> None:

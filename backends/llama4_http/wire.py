@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, assert_never
 
 from pydantic_core import to_json
 
+from llama4_http.begun_answer import continued
 from llama4_http.call_ids import CallIds
 from llama4sdk.errors import InvalidRequest
 from llama4sdk.messages import AssistantMessage, Image, Message, SystemMessage, ToolMessage, UserMessage
@@ -70,7 +71,7 @@ def chat_body(
         "messages": _messages(request, profile, images, tools_in, show_schema),
         "stream": True,
     }
-    body |= _sampling(request.sampling, profile)
+    body |= _sampling(continued(request, profile), profile)
     if profile.tools and request.tools and request.tool_choice != "none":
         body["tools"] = [
             {
@@ -100,7 +101,7 @@ def completion_body(
         InvalidRequest: For a choice that the server has no field for.
     """
     body: dict[str, Any] = {"model": model, "prompt": list(prompt_ids), "stream": True}
-    body |= _sampling(request.sampling, profile)
+    body |= _sampling(continued(request, profile), profile)
     if request.sampling.logprobs is not None:
         body["logprobs"] = request.sampling.logprobs
     return body | _shared(request, profile, return_prompt_ids)

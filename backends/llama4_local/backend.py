@@ -159,6 +159,7 @@ class LocalBackend:
             logprobs=True,
             sessions=self._options.prefix_caching,
             raw_prompts=True,
+            continues="everything",
         )
 
     @property

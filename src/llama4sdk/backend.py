@@ -22,7 +22,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Protocol, Self, runtime_checkable
+from typing import TYPE_CHECKING, Literal, Protocol, Self, TypeAlias, runtime_checkable
 
 import anyio
 
@@ -35,6 +35,8 @@ if TYPE_CHECKING:
 
     from llama4sdk.prompting import PromptTemplate
     from llama4sdk.request import Deadlines, RawPrompt, Request
+
+Continues: TypeAlias = Literal["nothing", "text", "everything"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,6 +56,8 @@ class Capabilities:
         logprobs: Whether it reports log-probabilities.
         sessions: Whether it can keep, fork and save a prompt's state.
         raw_prompts: Whether it completes prompts without a template (`Request.raw`).
+        continues: Which answers it continues behind a request's `answer_so_far`: `nothing`, free `text` only, or
+            `everything`, answers that must keep to a form too.
     """
 
     name: str
@@ -68,6 +72,11 @@ class Capabilities:
     logprobs: bool = False
     sessions: bool = False
     raw_prompts: bool = False
+    continues: Continues = "nothing"
+
+    def can_continue(self, request: Request) -> bool:
+        """Return whether it continues an answer to this request."""
+        return self.continues == "everything" or (self.continues == "text" and request.output is None)
 
 
 class Answers(Protocol):

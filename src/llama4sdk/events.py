@@ -146,10 +146,19 @@ class UsageUpdate:
 
 @dataclass(frozen=True, slots=True)
 class Switched:
-    """A wrapper moved the request to another backend, before any text."""
+    """A wrapper moved the request to another backend, before any text or in its middle; text goes on where it stopped.
+
+    Args:
+        backend: The backend that answers from here on.
+        reason: Why the one before does not.
+        withdrawn: Whether the answer begins anew: text, calls and partial values before this event are no part of it.
+        model: That backend's model; empty where it is the same or unknown.
+    """
 
     backend: str
     reason: str
+    withdrawn: bool = False
+    model: str = ""
 
 
 @dataclass(frozen=True, slots=True)

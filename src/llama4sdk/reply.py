@@ -95,7 +95,9 @@ class ReplyBuilder:
             case UsageUpdate():
                 self._usage = event.usage
             case Switched():
-                self._names = (self._names[0], event.backend, self._names[2])
+                self._names = (self._names[0], event.backend, event.model or self._names[2])
+                if event.withdrawn:
+                    self._withdraw()
             case Done():
                 self._finish_reason = event.finish_reason
                 self._usage = event.usage or self._usage
@@ -103,6 +105,9 @@ class ReplyBuilder:
                 pass
             case _:
                 assert_never(event)
+
+    def _withdraw(self) -> None:
+        self._texts, self._calls, self._logprobs, self._output = [], {}, [], None
 
     def snapshot(self) -> Reply:
         """Return the reply so far."""

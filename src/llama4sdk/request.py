@@ -32,6 +32,7 @@ RawPrompt: TypeAlias = str | tuple[int, ...]
 _LARGEST = 2**31 - 1  # of counts: above any context
 _LONGEST_NAME = 1024  # characters of a salt or an id
 _LONGEST_DESCRIPTION = 1_000_000  # characters
+_LONGEST_ANSWER = 100_000_000  # characters
 
 
 @dataclass(frozen=True, slots=True)
@@ -208,6 +209,9 @@ class Request:
         cache_salt: Prompts share cached computation only with the same salt.
         part: `whole`, or what the messages are of a session: its `opening`, which is computed but not answered and
             may end with any message, or a `turn`, which goes on from what was said, be it with a tool's result.
+        answer_so_far: Text with which the answer begins, as the model wrote it: the model goes on behind it, and the
+            events hold only what follows. Counts of `sampling` are of further tokens; in the usage its tokens belong
+            to the prompt. Only for backends whose capabilities `continues` allow it.
         request_id: Names the request in events, errors and logs.
         raw: A prompt that is completed as it stands, without template, in place of messages; for backends with
             `Capabilities.raw_prompts`. In text, the names of special tokens stand for these tokens.
@@ -226,6 +230,7 @@ class Request:
     priority: int = 0
     cache_salt: str = ""
     part: Part = "whole"
+    answer_so_far: str = ""
     request_id: str = field(default_factory=lambda: os.urandom(16).hex())
     raw: RawPrompt | None = None
 
@@ -309,6 +314,7 @@ class Request:
             raise InvalidRequest(f"part is one of {', '.join(get_args(Part))}; got {shown(self.part)}.")
         check_whole("priority", self.priority, -_LARGEST, _LARGEST, optional=False)
         check_text("cache_salt", self.cache_salt, _LONGEST_NAME)
+        check_text("answer_so_far", self.answer_so_far, _LONGEST_ANSWER)
         check_text("request_id", self.request_id, _LONGEST_NAME)
 
 

@@ -19,7 +19,7 @@ from llama4sdk.errors import (
     ServerFault,
     StreamInterrupted,
 )
-from llama4sdk.events import Done, Event, TextDelta, UsageUpdate
+from llama4sdk.events import Done, Event, Switched, TextDelta, UsageUpdate
 from llama4sdk.output import AnswerForm, OutputReader
 from llama4sdk.owned_task import running_loop, start_owned
 from llama4sdk.reply import Reply, ReplyBuilder
@@ -187,8 +187,8 @@ class Stream(Pumped[Event]):
         self._backend = backend
         self._request = request
         self._builder = ReplyBuilder()
-        self._calls = CallEvents(request.tools, _call_ids(request)) if _may_call(request) else None
-        self._output = OutputReader(form) if form is not None else None
+        self._form = form
+        self._read_anew()
         self._over = False
         self._metered: Metered | None = None
 
@@ -240,8 +240,15 @@ class Stream(Pumped[Event]):
                     return
         raise StreamInterrupted("The backend ended its events without saying that the reply is complete.")
 
+    def _read_anew(self) -> None:
+        request, form = self._request, self._form
+        self._calls = CallEvents(request.tools, _call_ids(request)) if _may_call(request) else None
+        self._output = OutputReader(form) if form is not None else None
+
     def _read(self, event: Event) -> Iterable[Event]:
         """Read calls and the typed answer out of the text."""
+        if isinstance(event, Switched) and event.withdrawn:
+            self._read_anew()
         events = self._calls.add(event) if self._calls else [event]
         if self._output is None:
             return events

@@ -21,6 +21,7 @@ from llama4sdk import (
     Request,
     ServerFault,
     StreamInterrupted,
+    Switched,
     TextDelta,
     Usage,
 )
@@ -203,3 +204,24 @@ async def test_cancelling_around_a_stream_is_never_wrapped() -> None:
         with anyio.move_on_after(0.02) as scope:
             await llama.chat("?")
     assert scope.cancelled_caught
+
+
+async def test_what_a_switch_withdraws_is_no_part_of_the_reply_nor_of_the_calls_read_from_it() -> None:
+    begun = ["never mind [weather(city=", Switched("other", "the first one broke", withdrawn=True, model="second")]
+    async with Llama4(ScriptedBackend([*begun, '[weather(city="Rome")]'])) as llama:
+        reply = await llama.chat("?", tools=[weather])
+    assert reply.text == ""
+    assert [call.arguments for call in reply.tool_calls] == [{"city": "Rome"}]
+    assert (reply.backend, reply.model) == ("other", "second")
+
+
+async def test_a_typed_answer_that_begins_anew_is_read_from_its_new_beginning() -> None:
+    steps = ['{"city": "Par', Switched("other", "broke", withdrawn=True), '{"city": "Rome"}']
+    async with Llama4(ScriptedBackend(steps)) as llama:
+        reply = await llama.chat("?", output={"type": "object", "properties": {"city": {"type": "string"}}})
+    assert (reply.text, reply.output) == ('{"city": "Rome"}', {"city": "Rome"})
+
+
+def weather(city: str) -> str:
+    """The weather in a city."""
+    return city

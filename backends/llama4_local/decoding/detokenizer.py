@@ -46,7 +46,7 @@ class Detokenizer:
         limit: Most tokens in it.
         decoder: Decodes its tokens.
         text_of: The text of a single token, for log-probabilities.
-        written: An empty list that its tokens are appended to.
+        written: A list that its tokens are appended to; those in it at the beginning were shown before.
     """
 
     def __init__(
@@ -61,6 +61,7 @@ class Detokenizer:
     ) -> None:
         self._sampling = sampling
         self._stops = StopStrings(stops)
+        self._shown = self._hold_back(text_of(written)) if written and stops else 0
         self._limit = limit
         self._decoder = decoder
         self._text_of = text_of
@@ -91,10 +92,17 @@ class Detokenizer:
             reason = "stop"
         elif reason:
             text += self._stops.flush()
+        if self._shown:
+            self._shown, text = max(self._shown - len(text), 0), text[self._shown :]
         if not text and not (reason == "length" and self._logprobs):
             return None, reason
         logprobs, self._logprobs = tuple(self._logprobs), []
         return TextDelta(text, logprobs), reason
+
+    def _hold_back(self, shown: str) -> int:
+        """Take text that was shown before; return how much of it may begin a stop string, so that it comes again."""
+        certain, _ = self._stops.push(shown, armed=False)
+        return len(shown) - len(certain)
 
     def _report(self, token: int, sampled: SampledToken) -> TokenLogprob:
         top = tuple(TokenLogprob(self._text_of([other]), score, other) for other, score in sampled.top)

@@ -52,9 +52,25 @@ class ResolvedSampling:
 
     @classmethod
     def of(
-        cls, asked: Sampling, *, temperature: float | None, top_p: float | None, stop_ids: Sequence[int], seed: int
+        cls,
+        asked: Sampling,
+        *,
+        temperature: float | None,
+        top_p: float | None,
+        stop_ids: Sequence[int],
+        seed: int,
+        begun: int = 0,
     ) -> ResolvedSampling:
-        """Fill open parameters of a request with the checkpoint's defaults and the given seed."""
+        """Fill open parameters of a request with the checkpoint's defaults and the given seed.
+
+        Args:
+            asked: The request's parameters.
+            temperature: The checkpoint's.
+            top_p: The checkpoint's.
+            stop_ids: The checkpoint's.
+            seed: Used where the request names none.
+            begun: Tokens that the answer begins with; `min_tokens` counts further ones.
+        """
 
         def first(*values: float | None) -> float:
             return next(value for value in values if value is not None)
@@ -69,7 +85,7 @@ class ResolvedSampling:
             frequency_penalty=asked.frequency_penalty or 0.0,
             seed=(seed if asked.seed is None else asked.seed) % _SEEDS,
             stop_ids=frozenset((*stop_ids, *asked.stop_token_ids)),
-            min_tokens=asked.min_tokens,
+            min_tokens=asked.min_tokens + begun if asked.min_tokens else 0,
             logprobs=asked.logprobs,
         )
 

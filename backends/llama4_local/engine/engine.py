@@ -308,8 +308,8 @@ class Engine:
 
     def _report_prefill(self, chunk: RequestChunk) -> None:
         state = chunk.sequence
-        total = len(state.request.token_ids)
-        if not state.detokenizer.written and chunk.start < total:
+        total = len(state.request.token_ids) + state.request.begun
+        if len(state.detokenizer.written) == state.request.begun and chunk.start < total:
             self._outbox.put(state.request.mailbox, Progress("prefill", chunk.end, total, "tokens"))
 
     def _pause_lagging(self) -> None:
@@ -319,7 +319,8 @@ class Engine:
     def _new_state(self, request: EngineRequest) -> RequestState:
         sampling = self._resolved_sampling(request)
         images = ImageFeatures(self._model, request.token_ids, request.tiles) if request.tiles else None
-        limit = min(request.limit, max(self._scheduler.capacity, len(request.token_ids) + request.answers))
+        begun = len(request.token_ids) + request.begun
+        limit = min(request.limit, max(self._scheduler.capacity, begun + request.answers))
         detokenizer = Detokenizer(
             sampling,
             request.sampling.stop_strings,
@@ -329,7 +330,7 @@ class Engine:
             written=request.written,
         )
         return RequestState(
-            tokens=list(request.token_ids),
+            tokens=[*request.token_ids, *request.written],
             pages=self._pages.sequence(request.origin),
             page_hashes=self._page_hashes(request, images),
             limit=limit,
@@ -353,6 +354,7 @@ class Engine:
             top_p=generation.top_p,
             stop_ids=generation.eos_token_ids,
             seed=request.seed,
+            begun=request.begun,
         )
 
     def _finish(self, state: RequestState, reason: FinishReason) -> None:

@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
+from llama4sdk.events import Usage
+
 if TYPE_CHECKING:
     from llama4_local.decoding.token_mask import TokenMask
     from llama4_local.engine.mailbox import Mailbox
@@ -30,7 +32,8 @@ class EngineRequest:
         answers: Whether tokens are sampled; else only the prompt is computed.
         in_session: Whether the pages of prompt and answer are pinned afterwards, under the request itself.
         origin: Position of the first token.
-        written: The answer's tokens; the engine appends until `Done`.
+        written: The answer's tokens; the engine appends until `Done`. Those that the answer begins with come first.
+        begun: How many tokens of the answer were there at the beginning.
         mask: Constrains the answer's tokens.
     """
 
@@ -48,7 +51,13 @@ class EngineRequest:
     in_session: bool = False
     origin: int = 0
     written: list[int] = field(default_factory=list[int])
+    begun: int = 0
     mask: TokenMask | None = None
+
+    @property
+    def usage(self) -> Usage:
+        """Tokens so far; those that the answer began with belong to the prompt."""
+        return Usage(len(self.token_ids) + self.begun, len(self.written) - self.begun, image_tokens=self.image_tokens)
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from llama4_local.engine.scheduler import ScheduledChunk, Sequence
-from llama4sdk.events import Usage
 
 if TYPE_CHECKING:
     from llama4_local.decoding.detokenizer import Detokenizer
@@ -14,6 +13,7 @@ if TYPE_CHECKING:
     from llama4_local.engine.image_features import ImageFeatures
     from llama4_local.engine.request import EngineRequest
     from llama4_local.engine.step_output import StepOutput
+    from llama4sdk.events import Usage
 
 
 @dataclass(slots=True, eq=False, kw_only=True)
@@ -35,12 +35,7 @@ class RequestState(Sequence):
     @property
     def usage(self) -> Usage:
         """Tokens so far."""
-        return Usage(
-            prompt_tokens=len(self.request.token_ids),
-            completion_tokens=len(self.detokenizer.written),
-            image_tokens=self.request.image_tokens,
-            cached_tokens=self.reused or 0,
-        )
+        return replace(self.request.usage, cached_tokens=self.reused or 0)
 
 
 RequestChunk = ScheduledChunk[RequestState]

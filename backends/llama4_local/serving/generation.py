@@ -122,9 +122,7 @@ class Generation(AsyncIterator[Event]):
     def usage(self) -> Usage:
         """Tokens of the prompt, and those of the answer so far; none before the prompt is rendered."""
         request = self._engine_request
-        if request is None:
-            return Usage()
-        return Usage(len(request.token_ids), len(request.written), image_tokens=request.image_tokens)
+        return Usage() if request is None else request.usage
 
     def _stop(self) -> None:
         """Cancel the engine's request, if it is not over."""

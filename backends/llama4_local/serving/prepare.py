@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from llama4_local.engine.request import EngineRequest, Prefix
 from llama4sdk.errors import ContextOverflow, InvalidRequest, TooManyImages
+from llama4sdk.prompting.answer_ids import answer_ids
 from llama4sdk.prompting.raw import raw_ids
 
 if TYPE_CHECKING:
@@ -41,14 +42,16 @@ def prepare(
         token_ids = [*prefix.token_ids, *token_ids[1:]]
         tiles = (*prefix.tiles, *tiles)
         image_tokens += prefix.image_tokens
-    check_prompt(token_ids, tiles, served, request.sampling.stop_token_ids)
-    room = served.context - len(token_ids) if answers else 0
+    written = answer_ids(served.template.tokenizer, request.answer_so_far) if request.answer_so_far else []
+    begun = len(token_ids) + len(written)
+    check_prompt([*token_ids, *written], tiles, served, request.sampling.stop_token_ids)
+    room = served.context - begun if answers else 0
     return EngineRequest(
         request_id=request.request_id,
         token_ids=token_ids,
         tiles=tiles,
         image_tokens=image_tokens,
-        limit=len(token_ids) + min(request.sampling.max_tokens or room, room),
+        limit=begun + min(request.sampling.max_tokens or room, room),
         sampling=request.sampling,
         seed=secrets.randbits(63),
         priority=request.priority,
@@ -57,6 +60,8 @@ def prepare(
         answers=answers,
         in_session=prefix is not None,
         origin=prefix.origin if prefix else 0,
+        written=written,
+        begun=len(written),
         mask=served.grammars.mask_for(request) if answers else None,
     )
 

@@ -47,6 +47,8 @@ class BackendConformance:
     """Another, with another answer."""
     long_prompt = "Count from 1 to 40."
     """A prompt whose answer takes a while: many tokens."""
+    encodes_as_written = True
+    """Whether the tokenizer makes of an answer the tokens that the model wrote; not so for a random network."""
 
     @abstractmethod
     def make(self) -> Backend:
@@ -133,6 +135,19 @@ class BackendConformance:
             if not backend.capabilities.seed:
                 pytest.skip("this backend promises nothing for a seed")
             assert replies[0].text == replies[1].text
+
+    async def test_an_answer_goes_on_behind_its_beginning(self) -> None:
+        request = self.request(self.prompt)
+        async with self.running() as backend:
+            if not backend.capabilities.can_continue(request):
+                pytest.skip("this backend cannot go on with an answer's beginning")
+            events = await self.events(backend, request)
+            texts = [event.text for event in events if isinstance(event, TextDelta)]
+            begun = "".join(texts[: (len(texts) + 1) // 2])
+            rest = await self.reply(backend, replace(request, answer_so_far=begun))
+        assert rest.text
+        if self.encodes_as_written:
+            assert begun + rest.text == "".join(texts)
 
     async def test_two_requests_do_not_see_each_other(self) -> None:
         prompts = [self.prompt, self.other_prompt]

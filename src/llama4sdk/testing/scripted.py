@@ -30,7 +30,8 @@ class ScriptedBackend:
 
         backend = ScriptedBackend("Hello!", [0.5, "late"], lambda request: request.messages[-1].text)
 
-    A word counts as one token, of the prompt's text as of the answer; `max_tokens` and `stop` are kept.
+    A word counts as one token, of the prompt's text as of the answer; `max_tokens` and `stop` are kept. Where a request
+    brings the beginning of its answer, the answer goes on behind those words if it begins with them; else it follows.
 
     Args:
         answers: What to say: a string, a sequence of steps (text, seconds, events, errors), or a function
@@ -51,7 +52,9 @@ class ScriptedBackend:
     @property
     def capabilities(self) -> Capabilities:
         """Those of a script: it repeats itself, and takes any number of images."""
-        return Capabilities("scripted", "script", context=self._context, parses_tool_calls=True, seed=True)
+        return Capabilities(
+            "scripted", "script", context=self._context, parses_tool_calls=True, seed=True, continues="everything"
+        )
 
     @property
     def running(self) -> int:
@@ -84,7 +87,7 @@ class ScriptedBackend:
 
     async def _events(self, request: Request, answer: Answer) -> AsyncGenerator[Event]:
         await anyio.lowlevel.checkpoint()
-        prompt = sum(_count(message.text) for message in request.messages)
+        prompt = sum(_count(message.text) for message in request.messages) + _count(request.answer_so_far)
         if prompt > self._context:
             raise ContextOverflow(
                 f"The prompt has {prompt} tokens, the context holds {self._context}; shorten the conversation.",
@@ -130,6 +133,7 @@ def _count(text: str) -> int:
 def _steps(answer: Answer, request: Request) -> Iterator[Step]:
     chosen = answer(request) if callable(answer) else answer
     steps: Iterable[Step] = (chosen,) if isinstance(chosen, str) else chosen
+    steps = _behind(request.answer_so_far, tuple(steps)) if request.answer_so_far else steps
     stops = request.sampling.stop_strings
     for step in steps:
         if not isinstance(step, str):
@@ -139,3 +143,17 @@ def _steps(answer: Answer, request: Request) -> Iterator[Step]:
         yield from _WORD.findall(step[: min(ends)] if ends else step)
         if ends:
             return
+
+
+def _behind(begun: str, steps: tuple[Step, ...]) -> tuple[Step, ...]:
+    """Return the steps behind an answer's beginning; all of them where the answer does not begin so."""
+    left = begun
+    for place, step in enumerate(steps):
+        if not isinstance(step, str):
+            continue
+        if step.startswith(left):
+            return (step[len(left) :], *steps[place + 1 :])
+        if not left.startswith(step):
+            break
+        left = left[len(step) :]
+    return steps
