@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import product
 from pathlib import Path
 
 import pytest
@@ -14,14 +15,20 @@ from torch.nn import functional
 
 from llama4_local.cache.kv_cache import LayerCache
 from llama4_local.cache.page_table import CacheShape, PageAllocators, SequencePages
-from llama4_local.checkpoint.loader import load_model
+from llama4_local.checkpoint import loader
+from llama4_local.checkpoint.loader import load_model, load_weights, model_of
 from llama4_local.checkpoint.writer import save_checkpoint
 from llama4_local.ops.batch import Batch, SequenceInput, build_batch
-from llama4_local.ops.reference import attention, rows
+from llama4_local.ops.reference import attention, products, rows
 from llama4_local.ops.reference.attention import paged_attention
+from llama4_local.ops.reference.functions import ReferenceOps
+from llama4_local.ops.reference.measuring import Choice, choose
 from llama4_local.ops.reference.moe import experts
+from llama4_local.ops.reference.products import Form, Layout
 from llama4_local.ops.reference.rows import linear
 from llama4_local.scoring import score_with
+from llama4_local.weights.expert_stack import ExpertStack
+from llama4_local.weights.schema import matrix_shapes
 from llama4_local.weights.tree import MlpTree, MoeTree
 from llama4sdk import Llama4, Sampling
 from local.small_checkpoints import prompt, saved, text_only
@@ -125,17 +132,62 @@ def test_a_long_sequence_does_not_make_short_ones_pay(monkeypatch: pytest.Monkey
     assert sum(seen) <= 1.25 * (900 + 5 + 6 + 7)
 
 
-@pytest.mark.parametrize("rows", [1, 2, 3, 8, 16, 31, 32, 33, 100])
-@pytest.mark.parametrize("stored", ["rows", "columns"])
-def test_a_product_is_the_same_for_any_number_of_rows(rows: int, stored: str, source: torch.Generator):
+FORMS: list[tuple[Layout, Form]] = [
+    *product(("rows", "columns"), (rows.linear, products.weight_first, products.onednn)),
+    *product(("blocks",), (products.onednn, products.onednn_twice)),
+    ("rows", products.widened),
+]
+
+
+@pytest.mark.parametrize("count", [1, 2, 3, 8, 16, 31, 32, 33, 100])
+@pytest.mark.parametrize(("layout", "form"), FORMS, ids=lambda of: of if isinstance(of, str) else of.__name__)
+def test_every_form_of_a_product_gives_the_same_for_any_number_of_rows(
+    count: int, layout: Layout, form: Form, source: torch.Generator
+):
     weight = torch.randn((256, 128), generator=source, dtype=torch.float64)
-    x = torch.randn((rows, 128), generator=source, dtype=torch.float64)
-    given = weight.float() if stored == "rows" else weight.float().t().contiguous().t()
+    x = torch.randn((count, 128), generator=source, dtype=torch.float64)
     with torch.inference_mode():
-        found = linear(x.float(), given)
+        found = form(x.float(), products.laid_out(weight.float(), layout))
     assert found.is_contiguous()
     assert found.dtype == torch.float32
     assert float((found - x @ weight.t()).abs().max()) < 1e-4
+
+
+SHAPES = [(256, 128), (128, 256), (512, 128)]
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+def test_measured_products_are_products_in_every_layout_and_dtype(dtype: torch.dtype, source: torch.Generator):
+    choice = choose(SHAPES, dtype, network=10**6)
+    for outputs, inputs in SHAPES:
+        weight = torch.randn((outputs, inputs), generator=source).to(dtype)
+        for stored, count in product(("rows", "columns"), (1, 3, 40)):
+            laid = products.laid_out(weight, choice.layout(outputs, inputs, stored))
+            x = torch.randn((count, inputs), generator=source).to(dtype)
+            with torch.inference_mode():
+                found = choice.products.linear(x, laid)
+            torch.testing.assert_close(found.double(), x.double() @ weight.double().t(), rtol=2e-2, atol=0.5)
+
+
+def test_a_build_without_onednn_chooses_among_the_rest(monkeypatch: pytest.MonkeyPatch):
+    def absent(*_: object) -> Tensor:
+        raise RuntimeError("no such operator")
+
+    monkeypatch.setattr(products, "_linear_pointwise", absent)
+    choice = choose(SHAPES, torch.float32, network=10**6)
+    assert {layout for pair in choice.layouts.values() for layout in pair} <= {"rows", "columns"}
+    with torch.inference_mode():
+        found = choice.products.linear(torch.ones(3, 128), torch.ones(256, 128))
+    assert torch.equal(found, torch.full((3, 256), 128.0))
+
+
+def test_without_time_one_shape_is_measured_and_the_others_are_treated_alike():
+    choice = choose(SHAPES, torch.float32, network=10**6, patience=0)
+    assert set(choice.layouts) == set(SHAPES)
+
+
+def test_matrices_whose_overhead_outweighs_their_product_are_left_as_they_are():
+    assert choose([(16, 64)], torch.float32, network=1024) == Choice()
 
 
 def test_products_stay_differentiable(source: torch.Generator):
@@ -167,18 +219,44 @@ def laid_out(experts: Tensor) -> Tensor:
     return experts.transpose(1, 2).contiguous().transpose(1, 2)
 
 
-def test_experts_in_fp32_are_loaded_to_lie_as_the_products_read_them(tmp_path: Path):
-    moe = load_model(saved(tmp_path, text_only())).weights.layers[0].moe
+@pytest.mark.parametrize("layout", ["rows", "columns", "blocks"])
+@pytest.mark.parametrize("fused", [True, False])
+def test_a_network_loaded_in_any_layout_computes_the_same(tmp_path: Path, layout: Layout, fused: bool):
+    config = text_only()
+    save_checkpoint(tmp_path, config, load_model(saved(tmp_path, config)).weights, fused=fused)
+    choice = Choice(dict.fromkeys(matrix_shapes(config.text), (layout, layout)))
+    weights = load_weights(tmp_path, config, choice=choice)
+    moe = weights.layers[0].moe
     assert moe is not None
-    assert moe.gate_up.transpose(1, 2).is_contiguous()
-    assert moe.down.transpose(1, 2).is_contiguous()
+    assert isinstance(moe.gate_up, ExpertStack) == (layout == "blocks")
+    if isinstance(moe.gate_up, Tensor):
+        laid = moe.gate_up.transpose(1, 2) if layout == "rows" else moe.gate_up
+        assert laid.is_contiguous()
+    found = score_with(model_of(config, weights, choice=choice), prompt(config, 20), prefill_chunk=7)
+    plain = score_with(model_of(config, load_weights(tmp_path, config)), prompt(config, 20), prefill_chunk=7)
+    assert float((found - plain).abs().max()) < 1e-4
 
 
-def test_single_and_fused_experts_are_loaded_to_one_layout(tmp_path: Path):
-    fused = load_model(saved(tmp_path / "fused", text_only()))
-    save_checkpoint(tmp_path / "single", text_only(), fused.weights, fused=False)
-    single = load_model(tmp_path / "single")
-    for one, other in zip(fused.weights.leaves(), single.weights.leaves(), strict=True):
+def test_a_deterministic_backend_measures_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    def refused(*_: object, **__: object) -> Choice:
+        raise AssertionError
+
+    monkeypatch.setattr(loader, "choose", refused)
+    model = load_model(saved(tmp_path, text_only()), deterministic=True)
+    assert isinstance(model.ops, ReferenceOps)
+    assert model.ops.products == products.Products()
+
+
+@pytest.mark.parametrize("layout", ["rows", "columns"])
+def test_single_and_fused_experts_are_loaded_to_one_layout(tmp_path: Path, layout: Layout):
+    config = text_only()
+    choice = Choice(dict.fromkeys(matrix_shapes(config.text), (layout, layout)))
+    written = load_model(saved(tmp_path / "fused", config)).weights
+    save_checkpoint(tmp_path / "single", config, written, fused=False)
+    fused, single = (load_weights(tmp_path / form, config, choice=choice) for form in ("fused", "single"))
+    for one, other in zip(fused.leaves(), single.leaves(), strict=True):
+        assert isinstance(one, Tensor)
+        assert isinstance(other, Tensor)
         assert torch.equal(one, other)
         assert one.stride() == other.stride()
 

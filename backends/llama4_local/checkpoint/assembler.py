@@ -6,14 +6,17 @@ loading takes what its result takes and one tensor more, one expert where expert
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, cast
 
 import torch
 from torch import Tensor
 
 from llama4_local.checkpoint.reader import is_finite
 from llama4_local.config.formats import STORED_E4M3, STORED_NAMES
+from llama4_local.ops.reference.measuring import Choice
+from llama4_local.ops.reference.products import laid_out
+from llama4_local.weights.expert_stack import ExpertStack
 from llama4_local.weights.quantized import Fp8Matrix
 from llama4_local.weights.schema import single_names
 from llama4_local.weights.tree import LayerTree, MlpTree, MoeTree, WeightTree
@@ -42,6 +45,7 @@ class Assembler:
         stacked: Whether each layer's shared expert lies behind the routed ones, in the same tensor, as
             `kernels.layout.prepare` has it; those of another format than the routed ones stay alone.
         mapped: Where given, tensors that are right as they lie in their files stay there.
+        choice: The layouts of plain matrices; as they are stored where left out.
     """
 
     source: TensorReader
@@ -50,6 +54,7 @@ class Assembler:
     bound: float | None = None
     stacked: bool = False
     mapped: MappedFiles | None = None
+    choice: Choice = field(default_factory=Choice)
 
     def network(self, schema: WeightTree[TensorParts]) -> WeightTree[Matrix]:
         """Read a whole network, layer by layer."""
@@ -57,14 +62,22 @@ class Assembler:
             self.matrix(schema.embedding),
             tuple(self.layer(layer) for layer in schema.layers),
             self.matrix(schema.norm),
-            self.matrix(schema.head),
+            self.weight(schema.head),
             schema.vision.map(self.matrix) if schema.vision else None,
         )
 
     def layer(self, schema: LayerTree[TensorParts]) -> LayerTree[Matrix]:
         """Read one layer."""
-        dense = replace(schema, moe=None).map(self.matrix)
+        dense = replace(schema, moe=None).map(self.weight)
         return dense if schema.moe is None else replace(dense, moe=self._mixture(schema.moe))
+
+    def weight(self, pieces: TensorParts) -> Matrix:
+        """Read what a product is made with in its layout; vectors are left as `matrix` reads them."""
+        matrix = self.matrix(pieces)
+        if not isinstance(matrix, Tensor) or matrix.ndim != 2:
+            return matrix
+        outputs, inputs = matrix.shape
+        return laid_out(matrix, self.choice.layout(outputs, inputs, "rows"))
 
     def matrix(self, pieces: TensorParts) -> Matrix:
         """Read one matrix or vector, whose rows are those of its pieces."""
@@ -78,14 +91,38 @@ class Assembler:
         return room
 
     def _mixture(self, schema: MoeTree[TensorParts]) -> MoeTree[Matrix]:
-        router, shared = self.matrix(schema.router), schema.shared
+        router, shared = self.weight(schema.router), schema.shared
         pairs = (schema.gate_up, shared.gate_up), (schema.down, shared.down)
         if self.stacked and all(
             self._narrow(self._expert_names(own)) == self._narrow(_names(one)) for own, one in pairs
         ):
             gate_up, down = (self._experts(own, one) for own, one in pairs)
             return MoeTree(router, gate_up, down, MlpTree(_last(gate_up), _last(down)))
-        return MoeTree(router, self._experts(schema.gate_up), self._experts(schema.down), shared.map(self.matrix))
+        return MoeTree(router, self._laid_out(schema.gate_up), self._laid_out(schema.down), shared.map(self.weight))
+
+    def _laid_out(self, pieces: TensorParts) -> Matrix:
+        """Read a layer's experts in their layout; see `_experts`."""
+        name, (count, inputs, outputs) = pieces[0].name, pieces[0].shape
+        narrow = self._narrow(self._expert_names(pieces))
+        stored = "columns" if name in self.source.tensors else "rows"
+        layout = stored if narrow else self.choice.layout(outputs, inputs, stored)
+        if layout == stored:
+            return self._experts(pieces)
+        matrices = (laid_out(self._expert(pieces, expert), layout) for expert in range(count))
+        if layout == "blocks":
+            return cast("Matrix", ExpertStack(tuple(matrices)))  # which only the reference functions see
+        room = self._room((count, outputs, inputs) if layout == "rows" else (count, inputs, outputs), narrow=False)
+        stack = cast("Tensor", room)
+        for expert, matrix in enumerate(matrices):
+            stack[expert].copy_(matrix if layout == "rows" else matrix.t())
+        return stack.transpose(1, 2) if layout == "rows" else stack
+
+    def _expert(self, pieces: TensorParts, expert: int) -> Tensor:
+        """Read one plain expert, [out, in]."""
+        name = pieces[0].name
+        if name in self.source.tensors:
+            return self._wide(name, expert).to(self.device).t()
+        return torch.cat([self._wide(single).to(self.device) for single in single_names(name, expert)])
 
     def _experts(self, pieces: TensorParts, shared: TensorParts = ()) -> Room:
         """Read a layer's experts, and the shared one's pieces behind them.
@@ -96,8 +133,7 @@ class Assembler:
         """
         name, (count, inputs, outputs) = pieces[0].name, pieces[0].shape
         fused = name in self.source.tensors
-        # Products in fp32 on a CPU want each output's weights side by side; in bf16 they gain nothing by a copy.
-        left = self._as_stored(name) if fused and not shared and self.dtype != torch.float32 else None
+        left = self._as_stored(name) if fused and not shared else None
         if left is not None:
             return left
         room = self._room((count + bool(shared), outputs, inputs), narrow=self._narrow(self._expert_names(pieces)))

@@ -17,7 +17,11 @@ from llama4_local.config.reader import read_config
 from llama4_local.model.transformer import Model
 from llama4_local.ops.interface import select_ops
 from llama4_local.ops.kernels.layout import prepare
+from llama4_local.ops.reference.functions import ReferenceOps
+from llama4_local.ops.reference.measuring import Choice, choose
 from llama4_local.ops.reference.quantized import QuantizedReferenceOps
+from llama4_local.weights.expert_stack import ExpertStack
+from llama4_local.weights.schema import matrix_numbers, matrix_shapes
 from llama4sdk.errors import InvalidRequest
 
 if TYPE_CHECKING:
@@ -49,7 +53,8 @@ def load_model(
             dtype of the activations.
         quantize: Weight format that the layers' matrices of a plain checkpoint are quantized to; None for none.
         keep: Whether the quantized form is kept beside the checkpoint for the next start.
-        deterministic: On a Hopper GPU, one tile config of each kernel for any number of tokens.
+        deterministic: On a Hopper GPU, one tile config of each kernel for any number of tokens; on a CPU, products
+            as PyTorch makes them, without a measurement that may come out otherwise at the next start.
         progress: Called with the bytes of the checkpoint done so far and in all.
         packing: Called instead of `progress` while matrices are quantized.
 
@@ -60,6 +65,7 @@ def load_model(
     if dtype != "auto" and dtype not in _DTYPES:
         raise InvalidRequest(f"dtype must be auto, {', '.join(_DTYPES)}, got {dtype!r}")
     config = read_config(folder)
+    choice = _choice(folder, config, device, _DTYPES.get(dtype), quantize, deterministic=deterministic)
     weights = load_weights(
         folder,
         config,
@@ -67,10 +73,11 @@ def load_model(
         dtype=_DTYPES.get(dtype),
         device=device,
         keep=keep,
+        choice=choice,
         progress=progress,
         packing=packing,
     )
-    return model_of(config, weights, deterministic=deterministic)
+    return model_of(config, weights, deterministic=deterministic, choice=choice)
 
 
 def load_weights(
@@ -81,6 +88,7 @@ def load_weights(
     dtype: torch.dtype | None = None,
     device: str = "cpu",
     keep: bool = True,
+    choice: Choice | None = None,
     progress: Progress | None = None,
     packing: Progress | None = None,
 ) -> WeightTree[Matrix]:
@@ -93,6 +101,7 @@ def load_weights(
         dtype: Of the tensors that are not quantized; None for the stored dtype.
         device: Torch device.
         keep: Whether the quantized form is kept.
+        choice: Layouts of plain matrices on a CPU; as they are stored where left out.
         progress: Called with the bytes of the checkpoint done so far and in all.
         packing: Called instead of `progress` while matrices are quantized.
     """
@@ -105,18 +114,45 @@ def load_weights(
         check_kind(quantize)
         return load_fp8(folder, config, dtype=dtype, device=device, stacked=stacked, progress=progress)
     if quantize is None:
-        return load_checkpoint(folder, config, dtype=dtype, device=device, stacked=stacked, progress=progress)
+        return load_checkpoint(
+            folder, config, dtype=dtype, device=device, stacked=stacked, choice=choice, progress=progress
+        )
     return load_quantizing(
         folder, config, quantize, dtype=dtype, device=device, keep=keep, progress=progress, packing=packing
     )
 
 
-def model_of(config: ModelConfig, weights: WeightTree[Matrix], *, deterministic: bool = False) -> Model:
-    """Return the model that runs these weights on the device they are on."""
+def model_of(
+    config: ModelConfig,
+    weights: WeightTree[Matrix],
+    *,
+    deterministic: bool = False,
+    choice: Choice | None = None,
+) -> Model:
+    """Return the model that runs these weights on the device they are on; `choice` as they were loaded with."""
     plain = cast("Weights", weights).embedding
     ops = select_ops(plain.device, dtype=plain.dtype, head_dim=config.text.head_dim, deterministic=deterministic)
     if ops.prepared_weights:
         weights = prepare(weights)
-    elif not all(isinstance(leaf, Tensor) for leaf in weights.leaves()):
+    elif not all(isinstance(leaf, Tensor | ExpertStack) for leaf in weights.leaves()):
         ops = QuantizedReferenceOps()
+    elif choice is not None:
+        ops = ReferenceOps(choice.products)
     return Model.create(config, cast("Weights", weights), ops)
+
+
+def _choice(
+    folder: str | Path,
+    config: ModelConfig,
+    device: str,
+    dtype: torch.dtype | None,
+    quantize: WeightFormat | None,
+    *,
+    deterministic: bool,
+) -> Choice | None:
+    """Time the products of a plain network on a CPU; None where nothing is to be chosen."""
+    stored = find_tensors(Path(folder))
+    if torch.device(device).type != "cpu" or quantize is not None or deterministic or is_fp8(stored):
+        return None
+    text = config.text
+    return choose(matrix_shapes(text), dtype or stored_dtype(stored), network=matrix_numbers(text))

@@ -18,6 +18,7 @@ from llama4_local.checkpoint.assembler import Assembler
 from llama4_local.checkpoint.headers import StoredTensor, find_tensors
 from llama4_local.checkpoint.reader import MappedFiles, TensorReader, stored_bytes
 from llama4_local.config.formats import STORED_NAMES
+from llama4_local.ops.reference.measuring import Choice
 from llama4_local.weights.schema import expected_tensors, single_names, weight_schema
 from llama4sdk.errors import CheckpointError
 
@@ -72,12 +73,13 @@ def load_checkpoint(
     dtype: torch.dtype | None = None,
     device: str = "cpu",
     stacked: bool = False,
+    choice: Choice | None = None,
     progress: Progress | None = None,
 ) -> Weights:
     """Load a network, tensor by tensor.
 
     Files are mapped into memory: a CPU model in its stored type shares their pages, so they must not be
-    changed while it is in use. Experts in fp32 are copied, each to lie in memory as [out, in].
+    changed while it is in use. Matrices that are read faster in another layout are copied into it.
 
     Args:
         folder: In Hugging Face form; fused experts or one tensor per expert.
@@ -86,6 +88,7 @@ def load_checkpoint(
         device: Where they go.
         stacked: Whether experts are laid out for the kernels, [experts + 1, in, out] with the shared one
             last; `shared` is a view of them.
+        choice: Layouts of the matrices on a CPU; as they are stored where left out.
         progress: Called with the bytes read so far and in all, at least once for each tensor; whatever it
             raises ends the loading.
 
@@ -96,7 +99,14 @@ def load_checkpoint(
     source = TensorReader(checked.tensors, progress)
     with contextlib.ExitStack() as files:
         mapped = MappedFiles(files) if torch.device(device).type == "cpu" else None
-        placing = Assembler(source, dtype or stored_dtype(checked.tensors), device, stacked=stacked, mapped=mapped)
+        placing = Assembler(
+            source,
+            dtype or stored_dtype(checked.tensors),
+            device,
+            stacked=stacked,
+            mapped=mapped,
+            choice=choice or Choice(),
+        )
         weights = placing.network(weight_schema(config))
     if source.problems:
         raise CheckpointError(folder, source.problems)

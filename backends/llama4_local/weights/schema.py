@@ -6,6 +6,7 @@ Loading, saving, checking and random initialisation all walk `weight_schema`.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from math import prod
 from typing import TYPE_CHECKING
 
 import torch
@@ -51,6 +52,28 @@ def single_names(fused: str, expert: int) -> list[str]:
     prefix, kind = fused.rsplit(".", 1)
     parts = ("gate_proj", "up_proj") if kind == "gate_up_proj" else (kind,)
     return [f"{prefix}.{expert}.{part}.weight" for part in parts]
+
+
+def matrix_shapes(text: TextConfig) -> list[tuple[int, int]]:
+    """Return outputs and inputs of the decoder's matrices, those of which a step reads most first."""
+    H, V = text.hidden_size, text.vocab_size
+    sizes = [text.expert_size] if any(text.moe_layers) else []
+    sizes += [] if all(text.moe_layers) else [text.dense_size]
+    feed_forward = [shape for size in sizes for shape in ((2 * size, H), (H, size))]
+    return [*feed_forward, (sum(text.qkv_rows), H), (H, text.heads * text.head_dim), (V, H), (text.experts, H)]
+
+
+def matrix_numbers(text: TextConfig) -> int:
+    """Return the numbers in the decoder's matrices together."""
+    layers = (_layer(text, layer, "").map(_numbers) for layer in range(text.layers))
+    sizes: list[int] = []
+    for layer in layers:
+        layer.map(sizes.append)
+    return sum(sizes) + text.vocab_size * text.hidden_size
+
+
+def _numbers(pieces: TensorParts) -> int:
+    return sum(prod(piece.shape) for piece in pieces)
 
 
 def build_weights(config: ModelConfig, get: Callable[[str], Tensor]) -> Weights:

@@ -22,6 +22,7 @@ class BalancedOps(ReferenceOps):
     """The reference's functions, which also note how evenly each router spreads its tokens."""
 
     def __init__(self, device: torch.device) -> None:
+        super().__init__()
         self.unevenness = torch.zeros((), device=device)  # summed over the layers
 
     def moe(self, x: Tensor, weights: MoeWeights) -> Tensor:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 from torch.nn import functional
 
 from llama4_local.ops.reference import attention, heads, moe, rows, sampling
+from llama4_local.ops.reference.products import Products
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -19,7 +20,14 @@ if TYPE_CHECKING:
 
 
 class ReferenceOps:
-    """The functions of `llama4_local.ops.interface.Ops` in plain PyTorch, on any device."""
+    """The functions of `llama4_local.ops.interface.Ops` in plain PyTorch, on any device.
+
+    Args:
+        products: The forms of products; PyTorch's own for all where left out.
+    """
+
+    def __init__(self, products: Products | None = None) -> None:
+        self.products = products or Products()
 
     @property
     def prepared_weights(self) -> bool:
@@ -46,7 +54,7 @@ class ReferenceOps:
 
     def linear(self, x: Tensor, weight: Tensor) -> Tensor:
         """See `Ops.linear`."""
-        return rows.linear(x, weight)
+        return self.products.linear(x, weight)
 
     def rms_norm(self, x: Tensor, weight: Tensor, eps: float) -> Tensor:
         """See `Ops.rms_norm`."""
@@ -69,11 +77,11 @@ class ReferenceOps:
 
     def mlp(self, x: Tensor, weights: MlpWeights) -> Tensor:
         """See `Ops.mlp`."""
-        return moe.mlp(x, weights)
+        return moe.mlp(x, weights, self.products.linear)
 
     def moe(self, x: Tensor, weights: MoeWeights) -> Tensor:
         """See `Ops.moe`."""
-        return moe.experts(x, rows.linear(x, weights.router), weights)
+        return moe.experts(x, self.products.linear(x, weights.router), weights, self.products.linear)
 
     def sample(self, logits: Tensor, filters: Filters, seeds: Tensor, steps: Tensor) -> Tensor:
         """See `Ops.sample`."""

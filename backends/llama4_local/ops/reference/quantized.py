@@ -27,6 +27,7 @@ class QuantizedReferenceOps(ReferenceOps):
     """
 
     def __init__(self, exact_rows: int = 0) -> None:
+        super().__init__()
         self._exact_rows = exact_rows
 
     def linear(self, x: Tensor, weight: Matrix) -> Tensor:

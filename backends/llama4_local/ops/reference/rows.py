@@ -6,9 +6,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-_FEW_ROWS = 32
 _FULL = 64
-_LARGE = 2**14  # numbers in a matrix; below, the library's overhead costs more than the product
 
 
 def rms_norm(x: Tensor, weight: Tensor | None, eps: float) -> Tensor:
@@ -22,15 +20,13 @@ def rms_norm(x: Tensor, weight: Tensor | None, eps: float) -> Tensor:
 
 def linear(x: Tensor, weight: Tensor) -> Tensor:
     """Return x [rows, in] times the transpose of `weight` [out, in], which may be a transposed view."""
-    if _reads_faster_on_the_left(weight) and len(x) <= _FEW_ROWS:
-        return _weight_first(x, weight)
     if _is_compiled_by_size(x):
         return functional.linear(functional.pad(x, (0, 0, 0, rounded_up(len(x)) - len(x))), weight)[: len(x)]
     return functional.linear(x, weight)
 
 
 def rounded_up(rows: int) -> int:
-    """Return the number of rows that a product in bf16 is made with on a CPU: a power of two, then multiples of 64."""
+    """Return the number of rows that oneDNN makes a product with: a power of two, then multiples of 64."""
     return 1 << (rows - 1).bit_length() if rows <= _FULL else -(-rows // _FULL) * _FULL
 
 
@@ -39,27 +35,8 @@ def _is_compiled_by_size(x: Tensor) -> bool:
     return x.dtype == torch.bfloat16 and x.device.type == "cpu" and not torch.is_grad_enabled()
 
 
-def _reads_faster_on_the_left(weight: Tensor) -> bool:
-    # In bf16 the library's own choice is good, and autograd needs the plain form.
-    return (
-        weight.dtype == torch.float32
-        and weight.device.type == "cpu"
-        and weight.numel() >= _LARGE
-        and weight.is_contiguous()
-        and not torch.is_grad_enabled()
-    )
-
-
-def _weight_first(x: Tensor, weight: Tensor) -> Tensor:
-    """Return the product for a few rows, up to five times as fast: it is bound by the matrix's bandwidth.
-
-    For one row the library takes a path on one core with low bandwidth, hence the second row.
-    """
-    columns = (torch.cat((x, x)) if len(x) == 1 else x).t()
-    return torch.mm(weight, columns).t()[: len(x)].contiguous()
-
-
 def swiglu(gate_up: Tensor) -> Tensor:
     """Return silu(gate) · up of [..., 2·I], gate in the first half."""
     gate, up = gate_up.chunk(2, dim=-1)
-    return functional.silu(gate) * up
+    activated = functional.silu(gate)
+    return activated * up if torch.is_grad_enabled() else activated.mul_(up)
