@@ -73,7 +73,7 @@ class LocalBackend:
         step_tokens: Most tokens of a step: more is faster, less keeps streams smoother.
         prefix_caching: Whether prompts that begin alike are computed once; see `Request.cache_salt`.
         deterministic: On a Hopper GPU, one tile config of each kernel for any number of tokens, so that an answer never
-            depends on its batch; slower.
+            depends on its batch; slower. On a CPU, forms of products that no measurement at load decides.
         cuda_graphs: On a Hopper GPU, whether decoding steps are CUDA graphs, captured at load.
         threads: Threads for torch, a setting of the whole process; None leaves it as it is.
         tools_in: Whether tools are declared in the `system` message or in the first `user` message.
