@@ -151,8 +151,11 @@ def _choice(
     deterministic: bool,
 ) -> Choice | None:
     """Time the products of a plain network on a CPU; None where nothing is to be chosen."""
-    stored = find_tensors(Path(folder))
-    if torch.device(device).type != "cpu" or quantize is not None or deterministic or is_fp8(stored):
+    stored, text = find_tensors(Path(folder)), config.text
+    dtype = dtype or stored_dtype(stored)
+    plain = quantize is None and not is_fp8(stored)
+    if torch.device(device).type != "cpu" or deterministic or not plain:
         return None
-    text = config.text
-    return choose(matrix_shapes(text), dtype or stored_dtype(stored), network=matrix_numbers(text))
+    if select_ops(device, dtype=dtype, head_dim=text.head_dim).prepared_weights:
+        return None
+    return choose(matrix_shapes(text), dtype, network=matrix_numbers(text))
