@@ -54,6 +54,11 @@ class Lifetime:
         """The backend's capabilities."""
         return self._backend.capabilities
 
+    @property
+    def started(self) -> bool:
+        """Whether it was entered."""
+        return self._started
+
     async def __aenter__(self) -> Self:
         if self._closed or self._started:
             raise InvalidRequest("A client is entered once; make another Llama4(…).")

@@ -1,0 +1,181 @@
+"""A chat request: its fields, and the requests of the SDK that they stand for."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, cast
+
+from llama4sdk.errors import InvalidRequest
+from llama4sdk.request import OutputSpec, Request, ToolChoice, ToolSpec
+from llama4sdk.server.chat_messages import messages_of
+from llama4sdk.server.failures import refused
+from llama4sdk.server.sampling_fields import SamplingFields
+from llama4sdk.tools import specs_of
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from llama4sdk.server.options import ServerOptions
+
+_ANY_OBJECT: Mapping[str, Any] = {"type": "object"}
+
+
+class ChatBody(SamplingFields):
+    """The fields of `POST /v1/chat/completions`."""
+
+    messages: list[dict[str, Any]]
+    max_completion_tokens: int | None = None
+    logprobs: bool | None = None
+    top_logprobs: int | None = None
+    tools: list[dict[str, Any]] | None = None
+    tool_choice: str | dict[str, Any] | None = None
+    parallel_tool_calls: bool | None = None
+    response_format: dict[str, Any] | None = None
+    structured_outputs: dict[str, Any] | None = None
+    modalities: list[str] | None = None
+    reasoning_effort: str | None = None
+    verbosity: str | None = None
+    add_generation_prompt: bool | None = None
+    continue_final_message: bool | None = None
+    include_reasoning: bool | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class ChatCall:
+    """A chat request, ready to run.
+
+    Args:
+        model: The model that was asked for.
+        requests: One for each answer.
+        stream: Whether the answers are streamed.
+        include_usage: Whether a stream ends with token counts.
+        one_call: Whether only the first tool call of an answer counts.
+        choices: The values of which each answer is one, unquoted; none for other answers.
+    """
+
+    model: str | None
+    requests: tuple[Request, ...]
+    stream: bool
+    include_usage: bool
+    one_call: bool
+    choices: tuple[str, ...] = ()
+
+
+def chat_call(body: ChatBody, options: ServerOptions) -> ChatCall:
+    """Return the requests that a body stands for.
+
+    Raises:
+        ApiError: The body asks for something that is not there.
+        InvalidRequest: The conversation cannot be answered.
+    """
+    _check(body, options)
+    messages = messages_of(body.messages, remote_images=options.remote_images)
+    output, choices = _output(body)
+    logprobs = (body.top_logprobs or 0) if body.logprobs else None
+    limit = body.max_completion_tokens if body.max_completion_tokens is not None else body.max_tokens
+    tools = _tools(body)
+    requests = tuple(
+        Request(
+            messages,
+            tools,
+            _tool_choice(body),
+            output,
+            body.sampling(max_tokens=limit, logprobs=logprobs, choice=choice),
+            options.deadlines,
+            -(body.priority or 0),  # on the wire, smaller goes first
+            body.cache_salt or "",
+        )
+        for choice in range(body.choices)
+    )
+    return ChatCall(
+        body.model, requests, bool(body.stream), body.include_usage, body.parallel_tool_calls is False, choices
+    )
+
+
+def _check(body: ChatBody, options: ServerOptions) -> None:
+    if body.choices > options.max_choices:
+        raise refused(f"Invalid value for 'n': at most {options.max_choices}.", "n", "invalid_value")
+    if body.top_logprobs is not None and not body.logprobs:
+        raise refused("top_logprobs needs logprobs to be true.", "top_logprobs", "invalid_value")
+    if body.continue_final_message or body.add_generation_prompt is False:
+        raise refused("This server does not go on with a given message; end with a user message.", "messages")
+    if set(body.modalities or ()) - {"text"}:
+        raise refused("This server answers in text only.", "modalities", "invalid_value")
+
+
+def _tools(body: ChatBody) -> tuple[ToolSpec, ...]:
+    try:
+        return specs_of(body.tools or ())
+    except InvalidRequest as error:
+        raise refused(str(error), "tools", "invalid_value") from None
+
+
+def _tool_choice(body: ChatBody) -> ToolChoice:
+    choice = body.tool_choice
+    if choice is None:
+        return "auto"
+    if choice in ("auto", "none", "required"):
+        return cast("ToolChoice", choice)
+    function = choice.get("function") if isinstance(choice, dict) else None
+    name = cast("Mapping[str, object]", function).get("name") if isinstance(function, dict) else None
+    if not isinstance(name, str):
+        raise refused(
+            "tool_choice is none, auto, required, or names a function: "
+            '{"type": "function", "function": {"name": "…"}}.',
+            "tool_choice",
+            "invalid_value",
+        )
+    return name
+
+
+def _output(body: ChatBody) -> tuple[OutputSpec | None, tuple[str, ...]]:
+    """Return the form of the answer, and the values of which it is one."""
+    structured = {name: value for name, value in (body.structured_outputs or {}).items() if value is not None}
+    if body.response_format is not None and structured:
+        raise refused("Give response_format or structured_outputs, not both.", "structured_outputs", "invalid_value")
+    if structured:
+        return _structured(structured)
+    return (_response_format(body.response_format), ()) if body.response_format is not None else (None, ())
+
+
+def _response_format(given: Mapping[str, Any]) -> OutputSpec | None:
+    match given.get("type"):
+        case "text":
+            return None
+        case "json_object":
+            return _spec(given.get("schema", _ANY_OBJECT), "answer", "response_format")
+        case "json_schema":
+            inner = given.get("json_schema", given)
+            fields = cast("Mapping[str, Any]", inner) if isinstance(inner, dict) else {}
+            if "schema" not in fields:
+                raise refused("Missing required parameter: 'response_format.json_schema.schema'.", "response_format")
+            return _spec(fields["schema"], fields.get("name", "answer"), "response_format")
+        case _:
+            raise refused(
+                "Invalid value for 'response_format.type': it is text, json_object or json_schema.",
+                "response_format",
+                "invalid_value",
+            )
+
+
+def _structured(given: Mapping[str, Any]) -> tuple[OutputSpec, tuple[str, ...]]:
+    match given:
+        case {"json": schema} if len(given) == 1:
+            return _spec(schema, "answer", "structured_outputs"), ()
+        case {"json_object": True} if len(given) == 1:
+            return _spec(_ANY_OBJECT, "answer", "structured_outputs"), ()
+        case {"choice": [*values]} if len(given) == 1 and values and all(isinstance(value, str) for value in values):
+            return _spec({"enum": values}, "answer", "structured_outputs"), tuple(cast("list[str]", values))
+        case _:
+            raise refused(
+                "This server takes structured_outputs with one of json, json_object and choice.",
+                "structured_outputs",
+                "invalid_value",
+            )
+
+
+def _spec(schema: object, name: object, field: str) -> OutputSpec:
+    try:
+        return OutputSpec(cast("Mapping[str, Any]", schema), cast("str", name))
+    except InvalidRequest as error:
+        raise refused(str(error), field, "invalid_value") from None
