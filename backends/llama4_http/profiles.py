@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
 ProfileName: TypeAlias = Literal[
-    "openai-generic", "vllm", "sglang", "nim", "nvidia-catalog", "llamacpp", "transformers"
+    "openai-generic", "llama4sdk", "vllm", "sglang", "nim", "nvidia-catalog", "llamacpp", "transformers"
 ]
 SchemaField: TypeAlias = Literal["none", "response_format", "response_format_flat", "structured_outputs", "guided_json"]
 PromptIds: TypeAlias = Literal["none", "completions", "input_ids"]
@@ -75,6 +75,7 @@ PROFILES: Mapping[ProfileName, Profile] = {
     profile.name: profile
     for profile in (
         Profile("openai-generic"),
+        Profile("llama4sdk", sampling=_EXTENDED | {"priority", "cache_salt"}, prompt_ids="completions"),
         Profile(
             "vllm",
             sampling=_EXTENDED | {"priority", "cache_salt"},
@@ -180,6 +181,7 @@ def _vllm_schema(release: str) -> SchemaField:
 
 
 _HINTS: tuple[tuple[str, ProfileName], ...] = (
+    ("llama4sdk", "llama4sdk"),
     ("vllm", "vllm"),
     ("sglang", "sglang"),
     ("llama.cpp", "llamacpp"),

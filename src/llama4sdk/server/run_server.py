@@ -7,6 +7,7 @@ import ipaddress
 import logging
 import socket
 from contextlib import asynccontextmanager, nullcontext
+from functools import partial
 from typing import TYPE_CHECKING, Any, Unpack, cast
 
 import anyio
@@ -15,6 +16,7 @@ import uvicorn
 from llama4sdk.checks import check_number, check_whole
 from llama4sdk.client import Llama4
 from llama4sdk.errors import InvalidRequest
+from llama4sdk.owned_task import start_owned
 from llama4sdk.server.app import create_app
 
 if TYPE_CHECKING:
@@ -108,15 +110,17 @@ async def running(
     shown = f"[{host}]" if ":" in host else host
     server = RunningServer(f"http://{shown}:{listener.getsockname()[1]}")
     inner = _Uvicorn(app, server, shutdown_seconds, signals=signals)
-    async with anyio.create_task_group() as tasks:
-        tasks.start_soon(inner.run_on, listener)
-        try:
-            await inner.listening.wait()
-            if inner.failed:
-                raise InvalidRequest("The server could not start; its log has the reason.")
-            yield server
-        finally:
-            inner.should_exit = True
+    task = start_owned(partial(inner.run_on, listener))
+    try:
+        await inner.listening.wait()
+        if inner.failed:
+            raise InvalidRequest("The server could not start; its log has the reason.")
+        yield server
+    finally:
+        inner.should_exit = True
+        with anyio.CancelScope(shield=True):
+            await inner.finished.wait()
+        del task
 
 
 class _Uvicorn(uvicorn.Server):
@@ -139,19 +143,23 @@ class _Uvicorn(uvicorn.Server):
         self._seconds = seconds
         self._signals = signals
         self.listening = anyio.Event()
+        self.finished = anyio.Event()
         self.failed = False
 
     async def run_on(self, listener: socket.socket) -> None:
         """Serve a listening socket until `should_exit`."""
         try:
             await self.serve(sockets=[listener])
-        except SystemExit:
+        except SystemExit:  # the application could not start
             self.failed = True
+        except Exception:
+            log.exception("The server ended with an error.")
         finally:
             listener.close()
             self._server.ended.set()
             self.failed = self.failed or not self.started
             self.listening.set()
+            self.finished.set()
 
     def capture_signals(self) -> Any:
         """Leave signals alone, unless they were asked for."""

@@ -108,4 +108,4 @@ def _in_range(make: Callable[[], T]) -> T:
         return make()
     except InvalidRequest as error:
         field = str(error).partition(" ")[0]
-        raise refused(str(error), field if field in SamplingFields.model_fields else None, "invalid_value") from None
+        raise refused(str(error), field if field in Sampling.__dataclass_fields__ else None, "invalid_value") from None

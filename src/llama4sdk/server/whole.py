@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING, Any
 
-from llama4sdk.events import Usage
+from llama4sdk.events import TokenLogprob, Usage
 from llama4sdk.server.chunks import call_fields, finish_word, usage_fields
 from llama4sdk.server.logprobs import chat_logprobs, completion_logprobs
 from llama4sdk.surrogates import mended
@@ -45,7 +46,7 @@ def completion_answer(
     choices: list[dict[str, Any]] = []
     for index, (reply, echo) in enumerate(zip(replies, echoes, strict=True)):
         repeated = echo.text if echo else ""
-        tokens = (*(echo.logprobs if echo else ()), *reply.logprobs)
+        tokens = (*(echo.logprobs if echo else ()), *reply.logprobs, *_ends(reply))
         choices.append(
             {
                 "index": index,
@@ -55,6 +56,15 @@ def completion_answer(
             }
         )
     return head.bytes_of(choices=choices, usage=usage_fields(usage))
+
+
+def _ends(reply: Reply) -> list[TokenLogprob]:
+    """Return entries for written tokens that are no text, as the one that ended the answer.
+
+    Clients that score a prompt leave out as many entries as tokens were written.
+    """
+    missing = reply.usage.completion_tokens - len(reply.logprobs)
+    return [TokenLogprob("", math.nan)] * max(0, missing)
 
 
 def _reason(reply: Reply) -> str:
