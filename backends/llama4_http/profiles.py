@@ -181,7 +181,7 @@ def _vllm_schema(release: str) -> SchemaField:
 
 
 _HINTS: tuple[tuple[str, ProfileName], ...] = (
-    ("llama4sdk", "llama4sdk"),
+    ("llama4sdk.server", "llama4sdk"),
     ("vllm", "vllm"),
     ("sglang", "sglang"),
     ("llama.cpp", "llamacpp"),

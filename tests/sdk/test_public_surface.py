@@ -61,7 +61,7 @@ FIXED = [
     "CheckpointError",
     "BackendMissing",
 ]
-HEAVY = ("torch", "triton", "httpx", "PIL", "numpy", "tokenizers", "jinja2")
+HEAVY = ("torch", "triton", "httpx", "PIL", "numpy", "tokenizers", "jinja2", "starlette", "uvicorn")
 
 
 def test_every_promised_name_is_there() -> None:

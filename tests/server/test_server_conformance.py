@@ -7,8 +7,9 @@ from contextlib import asynccontextmanager
 
 from llama4_http import HttpBackend
 from llama4_local import LocalBackend
-from llama4sdk import Llama4
+from llama4sdk import Llama4, Request, Sampling
 from llama4sdk.backend import Backend
+from llama4sdk.messages import conversation
 from llama4sdk.server import create_app, running
 from llama4sdk.testing.conformance import BackendConformance
 
@@ -36,5 +37,7 @@ class TestHttpBackendAgainstTheServer(BackendConformance):
     async def test_the_profile_is_found_and_takes_everything(self) -> None:
         async with self.running() as backend:
             await self.reply(backend, self.request(self.prompt))
-            assert backend.capabilities.seed
             assert backend.capabilities.context == 2048
+            sampling = Sampling(top_k=5, min_p=0.1, repetition_penalty=1.1, min_tokens=1, stop_token_ids=[3])
+            request = Request(conversation("Hello!"), sampling=sampling, priority=3, cache_salt="mine")
+            assert (await self.reply(backend, request)).complete

@@ -68,7 +68,7 @@ class Reports:
             "id": name,
             "object": "model",
             "created": self._begun,
-            "owned_by": "llama4sdk",
+            "owned_by": "llama4sdk.server",
             "max_model_len": capabilities.context,
             "max_images": capabilities.max_images,
         }

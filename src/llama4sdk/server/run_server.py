@@ -133,7 +133,7 @@ class _Uvicorn(uvicorn.Server):
                 log_config=None,
                 access_log=False,
                 server_header=False,
-                headers=[("server", "llama4sdk")],
+                headers=[("server", "llama4sdk.server")],
                 timeout_graceful_shutdown=int(seconds + _LAST_WORDS) + 1,
                 lifespan="on",
             )
