@@ -33,7 +33,8 @@ if TYPE_CHECKING:
     from contextlib import AbstractAsyncContextManager
 
     from llama4_local.config.formats import CacheType, DType, WeightFormat
-    from llama4_local.engine.engine import Engine, EngineLoad
+    from llama4_local.engine.engine import Engine
+    from llama4_local.engine.load import EngineLoad
     from llama4_local.engine.mailbox import Outbox
     from llama4_local.engine.request import EngineRequest
     from llama4_local.serving.engine_thread import Build, Report

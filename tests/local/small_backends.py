@@ -8,6 +8,7 @@ from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from time import perf_counter
 from typing import Any
 
 import anyio
@@ -145,6 +146,7 @@ class SmallEngine:
         limits: EngineLimits | None = None,
         seed: int = 0,
         cache_dtype: torch.dtype | None = None,
+        clock: Callable[[], float] = perf_counter,
     ) -> None:
         self.config = config or chatting()
         self.model = Model.create(self.config, biting_weights(self.config, seed))
@@ -159,6 +161,7 @@ class SmallEngine:
             tokenizer=self.tokenizer,
             outbox=self.outbox,
             cache_dtype=cache_dtype,
+            clock=clock,
         )
 
     def submit(

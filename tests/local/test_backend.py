@@ -210,6 +210,7 @@ def test_an_unknown_option_is_an_invalid_request() -> None:
         {"context": -5},
         {"threads": True},
         {"step_tokens": 1.5},
+        {"step_tokens": 131_073},
     ],
 )
 def test_options_that_make_no_sense_are_refused(options: dict[str, object]) -> None:

@@ -72,3 +72,21 @@ def test_an_image_that_cannot_be_encoded_ends_one_request_only(monkeypatch: pyte
     assert isinstance(reader.error, ServerFault)
     assert mate.done
     check_at_rest(small)
+
+
+def test_features_are_dropped_when_their_part_of_the_prompt_is_computed(shaped: SmallEngine) -> None:
+    if not shaped.config.vision or shaped.config.image_token_id is None:
+        pytest.skip("a network without an image encoder")
+    small = SmallEngine(shaped.config, limits=EngineLimits(step_tokens=1, max_sequences=2))
+    placeholders = [shaped.config.image_token_id] * shaped.config.vision.patch_tokens
+    tiles = tuple(image(small.config, 1, seed) for seed in range(3))
+    small.submit([1, *placeholders, 2, *placeholders, 3, *placeholders, 4], tiles=tiles)
+    (state,) = small.engine._states.values()  # pyright: ignore[reportPrivateUsage]
+    assert state.images is not None
+    one = len(placeholders) * shaped.config.text.hidden_size * 4
+    kept: list[int] = []
+    while not small.engine.idle:
+        small.engine.step()
+        kept.append(state.images.bytes)
+    assert max(kept) == one
+    assert kept[-1] == 0

@@ -19,6 +19,7 @@ from llama4_local.cache.page_table import (
     SequencePages,
     default_page_size,
 )
+from llama4_local.cache.prefix_cache import PrefixCache
 from llama4_local.config.invariant import BrokenInvariant
 from llama4sdk.errors import Overloaded
 from local.small_checkpoints import CHUNK, guard, scout
@@ -168,6 +169,33 @@ def test_a_page_size_that_does_not_divide_the_chunk_is_refused(page_size: int):
 @pytest.mark.parametrize(("chunk", "size"), [(8192, 64), (8, 8), (96, 48), (7, 7), (None, 64)])
 def test_the_default_page_divides_the_chunk(chunk: int | None, size: int):
     assert default_page_size(chunk) == size
+
+
+class CountingPool(PagePool):
+    """Counts how often it is asked whether a page is in use."""
+
+    asked = 0
+
+    def is_shared(self, page: int) -> bool:
+        self.asked += 1
+        return super().is_shared(page)
+
+
+def test_room_is_found_without_looking_at_pages_in_use_again_and_again():
+    pages = PageAllocators(CacheShape(global_pages=1000, local_pages=0, page_size=1, chunk=None))
+    pool = pages.global_pool = CountingPool(1000)
+    prefixes = PrefixCache(pages)
+    hashes = [f"{number}".encode() for number in range(1000)]
+    sequence = pages.sequence()
+    sequence.extend(1000)
+    prefixes.publish(sequence, hashes, 0)
+    assert not any(prefixes.make_room(1, 0) for _ in range(50))
+    assert pool.asked <= 1000
+    sequence.release()
+    prefixes.touch(hashes)
+    assert prefixes.make_room(400, 0)
+    assert pool.asked <= 1000 + 400
+    assert prefixes.attach(pages.sequence(), hashes) == 600  # a sequence's first pages are evicted last
 
 
 def test_layers_lie_in_the_pool_they_belong_to():

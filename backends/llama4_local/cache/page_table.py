@@ -17,7 +17,7 @@ from llama4_local.config.invariant import BrokenInvariant
 from llama4sdk.errors import Overloaded
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Callable, Iterable
 
 PoolName = Literal["global", "local"]
 NULL_PAGE = 0
@@ -34,6 +34,7 @@ class PagePool:
     def __init__(self, pages: int, name: PoolName = "global") -> None:
         self.pages = pages
         self.name: PoolName = name
+        self.on_single: Callable[[int], None] | None = None  # called with a page whose references fall to one
         self._references = [0] * (pages + 1)
         self._free = list(range(pages, NULL_PAGE, -1))
 
@@ -68,6 +69,8 @@ class PagePool:
             self._references[page] -= 1
             if self._references[page] == 0:
                 self._free.append(page)
+            elif self._references[page] == 1 and self.on_single is not None:
+                self.on_single(page)
 
     def is_shared(self, page: int) -> bool:
         """Whether a page has more than one reference, so that it must not be written to."""

@@ -48,29 +48,51 @@ class PageHashes:
 
 
 class _CachedPages:
-    """The cached pages of one pool by hash, least recently used first."""
+    """The cached pages of one pool by hash.
+
+    Pages that may be evicted wait in a line, least recently used first. One that turns out to be in use leaves it, and
+    comes back when its last user releases it; so finding room takes time for the evicted pages only.
+    """
 
     def __init__(self, pool: PagePool) -> None:
         self.pool = pool
-        self.pages: OrderedDict[bytes, int] = OrderedDict()
+        self.pages: dict[bytes, int] = {}
+        self._line: OrderedDict[bytes, None] = OrderedDict()
+        self._in_use: dict[int, bytes] = {}
+        pool.on_single = self._came_back
 
     def add(self, page_hash: bytes, page: int) -> None:
         if page_hash not in self.pages:
             self.pool.share([page])
             self.pages[page_hash] = page
+            self._line[page_hash] = None
 
     def evict(self, page_hash: bytes) -> None:
         page = self.pages.pop(page_hash, None)
         if page is not None:
+            self._line.pop(page_hash, None)
+            self._in_use.pop(page, None)
             self.pool.release([page])
 
+    def touch(self, page_hash: bytes) -> None:
+        if page_hash in self._line:
+            self._line.move_to_end(page_hash)
+
     def make_room(self, needed: int) -> bool:
-        if self.pool.free < needed:
-            for page_hash in [each for each, page in self.pages.items() if not self.pool.is_shared(page)]:
+        while self.pool.free < needed and self._line:
+            page_hash = next(iter(self._line))
+            page = self.pages[page_hash]
+            if self.pool.is_shared(page):
+                del self._line[page_hash]
+                self._in_use[page] = page_hash
+            else:
                 self.evict(page_hash)
-                if self.pool.free >= needed:
-                    break
         return self.pool.free >= needed
+
+    def _came_back(self, page: int) -> None:
+        page_hash = self._in_use.pop(page, None)
+        if page_hash is not None:
+            self._line[page_hash] = None
 
 
 class PrefixCache:
@@ -168,8 +190,7 @@ class PrefixCache:
         """Mark pages as just used; later pages of a sequence are evicted before its first ones."""
         for page_hash in reversed(hashes):
             for cached in (self._global, self._local):
-                if page_hash in cached.pages:
-                    cached.pages.move_to_end(page_hash)
+                cached.touch(page_hash)
 
     def make_room(self, global_pages: int, local_pages: int) -> bool:
         """Evict pages until so many are free in each pool; return whether they are."""

@@ -23,7 +23,8 @@ STORED_BYTES: Final = {"F64": 8, "F32": 4, "F16": 2, "BF16": 2, "I64": 8, "I32":
 CACHE_BYTES: Final = {"bf16": 2, "fp16": 2, "fp32": 4, "fp8": 1}
 CACHE_OF_DTYPE: Final = {"bfloat16": "bf16", "float16": "fp16", "float32": "fp32"}
 
-_STEP_TOKENS: Final = {"cpu": 512, "cuda": 8192}  # enough to keep the device busy, too few to stall streams
+MOST_STEP_TOKENS: Final = 131_072  # beyond, 32-bit offsets into a step's activations wrap in the kernels
+_STEP_TOKENS: Final = {"cpu": 512, "cuda": 8192}  # enough to keep the device busy; fewer beside streams
 
 
 def usual_step_tokens(device: str) -> int:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import get_args
 
-from llama4_local.config.formats import CacheType, DType, WeightFormat, usual_step_tokens
+from llama4_local.config.formats import MOST_STEP_TOKENS, CacheType, DType, WeightFormat, usual_step_tokens
 from llama4sdk.errors import InvalidRequest
 from llama4sdk.prompting.tool_format import ToolsPlace, tools_place
 
@@ -51,6 +51,10 @@ class Options:
                 raise InvalidRequest(f"{name} is a whole number of at least 1, got {value!r}.")
         if self.threads is not None and self.threads > _MOST_THREADS:
             raise InvalidRequest(f"threads is at most {_MOST_THREADS}; one for each core is plenty.")
+        if max(self.step_tokens or 0, self.max_sequences) > MOST_STEP_TOKENS:
+            raise InvalidRequest(
+                f"A step holds at most {MOST_STEP_TOKENS:,} tokens; lower step_tokens= or max_sequences=."
+            )
         if not isinstance(self.device, str):
             raise InvalidRequest(f"device is auto, cpu, cuda or cuda:N; got {self.device!r}.")
 

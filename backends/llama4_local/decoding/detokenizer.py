@@ -9,7 +9,7 @@ from llama4_local.decoding.stop_strings import StopStrings
 from llama4sdk.events import FinishReason, TextDelta, TokenLogprob
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterable, Sequence
 
     from llama4_local.decoding.sampler import ResolvedSampling, SampledToken
 
@@ -31,6 +31,18 @@ class TextOf(Protocol):
 
     def __call__(self, token_ids: Sequence[int], /) -> str:
         """Return the text."""
+        ...
+
+
+class Decodes(Protocol):
+    """The part of a tokenizer that the engine uses."""
+
+    def decoder(self) -> Decoder:
+        """Return a decoder for ids that come one after the other."""
+        ...
+
+    def decode(self, token_ids: Iterable[int], /) -> str:
+        """Return the text of some ids on their own."""
         ...
 
 

@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import traceback
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Protocol
+from time import perf_counter
+from typing import TYPE_CHECKING
 
 import torch
 
@@ -15,14 +16,16 @@ from llama4_local.cache.kv_cache import KvCache
 from llama4_local.cache.page_table import PageAllocators
 from llama4_local.cache.prefix_cache import PageHashes, PrefixCache
 from llama4_local.cache.session_store import SessionStore
-from llama4_local.decoding.detokenizer import Decoder, Detokenizer
+from llama4_local.decoding.detokenizer import Detokenizer
 from llama4_local.decoding.sampler import ResolvedSampling, SampledToken, SamplerState
 from llama4_local.engine.device_loss import is_device_lost
 from llama4_local.engine.eager_runner import EagerRunner
 from llama4_local.engine.image_features import ImageFeatures
+from llama4_local.engine.load import EngineLoad
 from llama4_local.engine.model_runner import ModelRunner
 from llama4_local.engine.request_state import InFlightStep, RequestChunk, RequestState
 from llama4_local.engine.scheduler import Scheduler
+from llama4_local.engine.step_pace import StepPace
 from llama4_local.ops.batch import SequenceInput
 from llama4sdk.errors import LlamaError, Overloaded, ServerFault
 from llama4sdk.events import Done, FinishReason, Progress
@@ -32,23 +35,12 @@ if TYPE_CHECKING:
 
     from llama4_local.cache.page_table import CacheShape, PageCopy
     from llama4_local.cache.session_store import SessionState
+    from llama4_local.decoding.detokenizer import Decodes
     from llama4_local.engine.cuda_graphs import Capture
     from llama4_local.engine.mailbox import Outbox
     from llama4_local.engine.request import EngineRequest, Prefix
     from llama4_local.engine.step_output import Runner
     from llama4_local.model.transformer import Model
-
-
-class Decodes(Protocol):
-    """The part of a tokenizer that the engine uses."""
-
-    def decoder(self) -> Decoder:
-        """Return a decoder for ids that come one after the other."""
-        ...
-
-    def decode(self, token_ids: Iterable[int], /) -> str:
-        """Return the text of some ids on their own."""
-        ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,23 +60,6 @@ class EngineLimits:
     prefix_caching: bool = True
 
 
-@dataclass(frozen=True, slots=True)
-class EngineLoad:
-    """The engine's load at the moment.
-
-    Args:
-        requests: Requests queued or running.
-        waiting: Of these, those in the queue.
-        global_pages: Cache pages in the tables of requests, of the global pool.
-        local_pages: The same of the chunk-local pool.
-    """
-
-    requests: int = 0
-    waiting: int = 0
-    global_pages: int = 0
-    local_pages: int = 0
-
-
 class Engine:
     """Continuous batching over a paged cache.
 
@@ -95,6 +70,7 @@ class Engine:
         tokenizer: Turns tokens into text.
         outbox: Takes the events.
         cache_dtype: Dtype of keys and values; None for the model's.
+        clock: Returns seconds; times steps, see `StepPace`.
     """
 
     def __init__(
@@ -106,6 +82,7 @@ class Engine:
         tokenizer: Decodes,
         outbox: Outbox,
         cache_dtype: torch.dtype | None = None,
+        clock: Callable[[], float] = perf_counter,
     ) -> None:
         self._model = model
         self._limits = limits
@@ -125,6 +102,9 @@ class Engine:
         self._states: dict[EngineRequest, RequestState] = {}
         self._runner: Runner = EagerRunner(model, self._cache)
         self._in_flight: InFlightStep | None = None
+        self._pace = StepPace(limits.step_tokens)
+        self._clock = clock
+        self._completed = 0.0
 
     @torch.inference_mode()
     def warm_up(self, capture: Capture | None, progress: Callable[[int, int], None] = lambda done, total: None) -> None:
@@ -222,7 +202,7 @@ class Engine:
 
     def _launch_next(self) -> InFlightStep | None:
         """Launch what the scheduler picks, if anything."""
-        scheduled = self._scheduler.schedule()
+        scheduled = self._scheduler.schedule(beside=self._pace.tokens)
         for state in scheduled.stuck:
             self._end(state, Overloaded("Pinned pages of sessions leave no room in the cache for this request."))
         chunks = [chunk for chunk in scheduled.chunks if self._images_ready(chunk)]
@@ -237,13 +217,14 @@ class Engine:
         self, chunks: list[RequestChunk], copies: Iterable[PageCopy], *, from_previous: bool = False
     ) -> InFlightStep | None:
         due = tuple(chunk for chunk in chunks if from_previous or self._is_due(chunk))
+        launched = self._clock()
         try:
             self._cache.copy(copies)
             inputs = [self._input(chunk) for chunk in chunks]
             rows = [index for index, chunk in enumerate(chunks) if chunk in due]
             states = [chunk.sequence.sampler_state for chunk in due]
             output = self._runner.launch(inputs, rows, states, from_previous=from_previous)
-            return InFlightStep(tuple(chunks), due, output)
+            return InFlightStep(tuple(chunks), due, output, launched)
         except Exception as error:  # noqa: BLE001 - a failed step ends its requests, not the engine
             self._fail_step(chunks, error)
             return None
@@ -255,10 +236,15 @@ class Engine:
         except Exception as error:  # noqa: BLE001 - as in `_launch`
             self._fail_step(step.chunks, error)
             return
+        now = self._clock()
+        self._pace.observe(step.chunks, now - max(step.launched, self._completed))
+        self._completed = now
         chunks = [chunk for chunk in step.chunks if self._is_live(chunk.sequence)]
         self._scheduler.computed(chunks)
         for chunk in chunks:
             self._report_prefill(chunk)
+            if chunk.sequence.images:
+                chunk.sequence.images.forget(chunk.end)
         for chunk in chunks:
             try:
                 self._hand_out(chunk, tokens.get(chunk))

@@ -1,4 +1,4 @@
-"""The images of one prompt as features: encoded when first needed, kept while the request runs."""
+"""The images of one prompt as features: encoded when first needed, kept until their part of the prompt is computed."""
 
 from __future__ import annotations
 
@@ -62,6 +62,18 @@ class ImageFeatures:
             if begin < last and first < self._firsts[index + 1]
         ]
         return torch.cat(parts) if parts else None
+
+    @property
+    def bytes(self) -> int:
+        """Bytes of the features that are kept now."""
+        return sum(features.nbytes for features in self._encoded if features is not None)
+
+    def forget(self, end: int) -> None:
+        """Drop the features of images whose placeholders all lie before token `end`; they can be encoded again."""
+        passed = bisect_left(self._positions, end)
+        for index, last in enumerate(self._firsts[1:]):
+            if last <= passed:
+                self._encoded[index] = None
 
     def _encode(self, index: int) -> Tensor:
         features = self._encoded[index]

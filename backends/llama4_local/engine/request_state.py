@@ -49,8 +49,10 @@ class InFlightStep:
         chunks: What it computes.
         due: Those whose next token it samples; the rows of `output`, in this order.
         output: Where the sampled tokens arrive.
+        launched: When, by the engine's clock.
     """
 
     chunks: tuple[RequestChunk, ...]
     due: tuple[RequestChunk, ...]
     output: StepOutput
+    launched: float

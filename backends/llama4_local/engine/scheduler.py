@@ -165,13 +165,19 @@ class Scheduler(Generic[S]):
                 sequences.remove(sequence)
         self._release(sequence)
 
-    def schedule(self) -> ScheduledStep[S]:
-        """Pick the next step's chunks and make room in the cache for them."""
+    def schedule(self, beside: int | None = None) -> ScheduledStep[S]:
+        """Pick the next step's chunks and make room in the cache for them.
+
+        Args:
+            beside: Most prompt tokens where any sequence decodes; None for no other limit than the budget.
+        """
         draft = _Draft[S](self._budget)
         ready = [sequence for sequence in self._running if not sequence.paused]
         for sequence in ready:
             if sequence.left == 1:
                 self._advance(draft, sequence, 1)
+        if draft.chunks and beside is not None:
+            draft.budget = min(draft.budget, beside)
         prompts = [sequence for sequence in ready if sequence.left > 1]
         for place, sequence in enumerate(prompts, start=1):
             others = place < len(prompts) or bool(self._waiting)
@@ -232,7 +238,7 @@ class Scheduler(Generic[S]):
 
     def _advance(self, draft: _Draft[S], sequence: S, count: int) -> bool:
         """Put `count` tokens of a running sequence into the step, if there is room for them."""
-        if count < 1 or count > draft.budget or sequence not in self._running:
+        if count < 1 or count > draft.budget or sequence in draft.preempted:
             return False
         while not self._prefixes.make_room(*sequence.pages.pages_needed(count)):
             victim = self._victim(sequence)
@@ -256,6 +262,8 @@ class Scheduler(Generic[S]):
         """Send a running sequence back to the queue; its tokens are computed again later."""
         chunk = draft.chunks.pop(victim, None)
         draft.budget += chunk.count if chunk else 0
+        draft.preempted.add(victim)
+        draft.reserved = None
         self._running.remove(victim)
         self._release(victim)
         self._enqueue(victim)
@@ -267,8 +275,11 @@ class Scheduler(Generic[S]):
             if sequence is None or not self._has_place(draft) or not self._fits(draft, sequence):
                 return
             self._waiting.remove(sequence)
+            draft.preempted.discard(sequence)
             insort(self._running, sequence, key=_rank)
             self._advance(draft, sequence, self._share(draft, sequence, others=bool(self._waiting)))
+            if draft.reserved is not None:
+                draft.reserved = _sum([draft.reserved, self._reserve(sequence)])
 
     def _has_place(self, draft: _Draft[S]) -> bool:
         if len(self._running) >= self._max_sequences:
@@ -280,7 +291,7 @@ class Scheduler(Generic[S]):
         # The last token is always computed: the answer begins with its logits.
         usable = (len(sequence.tokens) - 1) // self._shape.page_size
         reused = self._prefixes.attach(sequence.pages, sequence.page_hashes.hashes[:usable])
-        while not self._prefixes.make_room(*self._pages_to_admit(sequence)):
+        while not self._prefixes.make_room(*self._pages_to_admit(draft, sequence)):
             if not self._preempt_lagging(draft):
                 self._release(sequence)
                 return False
@@ -288,12 +299,16 @@ class Scheduler(Generic[S]):
             sequence.reused = reused
         return True
 
-    def _pages_to_admit(self, sequence: S) -> tuple[int, int]:
+    def _pages_to_admit(self, draft: _Draft[S], sequence: S) -> tuple[int, int]:
         """Pages for a whole prompt, for those that the running ones lack, and one more for each of these."""
-        lacking = [self._lacking(sequence), *(self._lacking(other) for other in self._running)]
-        ahead = len(self._running)
-        local = 0 if self._shape.chunk is None else sum(pages for _, pages in lacking) + ahead
-        return sum(pages for pages, _ in lacking) + ahead, local
+        if draft.reserved is None:
+            draft.reserved = _sum(map(self._reserve, self._running))
+        return _sum([draft.reserved, self._lacking(sequence)])
+
+    def _reserve(self, running: S) -> tuple[int, int]:
+        """Pages that a running sequence lacks, and one more in each pool."""
+        whole, local = self._lacking(running)
+        return whole + 1, local + 1 if self._shape.chunk is not None else 0
 
     def _lacking(self, sequence: S) -> tuple[int, int]:
         pages = sequence.pages
@@ -318,9 +333,17 @@ class Scheduler(Generic[S]):
         insort(self._waiting, sequence, key=_rank)
 
     def _release(self, sequence: S) -> None:
-        self._prefixes.touch(sequence.page_hashes.hashes)
         sequence.pages.release()
+        self._prefixes.touch(sequence.page_hashes.hashes)  # after, since pages in use have no place among the others
         sequence.published = 0
+
+
+def _sum(pages: Iterable[tuple[int, int]]) -> tuple[int, int]:
+    """Return the sum over sequences for each pool."""
+    whole = local = 0
+    for of_global, of_local in pages:
+        whole, local = whole + of_global, local + of_local
+    return whole, local
 
 
 def _rank(sequence: Sequence) -> tuple[int, int]:
@@ -332,5 +355,7 @@ class _Draft(Generic[S]):
     """A step that is being scheduled."""
 
     budget: int
+    preempted: set[S] = field(default_factory=set[S])
+    reserved: tuple[int, int] | None = None  # pages for the running sequences, once an admission asked for them
     chunks: dict[S, ScheduledChunk[S]] = field(default_factory=dict[S, ScheduledChunk[S]])
     copies: list[PageCopy] = field(default_factory=list[PageCopy])

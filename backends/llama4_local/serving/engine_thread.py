@@ -22,7 +22,8 @@ from llama4sdk.errors import LlamaError, ServerFault
 from llama4sdk.events import Progress
 
 if TYPE_CHECKING:
-    from llama4_local.engine.engine import Engine, EngineLoad
+    from llama4_local.engine.engine import Engine
+    from llama4_local.engine.load import EngineLoad
 
 T = TypeVar("T")
 
