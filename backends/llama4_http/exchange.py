@@ -16,15 +16,15 @@ from llama4_http import prompt
 from llama4_http.answer import AnswerReader
 from llama4_http.begun_answer import left_out
 from llama4_http.composing import compose
-from llama4_http.deadlines import Clock
 from llama4_http.errors import compressed, error_for_exception, error_for_status, keep_partial, named
-from llama4_http.lazy_timer import LazyTimer
 from llama4_http.network import Link, Opening, beginning, is_encoded, log, translated
 from llama4_http.profiles import poll_id
 from llama4_http.retry import retried_status
 from llama4_http.transport import BROKEN, uncut
+from llama4sdk.deadline_clock import Clock
 from llama4sdk.errors import LlamaError, ServerFault
 from llama4sdk.events import Done, Event, Progress, Started, Usage
+from llama4sdk.lazy_timer import LazyTimer
 from llama4sdk.worker_thread import run_in_daemon_thread
 
 if TYPE_CHECKING:

@@ -75,7 +75,13 @@ PROFILES: Mapping[ProfileName, Profile] = {
     profile.name: profile
     for profile in (
         Profile("openai-generic"),
-        Profile("llama4sdk", sampling=_EXTENDED | {"priority", "cache_salt"}, prompt_ids="completions"),
+        Profile(
+            "llama4sdk",
+            sampling=_EXTENDED | {"priority", "cache_salt"},
+            prompt_ids="completions",
+            prefill="continue_final_message",
+            whole_answer=True,
+        ),
         Profile(
             "vllm",
             sampling=_EXTENDED | {"priority", "cache_salt"},

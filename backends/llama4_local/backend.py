@@ -73,8 +73,6 @@ class LocalBackend:
         max_images: Most images in a request.
         step_tokens: Most tokens of a step: more is faster, less keeps streams smoother.
         prefix_caching: Whether prompts that begin alike are computed once; see `Request.cache_salt`.
-        host_cache: Bytes of host memory, or a string like `16GB`, beside `memory`, in which beginnings of prompts stay
-            cached that the device has no room for; None for none. They come back up to a chunk edge.
         deterministic: On a Hopper GPU, one tile config of each kernel for any number of tokens, so that an answer never
             depends on its batch; slower. On a CPU, forms of products that no measurement at load decides.
         cuda_graphs: On a Hopper GPU, whether decoding steps are CUDA graphs, captured at load.
@@ -102,7 +100,6 @@ class LocalBackend:
         max_images: int = 16,
         step_tokens: int | None = None,
         prefix_caching: bool = True,
-        host_cache: int | str | None = None,
         deterministic: bool = False,
         cuda_graphs: bool = True,
         threads: int | None = None,
@@ -125,7 +122,6 @@ class LocalBackend:
             max_images=max_images,
             step_tokens=step_tokens,
             prefix_caching=prefix_caching,
-            host_cache=host_cache,
             deterministic=deterministic,
             cuda_graphs=cuda_graphs,
             threads=threads,

@@ -26,7 +26,7 @@ from typing import TYPE_CHECKING, Literal, Protocol, Self, TypeAlias, runtime_ch
 
 import anyio
 
-from llama4sdk.errors import DeadlineExceeded, Phase
+from llama4sdk.deadline_clock import Clock
 from llama4sdk.events import Done, Event, Progress, Started, Switched, TokenLogprob, Usage, UsageUpdate
 
 if TYPE_CHECKING:
@@ -242,10 +242,8 @@ class keep_deadlines(AsyncIterator[Event]):  # noqa: N801 - reads as the verb it
 
     def __init__(self, events: AsyncIterator[Event], deadlines: Deadlines, *, backend: str, request_id: str) -> None:
         self._events = events
-        self._deadlines = deadlines
         self._names = (backend, request_id)
-        self._begun = anyio.current_time()
-        self._answering = False
+        self._clock = Clock(deadlines, anyio.current_time())
         self._over = False
 
     def __aiter__(self) -> keep_deadlines:
@@ -254,30 +252,14 @@ class keep_deadlines(AsyncIterator[Event]):  # noqa: N801 - reads as the verb it
     async def __anext__(self) -> Event:
         if self._over:
             raise StopAsyncIteration
-        phase, until = self._next_limit()
+        phase, until = self._clock.limit(anyio.current_time())
         with anyio.CancelScope(deadline=until) as scope:
             event = await self._events.__anext__()
-            self._answering |= not isinstance(event, Started | Progress | Switched | UsageUpdate)
+            self._clock.answering |= not isinstance(event, Started | Progress | Switched | UsageUpdate)
             self._over = isinstance(event, Done)
             return event
         if scope.cancelled_caught:
-            backend, request_id = self._names
-            limit = getattr(self._deadlines, phase)
-            raise DeadlineExceeded(
-                f"The {phase} deadline of {limit:g} s passed; raise Deadlines({phase}=…) if that is too short.",
-                phase=phase,
-                backend=backend,
-                request_id=request_id,
-            )
+            error = self._clock.exceeded(phase)
+            error.backend, error.request_id = self._names
+            raise error
         raise StopAsyncIteration  # not reached: the block above returns or is cut
-
-    def _next_limit(self) -> tuple[Phase, float]:
-        limits: list[tuple[float, Phase]] = []
-        if self._deadlines.total is not None:
-            limits.append((self._begun + self._deadlines.total, "total"))
-        if not self._answering and self._deadlines.first_token is not None:
-            limits.append((self._begun + self._deadlines.first_token, "first_token"))
-        if self._answering and self._deadlines.idle is not None:
-            limits.append((anyio.current_time() + self._deadlines.idle, "idle"))
-        until, phase = min(limits, default=(float("inf"), "total"))
-        return phase, until

@@ -2,7 +2,7 @@
 
 A page hash is a chain of SHA-256 over everything up to the page's end: the caller's salt, the token ids, and the
 pixels of images. The cache holds one reference to each of its pages; a page with no other reference is evicted,
-least recently used first, when a sequence needs room. Pages of global layers may go to a second level then.
+least recently used first, when a sequence needs room.
 """
 
 from __future__ import annotations
@@ -15,7 +15,6 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
-    from llama4_local.cache.host_pages import HostPages
     from llama4_local.cache.page_table import PageAllocators, PagePool, SequencePages
 
 
@@ -55,9 +54,8 @@ class _CachedPages:
     comes back when its last user releases it; so finding room takes time for the evicted pages only.
     """
 
-    def __init__(self, pool: PagePool, second: HostPages | None = None) -> None:
+    def __init__(self, pool: PagePool) -> None:
         self.pool = pool
-        self.second = second
         self.pages: dict[bytes, int] = {}
         self._line: OrderedDict[bytes, None] = OrderedDict()
         self._in_use: dict[int, bytes] = {}
@@ -87,10 +85,8 @@ class _CachedPages:
             if self.pool.is_shared(page):
                 del self._line[page_hash]
                 self._in_use[page] = page_hash
-                continue
-            if self.second is not None:
-                self.second.store(page_hash, page)
-            self.evict(page_hash)
+            else:
+                self.evict(page_hash)
         return self.pool.free >= needed
 
     def _came_back(self, page: int) -> None:
@@ -105,13 +101,11 @@ class PrefixCache:
     Args:
         pages: The allocators of the pages.
         enabled: Whether any page is cached.
-        second: Keeps global pages that are evicted; None to lose them.
     """
 
-    def __init__(self, pages: PageAllocators, *, enabled: bool = True, second: HostPages | None = None) -> None:
+    def __init__(self, pages: PageAllocators, *, enabled: bool = True) -> None:
         self._shape = pages.shape
-        self._second = second
-        self._global = _CachedPages(pages.global_pool, second)
+        self._global = _CachedPages(pages.global_pool)
         self._local = _CachedPages(pages.local_pool)
         self._enabled = enabled
 
@@ -130,8 +124,6 @@ class PrefixCache:
         Returns:
             Tokens that need not be computed.
         """
-        if self._second is not None:
-            self._restore(self._second, hashes)
         count = self._longest(hashes)
         used, local = hashes[:count], hashes[self._chunk_start(count) : count]
         pages.global_pages = [self._global.pages[each] for each in used]
@@ -210,34 +202,10 @@ class PrefixCache:
         for page_hash in hashes:
             self._global.evict(page_hash)
             self._local.evict(page_hash)
-            if self._second is not None:
-                self._second.forget(page_hash)
 
     def clear(self) -> None:
-        """Evict every page that the device holds, and its copies."""
+        """Evict every page."""
         self.forget([*self._global.pages, *self._local.pages])
-
-    def _restore(self, second: HostPages, hashes: Sequence[bytes]) -> None:
-        """Bring pages back from the second level, as far as that lengthens the cached prefix: up to a chunk edge."""
-        there = next(
-            (i for i, each in enumerate(hashes) if each not in self._global.pages and each not in second), None
-        )
-        edge = len(hashes) if there is None else there
-        edge = self._chunk_start(edge) if self._shape.chunk is not None else edge
-        if edge <= self._longest(hashes):
-            return
-        second.touch(hashes[:edge])
-        missing = [each for each in hashes[:edge] if each not in self._global.pages]
-        held = [self._global.pages[each] for each in hashes[:edge] if each in self._global.pages]
-        self._global.pool.share(held)  # making room must not evict them
-        # Evicted pages go to the second level in turn, and may crowd out those that were wanted.
-        if self._global.make_room(len(missing)) and all(each in second for each in missing):
-            pages = self._global.pool.take(len(missing))
-            second.load(missing, pages)
-            for page_hash, page in zip(missing, pages, strict=True):
-                self._global.add(page_hash, page)
-            self._global.pool.release(pages)
-        self._global.pool.release(held)
 
     def _chunk_start(self, page: int) -> int:
         """The first page of the chunk that a page lies in."""

@@ -31,7 +31,6 @@ class Options:
     max_images: int = 16
     step_tokens: int | None = None
     prefix_caching: bool = True
-    host_cache: int | str | None = None
     deterministic: bool = False
     cuda_graphs: bool = True
     threads: int | None = None

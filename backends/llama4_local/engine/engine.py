@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from llama4_local.cache.host_pages import HostPages
 from llama4_local.cache.kv_cache import KvCache
 from llama4_local.cache.page_table import PageAllocators
 from llama4_local.cache.prefix_cache import PageHashes, PrefixCache
@@ -53,14 +52,12 @@ class EngineLimits:
         max_sequences: Most requests that run at once.
         max_waiting: Most requests in the queue.
         prefix_caching: Whether prompts that begin alike are computed once.
-        host_cache: Bytes of host memory for pages that the prefix cache evicts; 0 for none.
     """
 
     step_tokens: int = 512
     max_sequences: int = 64
     max_waiting: int = 4096
     prefix_caching: bool = True
-    host_cache: int = 0
 
 
 class Engine:
@@ -93,8 +90,7 @@ class Engine:
         self._outbox = outbox
         self._cache = KvCache.allocate(model.config.text, shape, dtype=cache_dtype or model.dtype, device=model.device)
         self._pages = PageAllocators(shape)
-        second = HostPages(self._cache, limits.host_cache) if limits.host_cache and limits.prefix_caching else None
-        self._prefixes = PrefixCache(self._pages, enabled=limits.prefix_caching, second=second)
+        self._prefixes = PrefixCache(self._pages, enabled=limits.prefix_caching)
         self._scheduler: Scheduler[RequestState] = Scheduler(
             self._pages,
             self._prefixes,

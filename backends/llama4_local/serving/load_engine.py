@@ -73,7 +73,6 @@ def build_engine(folder: Path, options: Options, served: ServedModel, *, outbox:
         max_sequences=options.max_sequences,
         max_waiting=options.max_waiting,
         prefix_caching=options.prefix_caching,
-        host_cache=served.host_cache,
     )
     engine = Engine(model, shape, limits, tokenizer=served.template.tokenizer, outbox=outbox, cache_dtype=cache_dtype)
     if model.ops.asynchronous:

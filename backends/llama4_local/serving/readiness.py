@@ -10,7 +10,7 @@ from llama4_local.config.options import step_tokens
 from llama4_local.config.reader import read_config
 from llama4_local.decoding.grammar import Grammars
 from llama4_local.planning import available_memory, check_fits
-from llama4_local.planning.sizes import parse_bytes, show_bytes
+from llama4_local.planning.sizes import parse_bytes
 from llama4sdk.errors import BackendMissing, CheckpointError, InvalidRequest
 from llama4sdk.prompting import PromptTemplate, Tokenizer
 
@@ -38,7 +38,6 @@ class ServedModel:
         grammars: Makes the token masks of constrained answers.
         device: Torch device.
         cache_memory: Bytes that the cache may take.
-        host_cache: Bytes of host memory for pages that the cache evicts.
     """
 
     config: ModelConfig
@@ -48,7 +47,6 @@ class ServedModel:
     grammars: Grammars
     device: str
     cache_memory: int
-    host_cache: int = 0
 
 
 def inspect_checkpoint(folder: Path, options: Options, template: PromptTemplate | None) -> ServedModel:
@@ -83,7 +81,6 @@ def inspect_checkpoint(folder: Path, options: Options, template: PromptTemplate 
         grammars=Grammars(template.tokenizer, config.text.vocab_size, config.generation.eos_token_ids),
         device=device,
         cache_memory=_cache_memory(folder, config, options, device, formats),
-        host_cache=_host_cache(options),
     )
 
 
@@ -170,18 +167,6 @@ def _cache_memory(folder: Path, config: ModelConfig, options: Options, device: s
     # Other processes share a CPU's memory: without memory=, the cache takes a modest part of it.
     modest = kind == "cpu" and options.memory is None
     return min(plan.cache_room, memory // _MODEST_SHARE) if modest else plan.cache_room
-
-
-def _host_cache(options: Options) -> int:
-    """Return the bytes for the second level of the prefix cache."""
-    if options.host_cache is None:
-        return 0
-    limit, free = parse_bytes(options.host_cache, name="host_cache"), available_memory()
-    if limit > free:
-        raise InvalidRequest(
-            f"host_cache={options.host_cache!r} is more than the {show_bytes(free)} that are free here."
-        )
-    return limit
 
 
 def _template(folder: Path, config: ModelConfig, options: Options) -> PromptTemplate:

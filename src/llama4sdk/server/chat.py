@@ -10,6 +10,7 @@ from llama4sdk.server.body import parsed
 from llama4sdk.server.chat_body import ChatBody, ChatCall, chat_call
 from llama4sdk.server.chunks import ChatChunks, Head
 from llama4sdk.server.endpoint import Endpoint
+from llama4sdk.server.failures import refused
 from llama4sdk.server.whole import chat_answer, together
 
 if TYPE_CHECKING:
@@ -24,6 +25,9 @@ class ChatEndpoint(Endpoint):
         """Answer a conversation, streamed or whole."""
         call = await parsed(body, ChatBody, lambda fields: chat_call(fields, self.serving.options))
         model = self.serving.named(call.model)
+        asked = call.requests[0]
+        if asked.answer_so_far and not self.serving.backend.capabilities.can_continue(asked):
+            raise refused("The model behind this server does not go on with a given message.", "continue_final_message")
         if call.stream:
             await self._stream(exchange, call, model)
             return

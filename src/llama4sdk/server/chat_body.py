@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, cast
 
 from llama4sdk.errors import InvalidRequest
+from llama4sdk.messages import AssistantMessage
 from llama4sdk.request import OutputSpec, Request, ToolChoice, ToolSpec
 from llama4sdk.server.chat_messages import messages_of
 from llama4sdk.server.failures import refused
@@ -13,8 +14,9 @@ from llama4sdk.server.sampling_fields import SamplingFields
 from llama4sdk.tools import specs_of
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
 
+    from llama4sdk.messages import Message
     from llama4sdk.server.options import ServerOptions
 
 _ANY_OBJECT: Mapping[str, Any] = {"type": "object"}
@@ -70,13 +72,16 @@ def chat_call(body: ChatBody, options: ServerOptions) -> ChatCall:
     """
     _check(body, options)
     messages = messages_of(body.messages, remote_images=options.remote_images)
+    begun = ""
+    if body.continue_final_message:
+        messages, begun = _beginning(messages)
     output, choices = _output(body)
     logprobs = (body.top_logprobs or 0) if body.logprobs else None
     limit = body.max_completion_tokens if body.max_completion_tokens is not None else body.max_tokens
     tools = _tools(body)
     requests = tuple(
         Request(
-            messages,
+            tuple(messages),
             tools,
             _tool_choice(body),
             output,
@@ -84,6 +89,7 @@ def chat_call(body: ChatBody, options: ServerOptions) -> ChatCall:
             options.deadlines,
             -(body.priority or 0),  # on the wire, smaller goes first
             body.cache_salt or "",
+            answer_so_far=begun,
         )
         for choice in range(body.choices)
     )
@@ -92,13 +98,23 @@ def chat_call(body: ChatBody, options: ServerOptions) -> ChatCall:
     )
 
 
+def _beginning(messages: Sequence[Message]) -> tuple[Sequence[Message], str]:
+    """Return the conversation without its last message, and that message as the beginning of the answer."""
+    last = messages[-1] if messages else None
+    if not isinstance(last, AssistantMessage) or last.tool_calls or not last.text:
+        raise refused(
+            "continue_final_message needs an assistant message at the end, with text and no calls.", "messages"
+        )
+    return messages[:-1], last.text
+
+
 def _check(body: ChatBody, options: ServerOptions) -> None:
     if body.choices > options.max_choices:
         raise refused(f"Invalid value for 'n': at most {options.max_choices}.", "n", "invalid_value")
     if body.top_logprobs is not None and not body.logprobs:
         raise refused("top_logprobs needs logprobs to be true.", "top_logprobs", "invalid_value")
-    if body.continue_final_message or body.add_generation_prompt is False:
-        raise refused("This server does not go on with a given message; end with a user message.", "messages")
+    if body.add_generation_prompt is False and not body.continue_final_message:
+        raise refused("add_generation_prompt=false goes with continue_final_message=true.", "add_generation_prompt")
     if set(body.modalities or ()) - {"text"}:
         raise refused("This server answers in text only.", "modalities", "invalid_value")
 

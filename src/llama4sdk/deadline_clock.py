@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from llama4sdk.errors import DeadlineExceeded, Phase
 
 if TYPE_CHECKING:
-    from llama4sdk.reply import Reply
+    from llama4sdk.errors import PartialReply
     from llama4sdk.request import Deadlines
 
 
@@ -36,7 +36,7 @@ class Clock:
             phase, until = "first_token", self._first
         return ("total", self._total) if self._total <= until else (phase, until)
 
-    def exceeded(self, phase: Phase, partial: Reply | None = None) -> DeadlineExceeded:
+    def exceeded(self, phase: Phase, partial: PartialReply | None = None) -> DeadlineExceeded:
         """Return the error of a phase that took too long."""
         seconds = getattr(self._deadlines, phase)
         return DeadlineExceeded(

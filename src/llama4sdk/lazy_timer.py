@@ -9,8 +9,12 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import math
+from typing import TYPE_CHECKING
 
 import anyio
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 _RESOLUTION = 1e-3  # seconds by which a timer may fire before its time
 
@@ -22,6 +26,8 @@ class LazyTimer:
         self._loop: asyncio.AbstractEventLoop | None = None
         with contextlib.suppress(RuntimeError):  # trio, whose scopes need no timer each
             self._loop = asyncio.get_running_loop()
+        self.now: Callable[[], float] = anyio.current_time if self._loop is None else self._loop.time
+        """The event loop's clock, without the detour that anyio takes to it."""
         self._handle: asyncio.TimerHandle | None = None
         self._armed = math.inf  # when the timer fires
         self._until = math.inf  # when the wait in progress must end
