@@ -13,6 +13,7 @@ from starlette.routing import Route
 
 from llama4sdk.keywords import check_keywords
 from llama4sdk.server.chat import ChatEndpoint
+from llama4sdk.server.chat_page import page_routes
 from llama4sdk.server.completions import CompletionEndpoint
 from llama4sdk.server.failures import UNEXPECTED, ApiError, Failure
 from llama4sdk.server.options import ServerKeywords, ServerOptions
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
 
     from starlette.requests import Request
     from starlette.responses import Response
+    from starlette.routing import BaseRoute
 
     from llama4sdk.client import Llama4
 
@@ -66,7 +68,7 @@ async def _life(llama: Llama4) -> AsyncGenerator[None]:
         yield
 
 
-def _routes(serving: Serving) -> Sequence[Route]:
+def _routes(serving: Serving) -> Sequence[BaseRoute]:
     reports = Reports(serving)
     endpoints = (
         ChatEndpoint(serving, "/v1/chat/completions"),
@@ -81,6 +83,7 @@ def _routes(serving: Serving) -> Sequence[Route]:
         Route("/health", reports.health),
         Route("/ready", reports.ready),
         Route("/metrics", reports.metrics),
+        *(page_routes() if serving.options.chat_page else ()),
     )
 
 
