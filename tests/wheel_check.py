@@ -12,6 +12,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[1]
 NEEDED = (
     "llama4sdk/py.typed",
+    "llama4sdk/server/page/index.html",
     "llama4_http/py.typed",
     "llama4_local/py.typed",
     "llama4_local/nano/checkpoint/model.safetensors",
