@@ -33,11 +33,13 @@ from hopper_checks import run_checks  # noqa: E402
 from hopper_clock import Budget, alive, one_line  # noqa: E402
 from hopper_compile import Workers  # noqa: E402
 from hopper_consistency import consistency  # noqa: E402
-from hopper_inputs import REHEARSAL, SIZES  # noqa: E402
+from hopper_inputs import FORMATS, REHEARSAL, SIZES  # noqa: E402
 from hopper_model import line as model_line  # noqa: E402
 from hopper_model import run_model  # noqa: E402
 from hopper_times import Ceilings, Row, measure_ceilings, run_kernels  # noqa: E402
 from hopper_times import line as kernel_line  # noqa: E402
+
+from llama4_local.ops.kernels.tiles import Format  # noqa: E402
 
 SECTIONS: tuple[str, ...] = ("checks", "int4", "kernels", "fp8")
 CHECKS = ("checks", "consistency")
@@ -52,14 +54,17 @@ def main() -> int:
     budget = Budget(given.budget)
     results = Results(given.out, fresh=given.fresh)
     workers = None if REHEARSAL else Workers()
-    compiling = workers.start_scout() if workers else []
+    sections = given.only or SECTIONS
+    only_models = set(sections) <= set(FORMATS)  # checks and timings need all formats
+    formats: tuple[Format, ...] = tuple(name for name in FORMATS if name in sections) if only_models else FORMATS
+    compiling = workers.start_scout(formats) if workers else []
     results.put(machine=machine(), started=time.strftime("%Y-%m-%d %H:%M:%S"))
     ceilings = measure_ceilings()
     rates = {"copy_bytes_per_second": ceilings.copy, "bf16_flops": ceilings.bf16, "fp8_flops": ceilings.fp8}
     results.put(ceilings=rates)
     print(f"ceilings measured, {budget.left:.0f} s left", flush=True)
     compiled(compiling, budget)
-    for section in given.only or SECTIONS:
+    for section in sections:
         run_section(section, results, ceilings, budget, quick=given.quick)
         if not alive():
             print(f"the GPU takes no more work after {section}", flush=True)

@@ -19,8 +19,9 @@ import torch
 from llama4_local.ops.kernels.aot.machine_code import resources
 from llama4_local.ops.kernels.aot.serving import FORMATS, SHAPES, attention_launches, matrix_launches, sampling_launches
 from llama4_local.ops.kernels.functions import KernelOps
-from llama4_local.ops.kernels.launch import Launch
+from llama4_local.ops.kernels.launch import OPTIONS, Launch
 from llama4_local.ops.kernels.tile_table import TileTable
+from llama4_local.ops.kernels.tiles import Format
 
 TOKENS = (1, 3, 4, 5, 8, 16, 17, 64, 100, 256, 300, 2048, 8192)
 
@@ -64,7 +65,7 @@ def compile_one(launch: Launch) -> Usage:
         grid=launch.grid,
         num_warps=launch.warps,
         num_stages=launch.stages,
-        enable_fp_fusion=True,
+        **OPTIONS,
     )
     with contextlib.suppress(Exception):  # the stub in C that starts it; only where there is a CUDA driver
         from triton.backends.nvidia.driver import CudaLauncher
@@ -74,21 +75,21 @@ def compile_one(launch: Launch) -> Usage:
     return Usage(registers, stack, int(compiled.metadata.shared))
 
 
-def scout_launches() -> list[Launch]:
-    """Return one launch for each binary that checks, timings and the model need."""
+def scout_launches(formats: Sequence[Format] = FORMATS) -> list[Launch]:
+    """Return one launch for each binary that checks, timings and the model need in these formats."""
     binaries: dict[object, Launch] = {}
     from llama4_local.ops.kernels.aot.ahead_of_time import specialize
 
-    for launch in _scout():
+    for launch in _scout(formats):
         binaries.setdefault((launch.name, specialize(launch)), launch)
     return list(binaries.values())
 
 
-def _scout() -> list[Launch]:
+def _scout(formats: Sequence[Format]) -> list[Launch]:
     shape, launches = SHAPES[0], list[Launch]()
     for tiles in (TileTable(), TileTable(deterministic=True)):
         ops = KernelOps(tiles)
-        for weight_format in FORMATS:
+        for weight_format in formats:
             for tokens in TOKENS:
                 launches += matrix_launches(shape, weight_format, tokens, ops)
         for cache in (torch.bfloat16, torch.float8_e4m3fn):
@@ -97,12 +98,12 @@ def _scout() -> list[Launch]:
     return launches + sampling_launches(shape)
 
 
-def compile_share(first: int, step: int) -> int:
+def compile_share(first: int, step: int, formats: Sequence[Format]) -> int:
     """Compile every `step`th of the launches from the `first` on; return the number of failures."""
     torch.set_num_threads(1)
     target_hopper()
     failures = 0
-    for launch in scout_launches()[first::step]:
+    for launch in scout_launches(formats)[first::step]:
         try:
             compile_one(launch)
         except Exception as error:  # noqa: BLE001 - the launch raises it again, and its result records it
@@ -118,9 +119,9 @@ class Workers:
         self.count = count or max(1, (os.cpu_count() or 2) - 1)
         self._pool = ProcessPoolExecutor(self.count, mp_context=multiprocessing.get_context("spawn"))
 
-    def start_scout(self) -> list[Future[int]]:
-        """Start compiling all launches of the scripts."""
-        return [self._pool.submit(compile_share, first, self.count) for first in range(self.count)]
+    def start_scout(self, formats: Sequence[Format] = FORMATS) -> list[Future[int]]:
+        """Start compiling all launches of the scripts in these formats."""
+        return [self._pool.submit(compile_share, first, self.count, formats) for first in range(self.count)]
 
     def start(self, work: Callable[..., Any], *columns: Sequence[Any]) -> list[Future[Any]]:
         """Start calls of a function that a new process can import, one for each row of the columns."""

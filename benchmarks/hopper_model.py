@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from statistics import fmean
@@ -10,6 +10,7 @@ from statistics import fmean
 import torch
 from hopper_clock import Budget, alive, one_line, seconds
 from hopper_inputs import DEVICE, REHEARSAL, SIZES, experts, matrix, normal
+from hopper_longest import longest
 from hopper_routing import CountingOps
 from hopper_times import Ceilings, Row
 from torch import Tensor
@@ -25,7 +26,7 @@ from llama4_local.ops.kernels.sampling import draw
 from llama4_local.ops.kernels.tile_table import TileTable
 from llama4_local.ops.kernels.tiles import Format
 from llama4_local.weights.quantized import Matrix
-from llama4_local.weights.tree import AttentionTree, LayerTree, MlpTree, MoeTree, WeightTree
+from llama4_local.weights.tree import AttentionTree, LayerTree, MlpTree, MoeTree, Weights, WeightTree
 
 LAYERS, PAGE, CHUNK, CONTEXT = SIZES.layers, SIZES.page, SIZES.chunk, SIZES.context
 BATCHES = (2,) if REHEARSAL else (1, 8, 64, 256)
@@ -121,14 +122,31 @@ def run_model(weight_format: Format, ceilings: Ceilings, budget: Budget, *, quic
 
 
 def _measured(weight_format: Format, ceilings: Ceilings, budget: Budget, *, quick: bool) -> Iterator[Row]:
+    before = 0 if REHEARSAL else torch.cuda.memory_allocated()
     with torch.inference_mode():
         weights = random_scout(weight_format)
+        taken = 0 if REHEARSAL else torch.cuda.memory_allocated() - before
         model = Model.create(scout(), weights, KernelOps())  # type: ignore[arg-type]
         fixed = Model.create(scout(), weights, KernelOps(TileTable(deterministic=True)))  # type: ignore[arg-type]
-        batches = BATCHES[::2] if quick else BATCHES
+    yield from _usual(weight_format, model, fixed, ceilings, budget, BATCHES[::2] if quick else BATCHES)
+    if not REHEARSAL:
+        torch.cuda.empty_cache()  # of the other measurements' cache
+    if budget.allows(f"Scout {weight_format} longest context", 5):
+        with torch.inference_mode():
+            result = longest(weight_format, model, ceilings, _step_at, taken)
+        print(line(result), flush=True)
+        yield result
+
+
+def _usual(
+    weight_format: Format, model: Model, fixed: Model, ceilings: Ceilings, budget: Budget, batches: Sequence[int]
+) -> Iterator[Row]:
+    """Measure decoding of each batch, prompts, and profiles."""
+    with torch.inference_mode():
         cache = _cache(model, max(batches))
-        touched = {size: experts_touched(weights, cache, size) for size in batches}
-    floors = {size: _floor(weight_format, size, touched[size]) / ceilings.copy for size in batches}
+        touched = {size: experts_touched(model.weights, cache, size) for size in batches}
+    kept = cache.shape.global_pages * PAGE
+    floors = {size: _floor(weight_format, min(size * CONTEXT, kept), touched[size]) / ceilings.copy for size in batches}
     rate = ceilings.fp8 if weight_format == "fp8" and ceilings.fp8 else ceilings.bf16
 
     def decode(run: Model, size: int, name: str, *, graph: bool) -> Case:
@@ -147,10 +165,10 @@ def _measured(weight_format: Format, ceilings: Ceilings, budget: Budget, *, quic
             yield _attempt(weight_format, case)
     for size in () if REHEARSAL else batches[:3:2]:
         if budget.allows(f"Scout {weight_format} profile of decode {size}", 5):
-            yield _profile(weight_format, model, cache, size)
+            yield _profile(weight_format, model, cache, size) | {"pages_shared": size * CONTEXT > kept}
 
 
-def experts_touched(weights: WeightTree[Matrix], cache: KvCache, size: int, steps: int = 3) -> float:
+def experts_touched(weights: Weights, cache: KvCache, size: int, steps: int = 3) -> float:
     """Return the mean number of routed experts that a MoE layer reads in a step of so many sequences."""
     ops = CountingOps()
     step = _step(Model.create(scout(), weights, ops), cache, size)  # type: ignore[arg-type]
@@ -219,11 +237,14 @@ def _row(weight_format: Format, case: Case, seconds_taken: float) -> Row:
     return row if case.touched is None else row | {"experts_touched": case.touched}
 
 
-def _floor(weight_format: Format, size: int, touched: float) -> float:
-    """Return the fewest bytes that a step reads: attention, routed and shared experts, head, cache."""
+def _floor(weight_format: Format, tokens: int, touched: float) -> float:
+    """Return the fewest bytes that a step reads: attention, routed and shared experts, head, cache.
+
+    tokens: Cached tokens that it attends to, each counted once where sequences share pages for lack of memory.
+    """
     width = {"int4": 4.125 / 8, "fp8": 1.0, "bf16": 2.0}[weight_format]
     weights = LAYERS * (62.9e6 + 125.8e6 * (1 + touched)) * width + 2.07e9
-    return weights + size * CONTEXT * 4096 * LAYERS
+    return weights + tokens * 4096 * LAYERS
 
 
 def _cache(model: Model, sequences: int) -> KvCache:
@@ -274,7 +295,12 @@ def _decode(model: Model, cache: KvCache, size: int, *, graph: bool) -> float:
 
 
 def _step(model: Model, cache: KvCache, size: int) -> Callable[[], None]:
-    batch = _batch(cache, [1] * size, [CONTEXT] * size)
+    return _step_at(model, cache, [CONTEXT] * size)
+
+
+def _step_at(model: Model, cache: KvCache, contexts: list[int]) -> Callable[[], None]:
+    size = len(contexts)
+    batch = _batch(cache, [1] * size, contexts)
     rules = Filters(
         torch.full((size,), 0.6, device=DEVICE),
         torch.zeros(size, dtype=torch.int64, device=DEVICE),

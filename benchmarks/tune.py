@@ -1,6 +1,7 @@
 """Finds the fastest tile config of each kernel for each number of tokens, and writes the table that serving reads.
 
     python benchmarks/tune.py [--out DIR] [--budget SECONDS] [--kernel gate_up …] [--format int4 …]
+        [--tokens 1 …]
 
 Candidates are compiled in parallel; those that spill or exceed the shared memory are left out, and the others are
 timed on this GPU at Scout's shapes, the most important first. DIR gets `table.json`, which replaces
@@ -65,7 +66,11 @@ def main() -> None:
     if not REHEARSAL and not torch.cuda.is_available():
         sys.exit("Tuning needs the GPU that will serve.")
     budget = Budget(given.budget)
-    selected = [task for task in TASKS if task.kernel in given.kernel and task.weight_format in given.format]
+    selected = [
+        task
+        for task in TASKS
+        if task.kernel in given.kernel and task.weight_format in given.format and task.tokens in given.tokens
+    ]
     workers = None if REHEARSAL else Workers()
     compiling = {task: _compile(workers, task) for task in selected}
     table: Table = json.loads(TABLE.read_text())
@@ -95,6 +100,8 @@ def arguments() -> argparse.Namespace:
     kernels = sorted({task.kernel for task in TASKS})
     parser.add_argument("--kernel", nargs="+", choices=kernels, default=kernels)
     parser.add_argument("--format", nargs="+", choices=FORMATS, default=FORMATS)
+    tokens = sorted({task.tokens for task in TASKS})
+    parser.add_argument("--tokens", nargs="+", type=int, choices=tokens, default=tokens)
     return parser.parse_args()
 
 

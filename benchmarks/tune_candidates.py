@@ -15,6 +15,8 @@ from hopper_inputs import REHEARSAL
 
 from llama4_local.ops.kernels.tiles import DecodeTile, Format, Tile, VectorTile
 
+_PAIRED_TOKENS = 16  # of a group: the most for which int4 blocks in halves are tried
+
 Candidate = Tile | VectorTile | DecodeTile
 
 
@@ -71,14 +73,17 @@ def candidates(task: Task) -> list[Candidate]:
         return list(_vectors(task.weight_format))
     if task.kernel == "attention_decode":
         # Not one stage: with Triton 3.6 on an H200 that ended in an illegal access, which the PTX does not explain.
-        shapes = ((64, 4, 2), (64, 4, 3), (128, 4, 2), (128, 8, 2))
-        return [DecodeTile(splits, *shape) for splits in (8, 16, 32, 64) for shape in shapes]
+        shapes = ((64, 4, 2), (64, 4, 3), (64, 4, 4), (64, 8, 3))
+        parts = ((64, 2), (64, 4), (16, 4), (16, 8), (8, 8))
+        return [DecodeTile(splits, *shape, least) for splits, least in parts for shape in shapes]
     group = task.most if task.most is not None else 512
     whole = task.kernel == "gate_up"
     if task.weight_format == "int4" and task.tokens == 1:
-        return list(_tiny(whole=whole)[: 2 if REHEARSAL else None])
+        return list(_paired(1, whole=whole)[: 2 if REHEARSAL else None])
     tiles_for = _few_tokens if group <= 64 else _many_tokens
     tiles = tiles_for(task.weight_format, group, whole=whole)
+    if task.weight_format == "int4" and group <= _PAIRED_TOKENS:
+        tiles = _paired(group, whole=whole)
     return list(tiles[:2] if REHEARSAL else tiles)
 
 
@@ -93,30 +98,31 @@ def _vectors(weight_format: Format) -> tuple[VectorTile, ...]:
 
 def _few_tokens(weight_format: Format, group: int, *, whole: bool) -> tuple[Tile, ...]:
     """Return small blocks; `whole` excludes splits."""
+    int4 = weight_format == "int4"
     widths = (16,) if group <= 8 else (16, 32) if group <= 24 else (32, 64)
-    depths = (128,) if weight_format == "int4" else (64, 128) if weight_format == "bf16" else (128, 256)
-    splits = (1,) if whole else (1, 2, 4, 8) if group <= 8 else (1, 2, 4)
+    depths = (128, 256) if int4 else (64, 128) if weight_format == "bf16" else (128, 256)
+    splits = (1,) if whole else (1, 2, 4, 8) if group <= 8 else (1, 2) if int4 else (1, 2, 4)
     return tuple(
         Tile(rows, width, depth, parts, warps, stages)
-        for rows, warps in ((64, 4), (128, 4), (128, 8))
+        for rows, warps in ((64, 4), (128, 4), (128, 8), *(((64, 2),) if int4 else ()))
         for width in widths
         for depth in depths
         for parts in splits
-        for stages in ((3, 5) if parts > 1 else (3, 4, 6))
-        if not (warps == 4 and rows == 128 and width > 32)
+        for stages in ((3, 4) if int4 else (3, 5) if parts > 1 else (3, 4, 6))
+        if not (warps == 4 and rows == 128 and width > 32) and not (int4 and depth == 256 and warps > 2)
     )
 
 
-def _tiny(*, whole: bool) -> tuple[Tile, ...]:
-    """Return blocks for 8 tokens, which the older matrix instructions multiply, and the smallest that Hopper's do."""
-    blocks = [(64, 4), (64, 2), (32, 2), (32, 1), (128, 8)] + ([(128, 4)] if whole else [])
-    steps = ((128, 4), (256, 3), (128, 6)) if not whole else ((128, 3), (128, 4), (128, 6), (256, 3), (256, 4))
-    shapes = [(rows, warps, 8, *step) for rows, warps in blocks for step in steps]
-    shapes += [(64, 4, 16, 128, 6), (64, 4, 16, 128, 3), (64, 4, 16, 256, 3)]
+def _paired(group: int, *, whole: bool) -> tuple[Tile, ...]:
+    """Return blocks of int4 for up to 16 tokens in two halves, see `paired_products`: 16 rows of each for a warp."""
+    widths = (8,) if group <= 1 else (8, 16)
+    steps = ((256, 3), (256, 4), (512, 2), (512, 3))
     return tuple(
-        Tile(rows, tokens, depth, parts, warps, stages)
-        for parts in ((1,) if whole else (4, 8))
-        for rows, warps, tokens, depth, stages in shapes
+        Tile(32 * warps, width, depth, parts, warps, stages)
+        for width in widths
+        for parts in ((1,) if whole else (4, 8) if group <= 1 else (1, 2, 4))
+        for warps in ((1, 2, 4) if width == 8 else (1, 2))
+        for depth, stages in steps
     )
 
 
@@ -142,6 +148,15 @@ def _many_tokens(weight_format: Format, group: int, *, whole: bool) -> tuple[Til
             (128, 256, shallow, 16, 4),
             (128, 128, deep, 8, 3),
         ]
+    elif weight_format == "int4":
+        tiles = [
+            (128, 256, deep, 8, 3),
+            (128, 256, deep, 8, 2),
+            (128, 128, deep, 8, 3),
+            (128, 128, deep, 8, 4),
+            (64, 128, deep, 4, 3),
+            (256, 128, deep, 8, 3),
+        ]
     else:
         tiles = [
             (128, 128, deep, 8, 3),
@@ -152,7 +167,7 @@ def _many_tokens(weight_format: Format, group: int, *, whole: bool) -> tuple[Til
             (64, 256, deep, 8, 3),
             (128, 64, deep, 4, 4),
             (256, 64, deep, 8, 3),
+            (128, 128, 256, 8, 3),
+            (128, 256, shallow, 16, 4),
         ]
-        if weight_format == "fp8":
-            tiles += [(128, 128, 256, 8, 3), (128, 256, shallow, 16, 4)]
     return tuple(Tile(r, t, depth, 1, warps, stages) for r, t, depth, warps, stages in tiles)

@@ -98,9 +98,9 @@ def test_a_profile_that_does_not_sum_to_its_step_fails(monkeypatch: pytest.Monke
 def test_the_floor_follows_the_experts_that_are_touched(monkeypatch: pytest.MonkeyPatch) -> None:
     floor = benchmark("hopper_model", monkeypatch)._floor
     cache = 4096 * 4096 * 48  # bytes of a sequence
-    assert floor("int4", 1, 1.0) == pytest.approx(9.9e9 + cache, rel=0.01)
-    assert floor("fp8", 64, 15.74) == pytest.approx(106e9 + 64 * cache, rel=0.01)
-    assert floor("int4", 64, 15.74) - floor("int4", 64, 14.74) == pytest.approx(48 * 125.8e6 * 4.125 / 8)
+    assert floor("int4", 4096, 1.0) == pytest.approx(9.9e9 + cache, rel=0.01)
+    assert floor("fp8", 64 * 4096, 15.74) == pytest.approx(106e9 + 64 * cache, rel=0.01)
+    assert floor("int4", 64 * 4096, 15.74) - floor("int4", 64 * 4096, 14.74) == pytest.approx(48 * 125.8e6 * 4.125 / 8)
 
 
 @pytest.mark.parametrize(

@@ -178,3 +178,23 @@ def test_qkv_epilogue_refuses_columns_that_do_not_make_the_heads() -> None:
         qkv_epilogue(
             activations(1, 13 * DIM), plan(1, rope=False, norm=False, scale=False), cache(1, 8), torch.tensor([8])
         )
+
+
+@pytest.mark.parametrize("least", [1, 2, 5])
+@pytest.mark.parametrize("splits", [1, 3, 8])
+def test_decode_attention_of_splits_with_several_blocks_each(splits: int, least: int) -> None:
+    contexts = [1, 16, 17, 95, 96, 160]
+    layer = cache(sum(-(-context // 32) for context in contexts), 32)
+    batch = layout([(1, context) for context in contexts], 32)
+    table = batch.tables["global"]
+    for pages, context in zip(table.pages, contexts, strict=True):
+        pages[-(-context // 32) :] = 1 << 40  # entries behind a sequence's pages are never used
+    queries = activations(len(contexts), 4, DIM)
+    out = torch.full((len(contexts), 4 * DIM), math.nan, dtype=torch.bfloat16)
+
+    attention_decode(queries, layer, batch.starts, table, DecodeTile(splits, 16, 4, 1, least), out)
+
+    clean = layout([(1, context) for context in contexts], 32)
+    clean.tables["global"].pages.copy_(table.pages.where(table.pages < 1 << 40, 0))
+    expected = ReferenceOps().attention(queries.double(), wide(layer), clean)
+    assert error(out, expected) < ROUNDED

@@ -8,6 +8,7 @@ from llama4_local.ops.kernels.activations import quantize_rows
 from llama4_local.ops.kernels.linear import linear
 from llama4_local.ops.kernels.tiles import Format
 from llama4_local.ops.reference import quantized as reference
+from llama4_local.weights.quantized import Int4Matrix
 from llama4sdk.errors import InvalidRequest
 
 
@@ -50,6 +51,35 @@ def test_linear_steps_cover_several_int4_groups(group: int, inputs: int, splits:
     weight, x = matrix("int4", 64, inputs // group * group, group=group), activations(9, inputs // group * group)
     parts = linear(x, weight, tile(splits=splits)._replace(tokens=8, depth=128), dtype=torch.float32)
     assert error(parts.reshape(-1, 9, 64).sum(0), x.double() @ exact(weight).t()) < WHOLE
+
+
+@pytest.mark.parametrize("splits", [1, 3, 5])
+@pytest.mark.parametrize(("tokens", "warps"), [(8, 1), (8, 4), (16, 2)])
+def test_int4_in_halves_for_few_tokens(tokens: int, warps: int, splits: int) -> None:
+    weight, x = matrix("int4", 100, 512), activations(19, 512)  # with 5 splits of 4 steps the last has none
+    config = tile(splits=splits)._replace(tokens=tokens, depth=128, warps=warps)
+    parts = linear(x, weight, config, dtype=torch.float32)
+    assert error(parts.reshape(-1, 19, 100).sum(0), x.double() @ exact(weight).t()) < WHOLE
+
+
+@pytest.mark.parametrize("tokens", [8, 64])
+def test_int4_groups_with_a_scale_of_zero_add_nothing(tokens: int) -> None:
+    weight, x = matrix("int4", 64, 512), activations(9, 512)
+    assert isinstance(weight, Int4Matrix)
+    scales = weight.scales.clone()
+    scales[0], scales[3:5], scales[-1] = 0, 0, 0
+    some_zero = Int4Matrix(weight.packed, scales)
+    got = linear(x, some_zero, tile()._replace(tokens=tokens, depth=128), dtype=torch.float32)
+    assert error(got, x.double() @ exact(some_zero).t()) < WHOLE
+
+
+def test_int4_scales_of_very_different_sizes_keep_their_sums() -> None:
+    weight, x = matrix("int4", 64, 512), activations(9, 512)
+    assert isinstance(weight, Int4Matrix)
+    spread = weight.scales * 2.0 ** torch.randint(-60, 60, weight.scales.shape)
+    wide = Int4Matrix(weight.packed, spread.to(torch.bfloat16))
+    got = linear(x, wide, tile()._replace(tokens=64, depth=128), dtype=torch.float32)
+    assert error(got, x.double() @ exact(wide).t()) < WHOLE
 
 
 @pytest.mark.parametrize("weight_format", FORMATS)

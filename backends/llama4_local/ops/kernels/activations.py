@@ -11,6 +11,7 @@ from torch import Tensor
 
 from llama4_local.ops.kernels.arithmetic import LARGEST, rounded
 from llama4_local.ops.kernels.launch import contiguous, launch, power_above
+from llama4_local.ops.kernels.overlap import release_next_kernel, wait_for_inputs
 from llama4_local.weights.quantized import LEAST_SCALE
 
 
@@ -24,6 +25,7 @@ def _quantize_rows_kernel(
     SIZE: tl.constexpr,
     WIDTH: tl.constexpr,
 ):
+    wait_for_inputs()
     row = tl.program_id(0).to(tl.int64)
     column = tl.arange(0, WIDTH)
     mask = column < SIZE
@@ -32,6 +34,7 @@ def _quantize_rows_kernel(
     if BOUND is not None:
         magnitude = tl.minimum(magnitude, BOUND)
     scale = tl.maximum(magnitude / LARGEST, LEAST)
+    release_next_kernel()
     tl.store(scales + row, scale)
     tl.store(out + row * SIZE + column, rounded(value / scale, tl.float8e4nv), mask=mask)
 

@@ -34,7 +34,7 @@ def dot(a, b, total):
 
 # Two 16-bit words at a time: each of their four nibbles becomes mantissa bits of a bf16 with the exponent of 128, in
 # pairs. The same as operations on single words takes twice as many instructions.
-NIBBLES = tl.constexpr("""{
+RAISED_NIBBLES = tl.constexpr("""{
 .reg .b32 second, third, fourth, base;
 shr.u32 second, $4, 4;
 shr.u32 third, $4, 8;
@@ -44,26 +44,35 @@ lop3.b32 $0, $4, 0x000F000F, 0x43004300, 0xEA;
 lop3.b32 $1, second, 0x000F000F, 0x43004300, 0xEA;
 lop3.b32 $2, third, 0x000F000F, 0x43004300, 0xEA;
 lop3.b32 $3, fourth, 0x000F000F, 0x43004300, 0xEA;
-sub.rn.bf16x2 $0, $0, base;
+}""")
+NIBBLES = tl.constexpr(
+    RAISED_NIBBLES.value.removesuffix("}")
+    + """sub.rn.bf16x2 $0, $0, base;
 sub.rn.bf16x2 $1, $1, base;
 sub.rn.bf16x2 $2, $2, base;
 sub.rn.bf16x2 $3, $3, base;
-}""")
+}"""
+)
+
+OFFSET = tl.constexpr(136.0)  # 128 for the bits that make a nibble a number, 8 for the middle of its range
 
 
 @triton.jit
-def nibbles(words):
+def nibbles(words, RAISED: tl.constexpr = False):
     """Return the four nibbles of 16-bit words, lowest first, minus 8, ready for `dot`: exact in bf16.
 
-    A nibble q in the mantissa of 128 makes 128 + q; subtracting 136 leaves q - 8. The interpreter has no inline
-    assembly and unpacks one nibble at a time.
+    A nibble q in the mantissa of 128 makes 128 + q; subtracting 136 leaves q - 8. With RAISED it is not subtracted: the
+    caller takes 136 times the sum of the other operand off the product. The interpreter has no inline assembly and
+    unpacks one nibble at a time.
     """
     if INTERPRETED:
         first, second = less_8(words & 0xF), less_8((words >> 4) & 0xF)
         third, fourth = less_8((words >> 8) & 0xF), less_8(words >> 12)
+        if RAISED:
+            first, second, third, fourth = first + OFFSET, second + OFFSET, third + OFFSET, fourth + OFFSET
     else:
         first, second, third, fourth = tl.inline_asm_elementwise(
-            NIBBLES,
+            RAISED_NIBBLES if RAISED else NIBBLES,
             "=&r,=&r,=&r,=&r,r",
             [words],
             dtype=(tl.bfloat16, tl.bfloat16, tl.bfloat16, tl.bfloat16),
@@ -82,7 +91,7 @@ def halves(packed):
 @triton.jit
 def less_8(nibble):
     """Return integers from 0 to 15 minus 8, ready for `dot`."""
-    return operand((nibble.to(tl.uint16) | 0x4300).to(tl.bfloat16, bitcast=True)) - 136.0
+    return operand((nibble.to(tl.uint16) | 0x4300).to(tl.bfloat16, bitcast=True)) - OFFSET
 
 
 LARGEST = tl.constexpr(448.0)  # of e4m3

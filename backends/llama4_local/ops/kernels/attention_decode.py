@@ -5,6 +5,9 @@
 Keys are the left operand of the first product and values, transposed, of the second: the few query heads that share
 a key head are the matrix units' narrow side, which need not be full. The splits of a sequence depend on its own
 length only, and are merged in their order.
+
+Where a page holds a whole block of keys, the block's page number is one scalar, loaded one block ahead: keys and values
+of later blocks are then in flight while one is multiplied, since their addresses wait for no load.
 """
 
 from __future__ import annotations
@@ -18,8 +21,8 @@ from torch import Tensor
 
 from llama4_local.ops.kernels.arithmetic import dot, rounded
 from llama4_local.ops.kernels.launch import launch, power_above
+from llama4_local.ops.kernels.overlap import release_next_kernel, wait_for_inputs
 from llama4_local.ops.kernels.paged_cache import LOG2E, paged_cache
-from llama4_local.ops.kernels.products import share
 
 if TYPE_CHECKING:
     from llama4_local.cache.kv_cache import LayerCache
@@ -41,6 +44,18 @@ class _Partials(NamedTuple):
     weights: Tensor
 
 
+@triton.jit
+def _blocks_of_a_split(context, TILE: tl.constexpr):
+    """Return how many blocks of keys a split attends to: at least `TILE.least`, so that a short context has few."""
+    blocks = (context + TILE.keys - 1) // TILE.keys
+    return tl.maximum((blocks + TILE.splits - 1) // TILE.splits, TILE.least)
+
+
+@triton.jit
+def _page(table, block, KEYS: tl.constexpr, PAGE: tl.constexpr):
+    return tl.load(table + block // (PAGE // KEYS))
+
+
 @triton.jit(do_not_specialize=["segments", "width"])
 def _attention_decode_kernel(
     queries,  # [tokens, HEADS, DIM]
@@ -56,6 +71,7 @@ def _attention_decode_kernel(
     COLUMNS: tl.constexpr,
     TILE: tl.constexpr,
 ):
+    wait_for_inputs()
     KEYS: tl.constexpr = TILE.keys
     SPLITS: tl.constexpr = TILE.splits
     segment = tl.program_id(0)
@@ -65,23 +81,34 @@ def _attention_decode_kernel(
     context = tl.load(cache.contexts + segment).to(tl.int32)
     if tl.load(cache.starts + segment + 1) - row != 1:
         return
+    each = _blocks_of_a_split(context, TILE)
+    first = split * each
+    last = tl.minimum(first + each, (context + KEYS - 1) // KEYS)
+    if first >= last:
+        return
     GROUP: tl.constexpr = HEADS // KV_HEADS
     column = tl.arange(0, COLUMNS)
     head = kv_head * GROUP + column
     own = column < GROUP
     d = tl.arange(0, DIM)
     query = tl.load(queries + row * (HEADS * DIM) + head[None, :] * DIM + d[:, None], mask=own[None, :], other=0.0)
-    first, last = share((context + KEYS - 1) // KEYS, split, SPLITS)
     table = cache.pages + segment.to(tl.int64) * width
     k = tl.arange(0, KEYS)
+    WHOLE: tl.constexpr = PAGE % KEYS == 0
+    if WHOLE:
+        page = _page(table, first, KEYS, PAGE)
     best = tl.full((COLUMNS,), float("-inf"), tl.float32)
     weight = tl.zeros((COLUMNS,), tl.float32)
     total = tl.zeros((DIM, COLUMNS), tl.float32)
     for block in range(first, last):
         at = block * KEYS + k
         mask = at < context
-        page = tl.load(table + at // PAGE, mask=mask, other=0)
-        slot = (page * PAGE + at % PAGE) * (KV_HEADS * DIM) + kv_head * DIM
+        if WHOLE:
+            slot = page * PAGE + (block * KEYS) % PAGE + k
+            page = _page(table, tl.minimum(block + 1, last - 1), KEYS, PAGE)
+        else:
+            slot = tl.load(table + at // PAGE, mask=mask, other=0) * PAGE + at % PAGE
+        slot = slot * (KV_HEADS * DIM) + kv_head * DIM
         key = tl.load(cache.keys + slot[:, None] + d[None, :], mask=mask[:, None], other=0.0).to(query.dtype)
         value = tl.load(cache.cached_values + slot[None, :] + d[:, None], mask=mask[None, :], other=0.0).to(query.dtype)
         score = dot(key, query, tl.zeros((KEYS, COLUMNS), tl.float32)) * scale
@@ -92,6 +119,7 @@ def _attention_decode_kernel(
         weight = weight * fade + tl.sum(probability, 0)
         total = dot(value, rounded(probability, query.dtype), total * fade[None, :])
         best = top
+    release_next_kernel()
     place = (segment * SPLITS + split) * HEADS + head
     tl.store(partials.tops + place, best, mask=own)
     tl.store(partials.weights + place, weight, mask=own)
@@ -101,20 +129,25 @@ def _attention_decode_kernel(
 @triton.jit
 def _attention_merge_kernel(
     partials,  # `_Partials`
-    starts,  # [segments + 1], int64
+    cache,  # `PagedCache`
     out,  # [tokens, HEADS·DIM]
     HEADS: tl.constexpr,
     DIM: tl.constexpr,
-    SPLITS: tl.constexpr,
     WIDTH: tl.constexpr,
+    TILE: tl.constexpr,
 ):
+    wait_for_inputs()
     segment = tl.program_id(0)
     head = tl.program_id(1)
-    row = tl.load(starts + segment)
-    if tl.load(starts + segment + 1) - row != 1:
+    row = tl.load(cache.starts + segment)
+    if tl.load(cache.starts + segment + 1) - row != 1:
         return
+    KEYS: tl.constexpr = TILE.keys
+    SPLITS: tl.constexpr = TILE.splits
+    context = tl.load(cache.contexts + segment).to(tl.int32)
+    each = _blocks_of_a_split(context, TILE)
     split = tl.arange(0, WIDTH)
-    mask = split < SPLITS
+    mask = split * each < (context + KEYS - 1) // KEYS
     d = tl.arange(0, DIM)
     place = (segment * SPLITS + split) * HEADS + head
     top = tl.load(partials.tops + place, mask=mask, other=float("-inf"))
@@ -122,6 +155,7 @@ def _attention_merge_kernel(
     parts = tl.load(partials.sums + place.to(tl.int64)[:, None] * DIM + d[None, :], mask=mask[:, None], other=0.0)
     fade = tl.exp2(top - tl.max(top, 0))
     total = tl.sum(parts * fade[:, None], 0) / tl.sum(weight * fade, 0)
+    release_next_kernel()
     tl.store(out + row * (HEADS * DIM) + head * DIM + d, rounded(total, out.dtype.element_ty))
 
 
@@ -151,5 +185,5 @@ def attention_decode(
         COLUMNS=max(16, power_above(heads // kv_heads)), TILE=tile,
     )  # fmt: skip
     launch(_attention_merge_kernel, (segments, heads))(
-        partials, starts, out, HEADS=heads, DIM=dim, SPLITS=tile.splits, WIDTH=power_above(tile.splits)
+        partials, cache, out, HEADS=heads, DIM=dim, WIDTH=power_above(tile.splits), TILE=tile
     )

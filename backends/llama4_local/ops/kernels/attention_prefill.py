@@ -12,6 +12,7 @@ import triton.language as tl
 from llama4_local.ops.kernels.arithmetic import dot, rounded
 from llama4_local.ops.kernels.groups import locate
 from llama4_local.ops.kernels.launch import ceil_div, launch, power_above
+from llama4_local.ops.kernels.overlap import release_next_kernel, wait_for_inputs
 from llama4_local.ops.kernels.paged_cache import LOG2E, paged_cache
 
 if TYPE_CHECKING:
@@ -27,7 +28,9 @@ def _attended(
     query,  # [queries, DIM]
     cache,  # `PagedCache`
     table,  # pages of the sequence
+    page,  # of the block, where one page holds all of it
     first,  # first key of the block
+    reach,  # key after the last one that any query attends to
     positions,  # [queries]
     context,
     kv_head,
@@ -41,13 +44,17 @@ def _attended(
     KEYS: tl.constexpr,
     WHOLE: tl.constexpr,
 ):
-    """Return (best, weight, total) after one more block of keys; WHOLE: every query attends to all of it."""
+    """Return (best, weight, total) after one more block of keys, and the next block's page.
+
+    WHOLE: every query attends to all of it.
+    """
     k = tl.arange(0, KEYS)
     d = tl.arange(0, DIM)
     at = first + k
     mask = at < context
-    if PAGE % KEYS == 0:  # one page holds the whole block: its address is looked up once
-        slot = (tl.load(table + first // PAGE) * PAGE + first % PAGE) + k
+    if PAGE % KEYS == 0:  # loaded one block ahead: the addresses of keys and values wait for no load
+        slot = page * PAGE + first % PAGE + k
+        page = tl.load(table + tl.minimum(first + KEYS, reach - 1) // PAGE)
     else:
         slot = tl.load(table + at // PAGE, mask=mask, other=0) * PAGE + at % PAGE
     slot = slot * (KV_HEADS * DIM) + kv_head * DIM
@@ -65,7 +72,7 @@ def _attended(
     probability = tl.exp2(score * scale - top[:, None])  # one instruction before the power
     weight = weight * fade + tl.sum(probability, 1)
     total = dot(rounded(probability, query.dtype), value.to(query.dtype), total * fade[:, None])
-    return top, weight, total
+    return top, weight, total, page
 
 
 @triton.jit(do_not_specialize=["segments", "width"])
@@ -83,6 +90,7 @@ def _attention_prefill_kernel(
     SEGMENTS: tl.constexpr,
     TILE: tl.constexpr,
 ):
+    wait_for_inputs()
     QUERIES: tl.constexpr = TILE.queries
     KEYS: tl.constexpr = TILE.keys
     segment, row, end = locate(cache.starts, segments, tl.program_id(0), SEGMENTS, QUERIES)
@@ -107,16 +115,18 @@ def _attention_prefill_kernel(
     best = tl.full((QUERIES,), float("-inf"), tl.float32)
     weight = tl.zeros((QUERIES,), tl.float32)
     total = tl.zeros((QUERIES, DIM), tl.float32)
+    page = tl.load(table)
     for first in range(0, shared, KEYS):
-        best, weight, total = _attended(
-            query, cache, table, first, positions, context, kv_head, scale, best, weight, total,
+        best, weight, total, page = _attended(
+            query, cache, table, page, first, reach, positions, context, kv_head, scale, best, weight, total,
             KV_HEADS, DIM, PAGE, KEYS, True,
         )  # fmt: skip
     for first in range(shared, reach, KEYS):
-        best, weight, total = _attended(
-            query, cache, table, first, positions, context, kv_head, scale, best, weight, total,
+        best, weight, total, page = _attended(
+            query, cache, table, page, first, reach, positions, context, kv_head, scale, best, weight, total,
             KV_HEADS, DIM, PAGE, KEYS, False,
         )  # fmt: skip
+    release_next_kernel()
     total = total / weight[:, None]
     tl.store(out + place, rounded(total, out.dtype.element_ty), mask=row_mask[:, None])
 

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import triton
 import triton.language as tl
 
+from llama4_local.ops.kernels.overlap import wait_for_inputs
 from llama4_local.ops.kernels.softmax_weights import weights
 
 if TYPE_CHECKING:
@@ -55,6 +56,7 @@ def tally_kernel(
     BLOCK: tl.constexpr,
     BLOCKS: tl.constexpr,
 ):
+    wait_for_inputs()
     """Tally the weights of each block by their first digit, and sum all of them."""
     row = tl.program_id(0)
     block = tl.program_id(1)
@@ -87,6 +89,7 @@ def refine_kernel(
     BLOCK: tl.constexpr,
     BLOCKS: tl.constexpr,
 ):
+    wait_for_inputs()
     """Tally the weights that share the threshold's first digit by their second, where they are many."""
     row = tl.program_id(0)
     block = tl.program_id(1)

@@ -11,10 +11,10 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from llama4_local.ops.kernels.arithmetic import rounded
 from llama4_local.ops.kernels.groups import locate, strip
 from llama4_local.ops.kernels.launch import ceil_div, contiguous, launch, power_above, require
-from llama4_local.ops.kernels.products import expert_data, expert_scales, products, scaled_by_row, share
+from llama4_local.ops.kernels.overlap import wait_for_inputs
+from llama4_local.ops.kernels.products import expert_data, expert_scales, share, store_products
 from llama4_local.ops.kernels.weights import Scaled, per_expert
 
 if TYPE_CHECKING:
@@ -37,6 +37,7 @@ def _down_kernel(
     GROUPS: tl.constexpr,
     PRODUCT: tl.constexpr,
 ):
+    wait_for_inputs()
     ROWS: tl.constexpr = PRODUCT.rows
     TOKENS: tl.constexpr = PRODUCT.tokens
     SPLITS: tl.constexpr = PRODUCT.splits
@@ -51,16 +52,11 @@ def _down_kernel(
     scales = weights.scales
     if scales is not None:
         scales = expert_scales(scales, group, 1, OUT, IN, PRODUCT)
-    rows = row_tile * ROWS + tl.arange(0, ROWS)
-    row_mask = rows < OUT
     first, last = share(tl.cdiv(IN, PRODUCT.depth), split, SPLITS)
-    total = products(data, scales, x.data, rows, row_mask, slots, token_mask, first, last, OUT, IN, PRODUCT)
-    if PRODUCT.format == "fp8":
-        total = scaled_by_row(total, scales, x.scales, rows, row_mask, slots, token_mask)
     tokens = tl.load(dispatch.order + slots, mask=token_mask, other=0)
     part = tl.where(group == groups - 1, SPLITS, 0) + split
-    places = out + (part * count + tokens).to(tl.int64)[None, :] * OUT + rows[:, None]
-    tl.store(places, rounded(total, out.dtype.element_ty), mask=row_mask[:, None] & token_mask[None, :])
+    targets = out + (part * count + tokens).to(tl.int64) * OUT
+    store_products(data, scales, x, row_tile * ROWS, slots, token_mask, first, last, OUT, IN, targets, PRODUCT)
 
 
 def down(x: Tensor, weight: Matrix, tile: Tile, dispatch: Dispatch, *, x_scales: Tensor | None = None) -> Tensor:

@@ -14,7 +14,14 @@ from torch import Tensor
 from llama4_local.ops.kernels.arithmetic import rounded
 from llama4_local.ops.kernels.groups import locate, strip
 from llama4_local.ops.kernels.launch import ceil_div, contiguous, launch, power_above, require
-from llama4_local.ops.kernels.products import expert_data, expert_scales, products, scaled_by_row
+from llama4_local.ops.kernels.overlap import release_next_kernel, wait_for_inputs
+from llama4_local.ops.kernels.products import (
+    expert_data,
+    expert_scales,
+    paired_products,
+    products,
+    scaled_by_row,
+)
 from llama4_local.ops.kernels.weights import Scaled, operands, per_expert
 
 if TYPE_CHECKING:
@@ -37,6 +44,7 @@ def _gate_up_kernel(
     GROUPS: tl.constexpr,
     PRODUCT: tl.constexpr,
 ):
+    wait_for_inputs()
     HALF: tl.constexpr = PRODUCT.rows // 2
     ROWS: tl.constexpr = PRODUCT.rows
     TOKENS: tl.constexpr = PRODUCT.tokens
@@ -58,18 +66,43 @@ def _gate_up_kernel(
         if scales is not None:
             scales = expert_scales(scales, group, 2, SIZE, IN, PRODUCT)
     # The upper half of a block is gate, the lower half is up, for the same outputs.
-    places = tl.arange(0, ROWS)
-    column = row_tile * HALF + places % HALF
-    rows = column + tl.where(places < HALF, 0, SIZE)
-    row_mask = column < SIZE
     steps = tl.cdiv(IN, PRODUCT.depth)
-    total = products(data, scales, x.data, rows, row_mask, tokens, token_mask, 0, steps, 2 * SIZE, IN, PRODUCT)
-    if PRODUCT.format == "fp8":
-        total = scaled_by_row(total, scales, x.scales, rows, row_mask, tokens, token_mask)
-    if dispatch is not None:
-        # The score multiplies the input; the products are linear in it, so that it may multiply them, in fp32.
-        total *= tl.load(dispatch.scores + slots, mask=token_mask, other=0.0)[None, :]
-    gate, up = tl.split(tl.permute(tl.reshape(total, (2, HALF, TOKENS)), (1, 2, 0)))
+    if PRODUCT.paired:
+        outputs = row_tile * HALF + tl.arange(0, HALF)
+        real = outputs < SIZE
+        gate, up = paired_products(
+            data,
+            scales,
+            x.data,
+            outputs,
+            outputs + SIZE,
+            real,
+            real,
+            tokens,
+            token_mask,
+            0,
+            steps,
+            2 * SIZE,
+            IN,
+            PRODUCT,
+        )
+        if dispatch is not None:
+            score = tl.load(dispatch.scores + slots, mask=token_mask, other=0.0)[None, :]
+            gate *= score
+            up *= score
+    else:
+        places = tl.arange(0, ROWS)
+        column = row_tile * HALF + places % HALF
+        rows = column + tl.where(places < HALF, 0, SIZE)
+        row_mask = column < SIZE
+        total = products(data, scales, x.data, rows, row_mask, tokens, token_mask, 0, steps, 2 * SIZE, IN, PRODUCT)
+        if PRODUCT.format == "fp8":
+            total = scaled_by_row(total, scales, x.scales, rows, row_mask, tokens, token_mask)
+        if dispatch is not None:
+            # The score multiplies the input; the products are linear in it, so that it may multiply them, in fp32.
+            total *= tl.load(dispatch.scores + slots, mask=token_mask, other=0.0)[None, :]
+        gate, up = tl.split(tl.permute(tl.reshape(total, (2, HALF, TOKENS)), (1, 2, 0)))
+    release_next_kernel()
     value = gate / (1.0 + tl.exp(-gate)) * up
     columns = row_tile * HALF + tl.arange(0, HALF)
     targets = out + slots[None, :] * SIZE + columns[:, None]

@@ -15,8 +15,9 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from llama4_local.ops.kernels.arithmetic import rounded
+from llama4_local.ops.kernels.arithmetic import OFFSET, rounded
 from llama4_local.ops.kernels.launch import ceil_div, contiguous, launch, require
+from llama4_local.ops.kernels.overlap import release_next_kernel, wait_for_inputs
 from llama4_local.ops.kernels.products import share
 from llama4_local.ops.kernels.weights import Operands, Scaled, operands, per_expert
 
@@ -26,9 +27,6 @@ if TYPE_CHECKING:
     from llama4_local.weights.quantized import Matrix
 
 UNROLL = tl.constexpr(4)  # steps whose loads are in flight together
-
-
-OFFSET = tl.constexpr(136.0)  # 128 for the bits that make a nibble a number, 8 for the middle of its range
 
 
 @triton.jit
@@ -154,6 +152,7 @@ def _gemv_kernel(
     PAIR: tl.constexpr,
     PRODUCT: tl.constexpr,
 ):
+    wait_for_inputs()
     ROWS: tl.constexpr = PRODUCT.rows
     SPLITS: tl.constexpr = PRODUCT.splits
     INT4: tl.constexpr = PRODUCT.format == "int4"
@@ -184,6 +183,7 @@ def _gemv_kernel(
         value = _int4_sums(data, scales, x, rows, row_mask, first, last, OUT, IN, PRODUCT)
     else:
         value = _sums(data, scales, x, rows, row_mask, first, last, IN, PRODUCT)
+    release_next_kernel()
     if PAIR:
         value, up = tl.split(tl.permute(tl.reshape(value, (2, HALF)), (1, 0)))
         if routing is not None:

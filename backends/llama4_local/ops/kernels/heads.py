@@ -13,6 +13,7 @@ from torch import Tensor
 
 from llama4_local.ops.kernels.arithmetic import rounded
 from llama4_local.ops.kernels.launch import ceil_div, contiguous, launch, require
+from llama4_local.ops.kernels.overlap import release_next_kernel, wait_for_inputs
 
 if TYPE_CHECKING:
     from llama4_local.cache.kv_cache import LayerCache
@@ -39,6 +40,7 @@ def _heads_kernel(
     NORM: tl.constexpr,
     BLOCK: tl.constexpr,
 ):
+    wait_for_inputs()
     token = tl.program_id(0)
     QUERY_BLOCKS: tl.constexpr = (HEADS + BLOCK - 1) // BLOCK
     KV_BLOCKS: tl.constexpr = (KV_HEADS + BLOCK - 1) // BLOCK
@@ -55,6 +57,7 @@ def _heads_kernel(
     x = tl.load(source, mask=mask, other=0.0).to(tl.float32)
     for part in tl.static_range(1, PARTS):
         x += tl.load(source + (part * count).to(tl.int64) * WIDTH, mask=mask, other=0.0).to(tl.float32)
+    release_next_kernel()
     slot = tl.load(slots + token) * (KV_HEADS * DIM)
     cached = slot + (head * DIM)[:, None] + d[None, :]
     if is_value:

@@ -52,6 +52,9 @@ class Launch:
         return str(self.kernel.__name__).strip("_").removesuffix("_kernel")
 
 
+# Products may be fused with additions; a kernel is placed while the one before it runs, see `overlap.py`.
+OPTIONS: Mapping[str, bool] = {"enable_fp_fusion": True, "launch_pdl": True}
+
 _recorder: ContextVar[list[Launch] | None] = ContextVar("recorder", default=None)
 
 
@@ -77,7 +80,7 @@ def launch(
     def start(*arguments: Argument, **constants: Constant) -> None:
         recorder = _recorder.get()
         if recorder is None:
-            kernel[grid](*arguments, **constants, num_warps=warps, num_stages=stages, enable_fp_fusion=True)
+            kernel[grid](*arguments, **constants, num_warps=warps, num_stages=stages, **OPTIONS)
             return
         x, y, z = (*grid, 1, 1)[:3]
         by_name = dict(zip(kernel.arg_names, arguments, strict=False))

@@ -11,10 +11,10 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from llama4_local.ops.kernels.arithmetic import rounded
 from llama4_local.ops.kernels.groups import strip
 from llama4_local.ops.kernels.launch import ceil_div, contiguous, launch, require
-from llama4_local.ops.kernels.products import products, scaled_by_row, share
+from llama4_local.ops.kernels.overlap import wait_for_inputs
+from llama4_local.ops.kernels.products import share, store_products
 from llama4_local.ops.kernels.weights import Scaled, operands
 
 if TYPE_CHECKING:
@@ -32,23 +32,19 @@ def _linear_kernel(
     IN,
     PRODUCT: tl.constexpr,
 ):
+    wait_for_inputs()
     ROWS: tl.constexpr = PRODUCT.rows
     TOKENS: tl.constexpr = PRODUCT.tokens
     SPLITS: tl.constexpr = PRODUCT.splits
     token_tile, row_tile = strip(tl.program_id(0), tl.cdiv(count, TOKENS), tl.cdiv(OUT, ROWS))
     tokens = token_tile * TOKENS + tl.arange(0, TOKENS)
-    rows = row_tile * ROWS + tl.arange(0, ROWS)
-    row_mask = rows < OUT
     split = tl.program_id(1)
     token_mask = tokens < count
     first, last = share(tl.cdiv(IN, PRODUCT.depth), split, SPLITS)
-    total = products(
-        weights.data, weights.scales, x.data, rows, row_mask, tokens, token_mask, first, last, OUT, IN, PRODUCT
+    targets = out + (split * count + tokens).to(tl.int64) * OUT
+    store_products(
+        weights.data, weights.scales, x, row_tile * ROWS, tokens, token_mask, first, last, OUT, IN, targets, PRODUCT
     )
-    if PRODUCT.format == "fp8":
-        total = scaled_by_row(total, weights.scales, x.scales, rows, row_mask, tokens, token_mask)
-    places = out + (split * count + tokens).to(tl.int64)[None, :] * OUT + rows[:, None]
-    tl.store(places, rounded(total, out.dtype.element_ty), mask=row_mask[:, None] & token_mask[None, :])
 
 
 def linear(

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from llama4_local.ops.kernels.arithmetic import rounded
 from llama4_local.ops.kernels.launch import contiguous, launch, power_above, require
+from llama4_local.ops.kernels.overlap import release_next_kernel, wait_for_inputs
 
 
 @triton.jit(do_not_specialize=["count"])
@@ -26,6 +27,7 @@ def _norm_kernel(
     WIDTH: tl.constexpr,
     PARTS: tl.constexpr,
 ):
+    wait_for_inputs()
     row = tl.program_id(0)
     column = tl.arange(0, WIDTH)
     mask = column < SIZE
@@ -39,6 +41,7 @@ def _norm_kernel(
         tl.store(total + place, stored, mask=mask)
         x = stored.to(tl.float32)
     scale = tl.rsqrt(tl.sum(x * x, 0) / SIZE + eps)
+    release_next_kernel()
     # Cast back before the weight, as the published network does.
     value = rounded(x * scale, normed.dtype.element_ty).to(tl.float32) * gain
     tl.store(normed + place, rounded(value, normed.dtype.element_ty), mask=mask)

@@ -12,6 +12,7 @@ import triton.language as tl
 from torch import Tensor
 
 from llama4_local.ops.kernels.launch import ceil_div, contiguous, launch, power_above, require
+from llama4_local.ops.kernels.overlap import release_next_kernel, wait_for_inputs
 
 _BLOCK = 64
 
@@ -49,9 +50,13 @@ class Dispatch(NamedTuple):
         return self.offsets.shape[0] - 1
 
     def most_tiles(self, tokens: int) -> int:
-        """Return an upper bound of the groups' tiles of so many tokens, for any routing."""
+        """Return the most tiles of so many tokens that any routing gives.
+
+        Each routed group that has tokens may leave up to `tokens` - 1 places of its last tile empty.
+        """
         slots = self.order.shape[0] // 2
-        return ceil_div(slots, tokens) + min(self.groups - 1, slots) + ceil_div(slots, tokens)
+        routed = (slots + min(self.groups - 1, slots) * (tokens - 1)) // tokens
+        return routed + ceil_div(slots, tokens)
 
 
 @triton.jit
@@ -99,6 +104,7 @@ def _route_and_dispatch_kernel(
     WIDTH: tl.constexpr,
     BLOCK: tl.constexpr,
 ):
+    wait_for_inputs()
     tokens = tl.arange(0, BLOCK)
     mask = tokens < count
     expert, score = _top_1(logits, tokens, mask, count, PARTS, EXPERTS, WIDTH)
@@ -106,6 +112,7 @@ def _route_and_dispatch_kernel(
     own = (expert[:, None] == e[None, :]) & mask[:, None]
     total = tl.sum(own.to(tl.int32), 0)
     ends = tl.cumsum(total, 0)
+    release_next_kernel()
     _store_offsets(dispatch.offsets, ends, e, count, EXPERTS)
     _store_slots(dispatch, tokens, mask, count, own, ends - total, score, BLOCK)
 
@@ -120,11 +127,13 @@ def _route_kernel(
     WIDTH: tl.constexpr,
     BLOCK: tl.constexpr,
 ):
+    wait_for_inputs()
     block = tl.program_id(0)
     tokens = block * BLOCK + tl.arange(0, BLOCK)
     mask = tokens < count
     e = tl.arange(0, WIDTH)
     expert, score = _top_1(logits, tokens, mask, count, PARTS, EXPERTS, WIDTH)
+    release_next_kernel()
     tl.store(routing.experts + tokens, expert, mask=mask)
     tl.store(routing.scores + tokens, score, mask=mask)
     own = (expert[:, None] == e[None, :]) & mask[:, None]
@@ -141,6 +150,7 @@ def _dispatch_kernel(
     WIDTH: tl.constexpr,
     BLOCK: tl.constexpr,
 ):
+    wait_for_inputs()
     block = tl.program_id(0)
     e = tl.arange(0, WIDTH)
     total = tl.zeros((WIDTH,), tl.int32)
@@ -150,6 +160,7 @@ def _dispatch_kernel(
         total += hits
         before += tl.where(other < block, hits, 0)
     ends = tl.cumsum(total, 0)
+    release_next_kernel()
     if block == 0:
         _store_offsets(dispatch.offsets, ends, e, count, EXPERTS)
     tokens = block * BLOCK + tl.arange(0, BLOCK)

@@ -16,6 +16,7 @@ import triton.language as tl
 from torch import Tensor
 
 from llama4_local.ops.kernels.launch import ceil_div, contiguous, launch, power_above, require
+from llama4_local.ops.kernels.overlap import wait_for_inputs
 from llama4_local.ops.kernels.softmax_weights import RowLogits, weights
 from llama4_local.ops.kernels.thresholds import thresholds
 
@@ -69,6 +70,7 @@ def _adjust_kernel(
     words,
     BLOCK: tl.constexpr,
 ):
+    wait_for_inputs()
     row = tl.program_id(0).to(tl.int64)
     token = tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
     mask = token < vocab
@@ -96,6 +98,7 @@ def _peaks_kernel(
     blocks,
     BLOCK: tl.constexpr,
 ):
+    wait_for_inputs()
     row = tl.program_id(0)
     block = tl.program_id(1)
     token = block * BLOCK + tl.arange(0, BLOCK)
@@ -116,6 +119,7 @@ def _mass_kernel(
     BLOCK: tl.constexpr,
     BLOCKS: tl.constexpr,
 ):
+    wait_for_inputs()
     row = tl.program_id(0)
     block = tl.program_id(1)
     token = block * BLOCK + tl.arange(0, BLOCK)
@@ -148,6 +152,7 @@ def _draw_kernel(
     BLOCK: tl.constexpr,
     BLOCKS: tl.constexpr,
 ):
+    wait_for_inputs()
     row = tl.program_id(0)
     b = tl.arange(0, BLOCKS)
     block_masses = tl.load(masses + row * blocks + b, mask=b < blocks, other=0.0)
@@ -172,6 +177,7 @@ def _draw_kernel(
 
 @triton.jit
 def _uniforms_kernel(seeds, steps, out):
+    wait_for_inputs()
     row = tl.program_id(0)
     seed = tl.load(seeds + row)
     step = tl.load(steps + row)

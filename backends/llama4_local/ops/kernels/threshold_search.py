@@ -8,6 +8,7 @@ import triton
 import triton.language as tl
 
 from llama4_local.ops.kernels.digit_tallies import ABOVE_ONE, DIGITS, FIRST, SECOND, threshold_aim, threshold_digit
+from llama4_local.ops.kernels.overlap import wait_for_inputs
 from llama4_local.ops.kernels.softmax_weights import weights
 
 
@@ -43,6 +44,7 @@ def gather_kernel(
     BLOCK: tl.constexpr,
     BLOCKS: tl.constexpr,
 ):
+    wait_for_inputs()
     """Store the candidates of each row contiguously."""
     row = tl.program_id(0)
     block = tl.program_id(1)
@@ -130,6 +132,7 @@ def settle_kernel(
     SPAN: tl.constexpr,
     BLOCKS: tl.constexpr,
 ):
+    wait_for_inputs()
     """Bisect the candidates of each row, and compute the mass that top_k keeps."""
     row = tl.program_id(0)
     aim = threshold_aim(ranks.top_k, p_mass, row, MASS)

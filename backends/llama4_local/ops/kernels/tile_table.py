@@ -84,8 +84,8 @@ FIXED_TILES: Mapping[tuple[Kernel, Format], Tile] = {
     ("down", "bf16"): Tile(64, 32, 64, 2, 4, 4),
 }
 
-PREFILL_TILE = AttentionTile(128, 64, 8, 2)
-FIXED_DECODE_TILE = DecodeTile(32, 64, 4, 2)
+PREFILL_TILE = AttentionTile(64, 64, 4, 3)
+FIXED_DECODE_TILE = DecodeTile(32, 64, 4, 3, 4)
 
 SplitTile = TypeVar("SplitTile", Tile, VectorTile)
 Entry = TypeVar("Entry")

@@ -84,16 +84,18 @@ class DecodeTile(NamedTuple):
     """Tile config of decode attention.
 
     Args:
-        splits: Parts of a sequence's keys (split-KV).
+        splits: Most parts of a sequence's keys (split-KV).
         keys: Keys of a step.
         warps: Warps per program.
         stages: Depth of the software pipeline.
+        least: Fewest steps of a part, where the sequence has so many; a short context has fewer parts.
     """
 
     splits: int
     keys: int
     warps: int
     stages: int
+    least: int = 1
 
 
 def format_of(weight: Matrix) -> Format:

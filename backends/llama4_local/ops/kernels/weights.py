@@ -38,6 +38,7 @@ class Product(NamedTuple):
         splits: Parts of the inputs (split-K).
         group: Inputs that share a scale, for int4; else 0.
         even: Whether `depth` divides the inputs, so that loads need no mask.
+        paired: Whether the block is computed as two halves, see `paired_products`: int4 off Hopper's matrix units.
     """
 
     format: Format
@@ -47,6 +48,7 @@ class Product(NamedTuple):
     splits: int
     group: int
     even: bool
+    paired: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,7 +92,9 @@ class Operands:
         """
         one_group = self.group and (tile.depth % self.group or self.inputs % tile.depth)
         depth = self.group if one_group else tile.depth
-        return Product(self.format, tile.rows, tile.tokens, depth, tile.splits, self.group, self.inputs % depth == 0)
+        paired = self.group >= 64 and not tile.matmul
+        even = self.inputs % depth == 0
+        return Product(self.format, tile.rows, tile.tokens, depth, tile.splits, self.group, even, paired)
 
     def vector_product(self, tile: VectorTile, splits: int) -> Product:
         """Return the compile-time parameters of a matrix-vector product; for int4 a step covers one group."""

@@ -14,6 +14,7 @@ from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
 from llama4_local.ops.kernels.aot.machine_code import MachineCode, inspect
+from llama4_local.ops.kernels.launch import OPTIONS
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -94,7 +95,7 @@ def compile_launch(launch: Launch) -> Compiled:
         dict(special.constants),
         {path: [["tt.divisibility", 16]] for path in special.aligned},
     )
-    options = {"num_warps": launch.warps, "num_stages": launch.stages, "enable_fp_fusion": True}
+    options = {"num_warps": launch.warps, "num_stages": launch.stages, **OPTIONS}
     compiled = triton.compile(source, target=_HOPPER, options=options)
     cubin = compiled.asm["cubin"]
     return Compiled(cubin, inspect(cubin, compiled.metadata.shared))

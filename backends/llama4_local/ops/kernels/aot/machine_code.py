@@ -77,7 +77,7 @@ def inspect(cubin: bytes, shared: int) -> MachineCode:
         shared: Bytes of shared memory that a launch asks for.
     """
     registers, stack = resources(cubin)
-    sass = _dump(cubin, "--dump-sass")
+    sass = dump(cubin, "--dump-sass")
 
     def count(pattern: str) -> int:
         return len(re.findall(pattern, sass))
@@ -95,14 +95,15 @@ def inspect(cubin: bytes, shared: int) -> MachineCode:
 
 def resources(cubin: bytes) -> tuple[int, int]:
     """Return a cubin's registers of a thread, and the bytes of its stack frame."""
-    usage = _dump(cubin, "--dump-resource-usage")
+    usage = dump(cubin, "--dump-resource-usage")
     match = re.search(r"REG:(\d+) STACK:(\d+)", usage)
     if match is None:
         raise MachineCodeError(f"cuobjdump printed no registers: {usage[:200]!r}")
     return int(match[1]), int(match[2])
 
 
-def _dump(cubin: bytes, section: str) -> str:
+def dump(cubin: bytes, section: str) -> str:
+    """Return what cuobjdump prints of a cubin for an option, such as `--dump-sass`."""
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "kernel.cubin"
         path.write_bytes(cubin)

@@ -1,0 +1,54 @@
+"""The longest loop of a kernel's machine code: its instructions, and how it waits."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+
+from llama4_local.ops.kernels.aot.machine_code import MachineCodeError, dump
+
+_INSTRUCTION = re.compile(r"\s*/\*([0-9a-f]{4,})\*/\s+(.*?) ;")
+_JUMP = re.compile(r"BRA(?:\.\w+)* .*?0x([0-9a-f]+)")
+
+
+@dataclass(frozen=True, slots=True)
+class MainLoop:
+    """The longest loop of a kernel.
+
+    Args:
+        instructions: Of one pass, for each warp.
+        copies_in_flight: Groups of copies to shared memory that may still be under way at the loop's wait for them;
+            0 where it awaits all, None where it has no such wait.
+        exchanges: Stores to shared memory, by which warps exchange registers.
+    """
+
+    instructions: int
+    copies_in_flight: int | None
+    exchanges: int
+
+
+def main_loop(cubin: bytes) -> MainLoop:
+    """Return the longest loop of a cubin.
+
+    Raises:
+        MachineCodeError: The kernel has no loop.
+    """
+    code = [
+        (int(match[1], 16), match[2])
+        for match in map(_INSTRUCTION.match, dump(cubin, "--dump-sass").splitlines())
+        if match
+    ]
+    places = {address: index for index, (address, _) in enumerate(code)}
+    bodies: list[list[str]] = []
+    for index, (address, text) in enumerate(code):
+        jump = _JUMP.search(text)
+        if jump and int(jump[1], 16) < address:
+            bodies.append([line for _, line in code[places[int(jump[1], 16)] : index + 1]])
+    if not bodies:
+        raise MachineCodeError("the kernel's machine code has no loop")
+    body = max(bodies, key=len)
+    waits = [
+        int(match[1], 16) for match in (re.search(r"DEPBAR\.LE SB0, 0x([0-9a-f]+)", line) for line in body) if match
+    ]
+    exchanges = sum(bool(re.search(r"\bSTS\b", line)) for line in body)
+    return MainLoop(len(body), min(waits) if waits else None, exchanges)
