@@ -148,10 +148,16 @@ class EngineLife(RuleBasedStateMachine):
         self.wait_for(talk)
         if talk.reader is not None or len(self.talks) >= 5:
             return
-        state = self.small.engine.session_store.read(talk)
+        copy = self.small.engine.session_store.read(talk, reader := object())
+        while copy.advance():
+            pass
+        self.small.engine.session_store.unpin(reader)
+        state = copy.state
         twin = Talk(list(talk.tokens), f"restored {len(self.asked)} {len(self.talks)}")
         try:
-            self.small.engine.restore(Prefix(tuple(twin.tokens), (), 0, twin.salt, twin), state)
+            back = self.small.engine.restore(Prefix(tuple(twin.tokens), (), 0, twin.salt, twin), state)
+            while back.advance():
+                pass
         except Overloaded:
             return
         self.talks.append(twin)

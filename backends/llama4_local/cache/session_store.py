@@ -9,6 +9,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+import torch
+
 from llama4_local.weights.e4m3 import words
 from llama4sdk.errors import InvalidRequest
 
@@ -19,6 +21,8 @@ if TYPE_CHECKING:
 
     from llama4_local.cache.kv_cache import KvCache
     from llama4_local.cache.prefix_cache import PrefixCache
+
+_PART_BYTES = 4 << 20  # of keys, and as many of values, that are copied between two steps
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,6 +36,42 @@ class SessionState:
 
     keys: Tensor
     values: Tensor
+
+
+class SessionCopy:
+    """A copy between pages and the host in small parts, each made between two steps, so that no step waits for it.
+
+    Args:
+        state: The tensors on the host.
+        pages: The pages, in the order of the tokens.
+        stored: Keys and values of the cache, [layers, pages, page_size, kv_heads, head_dim].
+        writes: Whether pages are written, else read.
+    """
+
+    def __init__(self, state: SessionState, pages: list[int], stored: tuple[Tensor, Tensor], *, writes: bool) -> None:
+        self.state = state
+        self._stored = stored
+        self._writes = writes
+        page_bytes = stored[0][0, 0].nbytes if stored[0].shape[0] else 1
+        count = max(1, _PART_BYTES // page_bytes)
+        self._parts = [
+            (layer, start, pages[start : start + count])
+            for layer in range(stored[0].shape[0])
+            for start in range(0, len(pages), count)
+        ]
+
+    def advance(self) -> bool:
+        """Copy the next part; return whether more are left."""
+        if self._parts:
+            layer, start, pages = self._parts.pop()
+            for host, stored in zip((self.state.keys, self.state.values), self._stored, strict=True):
+                size = stored.shape[2]
+                there = words(host)[layer, start * size : (start + len(pages)) * size].unflatten(0, (len(pages), size))
+                if self._writes:
+                    words(stored)[layer, pages] = there.to(stored.device)
+                else:
+                    there.copy_(words(stored)[layer, pages])
+        return bool(self._parts)
 
 
 class SessionStore:
@@ -74,19 +114,27 @@ class SessionStore:
         """Release the pages of a key."""
         self._prefixes.unpin(self._pinned.pop(key, []))
 
-    def read(self, key: object) -> SessionState:
-        """Return the keys and values of a key, up to the last chunk edge (without chunks: the last full page)."""
-        pages = self._pinned.get(key, [])
+    def read(self, key: object, reader: object) -> SessionCopy:
+        """Return the copy of a key's pages to the host, up to the last chunk edge (without chunks: the last full page).
+
+        Args:
+            key: The session.
+            reader: A key of its own under which the pages are pinned meanwhile, whatever becomes of the session.
+        """
         shape = self._cache.shape
         per_edge = 1 if shape.chunk is None else shape.chunk // shape.page_size
+        pages = self._pinned.get(key, [])
         pages = pages[: len(pages) // per_edge * per_edge]
+        stored = self._cache.storage["global"]
         keys, values = (
-            words(tensor)[:, pages].flatten(1, 2).cpu().view(tensor.dtype) for tensor in self._cache.storage["global"]
+            torch.empty((of.shape[0], len(pages) * shape.page_size, *of.shape[3:]), dtype=of.dtype) for of in stored
         )
-        return SessionState(keys, values)
+        self._prefixes.share(pages)
+        self._pinned[reader] = pages
+        return SessionCopy(SessionState(keys, values), pages, stored, writes=False)
 
-    def write(self, key: object, hashes: Sequence[bytes], state: SessionState) -> None:
-        """Write keys and values into pages of their own, pinned under a key.
+    def write(self, key: object, hashes: Sequence[bytes], state: SessionState) -> SessionCopy:
+        """Return the copy of keys and values into pages of their own, pinned under a key.
 
         Raises:
             InvalidRequest: The state does not fit the cache's layers or dtype.
@@ -102,5 +150,4 @@ class SessionStore:
                 )
         pages = self._prefixes.adopt(hashes)
         self._pinned[key] = pages
-        for tensor, stored in zip((state.keys, state.values), self._cache.storage["global"], strict=True):
-            words(stored)[:, pages] = words(tensor).unflatten(1, (len(hashes), shape.page_size)).to(stored.device)
+        return SessionCopy(state, pages, self._cache.storage["global"], writes=True)

@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
     from llama4_local.cache.page_table import CacheShape, PageCopy
-    from llama4_local.cache.session_store import SessionState
+    from llama4_local.cache.session_store import SessionCopy, SessionState
     from llama4_local.decoding.detokenizer import Decodes
     from llama4_local.engine.cuda_graphs import Capture
     from llama4_local.engine.mailbox import Outbox
@@ -164,8 +164,8 @@ class Engine:
         """End what runs beside it; requests must have ended before."""
         self._runner.close()
 
-    def restore(self, prefix: Prefix, session: SessionState) -> None:
-        """Write a session's keys and values back into the cache, under the hashes of the prefix's pages.
+    def restore(self, prefix: Prefix, session: SessionState) -> SessionCopy:
+        """Return the copy of a session's keys and values back into the cache, under the hashes of the prefix's pages.
 
         Raises:
             InvalidRequest: They do not fit this model's cache.
@@ -174,7 +174,7 @@ class Engine:
         images = ImageFeatures(self._model, prefix.token_ids, prefix.tiles) if prefix.tiles else None
         page_hashes = self._page_hashes(prefix, images)
         page_hashes.cover(prefix.token_ids, session.keys.shape[1])
-        self.session_store.write(prefix.session_key, page_hashes.hashes, session)
+        return self.session_store.write(prefix.session_key, page_hashes.hashes, session)
 
     def fail(self, error: Callable[[], LlamaError]) -> None:
         """End every request, each with an error of its own."""

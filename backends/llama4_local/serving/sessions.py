@@ -21,8 +21,9 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable
     from contextlib import AbstractAsyncContextManager
 
-    from llama4_local.cache.session_store import SessionState
+    from llama4_local.cache.session_store import SessionCopy, SessionState
     from llama4_local.engine.request import EngineRequest
+    from llama4_local.serving.engine_thread import EngineThread
     from llama4_local.serving.readiness import ServedModel
     from llama4_local.serving.session_file import SavedSession
     from llama4sdk.backend import Capabilities
@@ -137,7 +138,13 @@ class Session:
         """
         self.check_free()
         engine_thread, served = self._host.running()
-        state = await engine_thread.ask(lambda engine: engine.session_store.read(self.key))
+        reader = object()
+        try:
+            copy = await engine_thread.ask(lambda engine: engine.session_store.read(self.key, reader))
+            await _complete(engine_thread, copy)
+        finally:
+            engine_thread.post(lambda engine: engine.session_store.unpin(reader))
+        state = copy.state
         await to_thread.run_sync(_write, Path(path), self._host.folder, self._turns, state, served)
 
     async def aclose(self) -> None:
@@ -244,11 +251,19 @@ async def restore(host: SessionHost, path: str | os.PathLike[str]) -> Session:
     # A salt of its own: keys and values from a file must not reach other requests.
     session = Session(host, turns, f"restored {token_hex(16)}")
     try:
-        await engine_thread.ask(lambda engine: engine.restore(session.prefix, saved.state))
+        await _complete(
+            engine_thread, await engine_thread.ask(lambda engine: engine.restore(session.prefix, saved.state))
+        )
     except BaseException:
         await session.aclose()
         raise
     return session
+
+
+async def _complete(engine_thread: EngineThread, copy: SessionCopy) -> None:
+    """Copy part by part, so that the engine's steps go on meanwhile."""
+    while await engine_thread.ask(lambda _: copy.advance()):
+        pass
 
 
 def _write(path: Path, folder: Path, turns: Turns, state: SessionState, served: ServedModel) -> None:
