@@ -67,6 +67,27 @@ def _object(rng: random.Random, depth: int) -> dict[str, Any]:
     return schema | rng.choice([{}, {"additionalProperties": False}, {"additionalProperties": {"type": "integer"}}])
 
 
+def random_counted_object(rng: random.Random) -> dict[str, Any]:
+    """An object with limits on the number and the names of its fields, that some value fits."""
+    names = rng.sample(["a", "b_c", "name", "type", "x1", "é"], rng.randint(1, 5))
+    required = [name for name in names if rng.random() < 0.3]
+    least = rng.randint(0, len(names))
+    schema: dict[str, Any] = {
+        "type": "object",
+        "properties": {name: {"type": rng.choice(["integer", "boolean", "null"])} for name in names},
+        "required": required,
+        "minProperties": least,
+        "maxProperties": max(least, len(required), rng.randint(0, len(names) + 2)),
+    }
+    for key in rng.sample(["minProperties", "maxProperties"], rng.randint(0, 2)):
+        schema.pop(key)
+    if least == 0 or "minProperties" not in schema:
+        schema["propertyNames"] = {"enum": [*required, *rng.sample(names, rng.randint(0, len(names)))]}
+    if rng.random() < 0.3:
+        schema["patternProperties"] = {"^[a-z]$": {"enum": [1, True, None]}}
+    return schema
+
+
 def random_tool(rng: random.Random, name: str) -> ToolSpec:
     """A tool with up to five parameters, some of them needed."""
     names = rng.sample(["city", "days", "on", "unit", "größe", "user-id", "x"], rng.randint(0, 5))

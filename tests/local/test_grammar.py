@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import datetime
 import json
-import os
 import random
 import re
 import threading
@@ -12,48 +11,18 @@ from pathlib import Path
 from typing import Any, Literal
 
 import pytest
-import torch
 
 from llama4_local.decoding.grammar import Grammars, grammar_of
-from llama4_local.decoding.sampler import ResolvedSampling, SamplerState
 from llama4_local.decoding.string_formats import FORMATS
 from llama4sdk import InvalidRequest, OutputSpec, Request, Sampling, Stream, ToolSpec
-from llama4sdk.messages import conversation
 from llama4sdk.output import JsonSchema, answer_form
 from llama4sdk.output.fitting import fit
 from llama4sdk.prompting import Tokenizer
 from llama4sdk.tools import Tool, read_calls, specs_of
+from local.grammar_writing import MANY, ROOM, accepts, asked, written
 from local.random_forms import random_schema, random_tools
-from local.sampled_rows import sample
-from local.small_backends import EOM, EOT, saved_chat, serving
+from local.small_backends import EOT, saved_chat, serving
 from local.small_checkpoints import VOCABULARY
-
-# How many random schemas and tool sets to try; the whole thousand takes a few minutes.
-MANY = int(os.environ.get("LLAMA4_RANDOM_FORMS", "25"))
-ROOM = 400  # tokens
-
-
-def asked(**options: Any) -> Request:
-    return Request(conversation("?"), **options)
-
-
-def written(grammars: Grammars, tokenizer: Tokenizer, request: Request, seed: int) -> str | None:
-    """Write an answer from random scores; None when it takes more than `ROOM` tokens."""
-    mask = grammars.mask_for(request)
-    assert mask is not None
-    rules = ResolvedSampling(temperature=1.5, seed=seed)
-    sampler_state = SamplerState(rules, [0], [], mask)
-    random_scores = torch.Generator().manual_seed(seed)
-    likelier = [*tokenizer.encode('"]})'), EOT]
-    for _ in range(ROOM):
-        scores = torch.randn(1, VOCABULARY, generator=random_scores) * 3
-        scores[0, likelier] += 6.0  # else strings of random letters hardly ever end
-        (sampled,) = sample(scores, [sampler_state])
-        assert sampled.token is not None, "every token was ruled out"
-        sampler_state.written.append(sampled.token)
-        if sampled.token in (EOT, EOM):
-            return tokenizer.decode(sampler_state.written[:-1])
-    return None
 
 
 def test_random_schemas_give_valid_answers(grammars: Grammars, tokenizer: Tokenizer) -> None:
@@ -135,14 +104,6 @@ def test_a_regular_expression_is_kept_to(grammars: Grammars, tokenizer: Tokenize
         text = written(grammars, tokenizer, asked(output=form.spec), seed)
         assert text is not None
         assert re.fullmatch("[ab]{3}-(yes|no)", str(form.parse(text)))
-
-
-def accepts(grammars: Grammars, tokenizer: Tokenizer, request: Request, text: str) -> bool:
-    """Whether an answer may be written so, to its end."""
-    mask = grammars.mask_for(request)
-    assert mask is not None
-    ids = [*tokenizer.encode(text), EOT]
-    return all(mask.allowed(ids[:place])[token // 8] >> token % 8 & 1 for place, token in enumerate(ids))
 
 
 TWO = (

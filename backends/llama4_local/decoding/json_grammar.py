@@ -1,17 +1,19 @@
 """The grammar of JSON values that fit a schema, in JSON's notation or in Python's.
 
-Written in llguidance's dialect of Lark. It allows less than the schema does, never more: fields come in the order
-in which they are declared, and where a schema names fields no others are written. Schemas that are too intricate
-for rules of our own are left to llguidance's reader of schemas.
+Written in llguidance's dialect of Lark. It mostly allows less than the schema does: fields come in the order in which
+they are declared, and where a schema names fields no others are written. Schemas that are too intricate for rules of
+our own are left to llguidance's reader of schemas. Keywords that neither expresses are checked when the answer is
+complete; `docs/typed-answers.md` lists them.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final, cast
 
+from llama4_local.decoding.object_fields import ObjectFields
 from llama4_local.decoding.string_formats import FORMATS
 from llama4sdk.errors import InvalidRequest
 from llama4sdk.output import JsonSchema
@@ -36,7 +38,6 @@ _LIMITS: Mapping[str, tuple[str, ...]] = {
     "integer": ("minimum", "maximum", "exclusiveMinimum", "exclusiveMaximum", "multipleOf"),
     "number": ("minimum", "maximum", "exclusiveMinimum", "exclusiveMaximum", "multipleOf"),
     "array": ("prefixItems", "minItems", "maxItems", "contains"),
-    "object": ("patternProperties", "minProperties", "maxProperties"),
 }
 _COMBINING: Final = frozenset({"$ref", "anyOf", "oneOf", "allOf", "not", "if"})
 _CHOOSING: Final = frozenset({"enum", "const"})
@@ -44,7 +45,7 @@ _CONSTRAINING: Final = (
     _COMBINING
     | _CHOOSING
     | {"type", "properties", "required", "additionalProperties", "items", "dependentRequired"}
-    | {"uniqueItems", "propertyNames"}
+    | {"uniqueItems", "propertyNames", "patternProperties", "minProperties", "maxProperties"}
     | {key for keys in _LIMITS.values() for key in keys}
 )
 
@@ -208,25 +209,71 @@ class Values:
         return f'"[" ({item} (", " {item})*)? "]"'
 
     def _object(self, node: Mapping[str, Any]) -> str:
-        properties = {
-            name: schema
-            for name, schema in cast("Mapping[str, Any]", node.get("properties", {})).items()
-            if schema is not False
-        }
-        required = set(cast("Sequence[str]", node.get("required", ())))
-        if required - set(properties) or (properties and "propertyNames" in node):
-            return self._leaf(node)
-        if not properties:
-            others = node.get("additionalProperties", True)
-            if others is False or node.get("properties"):
-                return '"{}"'
-            field = f'{self._name(node.get("propertyNames", {}))} ": " {self.value(others)}'
-            return f'"{{" ({field} (", " {field})*)? "}}"'
+        if not (node.get("properties") or node.get("required")):
+            high = node.get("maxProperties")
+            return self._map(node, int(node.get("minProperties", 0)), None if high is None else int(high))
+        fields = ObjectFields.of(node)
+        return f'"{{" {self.fields(fields, node, lambda name: f"{quoted(name)}: ")} "}}"'
+
+    def fields(self, fields: ObjectFields, node: Mapping[str, Any], begun: Callable[[str], str]) -> str:
+        """Return the rule of an object's fields between its brackets.
+
+        Args:
+            fields: The fields.
+            node: The object's schema, for the least and the most fields.
+            begun: From a field's name to the text before its value.
+
+        Raises:
+            InvalidRequest: When no number of the fields is allowed.
+        """
         items = [
-            (f"{quoted(quoted(name) + ': ')} {self.value(schema)}", name in required)
-            for name, schema in properties.items()
+            (f"{quoted(begun(name))} {self.value(schema)}", name in fields.required)
+            for name, schema in fields.schemas.items()
         ]
-        return f'"{{" {self.listed(items)} "}}"'
+        low, high = int(node.get("minProperties", 0)), int(node.get("maxProperties", len(items)))
+        if low <= len(fields.required) and high >= len(items):
+            return self.listed(items)
+        return self._counted(items, low, min(high, len(items)))
+
+    def _map(self, node: Mapping[str, Any], low: int, high: int | None) -> str:
+        """Return the rule of an object whose fields' names are not known; equal names are left to the final check."""
+        if high is not None and high < low:
+            raise InvalidRequest(f"A schema asks for at least {low} fields and at most {high}.")
+        if node.get("patternProperties"):
+            return self._leaf({**node, "type": "object"})
+        others = node.get("additionalProperties", True)
+        if others is False or high == 0:
+            if low:
+                raise InvalidRequest(f"A schema asks for at least {low} fields and allows none.")
+            return '"{}"'
+        field = f'{self._name(node.get("propertyNames", {}))} ": " {self.value(others)}'
+        least, most = max(low - 1, 0), "" if high is None else high - 1
+        some = field if most == 0 else f'{field} (", " {field}){{{least},{most}}}'
+        return f'"{{" {some} "}}"' if low else f'"{{" ({some})? "}}"'
+
+    def _counted(self, items: Sequence[tuple[str, bool]], low: int, high: int) -> str:
+        """Return the rule of `low` to `high` of the items in their order; of each, whether it must be there.
+
+        Raises:
+            InvalidRequest: When there are none.
+        """
+        rules: dict[int, str] = dict.fromkeys(range(low, high + 1), '""')  # of the rest, by items before it
+        for place in range(len(items) - 1, -1, -1):
+            item, needed = items[place]
+            before: dict[int, str] = {}
+            for count in range(min(place, high) + 1):
+                comma = '", " ' if count else ""
+                taken = [f"{comma}{item} {rules[count + 1]}"] if count + 1 in rules else []
+                left_out = [rules[count]] if count in rules and not needed else []
+                if taken or left_out:
+                    before[count] = self._rules.add(" | ".join([*taken, *left_out]))
+            rules = before
+        if 0 not in rules:
+            raise InvalidRequest(
+                f"A schema asks for {low} to {high} fields, which the {len(items)} that can be written do not allow; "
+                "declare the fields, or change minProperties and maxProperties."
+            )
+        return rules[0]
 
     def _name(self, schema: object) -> str:
         """Return the rule of the names that fit a schema: strings in either notation."""

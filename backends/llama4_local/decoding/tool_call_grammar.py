@@ -7,13 +7,14 @@ notation, as the model is trained to write them.
 from __future__ import annotations
 
 import re
-from typing import TYPE_CHECKING, Any, Final, cast
+from typing import TYPE_CHECKING, Final
 
 from llama4_local.decoding.json_grammar import PYTHON, Rules, Values, quoted
+from llama4_local.decoding.object_fields import ObjectFields
 from llama4sdk.errors import InvalidRequest
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping, Sequence
+    from collections.abc import Iterable, Sequence
 
     from llama4sdk.request import ToolSpec
 
@@ -43,15 +44,12 @@ def add_words(rules: Rules, tools: Iterable[ToolSpec]) -> None:
 
 def _arguments(tool: ToolSpec, rules: Rules) -> str:
     values = Values(tool.parameters, rules, PYTHON)
-    properties = cast("Mapping[str, Any]", tool.parameters.get("properties", {}))
-    required = set(cast("Sequence[str]", tool.parameters.get("required", ())))
-    writable = [name for name, schema in properties.items() if _NAME.fullmatch(name) and schema is not False]
-    missing = required - set(writable)
+    fields = ObjectFields.of(tool.parameters)
+    writable = {name: schema for name, schema in fields.schemas.items() if _NAME.fullmatch(name)}
+    missing = sorted(fields.required - set(writable))
     if missing:
-        raise InvalidRequest(f"The tool {tool.name} needs {min(missing)!r}, which cannot be written as an argument.")
-    return values.listed(
-        [(f"{quoted(name + '=')} {values.value(properties[name])}", name in required) for name in writable]
-    )
+        raise InvalidRequest(f"The tool {tool.name} needs {missing[0]!r}, which cannot be written as an argument.")
+    return values.fields(ObjectFields(writable, fields.required), tool.parameters, lambda name: f"{name}=")
 
 
 def _no_call(names: Sequence[str]) -> str:
