@@ -8,7 +8,6 @@ import stat
 import subprocess
 import sys
 import threading
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any, cast
 
@@ -35,25 +34,18 @@ from llama4sdk import (
     Usage,
     UserMessage,
 )
-from llama4sdk.bulk import Outcome, map_prompts
+from llama4sdk.bulk import map_prompts
 from llama4sdk.bulk.journal import Journal
 from llama4sdk.bulk.key import prompt_key
 from llama4sdk.messages import Prompt, conversation
 from llama4sdk.request import OutputSpec
 from llama4sdk.testing import ScriptedBackend
-
-PROMPTS = [f"prompt {number}" for number in range(10)]
-KEY = "0" * 64
+from sdk.journal_working import KEY, PROMPTS, texts, work
 
 
 @pytest.fixture
 def path(tmp_path: Path) -> Path:
     return tmp_path / "answers.jsonl"
-
-
-async def work(path: Path, backend: ScriptedBackend, prompts: Sequence[Prompt] = PROMPTS, **how: Any) -> list[Outcome]:
-    async with Llama4(backend) as llama, map_prompts(llama, prompts, journal=path, ordered=True, **how) as outcomes:
-        return [outcome async for outcome in outcomes]
 
 
 class TypedAnswer:
@@ -66,10 +58,6 @@ class TypedAnswer:
             return value
 
         self.type = Annotated[int, AfterValidator(check)]
-
-
-def texts(outcomes: list[Outcome]) -> list[str]:
-    return [outcome.result().text for outcome in outcomes]
 
 
 @pytest.mark.parametrize("loop", ["asyncio", "trio"])

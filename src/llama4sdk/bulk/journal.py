@@ -49,12 +49,14 @@ class Journal:
 
     Args:
         path: Where it is.
-        model: The model whose replies it holds; empty when not known.
+        model: The model that answers; empty where it is not known yet.
     """
 
     def __init__(self, path: Path, model: str) -> None:
         self._path = path
         self._model = model
+        self._held = ""  # the model that the file names
+        self._unnamed = False  # whether it holds replies and names no model
         self._places: dict[bytes, list[_Place]] = {}
         self._guard = threading.Lock()
         self._synced = time.monotonic()
@@ -98,13 +100,35 @@ class Journal:
             raise
         return journal
 
+    @property
+    def awaits_model(self) -> bool:
+        """Whether it holds the replies of a named model, and the name of the one that answers is not known."""
+        return bool(self._held and not self._model)
+
+    def name(self, model: str) -> None:
+        """Note the name of the model that answers, where it was not known when the journal was opened.
+
+        Raises:
+            InvalidRequest: When the journal holds another model's replies, or those of a model without a name.
+            LlamaError: When it cannot be written.
+        """
+        with self._guard:
+            if model and model != self._model:
+                self._check_model(model)
+                self._model = model
+                self._note_model()
+
     def take(self, key: str, index: int) -> Reply | None:
         """Return a reply to the prompt of that key and hand it out no more; None when there is none left.
+
+        While the journal `awaits_model`, there is none.
 
         Raises:
             LlamaError: When it cannot be read.
         """
         with self._guard:
+            if self.awaits_model:
+                return None
             place = self._taken(bytes.fromhex(key), index)
             if place is None:
                 return None
@@ -148,7 +172,29 @@ class Journal:
             self._file.truncate(self._size)
         if not self._size:
             self._add(header_line(self._model))
+            self._held = self._model
             self._sync()
+        self._check_model(self._model)
+        self._note_model()
+
+    def _check_model(self, model: str) -> None:
+        if not model or self._held == model:
+            return
+        if self._held:
+            raise InvalidRequest(
+                f"The journal {str(self._path)!r} holds replies of the model {self._held!r}, not {model!r}; "
+                "give another path."
+            )
+        if self._unnamed:
+            raise InvalidRequest(
+                f"The journal {str(self._path)!r} holds replies of a model without a name, and {model!r} answers now; "
+                "give another path."
+            )
+
+    def _note_model(self) -> None:
+        if self._model and not self._held:
+            self._add(header_line(self._model))
+            self._held = self._model
 
     def _read_all(self, check: Callable[[], None]) -> None:
         for number, line in enumerate(self._reader, 1):
@@ -171,14 +217,15 @@ class Journal:
             raise InvalidRequest(
                 f"{str(self._path)!r} is not a journal of this version's bulk work; give the path of a new file."
             ) from None
-        if model and self._model and model != self._model:
-            raise InvalidRequest(
-                f"The journal {str(self._path)!r} holds replies of the model {model!r}, not {self._model!r}; "
-                "give another path."
-            )
+        self._held = model
+        self._check_model(self._model)
 
     def _read(self, line: bytes, number: int) -> None:
         try:
+            if line.startswith(HEAD):  # the model's name, known after the journal was begun
+                self._held = header_model(line)
+                self._unnamed = False
+                return
             record = read_record(line)
         except DamagedError:
             raise InvalidRequest(
@@ -186,6 +233,7 @@ class Journal:
                 "asked again."
             ) from None
         if record.reply is not None:
+            self._unnamed = self._unnamed or not self._held
             self._places.setdefault(bytes.fromhex(record.key), []).append(_Place(record.index, self._size))
 
     def _taken(self, key: bytes, index: int) -> _Place | None:

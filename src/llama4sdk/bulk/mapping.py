@@ -131,6 +131,7 @@ class Bulk(AsyncIterator[Outcome]):
         self._task: object = None
         self._scope = anyio.CancelScope()
         self._ended = anyio.Event()
+        self._answered = anyio.Event()  # the first prompt, or another before it
         self._journal: Journal | None = None
         self._failure: Exception | None = None
         self._tally = Tally()
@@ -155,8 +156,7 @@ class Bulk(AsyncIterator[Outcome]):
         self._room = anyio.Semaphore(room)
         bar = await to_thread.run_sync(open_bar, self._progress, self._prompts.total)
         if self._path is not None:
-            model = self._asking.client.capabilities.model
-            self._journal = await to_thread.run_sync(_open_journal, self._path, model)
+            self._journal = await _opened(self._path, self._asking.client.capabilities.model)
         # As many as there is room for, so that sending never waits.
         self._send, self._receive = anyio.create_memory_object_stream[Outcome](room)
         self._home = running_loop()
@@ -249,9 +249,17 @@ class Bulk(AsyncIterator[Outcome]):
             await self._prompts.aclose()
 
     async def _looked_up(self, index: int, prompt: Prompt) -> Outcome | _Question:
+        if self._journal is not None and self._journal.awaits_model:
+            await self._name_model(self._journal, first=index == 0)
         if self._journal is None and isinstance(prompt, str) and len(prompt) <= _SHORT:
             return self._look_up(index, prompt)
         return await to_thread.run_sync(self._look_up, index, prompt)
+
+    async def _name_model(self, journal: Journal, *, first: bool) -> None:
+        """Find out which model answers: the first prompt is asked for it, and the others wait for its answer."""
+        if not first and not self._asking.client.capabilities.model:
+            await self._answered.wait()
+        await to_thread.run_sync(journal.name, self._asking.client.capabilities.model)
 
     def _look_up(self, index: int, prompt: Prompt) -> Outcome | _Question:
         """Read the prompt, and return its outcome where that is known already."""
@@ -285,8 +293,10 @@ class Bulk(AsyncIterator[Outcome]):
             outcome = self._failed(question, error)
         try:
             await self._keep(outcome)
+            self._answered.set()
         except Exception as error:  # noqa: BLE001 - what is not kept would be paid for twice: nothing goes on
             self._failure = error
+            self._answered.set()
             all_of_them.cancel()
             return
         self._deliver(outcome)
@@ -303,6 +313,7 @@ class Bulk(AsyncIterator[Outcome]):
         if result is None or (isinstance(result, Reply) and result.finish_reason in (None, "cancelled")):
             return  # no end that the model, or its limits, came to
         with anyio.CancelScope(shield=True):  # it is paid for
+            await to_thread.run_sync(self._journal.name, self._asking.client.capabilities.model)
             await to_thread.run_sync(self._journal.write, outcome.key, outcome.index, result)
 
     async def _draw(self, bar: ProgressBar) -> None:
@@ -317,8 +328,21 @@ class Bulk(AsyncIterator[Outcome]):
                 await to_thread.run_sync(_close_bar, bar, self._tally)
 
 
-def _open_journal(path: str | os.PathLike[str], model: str) -> Journal:
-    return Journal.open(path, model, check=from_thread.check_cancelled)
+async def _opened(path: str | os.PathLike[str], model: str) -> Journal:
+    """Open a journal in a worker thread; one that is opened for a caller who was cancelled meanwhile is closed."""
+    opened: list[Journal] = []
+
+    def open_it() -> None:
+        opened.append(Journal.open(path, model, check=from_thread.check_cancelled))
+
+    try:
+        await to_thread.run_sync(open_it)
+        return opened[0]
+    except BaseException:
+        with anyio.CancelScope(shield=True):
+            for journal in opened:
+                await to_thread.run_sync(journal.close)
+        raise
 
 
 def _close_bar(bar: ProgressBar, tally: Tally) -> None:

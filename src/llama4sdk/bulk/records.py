@@ -4,7 +4,8 @@
     {"key": "<SHA-256>", "index": 0, "reply": {"text": "…", "finish_reason": "stop", "usage": {…}, …}}
     {"key": "<SHA-256>", "index": 1, "error": {"kind": "Overloaded", "message": "…"}}
 
-The prompt itself is never among it. A typed answer is read anew out of its text.
+The first line stands again, with the model's name, where that was not known when the journal was begun. The prompt
+itself is never among it. A typed answer is read anew out of its text.
 """
 
 from __future__ import annotations
