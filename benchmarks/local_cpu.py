@@ -1,12 +1,13 @@
-"""How fast the local backend is on a CPU, beside transformers and beside what the memory could deliver.
+"""How fast the local backend is on a CPU, beside transformers, llama.cpp and what the memory could deliver.
 
     python benchmarks/local_cpu.py
 
-A random checkpoint is made, then both run it in the same process, taking turns: a prompt's prefill, one greedy answer
-alone, and several at once. The floor is the time in which the bytes that a token needs can be read. Then an answer's
-first token is timed after a long prompt, with and without the prompt's beginning in the prefix cache. Peak memory is
-that of a process of its own for each. Figures depend on the machine and on what else it does: compare within one run
-only; `benchmarks/results/local_cpu.json` keeps the last one.
+A random checkpoint is made, then all run it in the same process in fp32, taking turns: a prompt's prefill, one greedy
+answer alone, and several at once. llama.cpp reads the same weights from a GGUF file (packages `gguf` and `xllamacpp`);
+that all are one network shows in their greedy answers. The floor is the time in which the bytes that a token needs can
+be read. Then an answer's first token is timed after a long prompt, with and without its beginning in the prefix cache.
+Peak memory is that of a process of its own for each. Figures depend on the machine and on what else it does:
+compare within one run only; `benchmarks/results/local_cpu.json` keeps the last one.
 """
 
 from __future__ import annotations
@@ -25,6 +26,7 @@ from pathlib import Path
 from typing import Protocol
 
 import torch
+from llama_cpp_runner import LlamaCpp, write_gguf
 from local_runners import Ours, Theirs, config_of
 
 from llama4_local.checkpoint.writer import save_checkpoint
@@ -32,6 +34,7 @@ from llama4_local.config.model import ModelConfig
 from llama4_local.weights.schema import random_weights
 
 _IN_MEMORY = Path("/dev/shm")
+PEERS = ("transformers", "llama.cpp")
 RESULTS = Path(__file__).parent / "results" / "local_cpu.json"
 
 
@@ -51,6 +54,10 @@ class Answers(Protocol):
 
     def answers(self, prompts: list[list[int]], count: int) -> tuple[float, float, float]:
         """Return when all began, when the last of the first tokens came, and when all were done."""
+        ...
+
+    def tokens(self, prompt: list[int], count: int) -> list[int]:
+        """Return a greedy answer."""
         ...
 
 
@@ -130,9 +137,23 @@ def take_memory(options: argparse.Namespace) -> None:
 
 
 def opened(who: str, folder: Path, options: argparse.Namespace) -> Answers:
-    """Load one of the two."""
+    """Load one of those who are compared."""
     context = max(options.prompt, options.prefix) + options.tokens + 64
+    if who == "llama.cpp":
+        return LlamaCpp(folder, options.streams, context)
     return Ours(folder, options.streams, context) if who == "llama4_local" else Theirs(folder)
+
+
+def check_agreement(those: dict[str, Answers], options: argparse.Namespace) -> None:
+    """Compare greedy answers: random weights that were read wrongly would give others.
+
+    Raises:
+        SystemExit: They differ.
+    """
+    for prompt in Prompts(options.vocab).draw(3, 16):
+        answers = {name: which.tokens(prompt, 8) for name, which in those.items()}
+        if len({tuple(tokens) for tokens in answers.values()}) > 1:
+            raise SystemExit(f"They do not run the same network: {answers}")
 
 
 def bandwidth(rows: int, columns: int) -> float:
@@ -178,9 +199,14 @@ def main() -> None:
     # In memory, if possible: weights are mapped from files, and reading a disk shall be in no figure.
     with tempfile.TemporaryDirectory(dir=_IN_MEMORY if _IN_MEMORY.exists() else None) as name:
         folder = Path(name)
-        save_checkpoint(folder, config, random_weights(config, 0))
-        names = ["llama4_local"] if options.only_ours else ["llama4_local", "transformers"]
+        weights = random_weights(config, 0)
+        save_checkpoint(folder, config, weights)
+        names = ["llama4_local"] if options.only_ours else ["llama4_local", *PEERS]
+        if not options.only_ours:
+            write_gguf(folder / "model.gguf", config, weights)
+        del weights
         those = {who: opened(who, folder, options) for who in names}
+        check_agreement(those, options)
         taken = compare(those, options)
         cached = first_tokens(Ours(folder, 1, options.prefix + 64), options)
         del those
@@ -191,9 +217,9 @@ def main() -> None:
         _keep(measured, floor, cached, options)
 
 
-def ratios(measured: dict[str, Figures]) -> dict[str, float]:
-    """Return how many times as fast as transformers it is."""
-    ours, theirs = measured["llama4_local"], measured["transformers"]
+def ratios(measured: dict[str, Figures], peer: str) -> dict[str, float]:
+    """Return how many times as fast as a peer it is."""
+    ours, theirs = measured["llama4_local"], measured[peer]
     return {name: getattr(ours, name) / getattr(theirs, name) for name in ("prefill", "alone", "together")}
 
 
@@ -205,8 +231,9 @@ def _print(
     for name, of in measured.items():
         speeds = f"{of.prefill:10.1f}{of.alone:10.1f}{of.together:10.1f}"
         print(f"{name:14}{speeds}{of.first_token * 1000:11.1f} ms{of.memory / 2**20:10.0f} MiB")
-    if len(measured) == 2:
-        print(f"{'ratio':14}" + "".join(f"{ratio:10.2f}" for ratio in ratios(measured).values()))
+    for peer in PEERS:
+        if peer in measured:
+            print(f"{'to ' + peer:14}" + "".join(f"{ratio:10.2f}" for ratio in ratios(measured, peer).values()))
     print(f"{'memory floor':14}{'':10}{floor['alone']:10.1f}{floor['together']:10.1f}")
     computed, hit = cached["computed"] * 1000, cached["cached"] * 1000
     print(f"first token after {options.prefix} tokens: {computed:.1f} ms, cached {hit:.1f} ms: 1/{computed / hit:.1f}")
@@ -217,7 +244,7 @@ def _keep(
 ) -> None:
     machine = {"processor": _processor(), "threads": torch.get_num_threads(), "torch": torch.__version__}
     figures = {name: asdict(of) for name, of in measured.items()}
-    compared = {"ratios": ratios(measured)} if len(measured) == 2 else {}
+    compared = {"ratios": {peer: ratios(measured, peer) for peer in PEERS}}
     asked = {name: value for name, value in vars(options).items() if type(value) is int}
     kept = {"machine": machine, "options": asked, "figures": figures, **compared}
     RESULTS.write_text(json.dumps({**kept, "memory_floor": floor, "first_token_seconds": cached}, indent=2) + "\n")
@@ -248,7 +275,7 @@ def _options() -> argparse.Namespace:
         "threads": 0,
     }.items():
         parser.add_argument(f"--{name}", type=int, default=default)
-    parser.add_argument("--only-ours", action="store_true", help="leave transformers out")
+    parser.add_argument("--only-ours", action="store_true", help="leave the others out")
     parser.add_argument("--memory-of", help=argparse.SUPPRESS)
     parser.add_argument("--folder", help=argparse.SUPPRESS)
     return parser.parse_args()

@@ -1,4 +1,4 @@
-"""The two who are compared on a CPU: this project's engine and transformers, on one random checkpoint."""
+"""Two of those who are compared on a CPU: this project's engine and transformers, on one random checkpoint."""
 
 from __future__ import annotations
 
@@ -103,6 +103,14 @@ class Ours:
             raise RuntimeError("not every answer came to its end")
         return begun, firsts[-1], self.clock.times[-1][0]
 
+    def tokens(self, prompt: list[int], count: int) -> list[int]:
+        """Return a greedy answer."""
+        order = _order(0, prompt, count)
+        self.engine.submit(order)
+        while not self.engine.idle:
+            self.engine.step()
+        return order.written
+
 
 def _order(number: int, token_ids: list[int], count: int) -> EngineRequest:
     return EngineRequest(
@@ -139,10 +147,14 @@ class Theirs:
         # A generation repeats the prompt, so its time stands for the whole of `begun` to the end.
         return begun, first, begun + time.perf_counter() - first
 
+    def tokens(self, prompt: list[int], count: int) -> list[int]:
+        """Return a greedy answer."""
+        return self._generate([prompt], count)[0][len(prompt) :].tolist()
+
     @torch.inference_mode()
-    def _generate(self, prompts: list[list[int]], count: int) -> None:
+    def _generate(self, prompts: list[list[int]], count: int) -> torch.Tensor:
         ids = torch.tensor(prompts)
-        self.model.generate(
+        return self.model.generate(
             ids,
             attention_mask=torch.ones_like(ids),
             max_new_tokens=count,
