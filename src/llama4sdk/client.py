@@ -2,39 +2,34 @@
 
 from __future__ import annotations
 
-import math
-from dataclasses import replace
-from typing import TYPE_CHECKING, TypeAlias, Unpack
-
-import anyio
+from typing import TYPE_CHECKING, Any, TypeAlias, Unpack, overload
 
 from llama4sdk.backend import Renders
-from llama4sdk.errors import InvalidRequest, OutputInvalid
-from llama4sdk.events import Usage
+from llama4sdk.chatting import Chatting
+from llama4sdk.errors import InvalidRequest
 from llama4sdk.keywords import check_keywords, explains_keywords
-from llama4sdk.lifetime import Lifetime
-from llama4sdk.messages import Image, Prompt, UserMessage, conversation
 from llama4sdk.output import answer_form
 from llama4sdk.request import Deadlines, Request, Sampling, ToolChoice
-from llama4sdk.run import Limits, Run, RunOptions, RunStream, complaint, limits_of, runnable
+from llama4sdk.run import Run, RunOptions, RunStream, limits_of, runnable
 from llama4sdk.session import Session, keeping_sessions
-from llama4sdk.stream import Stream
 from llama4sdk.tools import ToolLike, specs_of
 
 if TYPE_CHECKING:
     import os
+    import re
     from collections.abc import AsyncIterable, Iterable, Sequence
 
+    from typing_extensions import TypeForm
+
     from llama4sdk.bulk import Bulk
+    from llama4sdk.messages import Prompt
+    from llama4sdk.options import MapOptions, T
     from llama4sdk.prompting import Rendered, TokenCount
-    from llama4sdk.reply import Reply
 
-ImageLike: TypeAlias = "Image | str | bytes | os.PathLike[str] | object"
-
-_LEAST_LEFT = 0.001  # seconds of a total deadline that has passed
+    Prompts: TypeAlias = Iterable[Prompt] | AsyncIterable[Prompt]
 
 
-class Llama4(Lifetime):
+class Llama4(Chatting):
     """Talks to Llama 4, wherever it runs.
 
         async with Llama4() as llama:                      # the bundled nano model, in this process
@@ -51,127 +46,25 @@ class Llama4(Lifetime):
         InvalidRequest: When options are given beside a ready backend.
     """
 
-    @explains_keywords
-    def stream(
-        self,
-        prompt: Prompt,
-        *,
-        tools: Sequence[ToolLike] = (),
-        tool_choice: ToolChoice = "auto",
-        output: object = None,
-        sampling: Sampling | None = None,
-        deadlines: Deadlines | None = None,
-        priority: int = 0,
-        cache_salt: str = "",
-    ) -> Stream:
-        """Return the request as a stream, to be entered with `async with`.
-
-        Args:
-            prompt: A string, a message, or a sequence of messages; dicts in the familiar chat form too.
-            tools: Tools that the model may call: functions, `ToolSpec`, or the familiar dict form.
-            tool_choice: `auto`, `none`, `required`, or a tool's name.
-            output: The form of a typed answer: a pydantic model, a dataclass, a TypedDict, a Literal, lists
-                and unions of these, or a JSON schema.
-            sampling: How tokens are chosen.
-            deadlines: How long each phase may take.
-            priority: Larger goes first where the backend queues.
-            cache_salt: Prompts share cached computation only with the same salt.
-
-        Raises:
-            InvalidRequest: When the request cannot be served as it stands.
-        """
-        self._check_open()
-        form = answer_form(output)
-        request = Request.of(
-            prompt,
-            tools=specs_of(tools),
-            output=form and form.spec,
-            tool_choice=tool_choice,
-            sampling=sampling,
-            deadlines=deadlines,
-            priority=priority,
-            cache_salt=cache_salt,
-        )
-        return Stream(self._backend, request, form=form, owner=self._streams)
-
-    @explains_keywords
-    async def chat(
-        self,
-        prompt: Prompt,
-        *,
-        tools: Sequence[ToolLike] = (),
-        tool_choice: ToolChoice = "auto",
-        output: object = None,
-        repair: int = 0,
-        sampling: Sampling | None = None,
-        deadlines: Deadlines | None = None,
-    ) -> Reply:
-        """Ask, and wait for the whole reply; arguments as in `stream`.
-
-        Args:
-            prompt: See `stream`.
-            tools: See `stream`.
-            tool_choice: See `stream`.
-            output: See `stream`.
-            repair: How often the model may try again when its typed answer does not fit, with the problems in the
-                prompt; 0 to 5. The reply's usage then counts all tries.
-            sampling: See `stream`.
-            deadlines: See `stream`.
-
-        Raises:
-            OutputInvalid: When the answer is complete and does not fit the type that was asked for.
-            LlamaError: When the request fails.
-        """
-        limits = Limits(repair=repair)
-        messages = list(conversation(prompt))
-        usage = Usage()
-        until = _end_of(deadlines)
-        for tries_left in range(limits.repair, -1, -1):
-            stream = self.stream(
-                messages,
-                tools=tools,
-                tool_choice=tool_choice,
-                output=output,
-                sampling=sampling,
-                deadlines=_left(deadlines, until),
-            )
-            try:
-                async with stream:
-                    reply = await stream.result()
-                return replace(reply, usage=usage + reply.usage) if usage.total_tokens else reply
-            except OutputInvalid as error:
-                if not tries_left:
-                    raise
-                usage += stream.snapshot.usage
-                messages += complaint(error)
-        raise InvalidRequest("repair is not negative.")  # not reached: the last try returns or raises
-
-    @explains_keywords
-    async def vision(
-        self,
-        question: str,
-        *images: ImageLike,
-        sampling: Sampling | None = None,
-        deadlines: Deadlines | None = None,
-    ) -> Reply:
-        """Ask about one or more images; the model sees the images first, then the question.
-
-        Args:
-            question: What to ask.
-            images: `Image`, or what an `Image` is made from: path, bytes, PIL image, data URL.
-            sampling: How tokens are chosen.
-            deadlines: How long each phase may take.
-
-        Raises:
-            InvalidRequest: Without an image, or for one that cannot be read.
-            LlamaError: When the request fails.
-        """
-        if not images:
-            raise InvalidRequest("vision() needs at least one image; for text alone there is chat().")
-        parts = [image if isinstance(image, Image) else Image(image) for image in images]
-        return await self.chat(UserMessage([*parts, question]), sampling=sampling, deadlines=deadlines)
-
-    async def run(self, prompt: Prompt, *, tools: Sequence[ToolLike], **options: Unpack[RunOptions]) -> Run:
+    @overload
+    async def run(
+        self, prompt: Prompt, *, tools: Sequence[ToolLike], output: None = None, **options: Unpack[RunOptions]
+    ) -> Run[None]: ...
+    @overload
+    async def run(
+        self, prompt: Prompt, *, tools: Sequence[ToolLike], output: TypeForm[T], **options: Unpack[RunOptions]
+    ) -> Run[T]: ...
+    @overload
+    async def run(
+        self, prompt: Prompt, *, tools: Sequence[ToolLike], output: re.Pattern[str], **options: Unpack[RunOptions]
+    ) -> Run[str]: ...
+    @overload
+    async def run(
+        self, prompt: Prompt, *, tools: Sequence[ToolLike], output: object, **options: Unpack[RunOptions]
+    ) -> Run[Any]: ...
+    async def run(
+        self, prompt: Prompt, *, tools: Sequence[ToolLike], output: object = None, **options: Unpack[RunOptions]
+    ) -> Run[Any]:
         """Answer with the help of tools: run the model's calls and send it the results, until it answers.
 
         A tool that fails, hangs or is called with bad arguments does not end the run: the model gets an error
@@ -180,6 +73,7 @@ class Llama4(Lifetime):
         Args:
             prompt: As in `stream`.
             tools: Functions with typed parameters, sync or async, or results of `llama4sdk.tools.tool`.
+            output: The form of the last reply, as in `stream`.
             options: See `RunOptions`.
 
         Raises:
@@ -188,18 +82,36 @@ class Llama4(Lifetime):
             ToolFailed: When the approve callback fails, or a tool does under `on_tool_error="raise"`.
             LlamaError: When a request fails.
         """
-        async with self.run_stream(prompt, tools=tools, **options) as running:
+        async with self.run_stream(prompt, tools=tools, output=output, **options) as running:
             return await running.result()
 
-    def run_stream(self, prompt: Prompt, *, tools: Sequence[ToolLike], **options: Unpack[RunOptions]) -> RunStream:
+    @overload
+    def run_stream(
+        self, prompt: Prompt, *, tools: Sequence[ToolLike], output: None = None, **options: Unpack[RunOptions]
+    ) -> RunStream[None]: ...
+    @overload
+    def run_stream(
+        self, prompt: Prompt, *, tools: Sequence[ToolLike], output: TypeForm[T], **options: Unpack[RunOptions]
+    ) -> RunStream[T]: ...
+    @overload
+    def run_stream(
+        self, prompt: Prompt, *, tools: Sequence[ToolLike], output: re.Pattern[str], **options: Unpack[RunOptions]
+    ) -> RunStream[str]: ...
+    @overload
+    def run_stream(
+        self, prompt: Prompt, *, tools: Sequence[ToolLike], output: object, **options: Unpack[RunOptions]
+    ) -> RunStream[Any]: ...
+    def run_stream(
+        self, prompt: Prompt, *, tools: Sequence[ToolLike], output: object = None, **options: Unpack[RunOptions]
+    ) -> RunStream[Any]:
         """Return a run as a stream of its events, to be entered with `async with`; arguments as in `run`.
 
         Raises:
             InvalidRequest: As `run`.
         """
         self._check_open()
-        check_keywords(options, [*RunOptions.__annotations__, "tools"], "run()")
-        form = answer_form(options.get("output"))
+        check_keywords(options, [*RunOptions.__annotations__, "tools", "output"], "run()")
+        form = answer_form(output)
         request = Request.of(
             prompt,
             tools=tuple(tool.spec for tool in runnable(tools).values()),
@@ -268,10 +180,18 @@ class Llama4(Lifetime):
         specs = specs_of(tools)
         return Session(await backend.restore(path), specs)
 
+    @overload
+    def map(self, prompts: Prompts, *, output: None = None, **options: Unpack[MapOptions]) -> Bulk[None]: ...
+    @overload
+    def map(self, prompts: Prompts, *, output: TypeForm[T], **options: Unpack[MapOptions]) -> Bulk[T]: ...
+    @overload
+    def map(self, prompts: Prompts, *, output: re.Pattern[str], **options: Unpack[MapOptions]) -> Bulk[str]: ...
+    @overload
+    def map(self, prompts: Prompts, *, output: object, **options: Unpack[MapOptions]) -> Bulk[Any]: ...
     @explains_keywords
     def map(
         self,
-        prompts: Iterable[Prompt] | AsyncIterable[Prompt],
+        prompts: Prompts,
         *,
         concurrency: int = 8,
         ordered: bool = False,
@@ -282,7 +202,7 @@ class Llama4(Lifetime):
         deadlines: Deadlines | None = None,
         retries: int = 2,
         progress: bool | None = None,
-    ) -> Bulk:
+    ) -> Bulk[Any]:
         """Ask many prompts, a bounded number at a time; return the work, to be entered with `async with`.
 
             async with llama.map(prompts, journal="answers.jsonl") as outcomes:
@@ -366,16 +286,3 @@ class Llama4(Lifetime):
             InvalidRequest: As `render`.
         """
         return self.render(prompt, tools=tools, tool_choice=tool_choice, output=output).count
-
-
-def _end_of(deadlines: Deadlines | None) -> float:
-    """Return when the total deadline of a call passes, on the event loop's clock."""
-    total = deadlines.total if isinstance(deadlines, Deadlines) else None
-    return math.inf if total is None else anyio.current_time() + total
-
-
-def _left(deadlines: Deadlines | None, until: float) -> Deadlines | None:
-    """Return the deadlines of another try within the same call."""
-    if deadlines is None or until == math.inf:
-        return deadlines
-    return replace(deadlines, total=max(until - anyio.current_time(), _LEAST_LEFT))

@@ -145,7 +145,8 @@ class ToolMessage(_Message):
 
 
 Message: TypeAlias = SystemMessage | UserMessage | AssistantMessage | ToolMessage
-MessageLike: TypeAlias = Message | Mapping[str, Any]
+# The base too, since mypy takes a list of several kinds of messages for a list of their base.
+MessageLike: TypeAlias = Message | _Message | Mapping[str, Any]
 Prompt: TypeAlias = str | MessageLike | Sequence[MessageLike]
 
 _ROLES: Mapping[str, type[Message]] = {

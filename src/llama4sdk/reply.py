@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, assert_never
+from typing import Any, Generic, assert_never
+
+from typing_extensions import TypeVar
 
 from llama4sdk.events import (
     Done,
@@ -23,17 +25,22 @@ from llama4sdk.events import (
 )
 from llama4sdk.messages import AssistantMessage, ToolCall
 
-__all__ = ["Reply", "ReplyBuilder", "Usage"]
+__all__ = ["Answer", "Reply", "ReplyBuilder", "Usage"]
+
+# The type of a typed answer: None where none was asked for.
+Answer = TypeVar("Answer", covariant=True, default=Any)
+
+_NONE: Any = None
 
 
 @dataclass(frozen=True, slots=True)
-class Reply:
+class Reply(Generic[Answer]):
     """The model's answer, or its state so far.
 
     Args:
         text: The text; empty when it only called tools.
         tool_calls: The calls it asked for.
-        output: The typed answer, when one was asked for.
+        output: The typed answer, when one was asked for; None in a reply that calls tools, or was cut (`complete`).
         usage: Token counts.
         finish_reason: Why it ended; None while it has not.
         logprobs: One entry per token, when they were asked for.
@@ -44,7 +51,7 @@ class Reply:
 
     text: str = ""
     tool_calls: tuple[ToolCall, ...] = ()
-    output: Any = None
+    output: Answer = _NONE
     usage: Usage = Usage()
     finish_reason: FinishReason | None = None
     logprobs: tuple[TokenLogprob, ...] = ()
@@ -77,7 +84,7 @@ class ReplyBuilder:
         self._usage = Usage()
         self._finish_reason: FinishReason | None = None
         self._names = ("", "", "")
-        self._snapshot: Reply | None = None
+        self._snapshot: Reply[Any] | None = None
 
     def add(self, event: Event) -> None:
         """Take one event in."""
@@ -109,7 +116,7 @@ class ReplyBuilder:
     def _withdraw(self) -> None:
         self._texts, self._calls, self._logprobs, self._output = [], {}, [], None
 
-    def snapshot(self) -> Reply:
+    def snapshot(self) -> Reply[Any]:
         """Return the reply so far."""
         if self._snapshot is None:
             self._texts = ["".join(self._texts)]

@@ -5,14 +5,14 @@ from __future__ import annotations
 import inspect
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, fields, replace
-from typing import TYPE_CHECKING, Any, Literal, TypeAlias, TypedDict, cast
+from typing import TYPE_CHECKING, Any, Generic, Literal, TypeAlias, TypedDict, cast
 
 import anyio
 
 from llama4sdk.errors import DeadlineExceeded, InvalidRequest, LlamaError, OutputInvalid, ToolFailed
 from llama4sdk.events import Event, Usage
 from llama4sdk.messages import AssistantMessage, Message, ToolCall, UserMessage
-from llama4sdk.reply import Reply
+from llama4sdk.reply import Answer, Reply
 from llama4sdk.stream import Pumped, Stream, one_error
 from llama4sdk.tools import Tool, ToolLike, declared
 from llama4sdk.tools.bad_items import undeclared_call
@@ -46,7 +46,7 @@ RunEvent: TypeAlias = Event | ToolBegun | ToolEnded
 
 
 @dataclass(frozen=True, slots=True)
-class Run:
+class Run(Generic[Answer]):
     """The result of a run, or its state so far.
 
     Args:
@@ -58,7 +58,7 @@ class Run:
         stopped: Why it ended; None while it has not. `answered` is the model's own end.
     """
 
-    reply: Reply
+    reply: Reply[Answer]
     messages: tuple[Message, ...]
     calls: tuple[CallResult, ...] = ()
     usage: Usage = Usage()
@@ -71,7 +71,7 @@ class Run:
         return self.reply.text
 
     @property
-    def output(self) -> Any:
+    def output(self) -> Answer:
         """The typed answer, when one was asked for."""
         return self.reply.output
 
@@ -122,7 +122,6 @@ class RunOptions(TypedDict, total=False):
 
     Args:
         tool_choice: For the first round; later ones are free.
-        output: The form of the last reply, as in `Llama4.stream`.
         approve: Called before each call, one at a time, in a worker thread when it is no coroutine function:
             returns True to allow, False or a reason in words to refuse, another `ToolCall` to run that instead.
         max_rounds: See `Limits`, as the next four.
@@ -136,7 +135,6 @@ class RunOptions(TypedDict, total=False):
     """
 
     tool_choice: ToolChoice
-    output: object
     approve: Approve | None
     max_rounds: int
     max_parallel: int
@@ -158,7 +156,7 @@ def limits_of(options: RunOptions) -> Limits:
     return Limits(**given)
 
 
-class RunStream(Pumped[RunEvent]):
+class RunStream(Pumped[RunEvent], Generic[Answer]):
     """The events of a run; made by `Llama4.run_stream`.
 
         async with llama.run_stream("What is the weather in Paris?", tools=[get_weather]) as running:
@@ -204,16 +202,16 @@ class RunStream(Pumped[RunEvent]):
         self._usage = Usage()
         self._rounds = 0
         self._stopped: Stopped | None = None
-        self._stream: Stream | None = None
+        self._stream: Stream[Any] | None = None
 
     @property
-    def snapshot(self) -> Run:
+    def snapshot(self) -> Run[Any]:
         """The run so far; its `stopped` is None until it has ended."""
-        reply = self._stream.snapshot if self._stream is not None else Reply()
+        reply: Reply[Any] = self._stream.snapshot if self._stream is not None else Reply()
         stopped = "cancelled" if self._cancelled else self._stopped
         return Run(reply, tuple(self._messages), tuple(self._calls), self._usage, self._rounds, stopped)
 
-    async def result(self) -> Run:
+    async def result(self) -> Run[Answer]:
         """Wait for the end and return the whole run; `stopped` says how it ended.
 
         Raises:
@@ -259,7 +257,7 @@ class RunStream(Pumped[RunEvent]):
             if last:
                 return "max_rounds"
 
-    async def _ask(self, scope: anyio.CancelScope) -> Reply:
+    async def _ask(self, scope: anyio.CancelScope) -> Reply[Any]:
         """Send the conversation so far, and hand the reply's events on."""
         request = self._request
         if self._rounds:
@@ -272,7 +270,7 @@ class RunStream(Pumped[RunEvent]):
                 request_id=f"{self._request.request_id}-{self._rounds + 1}",
             )
         self._rounds += 1
-        self._stream = Stream(self._backend, request, form=self._form, owner=self._owner)
+        self._stream = Stream[Any](self._backend, request, form=self._form, owner=self._owner)
         async with self._stream as stream:
             try:
                 async for event in stream:
@@ -284,7 +282,7 @@ class RunStream(Pumped[RunEvent]):
             self._messages.append(reply.message)
         return reply
 
-    async def _settle(self, reply: Reply, refusal: str | None) -> None:
+    async def _settle(self, reply: Reply[Any], refusal: str | None) -> None:
         """Run the calls of a reply, or refuse them, and put reply and results into the conversation.
 
         Whatever happens, every call has a result afterwards.

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING, Any, Self, Unpack, overload
 
 from llama4sdk.backend import Backend, KeepsSessions, KeptSession
 from llama4sdk.errors import InvalidRequest
@@ -12,9 +12,13 @@ from llama4sdk.stream import Stream
 
 if TYPE_CHECKING:
     import os
+    import re
     from types import TracebackType
 
+    from typing_extensions import TypeForm
+
     from llama4sdk.messages import Prompt
+    from llama4sdk.options import T, TurnOptions
     from llama4sdk.reply import Reply
 
 
@@ -50,6 +54,14 @@ class Session:
         """The tools that the model was told of."""
         return self._tools
 
+    @overload
+    def stream(self, prompt: Prompt, *, output: None = None, **options: Unpack[TurnOptions]) -> Stream[None]: ...
+    @overload
+    def stream(self, prompt: Prompt, *, output: TypeForm[T], **options: Unpack[TurnOptions]) -> Stream[T]: ...
+    @overload
+    def stream(self, prompt: Prompt, *, output: re.Pattern[str], **options: Unpack[TurnOptions]) -> Stream[str]: ...
+    @overload
+    def stream(self, prompt: Prompt, *, output: object, **options: Unpack[TurnOptions]) -> Stream[Any]: ...
     def stream(
         self,
         prompt: Prompt,
@@ -59,7 +71,7 @@ class Session:
         sampling: Sampling | None = None,
         deadlines: Deadlines | None = None,
         priority: int = 0,
-    ) -> Stream:
+    ) -> Stream[Any]:
         """Return the next question as a stream, to be entered with `async with`.
 
         Args:
@@ -87,6 +99,14 @@ class Session:
         )
         return Stream(self._kept, request, form=form)
 
+    @overload
+    async def chat(self, prompt: Prompt, *, output: None = None, **options: Unpack[TurnOptions]) -> Reply[None]: ...
+    @overload
+    async def chat(self, prompt: Prompt, *, output: TypeForm[T], **options: Unpack[TurnOptions]) -> Reply[T]: ...
+    @overload
+    async def chat(self, prompt: Prompt, *, output: re.Pattern[str], **options: Unpack[TurnOptions]) -> Reply[str]: ...
+    @overload
+    async def chat(self, prompt: Prompt, *, output: object, **options: Unpack[TurnOptions]) -> Reply[Any]: ...
     async def chat(
         self,
         prompt: Prompt,
@@ -96,7 +116,7 @@ class Session:
         sampling: Sampling | None = None,
         deadlines: Deadlines | None = None,
         priority: int = 0,
-    ) -> Reply:
+    ) -> Reply[Any]:
         """Ask the next question, and wait for the whole reply; arguments as in `stream`.
 
         Raises:

@@ -22,7 +22,7 @@ from llama4sdk.errors import (
 from llama4sdk.events import Done, Event, Switched, TextDelta, UsageUpdate
 from llama4sdk.output import AnswerForm, OutputReader
 from llama4sdk.owned_task import running_loop, start_owned
-from llama4sdk.reply import Reply, ReplyBuilder
+from llama4sdk.reply import Answer, Reply, ReplyBuilder
 from llama4sdk.tools.events import CallEvents
 
 if TYPE_CHECKING:
@@ -156,7 +156,7 @@ class Pumped(AsyncIterator[E], Generic[E]):
             self._ended.set()
 
 
-class Stream(Pumped[Event]):
+class Stream(Pumped[Event], Generic[Answer]):
     """The events of one request; made by `Llama4.stream`.
 
         async with llama.stream("Tell me a story.") as stream:
@@ -198,8 +198,11 @@ class Stream(Pumped[Event]):
         return self._request
 
     @property
-    def snapshot(self) -> Reply:
-        """The reply as far as it was read; its `finish_reason` is None until it is complete."""
+    def snapshot(self) -> Reply[Any]:
+        """The reply as far as it was read; its `finish_reason` is None until it is complete.
+
+        Until then its `output` is plain JSON data, as in `Partial`.
+        """
         reply = self._builder.snapshot()
         if reply.finish_reason in (None, "cancelled") and not reply.usage.total_tokens and self._metered is not None:
             reply = replace(reply, usage=self._metered.usage)
@@ -214,7 +217,7 @@ class Stream(Pumped[Event]):
         self._over = isinstance(event, Done)
         return event
 
-    async def result(self) -> Reply:
+    async def result(self) -> Reply[Answer]:
         """Wait for the end and return the whole reply; `finish_reason` says how it ended.
 
         A stream that was cancelled returns what had come, with the finish reason `cancelled`.

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import random
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import anyio
 
@@ -40,7 +40,7 @@ class Chats(Protocol):
         repair: int = 0,
         sampling: Sampling | None = None,
         deadlines: Deadlines | None = None,
-    ) -> Reply:
+    ) -> Reply[Any]:
         """Ask, and wait for the whole reply."""
         ...
 
@@ -82,7 +82,7 @@ class Asking:
     deadlines: Deadlines
     retries: int
 
-    async def ask(self, messages: Sequence[Message]) -> Reply:
+    async def ask(self, messages: Sequence[Message]) -> Reply[Any]:
         """Return the reply to one conversation.
 
         Raises:
@@ -101,7 +101,7 @@ class Asking:
             await anyio.sleep(pause)
             attempt += 1
 
-    async def _once(self, messages: Sequence[Message], until: float) -> Reply:
+    async def _once(self, messages: Sequence[Message], until: float) -> Reply[Any]:
         deadlines = self.deadlines
         if until != math.inf:
             deadlines = replace(deadlines, total=max(until - anyio.current_time(), _LEAST_LEFT))

@@ -13,7 +13,7 @@ import time
 from contextlib import suppress
 from io import FileIO
 from pathlib import Path
-from typing import TYPE_CHECKING, BinaryIO, NamedTuple, Self
+from typing import TYPE_CHECKING, Any, BinaryIO, NamedTuple, Self
 
 from llama4sdk.bulk.lock import lock
 from llama4sdk.bulk.records import (
@@ -118,7 +118,7 @@ class Journal:
                 self._model = model
                 self._note_model()
 
-    def take(self, key: str, index: int) -> Reply | None:
+    def take(self, key: str, index: int) -> Reply[Any] | None:
         """Return a reply to the prompt of that key and hand it out no more; None when there is none left.
 
         While the journal `awaits_model`, there is none.
@@ -138,7 +138,7 @@ class Journal:
             except (DamagedError, OSError) as error:
                 raise LlamaError(f"A reply cannot be read from the journal {str(self._path)!r}.") from error
 
-    def write(self, key: str, index: int, result: Reply | LlamaError) -> None:
+    def write(self, key: str, index: int, result: Reply[Any] | LlamaError) -> None:
         """Add what became of a prompt; a reply that JSON cannot hold is left out.
 
         Raises:

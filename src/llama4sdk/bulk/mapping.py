@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import AsyncIterable, AsyncIterator, Iterable
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING, Any, Generic, Self, TypeAlias
 
 import anyio
 from anyio import from_thread, to_thread
@@ -14,14 +14,14 @@ from llama4sdk.bulk.asking import Asking, Chats
 from llama4sdk.bulk.bar import ProgressBar, open_bar
 from llama4sdk.bulk.journal import Journal
 from llama4sdk.bulk.key import prompt_key
-from llama4sdk.bulk.outcome import Outcome, Tally
+from llama4sdk.bulk.outcome import Answered, Failed, Tally
 from llama4sdk.bulk.source import PromptSource
 from llama4sdk.errors import InvalidRequest
 from llama4sdk.messages import Message, Prompt, conversation
 from llama4sdk.output import answer_form
 from llama4sdk.output.form import MisfitError
 from llama4sdk.owned_task import running_loop, start_owned
-from llama4sdk.reply import Reply
+from llama4sdk.reply import Answer, Reply
 from llama4sdk.request import Deadlines, Sampling
 from llama4sdk.stream import one_error
 
@@ -37,6 +37,7 @@ if TYPE_CHECKING:
 _ROOM = 2
 _SHORT = 10_000  # characters that the loop may well hash by itself
 _REDRAWN_EVERY = 0.2  # seconds
+_Outcome: TypeAlias = Answered[Any] | Failed[Any]
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,7 +63,7 @@ def map_prompts(
     deadlines: Deadlines | None = None,
     retries: int = 2,
     progress: bool | None = None,
-) -> Bulk:
+) -> Bulk[Any]:
     """Ask many prompts; return the work, to be entered with `async with` and read with `async for`.
 
     Args:
@@ -90,7 +91,7 @@ def map_prompts(
     return Bulk(asking, prompts, concurrency=concurrency, ordered=ordered, journal=journal, progress=progress)
 
 
-class Bulk(AsyncIterator[Outcome]):
+class Bulk(AsyncIterator[Answered[Answer] | Failed[Answer]], Generic[Answer]):
     """Bulk work under way; made by `Llama4.map`.
 
         async with llama.map(prompts) as outcomes:
@@ -135,12 +136,12 @@ class Bulk(AsyncIterator[Outcome]):
         self._journal: Journal | None = None
         self._failure: Exception | None = None
         self._tally = Tally()
-        self._early: dict[int, Outcome] = {}
+        self._early: dict[int, _Outcome] = {}
         self._next = 0
         self._running: anyio.Semaphore
         self._room: anyio.Semaphore
-        self._send: MemoryObjectSendStream[Outcome]
-        self._receive: MemoryObjectReceiveStream[Outcome]
+        self._send: MemoryObjectSendStream[_Outcome]
+        self._receive: MemoryObjectReceiveStream[_Outcome]
 
     @property
     def tally(self) -> Tally:
@@ -158,7 +159,7 @@ class Bulk(AsyncIterator[Outcome]):
         if self._path is not None:
             self._journal = await _opened(self._path, self._asking.client.capabilities.model)
         # As many as there is room for, so that sending never waits.
-        self._send, self._receive = anyio.create_memory_object_stream[Outcome](room)
+        self._send, self._receive = anyio.create_memory_object_stream[_Outcome](room)
         self._home = running_loop()
         self._task = start_owned(partial(self._main, bar))
         return self
@@ -182,7 +183,7 @@ class Bulk(AsyncIterator[Outcome]):
     def __aiter__(self) -> Self:
         return self
 
-    async def __anext__(self) -> Outcome:
+    async def __anext__(self) -> Answered[Answer] | Failed[Answer]:
         if self._home is None:
             raise InvalidRequest("Enter the work first: async with llama.map(…) as outcomes.")
         if running_loop() != self._home:
@@ -194,7 +195,7 @@ class Bulk(AsyncIterator[Outcome]):
         self._room.release()
         return outcome
 
-    async def _received(self) -> Outcome | None:
+    async def _received(self) -> _Outcome | None:
         try:
             if not self._ordered:
                 return await self._receive.receive()
@@ -240,7 +241,7 @@ class Bulk(AsyncIterator[Outcome]):
                     return
                 # One after the other, so that equal prompts find their own replies in the journal.
                 earlier = await self._looked_up(index, prompt)
-                if isinstance(earlier, Outcome):
+                if isinstance(earlier, Answered | Failed):
                     self._deliver(earlier)
                 else:
                     asks.start_soon(self._one, earlier, asks.cancel_scope)
@@ -248,7 +249,7 @@ class Bulk(AsyncIterator[Outcome]):
         finally:
             await self._prompts.aclose()
 
-    async def _looked_up(self, index: int, prompt: Prompt) -> Outcome | _Question:
+    async def _looked_up(self, index: int, prompt: Prompt) -> _Outcome | _Question:
         if self._journal is not None and self._journal.awaits_model:
             await self._name_model(self._journal, first=index == 0)
         if self._journal is None and isinstance(prompt, str) and len(prompt) <= _SHORT:
@@ -261,7 +262,7 @@ class Bulk(AsyncIterator[Outcome]):
             await self._answered.wait()
         await to_thread.run_sync(journal.name, self._asking.client.capabilities.model)
 
-    def _look_up(self, index: int, prompt: Prompt) -> Outcome | _Question:
+    def _look_up(self, index: int, prompt: Prompt) -> _Outcome | _Question:
         """Read the prompt, and return its outcome where that is known already."""
         key = ""
         try:
@@ -271,9 +272,13 @@ class Bulk(AsyncIterator[Outcome]):
             reply = self._with_output(known) if known else None
         except Exception as error:  # noqa: BLE001 - a prompt may be anything
             return self._failed(_Question(index, key, prompt, ()), error)
-        return Outcome(index, key, prompt, reply, resumed=True) if reply else _Question(index, key, prompt, messages)
+        return (
+            Answered(index, key, prompt, reply=reply, resumed=True)
+            if reply
+            else _Question(index, key, prompt, messages)
+        )
 
-    def _with_output(self, reply: Reply) -> Reply | None:
+    def _with_output(self, reply: Reply[Any]) -> Reply[Any] | None:
         if self._form is None or reply.finish_reason != "stop":
             return reply
         try:
@@ -281,14 +286,14 @@ class Bulk(AsyncIterator[Outcome]):
         except MisfitError:
             return None  # the type has become stricter since
 
-    def _failed(self, question: _Question, error: Exception) -> Outcome:
+    def _failed(self, question: _Question, error: Exception) -> Failed[Any]:
         one = one_error(error, self._asking.client.capabilities.name, "")
-        return Outcome(question.index, question.key, question.prompt, error=one)
+        return Failed(question.index, question.key, question.prompt, error=one)
 
     async def _one(self, question: _Question, all_of_them: anyio.CancelScope) -> None:
         try:
             reply = await self._asking.ask(question.messages)
-            outcome = Outcome(question.index, question.key, question.prompt, reply)
+            outcome: _Outcome = Answered(question.index, question.key, question.prompt, reply=reply)
         except Exception as error:  # noqa: BLE001 - this is the edge where every failure becomes one error
             outcome = self._failed(question, error)
         try:
@@ -301,12 +306,12 @@ class Bulk(AsyncIterator[Outcome]):
             return
         self._deliver(outcome)
 
-    def _deliver(self, outcome: Outcome) -> None:
+    def _deliver(self, outcome: _Outcome) -> None:
         self._tally = self._tally.plus(outcome)
         self._send.send_nowait(outcome)
         self._running.release()
 
-    async def _keep(self, outcome: Outcome) -> None:
+    async def _keep(self, outcome: _Outcome) -> None:
         if self._journal is None:
             return
         result = outcome.reply or outcome.error

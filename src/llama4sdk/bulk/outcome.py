@@ -2,20 +2,20 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Any, Generic, Literal
 
 from llama4sdk.errors import InvalidRequest, LlamaError
 from llama4sdk.events import Usage
+from llama4sdk.reply import Answer, Reply
 
 if TYPE_CHECKING:
     from llama4sdk.messages import Prompt
-    from llama4sdk.reply import Reply
 
 
 @dataclass(frozen=True, slots=True)
-class Outcome:
-    """The outcome of one prompt: a reply, or an error.
+class Outcome(Generic[Answer]):
+    """The outcome of one prompt: a reply, or an error; each that bulk work yields is an `Answered` or a `Failed`.
 
     Args:
         index: Its place among the prompts, from 0.
@@ -32,7 +32,7 @@ class Outcome:
     index: int
     key: str
     prompt: Prompt
-    reply: Reply | None = None
+    reply: Reply[Answer] | None = None
     error: LlamaError | None = None
     resumed: bool = False
 
@@ -45,7 +45,7 @@ class Outcome:
         """Whether there is a reply."""
         return self.error is None
 
-    def result(self) -> Reply:
+    def result(self) -> Reply[Answer]:
         """Return the reply.
 
         Raises:
@@ -54,6 +54,32 @@ class Outcome:
         if self.reply is None:
             raise self.error or InvalidRequest("An outcome has either a reply or an error.")
         return self.reply
+
+
+@dataclass(frozen=True, slots=True)
+class Answered(Outcome[Answer]):
+    """The outcome of a prompt that was answered: its `reply` is there."""
+
+    reply: Reply[Answer] = field(kw_only=True)
+    error: None = None
+
+    @property
+    def ok(self) -> Literal[True]:
+        """True: there is a reply."""
+        return True
+
+
+@dataclass(frozen=True, slots=True)
+class Failed(Outcome[Answer]):
+    """The outcome of a prompt that failed: its `error` is there."""
+
+    reply: None = None
+    error: LlamaError = field(kw_only=True)
+
+    @property
+    def ok(self) -> Literal[False]:
+        """False: there is an error."""
+        return False
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,7 +103,7 @@ class Tally:
         """Prompts that have an outcome."""
         return self.answered + self.failed
 
-    def plus(self, outcome: Outcome) -> Tally:
+    def plus(self, outcome: Outcome[Any]) -> Tally:
         """Return the tally with one outcome more."""
         if outcome.reply is None:
             return replace(self, failed=self.failed + 1)

@@ -65,7 +65,7 @@ def header_model(line: bytes) -> str:
     return model
 
 
-def reply_line(key: str, index: int, reply: Reply) -> bytes:
+def reply_line(key: str, index: int, reply: Reply[Any]) -> bytes:
     """Return the line for a prompt that was answered."""
     return _line({"key": key, "index": index, "reply": _reply(reply)})
 
@@ -90,7 +90,7 @@ def read_record(line: bytes) -> Record:
     return Record(key, index, cast("dict[str, Any] | None", reply))
 
 
-def read_reply(fields: Mapping[str, Any]) -> Reply:
+def read_reply(fields: Mapping[str, Any]) -> Reply[Any]:
     """Return the reply that a record holds, but for its typed answer.
 
     Raises:
@@ -105,7 +105,7 @@ def read_reply(fields: Mapping[str, Any]) -> Reply:
 
 
 @cache
-def _replies() -> TypeAdapter[Reply]:
+def _replies() -> TypeAdapter[Reply[Any]]:
     # Made when first needed: it takes a few milliseconds, and most programs need none.
     return TypeAdapter(Reply)
 
@@ -125,7 +125,7 @@ def _fields(line: bytes) -> dict[str, object]:
     return cast("dict[str, object]", value)
 
 
-def _reply(reply: Reply) -> dict[str, object]:
+def _reply(reply: Reply[Any]) -> dict[str, object]:
     record: dict[str, object] = {
         "text": reply.text,
         "finish_reason": reply.finish_reason,
