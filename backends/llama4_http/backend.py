@@ -153,6 +153,7 @@ class HttpBackend:
                 tile=self._settings.tile,
                 max_tiles=self._settings.max_tiles,
                 tools_in=self._settings.tools_in,
+                image_limits=self._settings.image_limits,
             )
         return self._template
 

@@ -18,12 +18,14 @@ from pydantic_core import to_json
 
 from llama4sdk.errors import ImageError
 from llama4sdk.images import fitted_size, grid_for, load
+from llama4sdk.images.data_url import is_data_url, read_data_url
 from llama4sdk.images.tiling import MAX_TILES, TILE
 
 if TYPE_CHECKING:
     from PIL import Image as Pillow
 
     from llama4_http.settings import Settings
+    from llama4sdk.image_limits import ImageLimits
     from llama4sdk.messages import Image
 
 Mime = Literal["image/png", "image/jpeg"]
@@ -86,7 +88,9 @@ def pack(image: Image, settings: Settings, *, max_inline: int | None = None) -> 
         ImageError: When it cannot be read.
         UrlBlocked: When it is a remote one.
     """
-    return pack_read(load(image, limits=settings.image_limits), _file(image), settings, max_inline=max_inline)
+    return pack_read(
+        load(image, limits=settings.image_limits), _file(image, settings.image_limits), settings, max_inline=max_inline
+    )
 
 
 def pack_read(image: Pillow.Image, file: bytes | None, settings: Settings, *, max_inline: int | None = None) -> Packed:
@@ -102,13 +106,13 @@ def pack_read(image: Pillow.Image, file: bytes | None, settings: Settings, *, ma
     return Packed(mime, data, size, (width, height), tokens, len(file or data))
 
 
-def _file(image: Image) -> bytes | None:
+def _file(image: Image, limits: ImageLimits) -> bytes | None:
     """Return the bytes of the image's file, which was read without an error before."""
     source = image.source
     if isinstance(source, bytes):
         return source
-    if isinstance(source, str) and source[:5].lower() == "data:":
-        return base64.b64decode(source.partition(",")[2])
+    if isinstance(source, str) and is_data_url(source):
+        return read_data_url(source, image.image_limits or limits)
     return Path(source).read_bytes() if isinstance(source, str | PathLike) else None
 
 

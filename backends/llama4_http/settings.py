@@ -13,7 +13,7 @@ from llama4_http.profiles import NVIDIA_HOST
 from llama4_http.retry import Retries
 from llama4_http.sse import MAX_EVENT
 from llama4sdk.errors import InvalidRequest
-from llama4sdk.images.limits import DEFAULT_LIMITS, ImageLimits
+from llama4sdk.image_limits import DEFAULT_LIMITS, ImageLimits
 from llama4sdk.images.tiling import MAX_TILES, TILE, grid_for
 from llama4sdk.keywords import check_keywords
 from llama4sdk.prompting.tool_format import ToolsPlace, tools_place

@@ -25,6 +25,7 @@ from llama4_local.serving.readiness import ServedModel, inspect_checkpoint
 from llama4_local.serving.sessions import Session, begin, restore
 from llama4sdk.backend import BackendLoad, Capabilities
 from llama4sdk.errors import InvalidRequest
+from llama4sdk.image_limits import DEFAULT_LIMITS
 from llama4sdk.keywords import check_keywords
 from llama4sdk.worker_thread import run_in_daemon_thread
 
@@ -39,6 +40,7 @@ if TYPE_CHECKING:
     from llama4_local.engine.request import EngineRequest
     from llama4_local.serving.engine_thread import Build, Report
     from llama4sdk.events import Event, TokenLogprob
+    from llama4sdk.image_limits import ImageLimits
     from llama4sdk.prompting import PromptTemplate
     from llama4sdk.prompting.tool_format import ToolsPlace
     from llama4sdk.request import RawPrompt, Request
@@ -79,6 +81,8 @@ class LocalBackend:
         threads: Threads for torch, a setting of the whole process; None leaves it as it is.
         tools_in: Whether tools are declared in the `system` message or in the first `user` message.
         progress: Whether a bar on stderr shows how far packing is; None for one where there is a terminal.
+        image_limits: Bounds on the bytes and pixels of images, and on their number beside `max_images`; an `Image` may
+            bring bounds of its own. A JPEG of more than 50 million pixels that they allow is decoded at reduced size.
         prompt_template: How to render prompts instead of what the checkpoint's tokenizer says.
 
     Raises:
@@ -105,6 +109,7 @@ class LocalBackend:
         threads: int | None = None,
         tools_in: ToolsPlace = "system",
         progress: bool | None = None,
+        image_limits: ImageLimits = DEFAULT_LIMITS,
         prompt_template: PromptTemplate | None = None,
     ) -> None:
         self._engine_thread: EngineThread | None = None
@@ -127,6 +132,7 @@ class LocalBackend:
             threads=threads,
             tools_in=tools_in,
             progress=progress,
+            image_limits=image_limits,
         )
         self._template = prompt_template
         self._served: ServedModel | None = None

@@ -10,6 +10,7 @@ from typing import Annotated, Any, Literal, TypeAlias, cast
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
 from llama4sdk.errors import InvalidRequest
+from llama4sdk.image_limits import ImageLimits
 
 
 class Value(BaseModel):
@@ -72,12 +73,14 @@ class Image(Value):
             servers that fetch for themselves and refused with `UrlBlocked` elsewhere.
         orient: Whether the EXIF orientation is applied, so that the model sees what a person sees.
             Meta's reference does not apply it: pass False for its behaviour.
+        image_limits: Bounds on this image's bytes and pixels; None for those of the backend.
     """
 
     type: Literal["image"] = "image"
     source: Any = Field(repr=False)
     fetch: bool = False
     orient: bool = True
+    image_limits: ImageLimits | None = Field(default=None, repr=False)
 
     def __init__(
         self,
@@ -85,6 +88,7 @@ class Image(Value):
         *,
         fetch: bool = False,
         orient: bool = True,
+        image_limits: ImageLimits | None = None,
         **data: object,
     ) -> None:
         if isinstance(source, bytearray | memoryview):
@@ -96,13 +100,13 @@ class Image(Value):
             )
         if isinstance(source, str):
             checked_text(source)
-        super().__init__(source=source, fetch=fetch, orient=orient, **data)
+        super().__init__(source=source, fetch=fetch, orient=orient, image_limits=image_limits, **data)
 
     @property
     def url(self) -> str | None:
         """The http(s) URL that this image names, if it names one."""
-        if isinstance(self.source, str) and self.source[:8].lower().startswith(("http://", "https://")):
-            return self.source
+        if isinstance(self.source, str) and self.source[:64].lstrip()[:8].lower().startswith(("http://", "https://")):
+            return self.source.strip()
         return None
 
 
@@ -141,6 +145,7 @@ def _is_image_like(value: object) -> bool:
 
 
 _IMAGE_KEYS = ("image", "source", "path", "url", "data")
+_READING_KEYS = ("fetch", "orient", "image_limits")
 
 
 def _part_of_dict(value: Mapping[str, Any]) -> Part:
@@ -155,20 +160,20 @@ def _part_of_dict(value: Mapping[str, Any]) -> Part:
         source = cast("Mapping[str, object]", url).get("url") if isinstance(url, Mapping) else url
         if not isinstance(source, str):
             raise InvalidRequest('An image_url part looks like {"type": "image_url", "image_url": {"url": "…"}}.')
-        if not source[:8].lower().startswith(("http://", "https://", "data:")):
+        if not source[:64].lstrip()[:8].lower().startswith(("http://", "https://", "data:")):
             raise InvalidRequest(
                 'An image_url holds a data: or http(s) URL; for a file use {"type": "image", "path": "…"}.'
             )
         return Image(source)
     if kind == "image":
         named = [key for key in _IMAGE_KEYS if value.get(key) is not None]
-        unknown = set(value) - {*_IMAGE_KEYS, "type", "fetch", "orient"}
+        unknown = set(value) - {*_IMAGE_KEYS, *_READING_KEYS, "type"}
         if len(named) != 1 or unknown:
             raise InvalidRequest(
                 f'An image part looks like {{"type": "image", "image": …}} with one of {", ".join(_IMAGE_KEYS)}'
                 + (f", and knows no {', '.join(sorted(unknown))}." if unknown else ".")
             )
-        return Image(value[named[0]], **{key: value[key] for key in ("fetch", "orient") if key in value})
+        return Image(value[named[0]], **{key: value[key] for key in _READING_KEYS if key in value})
     raise InvalidRequest(f"A dict part has the type text, image or image_url, not {kind!r}.")
 
 

@@ -17,6 +17,7 @@ from PIL import Image
 from image_files import encoded, turned
 from llama4sdk.errors import ImageError, InvalidRequest, TooManyImages, UrlBlocked
 from llama4sdk.images import ImageLimits, Source, load, load_async, source
+from llama4sdk.images import data_url as data_url_module
 
 RED = Image.new("RGB", (6, 4), (255, 0, 0))
 DATA = encoded(RED)
@@ -159,27 +160,25 @@ def test_data_urls_of_all_four_formats_are_read(kind: str, name: str) -> None:
 @pytest.mark.parametrize(
     ("url", "problem"),
     [
-        (data_url()[:-1], "base64 is not valid"),
         (data_url() + "=", "base64 is not valid"),
         (data_url().replace("base64,", "base64,!"), "base64 is not valid"),
-        (data_url().replace("base64,", "base64, "), "base64 is not valid"),
-        (data_url().replace("base64,", "base64,\n"), "base64 is not valid"),
         (data_url().replace("base64,", "base64,é"), "base64 is not valid"),
         (data_url() + "====", "base64 is not valid"),
         (data_url() + "AA==AA==", "base64 is not valid"),
         ("data:image/png;base64,A===", "base64 is not valid"),
         ("data:image/png;base64,", "empty"),
         ("data:image/png;base64,AAAA", "not an image"),
-        (data_url(kind="image/jpeg"), "says JPEG, but its data is PNG"),
-        (data_url(kind="image/svg+xml"), "must begin with"),
-        (data_url(kind="text/html"), "must begin with"),
-        (data_url(kind="image/png;charset=utf-8"), "must begin with"),
-        ("data:image/png,%89PNG", "must begin with"),
-        ("data:,", "must begin with"),
-        ("data:", "must begin with"),
+        (data_url().replace("base64,", "base64,-_"), "base64 is not valid"),
+        ("data:image/svg+xml;base64,PHN2Zy8+", "not an image"),
+        ("data:image/png;base64,%41%", "base64 is not valid"),
+        ("data:image/png;base65,AAAA", "not an image"),
+        ("data:image/png,%89PNG", "not an image"),
+        ("data:,", "empty"),
+        ("data:", "no comma"),
+        ("data:image/png;base64", "no comma"),
     ],
 )
-def test_fault_34_data_urls_are_read_strictly(url: str, problem: str) -> None:
+def test_fault_34_data_urls_that_no_browser_reads_are_refused(url: str, problem: str) -> None:
     with pytest.raises(ImageError, match=problem):
         load(url)
 
@@ -187,7 +186,7 @@ def test_fault_34_data_urls_are_read_strictly(url: str, problem: str) -> None:
 def test_fault_34_padding_before_the_end_is_refused_in_long_data_too(monkeypatch: pytest.MonkeyPatch) -> None:
     url = data_url()
     assert len(url) > 90
-    monkeypatch.setattr(source, "_STEP", 8)
+    monkeypatch.setattr(data_url_module, "_STEP", 8)
     assert load(url).size == RED.size
     start = url.index(",") + 1
     for place in (start + 7, start + 15):
@@ -199,7 +198,7 @@ def test_fault_34_a_large_data_url_is_refused_before_decoding(monkeypatch: pytes
     def undecoded(*args: object, **options: object) -> NoReturn:
         raise AssertionError("the base64 was decoded")
 
-    monkeypatch.setattr(source.binascii, "a2b_base64", undecoded)
+    monkeypatch.setattr(data_url_module.binascii, "a2b_base64", undecoded)
     with pytest.raises(ImageError, match="bytes, more than"):
         load("data:image/png;base64," + "A" * 100_000_000)
 

@@ -7,6 +7,7 @@ from typing import get_args
 
 from llama4_local.config.formats import MOST_STEP_TOKENS, CacheType, DType, WeightFormat, usual_step_tokens
 from llama4sdk.errors import InvalidRequest
+from llama4sdk.image_limits import DEFAULT_LIMITS, ImageLimits
 from llama4sdk.prompting.tool_format import ToolsPlace, tools_place
 
 _MOST_THREADS = 1024
@@ -36,6 +37,7 @@ class Options:
     threads: int | None = None
     tools_in: ToolsPlace = "system"
     progress: bool | None = None
+    image_limits: ImageLimits = DEFAULT_LIMITS
 
     def __post_init__(self) -> None:
         tools_place(self.tools_in)
@@ -55,6 +57,8 @@ class Options:
             raise InvalidRequest(
                 f"A step holds at most {MOST_STEP_TOKENS:,} tokens; lower step_tokens= or max_sequences=."
             )
+        if not isinstance(self.image_limits, ImageLimits):
+            raise InvalidRequest(f"image_limits is an ImageLimits, not {type(self.image_limits).__name__}.")
         if not isinstance(self.device, str):
             raise InvalidRequest(f"device is auto, cpu, cuda or cuda:N; got {self.device!r}.")
 

@@ -36,6 +36,7 @@ def prepare(
         TooManyImages: More images than the backend takes.
         InvalidRequest: Anything else that cannot be served.
     """
+    _check_images(sum(len(message.images) for message in request.messages), served)  # before any is decoded
     token_ids, tiles, image_tokens = _prompt(served, request, answers=answers)
     if prefix is not None and prefix.token_ids:
         # Turns follow one another; only the first one begins the text.
@@ -109,13 +110,17 @@ def check_prompt(
             prompt_tokens=count,
             limit=served.context,
         )
+    _check_images(images, served)
+    for subject, ids in (("The prompt", token_ids), ("stop_token_ids", stop_token_ids)):
+        if any(not 0 <= token < vocab for token in ids):
+            raise InvalidRequest(f"{subject} has token ids outside the vocabulary of {vocab}.")
+
+
+def _check_images(images: int, served: ServedModel) -> None:
     if images and served.config.vision is None:
         raise InvalidRequest("This checkpoint has no image encoder; send text only.")
     if images > served.max_images:
         raise TooManyImages(
             f"The request has {images} images and this backend takes {served.max_images}; "
-            "send fewer or raise max_images=."
+            "send fewer or raise max_images= (and max_images of image_limits=)."
         )
-    for subject, ids in (("The prompt", token_ids), ("stop_token_ids", stop_token_ids)):
-        if any(not 0 <= token < vocab for token in ids):
-            raise InvalidRequest(f"{subject} has token ids outside the vocabulary of {vocab}.")

@@ -77,7 +77,7 @@ def inspect_checkpoint(folder: Path, options: Options, template: PromptTemplate 
         config=config,
         template=template,
         context=min(context, options.context or context),
-        max_images=options.max_images if config.vision else 0,
+        max_images=min(options.max_images, options.image_limits.max_images) if config.vision else 0,
         grammars=Grammars(template.tokenizer, config.text.vocab_size, config.generation.eos_token_ids),
         device=device,
         cache_memory=_cache_memory(folder, config, options, device, formats),
@@ -171,4 +171,10 @@ def _cache_memory(folder: Path, config: ModelConfig, options: Options, device: s
 
 def _template(folder: Path, config: ModelConfig, options: Options) -> PromptTemplate:
     tile = config.vision.image_size if config.vision else _PUBLISHED_TILE
-    return PromptTemplate(Tokenizer.from_file(folder), tile=tile, max_tiles=config.max_tiles, tools_in=options.tools_in)
+    return PromptTemplate(
+        Tokenizer.from_file(folder),
+        tile=tile,
+        max_tiles=config.max_tiles,
+        tools_in=options.tools_in,
+        image_limits=options.image_limits,
+    )

@@ -71,7 +71,7 @@ def _image(image: Image) -> tuple[str, str]:
     source = cast("object", image.source)
     if isinstance(source, bytes):
         return "file", hashlib.sha256(source).hexdigest()
-    if isinstance(source, str) and (image.url is not None or source[:5].lower() == "data:"):
+    if isinstance(source, str) and (image.url is not None or source[:64].lstrip()[:5].lower() == "data:"):
         return "url", hashlib.sha256(source.encode()).hexdigest()
     if isinstance(source, str | os.PathLike):
         return "file", _file_digest(Path(cast("str | os.PathLike[str]", source)))

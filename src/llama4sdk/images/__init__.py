@@ -7,7 +7,7 @@
 Pillow, numpy and httpx are imported by the functions that need them, not by this package.
 """
 
-from llama4sdk.images.limits import ImageLimits
+from llama4sdk.image_limits import ImageLimits
 from llama4sdk.images.pixels import Tiles, cut, tile, tile_async
 from llama4sdk.images.source import ImagePart, Source, load, load_async
 from llama4sdk.images.tiling import TileGrid, fitted_size, grid_for, patch_tokens, prompt_tokens

@@ -12,7 +12,7 @@ Format = Literal["PNG", "JPEG", "WEBP", "GIF"]
 
 @dataclass(frozen=True, slots=True)
 class Container:
-    """A file whose structure was walked from end to end and found whole.
+    """A file whose structure was walked before a decoder sees it.
 
     Attributes:
         format: Which of the four it is.
@@ -20,6 +20,7 @@ class Container:
         height: Pixels from top to bottom, as stored.
         data: The file with nothing but what its first image needs.
         exif: Its EXIF data, empty where there is none.
+        scan: In a JPEG file, the place of its first scan.
     """
 
     format: Format
@@ -27,6 +28,7 @@ class Container:
     height: int
     data: bytes
     exif: bytes = b""
+    scan: int = 0
 
 
 def damaged(kind: Format) -> ImageError:

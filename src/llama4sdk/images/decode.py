@@ -3,8 +3,11 @@
 Only PNG, JPEG, WEBP and GIF are read; of an animation, its first frame (of an animated PNG the still image
 that a program without animation shows). Transparency lies over white. Orientation stored in EXIF is
 applied, as a person sees the photo, unless told otherwise: Meta's reference does not apply it. CMYK turns
-into RGB as Pillow converts it, colour profiles are ignored, 16-bit channels keep their high byte. No error
+into RGB as Pillow converts it, colour profiles are ignored, deep levels become 8 bits (`levels.py`). No error
 repeats a decoder's words.
+
+A JPEG beyond the default limit of pixels, where the caller's limits allow it, is decoded at a half, a quarter or an
+eighth of its size, so that it takes no more memory than one within the default; tiles show less than that anyway.
 """
 
 from __future__ import annotations
@@ -13,34 +16,21 @@ from io import BytesIO
 from typing import TYPE_CHECKING, assert_never
 
 from llama4sdk.errors import ImageError
+from llama4sdk.image_limits import DEFAULT_LIMITS, ImageLimits
 from llama4sdk.images import gif, jpeg, png, webp
 from llama4sdk.images.container import damaged
-from llama4sdk.images.limits import DEFAULT_LIMITS, ImageLimits
-from llama4sdk.images.orientation import orientation
+from llama4sdk.images.formats import sniff
+from llama4sdk.images.jpeg import Feed
+from llama4sdk.images.levels import to_grey
+from llama4sdk.images.orientation import UPRIGHT, in_pillow, orientation
 
 if TYPE_CHECKING:
     from PIL import Image
+    from PIL.JpegImagePlugin import JpegImageFile
 
-    from llama4sdk.images.container import Container, Format
+    from llama4sdk.images.container import Container
 
 _WHITE = (255, 255, 255)
-
-
-def sniff(data: bytes) -> Format:
-    """Tell the format of an image by its first bytes.
-
-    Raises:
-        ImageError: It is none of PNG, JPEG, WEBP and GIF.
-    """
-    if data.startswith(png.SIGNATURE):
-        return "PNG"
-    if data.startswith(jpeg.SIGNATURE):
-        return "JPEG"
-    if data.startswith(gif.SIGNATURES):
-        return "GIF"
-    if webp.is_webp(data):
-        return "WEBP"
-    raise ImageError("The data is not an image in one of the formats PNG, JPEG, WEBP and GIF.")
 
 
 def inspect(data: bytes, limits: ImageLimits = DEFAULT_LIMITS) -> Container:
@@ -79,7 +69,9 @@ def decode(data: bytes, *, limits: ImageLimits = DEFAULT_LIMITS, orient: bool = 
         image = _open(container)
         limits.check_size(*image.size)
         image.load()
-        return _turn(_flatten(image), container.exif if orient else b"")
+        exif: object = container.exif or image.info.get("exif")
+        turn = orientation(exif) if orient and isinstance(exif, bytes) else UPRIGHT
+        return _turn(_flatten(image), turn)
     except ImageError:
         raise
     except Exception:  # noqa: BLE001 - decoders raise OSError, SyntaxError, struct.error, and more
@@ -94,8 +86,8 @@ def to_rgb(image: Image.Image, *, limits: ImageLimits = DEFAULT_LIMITS, orient: 
     """
     limits.check_size(*image.size)
     try:
-        exif: object = image.info.get("exif") if orient else None
-        return _turn(_flatten(image), exif if isinstance(exif, bytes) else b"")
+        image.load()
+        return _turn(_flatten(image), in_pillow(image) if orient else UPRIGHT)
     except Exception:  # noqa: BLE001 - as above, for a file that the caller's image still has to read
         raise ImageError(f"The image of mode {image.mode} could not be read or turned into RGB.") from None
 
@@ -109,7 +101,7 @@ def _open(container: Container) -> Image.Image:
         case "PNG":
             return PngImagePlugin.PngImageFile(file)
         case "JPEG":
-            return JpegImagePlugin.JpegImageFile(file)
+            return _reduced(JpegImagePlugin.JpegImageFile(Feed(container.data, container.scan)))
         case "WEBP":
             return WebPImagePlugin.WebPImageFile(file)
         case "GIF":
@@ -119,32 +111,28 @@ def _open(container: Container) -> Image.Image:
 
 
 def _flatten(image: Image.Image) -> Image.Image:
-    if image.mode.startswith("I"):
-        return _from_16_bits(image)
+    if image.mode.startswith("I") or image.mode == "F":
+        return to_grey(image).convert("RGB")
     if not image.has_transparency_data:
         return image.convert("RGB")
     from PIL import Image
 
-    clear = image.convert("RGBA")
+    # Pillow turns grey with premultiplied alpha only into grey with alpha.
+    clear = (image.convert("LA") if image.mode == "La" else image).convert("RGBA")
     ground = Image.new("RGB", image.size, _WHITE)
     ground.paste(clear, mask=clear.getchannel("A"))
     return ground
 
 
-def _from_16_bits(image: Image.Image) -> Image.Image:
-    import numpy as np
-    from PIL import Image
-
-    # Pillow would clip these at 255; it keeps the high byte of colour with 16 bits, and so do grey levels here.
-    levels = np.asarray(image)
-    grey = (levels.clip(0, 0xFFFF) >> 8).astype(np.uint8)
-    clear = image.info.get("transparency")
-    if clear is not None:
-        grey[levels == clear] = 255
-    return Image.fromarray(grey).convert("RGB")
+def _reduced(image: JpegImageFile) -> Image.Image:
+    width, height = image.size
+    scale = next((n for n in (1, 2, 4) if width * height <= DEFAULT_LIMITS.max_pixels * n * n), 8)
+    if scale > 1:
+        image.draft(None, (max(1, width // scale), max(1, height // scale)))
+    return image
 
 
-def _turn(image: Image.Image, exif: bytes) -> Image.Image:
+def _turn(image: Image.Image, orientation: int) -> Image.Image:
     from PIL.Image import Transpose
 
     turns = {
@@ -156,5 +144,5 @@ def _turn(image: Image.Image, exif: bytes) -> Image.Image:
         7: Transpose.TRANSVERSE,
         8: Transpose.ROTATE_90,
     }
-    turn = turns.get(orientation(exif))
+    turn = turns.get(orientation)
     return image if turn is None else image.transpose(turn)

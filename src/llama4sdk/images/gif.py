@@ -1,4 +1,7 @@
-"""GIF files, walked block by block (GIF89a specification) up to the end of their first frame."""
+"""GIF files, walked block by block (GIF89a specification) up to the end of their first frame.
+
+Met here: a frame that grows the screen beyond the limits, which Pillow judges by a setting of the whole process.
+"""
 
 from __future__ import annotations
 
@@ -8,7 +11,7 @@ from typing import TYPE_CHECKING
 from llama4sdk.images.container import Container, damaged, truncated
 
 if TYPE_CHECKING:
-    from llama4sdk.images.limits import ImageLimits
+    from llama4sdk.image_limits import ImageLimits
 
 SIGNATURES = (b"GIF87a", b"GIF89a")
 _EXTENSION, _FRAME, _TRAILER = 0x21, 0x2C, 0x3B

@@ -1,9 +1,15 @@
-"""JPEG files, walked marker by marker (ITU-T T.81) before a decoder sees them."""
+"""JPEG files: their header walked marker by marker (ITU-T T.81), their compressed data left to the decoder.
+
+Cameras write restart markers, after which a decoder finds its way again behind a damaged spot; so everything from
+the first scan on goes to the decoder as it is. The walk of the header meets two attacks: a frame of too many pixels,
+and damaged metadata, of which Pillow warns by the process's own filters. `Feed` meets a third: countless scans.
+"""
 
 from __future__ import annotations
 
 import re
 import struct
+from io import BytesIO
 from typing import TYPE_CHECKING
 
 from llama4sdk.errors import ImageError
@@ -12,7 +18,7 @@ from llama4sdk.images.container import Container, damaged, truncated
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from llama4sdk.images.limits import ImageLimits
+    from llama4sdk.image_limits import ImageLimits
 
 SIGNATURE = b"\xff\xd8\xff"
 _END = 0xD9
@@ -24,54 +30,88 @@ _EXIF = 0xE1
 _LEFT_OUT = {*range(0xE0, 0xF0), 0xFE} - {0xE0, 0xEE}
 _MAX_SCANS = 100  # every scan of a progressive image goes over all of it; usual are about 10
 _STEP = 256 * 1024  # bytes
-# Inside compressed data FF is followed by 00, or by a restart marker; anything else ends the scan.
-_NEXT_MARKER = re.compile(rb"\xff+[^\x00\xff\xd0-\xd7]")
+_MARKER = re.compile(rb"\xff+[^\x00\xff]")
+
+
+class Feed(BytesIO):
+    """A JPEG file as its decoder reads it: it ends in an error, and so do more than 100 scans.
+
+    Args:
+        data: The file.
+        start: Place of its first scan.
+
+    Raises:
+        ImageError: On reading, once more is asked for than there is, or the scans are too many.
+    """
+
+    def __init__(self, data: bytes, start: int) -> None:
+        super().__init__(data)
+        self._start = start
+        self._scans = 0
+        self._last = b""
+
+    def read(self, size: int | None = -1, /) -> bytes:
+        """Return the next bytes; while the header is read, as any file does."""
+        place = self.tell()
+        data = super().read(size)
+        if place < self._start:
+            data = data[: self._start - place]  # so that a read begins where the first scan does
+            self.seek(place + len(data))
+            self._scans, self._last = 0, b""
+            return data
+        if not data:
+            raise truncated("JPEG")
+        self._scans += (self._last + data).count(b"\xff\xda")
+        self._last = data[-1:]
+        if self._scans > _MAX_SCANS:
+            raise ImageError(f"The JPEG image has more than {_MAX_SCANS} scans; save it anew.")
+        return data
 
 
 def inspect(data: bytes, limits: ImageLimits) -> Container:
-    """Check a JPEG file up to its end marker and return it without metadata and what follows.
+    """Check the header of a JPEG file and return the file without metadata.
 
     Raises:
-        ImageError: Too many pixels, cut off, damaged, or more than 100 scans.
+        ImageError: Too many pixels, cut off or damaged before its first scan.
     """
     size: tuple[int, int] | None = None
-    scans, exif, kept = 0, b"", [data[:2]]
+    exif, kept = b"", [data[:2]]
     for marker, body, segment in _segments(data):
         if marker in _FRAMES:
             size = _frame(body, size, limits)
-        elif marker == _SCAN:
-            scans = _counted(scans)
         elif marker == _EXIF and body.startswith(b"Exif\0\0"):
             exif = exif or body
         if marker not in _LEFT_OUT:
             kept.append(segment)
-    if size is None or not scans:
-        raise damaged("JPEG")
-    return Container("JPEG", *size, b"".join(kept), exif)
+        if marker == _SCAN and size is not None:
+            whole = b"".join(kept)
+            return Container("JPEG", *size, whole, exif, scan=len(whole) - len(segment))
+    raise damaged("JPEG")
 
 
 def _segments(data: bytes) -> Iterator[tuple[int, bytes, bytes]]:
-    """Yield each marker, the body that belongs to it, and all of its bytes, a scan's data included."""
+    """Yield each marker, the body that belongs to it, and all of its bytes; the first scan is the rest of the file."""
     place = 2
     while True:
         # As the common decoder does, go over stray bytes between segments.
         start, body = _find_marker(data, place)
         marker = data[body - 1]
         if marker == _END:
-            yield marker, b"", data[start:body]
             return
         if marker in _ALONE:
             place = body
             continue
-        end = _segment_end(data, body)
-        place = _find_marker(data, end)[0] if marker == _SCAN else end
-        yield marker, data[body + 2 : end], data[start:place]
+        place = _segment_end(data, body)
+        if marker == _SCAN:
+            yield marker, b"", data[start:]
+            return
+        yield marker, data[body + 2 : place], data[start:place]
 
 
 def _find_marker(data: bytes, place: int) -> tuple[int, int]:
     # In steps, between which other threads get their turn; a marker begins in one and may end in the next.
     for start in range(place, len(data), _STEP):
-        marker = _NEXT_MARKER.search(data, start, start + _STEP + 1)
+        marker = _MARKER.search(data, start, start + _STEP + 1)
         if marker is not None:
             return marker.span()
     raise truncated("JPEG")
@@ -86,12 +126,6 @@ def _segment_end(data: bytes, place: int) -> int:
     if place + length > len(data):
         raise truncated("JPEG")
     return place + length
-
-
-def _counted(scans: int) -> int:
-    if scans >= _MAX_SCANS:
-        raise ImageError(f"The JPEG image has more than {_MAX_SCANS} scans; save it anew.")
-    return scans + 1
 
 
 def _frame(body: bytes, before: tuple[int, int] | None, limits: ImageLimits) -> tuple[int, int]:

@@ -1,12 +1,17 @@
 """The one EXIF entry that changes what an image shows: how the camera was held.
 
 EXIF data is a TIFF header and a table of twelve-byte entries (CIPA DC-008, TIFF 6.0). Only the first table is
-read, and whatever is damaged in it turns nothing.
+read, and whatever is damaged in it turns nothing; Pillow's reader warns of it by the process's own filters.
 """
 
 from __future__ import annotations
 
+import binascii
 import struct
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from PIL import Image
 
 UPRIGHT = 1
 _PREFIX = b"Exif\0\0"  # in JPEG files, and in some WEBP files
@@ -31,3 +36,28 @@ def orientation(exif: bytes) -> int:
     except struct.error:  # the table reaches beyond the data
         pass
     return UPRIGHT
+
+
+def in_pillow(image: Image.Image) -> int:
+    """Return the orientation that a Pillow image still asks for: in its EXIF data, or in the raw profile of a PNG."""
+    exif: object = image.info.get("exif")
+    if isinstance(exif, bytes):
+        return orientation(exif)
+    for name in ("Raw profile type exif", "Raw profile type APP1"):
+        profile: object = image.info.get(name)
+        if isinstance(profile, str):
+            return orientation(from_raw_profile(profile.encode("latin-1", "replace")))
+    return UPRIGHT
+
+
+def from_raw_profile(text: bytes) -> bytes:
+    """Return the EXIF data in a raw profile as ImageMagick writes it into a PNG's text, empty where there is none.
+
+    Args:
+        text: An empty line, a line with the profile's name, one with its length, and lines of hexadecimal digits.
+    """
+    lines = text.split(b"\n")
+    try:
+        return binascii.unhexlify(b"".join(b"".join(lines[3:]).split()))
+    except binascii.Error:
+        return b""

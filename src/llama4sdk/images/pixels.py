@@ -6,7 +6,7 @@ import hashlib
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from llama4sdk.images.limits import DEFAULT_LIMITS, ImageLimits
+from llama4sdk.image_limits import DEFAULT_LIMITS, ImageLimits
 from llama4sdk.images.source import load, load_async
 from llama4sdk.images.tiling import MAX_TILES, TILE, TileGrid, fitted_size, grid_for, prompt_tokens
 

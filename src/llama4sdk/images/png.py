@@ -1,7 +1,7 @@
 """PNG files, walked chunk by chunk (PNG Specification, Third Edition) before a decoder sees them.
 
-Decoders accept images with too few rows and unpack text and colour profiles without need. Here the
-pixel data must inflate to all rows, and only what the image needs is passed on.
+Met here: too few rows, which Pillow accepts, and text and colour profiles that explode, which it unpacks. The pixel
+data must inflate to all rows, and only what the image needs is passed on; damage in the rest of a file harms nothing.
 """
 
 from __future__ import annotations
@@ -12,14 +12,18 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from llama4sdk.errors import ImageError
 from llama4sdk.images.container import Container, damaged, truncated
+from llama4sdk.images.orientation import from_raw_profile
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from llama4sdk.images.limits import ImageLimits
+    from llama4sdk.image_limits import ImageLimits
 
 SIGNATURE = b"\x89PNG\r\n\x1a\n"
 _KEPT = {b"PLTE", b"tRNS", b"IDAT", b"IEND"}
+_CHECKED = {b"IHDR", *_KEPT}
+_TEXTS = {b"tEXt", b"zTXt", b"iTXt"}
+_EXIF_PROFILES = (b"Raw profile type exif\0", b"Raw profile type APP1\0")  # ImageMagick's names
 _PACKED = {b"zTXt", b"iTXt", b"iCCP"}
 _MAX_CHUNKS = 65_536
 _MAX_UNPACKED = 4 * 1024 * 1024  # bytes of text and profiles together; a large colour profile takes 2 MiB
@@ -44,13 +48,19 @@ def inspect(data: bytes, limits: ImageLimits) -> Container:
         ImageError: Too many pixels, rows missing, damaged, or text that unpacks to more than 4 MiB.
     """
     chunks = _chunks(data)
-    kind, body, raw = next(chunks)
+    kind, body, raw, _ = next(chunks)
     header = _header(kind, body, limits)
-    kept, unpacked, exif = [SIGNATURE, bytes(raw)], 0, b""
+    kept, unpacked, exif, profile = [SIGNATURE, bytes(raw)], 0, b"", b""
     pixels: list[memoryview] = []
-    for kind, body, raw in chunks:
+    for kind, body, raw, intact in chunks:
+        if not intact:
+            continue
+        text = b""
         if kind in _PACKED:
-            unpacked += _unpacked_size(kind, bytes(body), _MAX_UNPACKED - unpacked)
+            text = _unpacked(kind, bytes(body), _MAX_UNPACKED - unpacked)
+            unpacked += len(text)
+        if kind in _TEXTS and bytes(body[:22]) in _EXIF_PROFILES:
+            profile = from_raw_profile(text or _plain_part(kind, bytes(body)))
         if kind == b"eXIf":
             exif = bytes(body)
         if kind == b"IDAT":
@@ -58,10 +68,11 @@ def inspect(data: bytes, limits: ImageLimits) -> Container:
         if kind in _KEPT:
             kept.append(bytes(raw))
     _check_rows(pixels, _raw_size(header))
-    return Container("PNG", header.width, header.height, b"".join(kept), exif)
+    return Container("PNG", header.width, header.height, b"".join(kept), exif or profile)
 
 
-def _chunks(data: bytes) -> Iterator[tuple[bytes, memoryview, memoryview]]:
+def _chunks(data: bytes) -> Iterator[tuple[bytes, memoryview, memoryview, bool]]:
+    """Yield each chunk's kind, body, all of its bytes, and whether its checksum is right."""
     view, start = memoryview(data), len(SIGNATURE)
     for _ in range(_MAX_CHUNKS):
         if start + 12 > len(data):
@@ -71,9 +82,10 @@ def _chunks(data: bytes) -> Iterator[tuple[bytes, memoryview, memoryview]]:
         if end > len(data):
             raise truncated("PNG")
         body = view[start + 8 : end - 4]
-        if zlib.crc32(view[start + 4 : end - 4]) != struct.unpack_from(">I", data, end - 4)[0]:
+        intact = zlib.crc32(view[start + 4 : end - 4]) == struct.unpack_from(">I", data, end - 4)[0]
+        if not intact and kind in _CHECKED:
             raise damaged("PNG")
-        yield kind, body, view[start:end]
+        yield kind, body, view[start:end], intact
         if kind == b"IEND":
             return
         start = end
@@ -127,15 +139,20 @@ def _inflate(parts: list[memoryview]) -> Iterator[int]:
     yield len(inflater.flush())
 
 
-def _unpacked_size(kind: bytes, body: bytes, room: int) -> int:
+def _unpacked(kind: bytes, body: bytes, room: int) -> bytes:
     packed = _packed_part(kind, body)
     try:
-        size = len(zlib.decompressobj().decompress(packed, room + 1))
+        text = zlib.decompressobj().decompress(packed, room + 1)
     except zlib.error:  # unreadable text is dropped with the rest of the text
-        return 0
-    if size > room:
+        return b""
+    if len(text) > room:
         raise ImageError(f"The image's text or colour profile unpacks to more than {_MAX_UNPACKED:,} bytes.")
-    return size
+    return text
+
+
+def _plain_part(kind: bytes, body: bytes) -> bytes:
+    after_name = body.partition(b"\0")[2]
+    return after_name[2:].partition(b"\0")[2].partition(b"\0")[2] if kind == b"iTXt" else after_name
 
 
 def _packed_part(kind: bytes, body: bytes) -> bytes:

@@ -2,30 +2,36 @@
 
 from __future__ import annotations
 
-import binascii
 import os
 import re
 import stat
-from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol, TypeAlias, TypeGuard, cast
 
 from llama4sdk.errors import ImageError, InvalidRequest, UrlBlocked
-from llama4sdk.images.decode import decode, sniff, to_rgb
-from llama4sdk.images.limits import DEFAULT_LIMITS, ImageLimits
+from llama4sdk.image_limits import DEFAULT_LIMITS, ImageLimits
+from llama4sdk.images.data_url import is_data_url, read_data_url
+from llama4sdk.images.decode import decode, to_rgb
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
     from PIL import Image
 
 Source: TypeAlias = "str | bytes | bytearray | memoryview | os.PathLike[str] | Image.Image"
 
 # A name with a colon is a path, unless slashes or one of these schemes make it a URL.
-_URL = re.compile(r"\s*(data(?=:)|https?(?=:)|file(?=:)|[a-z][a-z0-9+.\-]{1,30}(?=://))", re.IGNORECASE)
-_DATA_URL = re.compile(r"data:image/(png|jpeg|jpg|webp|gif);base64,", re.IGNORECASE)
-_STEP = 1024 * 1024  # characters of base64, a multiple of 4
+_URL = re.compile(r"[\s\x00-\x20]*(data(?=:)|https?(?=:)|file(?=:)|[a-z][a-z0-9+.\-]{1,30}(?=://))", re.IGNORECASE)
 _SHOWN_PATH = 200  # characters
+
+
+@dataclass(frozen=True, slots=True)
+class _Reading:
+    """A source and how it is read."""
+
+    source: Source
+    limits: ImageLimits
+    fetch: bool
+    orient: bool
 
 
 class ImagePart(Protocol):
@@ -58,8 +64,8 @@ def load(
 
     Args:
         image: A path, the bytes of a file, a Pillow image, a data URL, or a message part holding one of these
-            (whose own `fetch` and `orient` then count).
-        limits: Bounds on bytes and pixels.
+            (whose own `fetch`, `orient` and `image_limits` then count).
+        limits: Bounds on bytes and pixels, where a message part brings none of its own.
         fetch: Whether a web address may be fetched; even then only `load_async` does it.
         orient: Whether to apply the EXIF orientation.
 
@@ -68,10 +74,10 @@ def load(
         UrlBlocked: A web address without `fetch=True`, or another kind of URL.
         InvalidRequest: A web address, allowed, but this function does not wait for the network.
     """
-    source, fetch, orient = unwrap(image, fetch=fetch, orient=orient)
-    if check_url(source, fetch=fetch):
+    reading = _reading(image, limits, fetch=fetch, orient=orient)
+    if check_url(reading.source, fetch=reading.fetch):
         raise InvalidRequest("An image from the web takes the network: await load_async(…) or tile_async(…).")
-    return _load_local(source, limits, orient)
+    return _load_local(reading.source, reading.limits, reading.orient)
 
 
 async def load_async(
@@ -90,19 +96,22 @@ async def load_async(
     """
     from anyio import to_thread
 
-    source, fetch, orient = unwrap(image, fetch=fetch, orient=orient)
-    if check_url(source, fetch=fetch):
+    reading = _reading(image, limits, fetch=fetch, orient=orient)
+    source = reading.source
+    if check_url(source, fetch=reading.fetch):
         from llama4sdk.images.fetch import fetch_image
 
-        source = await fetch_image(source, max_bytes=limits.max_bytes)
-    return await to_thread.run_sync(_load_local, source, limits, orient)
+        source = await fetch_image(source, max_bytes=reading.limits.max_bytes)
+    return await to_thread.run_sync(_load_local, source, reading.limits, reading.orient)
 
 
-def unwrap(image: Source | ImagePart, *, fetch: bool, orient: bool) -> tuple[Source, bool, bool]:
+def _reading(image: Source | ImagePart, limits: ImageLimits, *, fetch: bool, orient: bool) -> _Reading:
     """Return the source of an image and how to read it, out of a message part where it is one."""
     if _is_part(image):
-        return image.source, image.fetch, image.orient
-    return cast("Source", image), fetch, orient
+        own: object = getattr(image, "image_limits", None)
+        limits = own if isinstance(own, ImageLimits) else limits
+        return _Reading(image.source, limits, image.fetch, image.orient)
+    return _Reading(cast("Source", image), limits, fetch, orient)
 
 
 def check_url(source: Source, *, fetch: bool) -> TypeGuard[str]:
@@ -127,8 +136,8 @@ def _is_part(image: Source | ImagePart) -> TypeGuard[ImagePart]:
 
 
 def _load_local(source: Source, limits: ImageLimits, orient: bool) -> Image.Image:
-    if isinstance(source, str) and source[:5].lower() == "data:":
-        return decode(_read_data_url(source, limits), limits=limits, orient=orient)
+    if isinstance(source, str) and is_data_url(source):
+        return decode(read_data_url(source, limits), limits=limits, orient=orient)
     if isinstance(source, bytes | bytearray | memoryview):
         return decode(bytes(source), limits=limits, orient=orient)
     if isinstance(source, str | os.PathLike):
@@ -144,37 +153,6 @@ def _load_pillow(source: object, limits: ImageLimits, orient: bool) -> Image.Ima
     raise ImageError(
         f"An image cannot be read from {type(source).__name__}; pass a path, bytes, a Pillow image or a data: URL."
     )
-
-
-def _read_data_url(url: str, limits: ImageLimits) -> bytes:
-    head = _DATA_URL.match(url)
-    if head is None:
-        raise ImageError("A data URL must begin with data:image/png;base64, (or jpeg, webp, gif).")
-    # Four characters stand for three bytes: the size is known before anything is decoded.
-    padding = url[-4:].count("=")
-    limits.check_bytes((len(url) - head.end()) * 3 // 4 - min(padding, 2))
-    data = _read_base64(url[head.end() :], padding)
-    named = head[1].upper().replace("JPG", "JPEG")
-    if (actual := sniff(data)) != named:
-        raise ImageError(f"The data URL says {named}, but its data is {actual}.")
-    return data
-
-
-def _read_base64(text: str, padding: int) -> bytes:
-    # Python's strict mode lets superfluous padding pass.
-    if len(text) % 4 == 0 and padding <= 2:
-        with suppress(ValueError):
-            return b"".join(_base64_parts(text))
-    raise ImageError("The data URL's base64 is not valid: check its padding and alphabet.")
-
-
-def _base64_parts(text: str) -> Iterator[bytes]:
-    # In steps, between which other threads get their turn.
-    for start in range(0, len(text), _STEP):
-        part = binascii.a2b_base64(text[start : start + _STEP].encode("ascii"), strict_mode=True)
-        if len(part) < _STEP // 4 * 3 and start + _STEP < len(text):
-            raise ValueError("padding before the end")
-        yield part
 
 
 def _read_file(path: str | os.PathLike[str], limits: ImageLimits) -> bytes:

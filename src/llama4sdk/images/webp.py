@@ -1,4 +1,7 @@
-"""WEBP files: the header of the RIFF container (RFC 9649), read before a decoder allocates the canvas."""
+"""WEBP files: the header of the RIFF container (RFC 9649).
+
+Met here: a header of too many pixels, for which Pillow allocates the canvas as soon as it opens the file.
+"""
 
 from __future__ import annotations
 
@@ -8,11 +11,9 @@ from typing import TYPE_CHECKING
 from llama4sdk.images.container import Container, damaged, truncated
 
 if TYPE_CHECKING:
-    from llama4sdk.images.limits import ImageLimits
+    from llama4sdk.image_limits import ImageLimits
 
 _HEAD = 30  # bytes: the container's head, the first chunk's, and its sizes
-_HAS_EXIF = 0x08
-_MAX_CHUNKS = 65_536
 
 
 def is_webp(data: bytes) -> bool:
@@ -30,21 +31,7 @@ def inspect(data: bytes, limits: ImageLimits) -> Container:
         raise truncated("WEBP")
     width, height = _size(data)
     limits.check_size(width, height)
-    return Container("WEBP", width, height, data[:end], _exif(data[:end]))
-
-
-def _exif(data: bytes) -> bytes:
-    if data[12:16] != b"VP8X" or not data[20] & _HAS_EXIF:
-        return b""
-    place = 12
-    for _ in range(_MAX_CHUNKS):
-        if place + 8 > len(data):
-            break
-        kind, length = struct.unpack_from("<4sI", data, place)
-        if kind == b"EXIF":
-            return data[place + 8 : place + 8 + length]
-        place += 8 + length + length % 2  # chunks begin at even places
-    return b""
+    return Container("WEBP", width, height, data[:end])
 
 
 def _size(data: bytes) -> tuple[int, int]:

@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final, Literal
 
 from llama4sdk.errors import InvalidRequest
+from llama4sdk.image_limits import DEFAULT_LIMITS, ImageLimits
 from llama4sdk.images import Tiles, patch_tokens, tile
 from llama4sdk.messages import AssistantMessage, Image, Message, Prompt, ToolMessage, conversation
 from llama4sdk.prompting.tool_format import ToolsPlace, tools_place, with_declarations, write_calls
@@ -113,6 +114,7 @@ class PromptTemplate:
             rendered in Jinja's sandbox.
         tools_in: Where tools and answer forms are declared: `system`, or `user`, before the first user message.
         remember: How many characters of text to keep the ids of.
+        image_limits: Bounds on the images of messages that bring none of their own.
     """
 
     def __init__(
@@ -124,12 +126,14 @@ class PromptTemplate:
         chat_template: str | None = None,
         tools_in: ToolsPlace = "system",
         remember: int = 4_000_000,
+        image_limits: ImageLimits = DEFAULT_LIMITS,
     ) -> None:
         self.tokenizer = tokenizer
         self.tile = tile
         self.max_tiles = max_tiles
         self.chat_template = chat_template
         self.tools_in: ToolsPlace = tools_place(tools_in)
+        self.image_limits = image_limits
         self._known = _EncodedTexts(remember)
 
     def render(
@@ -161,7 +165,9 @@ class PromptTemplate:
         """
         dialog = conversation(messages)
         tiles = tuple(
-            tile(image, tile=self.tile, max_tiles=self.max_tiles) for message in dialog for image in message.images
+            tile(image, tile=self.tile, max_tiles=self.max_tiles, limits=self.image_limits)
+            for message in dialog
+            for image in message.images
         )
         images = iter(tiles)
         if self.chat_template is None:

@@ -39,7 +39,7 @@ class ImageLimits:
         if width * height > self.max_pixels:
             raise ImageError(
                 f"The image has {width}×{height} pixels, more than the {self.max_pixels:,} allowed; "
-                "make it smaller or raise ImageLimits.max_pixels."
+                "make it smaller or raise ImageLimits.max_pixels: Image(…, image_limits=ImageLimits(max_pixels=…))."
             )
 
     def check_bytes(self, count: int) -> None:
@@ -49,7 +49,7 @@ class ImageLimits:
         if count > self.max_bytes:
             raise ImageError(
                 f"The image takes {count:,} bytes, more than the {self.max_bytes:,} allowed; "
-                "make it smaller or raise ImageLimits.max_bytes."
+                "make it smaller or raise ImageLimits.max_bytes: Image(…, image_limits=ImageLimits(max_bytes=…))."
             )
 
     def check_count(self, count: int) -> None:
