@@ -109,6 +109,11 @@ class AnswerReader:
         """Whether a finish reason came, so that only counts can follow."""
         return self._reason is not None
 
+    @property
+    def usage(self) -> Usage:
+        """The token counts that the server sent; before they come, the pieces of text as so many tokens at least."""
+        return self._usage or Usage(0, len(self._texts), self._image_tokens)
+
     def feed(self, chunk: bytes) -> None:
         """Take bytes in; the events that they complete go to `out`.
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 import warnings
-from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from functools import partial
 from typing import TYPE_CHECKING, Any, Unpack
 
 import anyio
@@ -18,10 +18,10 @@ from anyio.lowlevel import current_token
 from llama4_http import proxies
 from llama4_http.context import Context
 from llama4_http.errors import Sent, error_for_status, named
-from llama4_http.exchange import Exchange
+from llama4_http.exchange import Exchange, OpenRequest
 from llama4_http.network import Link, log
 from llama4_http.outgoing import continues
-from llama4_http.profiles import Profile, context_of, detect, json_object, only_model, profile_named
+from llama4_http.profiles import Profile, context_of, detect, json_object, of_release, only_model, profile_named
 from llama4_http.settings import Choices, checked_url, key_for, settings_of
 from llama4_http.transport import OneServer
 from llama4sdk.backend import Capabilities
@@ -29,7 +29,8 @@ from llama4sdk.errors import DeadlineExceeded, InvalidRequest, LlamaError, Overl
 from llama4sdk.worker_thread import run_in_daemon_thread
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping
+    from collections.abc import AsyncIterator, Callable, Mapping
+    from contextlib import AbstractAsyncContextManager
 
     from llama4_http.settings import Settings
     from llama4sdk.events import Event
@@ -78,6 +79,7 @@ class HttpBackend:
         self._settings = settings_of(choices)
         self._model = model
         self._profile = None if profile == "auto" else profile_named(profile)
+        self._release_unknown = profile == "vllm"  # whose releases take a schema in different fields
         self._width = max_connections
         if max_connections < 1:
             raise InvalidRequest("max_connections must be at least 1.")
@@ -170,7 +172,8 @@ class HttpBackend:
 
     def open(self, request: Request) -> AbstractAsyncContextManager[AsyncIterator[Event]]:
         """Run one request; see `Backend.open`. It is sent when its first event is asked for."""
-        return self._run(request)
+        exchange = Exchange(partial(self._request_context, request), self._sent(request.request_id), request)
+        return OpenRequest(exchange, self._running)
 
     async def aclose(self) -> None:
         """End the running requests, and close the connections; a client of the caller's own stays open."""
@@ -180,16 +183,6 @@ class HttpBackend:
         link, self._link = self._link, None
         if link is not None:
             await link.aclose()
-
-    @asynccontextmanager
-    async def _run(self, request: Request) -> AsyncGenerator[AsyncIterator[Event]]:
-        exchange = Exchange(self._request_context, self._sent(request.request_id), request)
-        self._running.add(exchange)
-        try:
-            yield exchange
-        finally:
-            self._running.discard(exchange)
-            await exchange.aclose()
 
     def _check_usable(self) -> None:
         """Refuse to work when closed, or in another process or event loop than before.
@@ -239,9 +232,14 @@ class HttpBackend:
         self._context = context_of(models, self._model)
         if self._profile is not None or isinstance(failure, Unreachable | DeadlineExceeded):
             return
-        version, _, _ = await self._probe(f"{self._url.removesuffix('/v1')}/version")
+        version = await self._version()
         self._profile = detect(self._url, models=models, headers=headers, version=version, model=self._model)
         log.debug("start: profile %s", self._profile.name)
+
+    async def _version(self) -> Mapping[str, Any] | None:
+        version, _, _ = await self._probe(f"{self._url.removesuffix('/v1')}/version")
+        self._release_unknown = False
+        return version
 
     async def _probe(self, url: str) -> tuple[Mapping[str, Any] | None, Mapping[str, str], LlamaError | None]:
         sent = self._sent("")
@@ -258,9 +256,11 @@ class HttpBackend:
         """Return a request's id, body and key, for errors that name the first and never show the others."""
         return Sent(request_id, body, self._key or "")
 
-    async def _request_context(self) -> Context:
-        """Return the context of a request, once the server's kind is known."""
+    async def _request_context(self, request: Request) -> Context:
+        """Return the context of a request, once the server's kind is known; of a form also its release."""
         await self._prepare()
+        if request.output is not None and self._release_unknown and self._profile is not None:
+            self._profile = of_release(self._profile, await self._version())
         return Context(
             link=self._open_link,
             url=self._url,

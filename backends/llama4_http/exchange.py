@@ -6,6 +6,7 @@ import itertools
 import time
 from collections import deque
 from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import AbstractAsyncContextManager
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
@@ -28,6 +29,8 @@ from llama4sdk.lazy_timer import LazyTimer
 from llama4sdk.worker_thread import run_in_daemon_thread
 
 if TYPE_CHECKING:
+    from types import TracebackType
+
     from llama4_http.context import Context
     from llama4_http.errors import Sent
     from llama4_http.outgoing import Outgoing
@@ -77,6 +80,11 @@ class Exchange(AsyncIterator[Event]):
         if not self._ready:
             await self._wait()
         return self._ready.popleft()
+
+    @property
+    def usage(self) -> Usage:
+        """Tokens of the prompt and of the answer so far, as far as the server told them."""
+        return Usage() if self._reader is None else self._reader.usage
 
     def abort(self, error: LlamaError) -> None:
         """End the request from outside; its reader gets `error`."""
@@ -286,3 +294,31 @@ class Exchange(AsyncIterator[Event]):
             return Done(done.finish_reason, await run_in_daemon_thread(count), done.details)
         except LlamaError:  # an image that only the server can fetch: the answer is complete without counts
             return done
+
+
+class OpenRequest(AbstractAsyncContextManager[Exchange]):
+    """The block of one request, which tells what it cost; see `llama4sdk.backend.Metered`.
+
+    Args:
+        exchange: The request.
+        running: The backend's running requests, of which it is one inside the block.
+    """
+
+    def __init__(self, exchange: Exchange, running: set[Exchange]) -> None:
+        self._exchange = exchange
+        self._running = running
+
+    @property
+    def usage(self) -> Usage:
+        """Tokens of the prompt and of the answer so far, as far as the server told them."""
+        return self._exchange.usage
+
+    async def __aenter__(self) -> Exchange:
+        self._running.add(self._exchange)
+        return self._exchange
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._running.discard(self._exchange)
+        await self._exchange.aclose()

@@ -154,11 +154,25 @@ def detect(
     """
     if urlsplit(base_url).hostname == NVIDIA_HOST:
         return PROFILES["nvidia-catalog"]
+    alone = "vllm" if _release(version) else "openai-generic"
+    name = _hinted(headers.get("server", "")) or _of_owners(models, model) or alone
+    return of_release(PROFILES[name], version)
+
+
+def of_release(profile: Profile, version: Mapping[str, Any] | None) -> Profile:
+    """Return the profile as the server's release needs it; only vLLM's releases differ.
+
+    Args:
+        profile: The server's kind.
+        version: The body of `GET /version`, when it came.
+    """
+    release = _release(version)
+    return replace(profile, schema=_vllm_schema(release)) if profile.name == "vllm" and release else profile
+
+
+def _release(version: Mapping[str, Any] | None) -> str | None:
     release = version.get("version") if version is not None else None
-    release = release if isinstance(release, str) else None
-    name = _hinted(headers.get("server", "")) or _of_owners(models, model) or ("vllm" if release else "openai-generic")
-    profile = PROFILES[name]
-    return replace(profile, schema=_vllm_schema(release)) if name == "vllm" and release else profile
+    return release if isinstance(release, str) else None
 
 
 def _of_owners(models: Mapping[str, Any] | None, model: str | None) -> ProfileName | None:

@@ -20,11 +20,13 @@ from llama4_http.marks import MarkFilter
 from llama4_http.profiles import PROFILES, detect, profile_named
 from llama4_http.retry import asked_wait, retried_status
 from llama4_http.wire import chat_body
+from llama4sdk import Llama4
 from llama4sdk.errors import (
     DeadlineExceeded,
     ImageError,
     InvalidRequest,
     LlamaError,
+    OutputInvalid,
     Overloaded,
     StreamInterrupted,
     TooManyImages,
@@ -63,6 +65,20 @@ async def test_real_servers_06_vllm_gets_the_schema_in_the_field_of_its_version(
         assert fields == {field}
         assert outcome.events[-1].details["schema_field"] == field  # type: ignore[union-attr]
         await backend.aclose()
+
+
+async def test_real_servers_06_a_profile_named_by_hand_is_of_its_servers_release_too() -> None:
+    async with Answering(version="0.5.4") as server:
+        backend = HttpBackend(server.url, model="m", profile="vllm")
+        await ask(backend, Request(conversation("Hi"), output=OutputSpec(SCHEMA)))
+        assert "guided_json" in server.received[-1].json
+        await backend.aclose()
+
+
+async def test_real_servers_06_a_form_that_the_server_dropped_is_said() -> None:
+    async with Answering(version="0.11.0") as server, Llama4(HttpBackend(server.url)) as llama:
+        with pytest.raises(OutputInvalid, match="given the form as structured_outputs and did not keep to it"):
+            await llama.chat("Hi", output=SCHEMA)
 
 
 @pytest.mark.parametrize("name", ["logprobs_odd", "counts_as_floats", "counts_as_strings"])

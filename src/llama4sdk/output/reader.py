@@ -38,7 +38,7 @@ class OutputReader:
                 self._called = True
                 return [event]
             case Done() if event.finish_reason == "stop" and not self._called:
-                return [Partial(self._whole()), event]
+                return [Partial(self._whole(event.details.get("schema_field"))), event]
             case _:
                 return [event]
 
@@ -50,13 +50,16 @@ class OutputReader:
         except ValueError:
             return []
 
-    def _whole(self) -> object:
+    def _whole(self, schema_field: object) -> object:
         text = "".join(self._texts)
         try:
             return self._form.parse(text)
         except MisfitError as error:
+            dropped = (
+                f" The server was given the form as {schema_field} and did not keep to it." if schema_field else ""
+            )
             raise OutputInvalid(
-                f"The answer has not the form {self._form.spec.name!r}: {error}. It is in .raw; "
+                f"The answer has not the form {self._form.spec.name!r}: {error}.{dropped} It is in .raw; "
                 "repair=1 lets the model try once more.",
                 raw=text,
             ) from None
