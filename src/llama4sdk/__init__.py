@@ -22,6 +22,8 @@ if TYPE_CHECKING:
         CheckpointError,
         ContextOverflow,
         DeadlineExceeded,
+        GuardBlocked,
+        GuardUnavailable,
         ImageError,
         InvalidRequest,
         LlamaError,
@@ -40,6 +42,7 @@ if TYPE_CHECKING:
     from llama4sdk.events import (
         Done,
         Event,
+        GuardFlag,
         Partial,
         Progress,
         Started,
@@ -72,12 +75,12 @@ _HOMES = {
     "backend": "Backend Capabilities",
     "client": "Llama4",
     "errors": (
-        "BackendMissing BadKey CheckpointError ContextOverflow DeadlineExceeded ImageError InvalidRequest "
-        "LlamaError ModelRetired OutputInvalid Overloaded ProtocolError Rejected ServerFault "
+        "BackendMissing BadKey CheckpointError ContextOverflow DeadlineExceeded GuardBlocked GuardUnavailable "
+        "ImageError InvalidRequest LlamaError ModelRetired OutputInvalid Overloaded ProtocolError Rejected ServerFault "
         "StreamInterrupted ToolFailed TooManyImages Unreachable UrlBlocked"
     ),
     "events": (
-        "Done Event Partial Progress Started Switched TextDelta TokenLogprob ToolCallDelta ToolCallReady "
+        "Done Event GuardFlag Partial Progress Started Switched TextDelta TokenLogprob ToolCallDelta ToolCallReady "
         "ToolCallStarted Usage UsageUpdate"
     ),
     "messages": "AssistantMessage Image Message SystemMessage Text ToolCall ToolMessage UserMessage",
@@ -118,6 +121,9 @@ __all__ = [
     "Deadlines",
     "Done",
     "Event",
+    "GuardBlocked",
+    "GuardFlag",
+    "GuardUnavailable",
     "Image",
     "ImageError",
     "InvalidRequest",

@@ -86,7 +86,7 @@ class Chatting(Lifetime):
             priority=priority,
             cache_salt=cache_salt,
         )
-        return Stream(self._backend, request, form=form, owner=self._streams)
+        return Stream(self.answers, request, form=form, owner=self._streams)
 
     @overload
     async def chat(self, prompt: Prompt, *, output: None = None, **options: Unpack[ChatOptions]) -> Reply[None]: ...

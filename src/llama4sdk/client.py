@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Any, TypeAlias, Unpack, overload
 from llama4sdk.backend import Renders
 from llama4sdk.chatting import Chatting
 from llama4sdk.errors import InvalidRequest
+from llama4sdk.guards.admission import admit
+from llama4sdk.guards.kept import GuardedSession
 from llama4sdk.keywords import check_keywords, explains_keywords
 from llama4sdk.output import answer_form
 from llama4sdk.request import Deadlines, Request, Sampling, ToolChoice
@@ -39,6 +41,9 @@ class Llama4(Chatting):
     Args:
         backend: A backend, or a string that names one: `local`, `local:/models/scout`,
             `http://127.0.0.1:8000/v1`. Left out, the environment's `LLAMA4_BACKEND`, else `local`.
+        guards: Guards around every turn, such as `[LlamaGuard("http://127.0.0.1:8001/v1")]`; None for none. An empty
+            list leaves the checks that cost nothing.
+        guard_policy: How the guards are applied; see `GuardPolicy`.
         options: Handed to the backend that a string names.
 
     Raises:
@@ -121,7 +126,7 @@ class Llama4(Chatting):
             deadlines=options.get("deadlines"),
         )
         return RunStream(
-            self._backend,
+            self.answers,
             request,
             tools,
             limits=limits_of(options),
@@ -160,7 +165,10 @@ class Llama4(Chatting):
         request = Request.of(
             prompt, tools=specs_of(tools), deadlines=deadlines, priority=priority, cache_salt=cache_salt, part="opening"
         )
-        return Session(await backend.session(request), request.tools)
+        if self._guarding is None:
+            return Session(await backend.session(request), request.tools)
+        request = await admit(self._guarding, request)
+        return Session(GuardedSession(await backend.session(request), self._guarding), request.tools)
 
     @explains_keywords
     async def restore(self, path: str | os.PathLike[str], *, tools: Sequence[ToolLike] = ()) -> Session:
@@ -178,7 +186,8 @@ class Llama4(Chatting):
         self._check_open()
         backend = keeping_sessions(self._backend)
         specs = specs_of(tools)
-        return Session(await backend.restore(path), specs)
+        kept = await backend.restore(path)
+        return Session(kept if self._guarding is None else GuardedSession(kept, self._guarding), specs)
 
     @overload
     def map(self, prompts: Prompts, *, output: None = None, **options: Unpack[MapOptions]) -> Bulk[None]: ...

@@ -17,6 +17,8 @@
     ├── StreamInterrupted       the answer broke off (`.partial` holds what came)
     ├── OutputInvalid           the answer does not fit the asked-for type (`.raw` holds it)
     ├── ToolFailed              a tool could not be run to an end
+    ├── GuardBlocked            a guard blocked the turn (`.stage`, `.guard`, `.categories`)
+    ├── GuardUnavailable        a guard gave no verdict, and the policy lets nothing pass without one
     ├── CheckpointError         a checkpoint that cannot be served; lists every problem
     └── BackendMissing          no such backend, or one that cannot be imported
 
@@ -268,6 +270,60 @@ class OutputInvalid(LlamaError):
 
 class ToolFailed(LlamaError):
     """A tool could not be run to an end, and the loop was told not to go on."""
+
+
+class GuardBlocked(LlamaError):
+    """A guard blocked the turn; its generation was stopped, and it is in no history.
+
+    Args:
+        message: What happened.
+        stage: `input`, `tool_call`, `tool_result` or `output`.
+        guard: The guard's name.
+        categories: Short names of the harms.
+        released_characters: Characters of the answer that the reader had by then.
+    """
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        stage: str,
+        guard: str,
+        categories: tuple[str, ...] = (),
+        released_characters: int = 0,
+        backend: str | None = None,
+        request_id: str | None = None,
+    ) -> None:
+        super().__init__(message, backend=backend, request_id=request_id)
+        self.stage = stage
+        self.guard = guard
+        self.categories = categories
+        self.released_characters = released_characters
+
+
+class GuardUnavailable(LlamaError):
+    """A guard gave no verdict that counts: it failed, was late, inspected too little, or its self-test failed.
+
+    Args:
+        message: What happened.
+        guard: The guard's name.
+        stage: The stage of the item; None where it was no item's check.
+    """
+
+    retryable = True
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        guard: str,
+        stage: str | None = None,
+        backend: str | None = None,
+        request_id: str | None = None,
+    ) -> None:
+        super().__init__(message, backend=backend, request_id=request_id)
+        self.guard = guard
+        self.stage = stage
 
 
 class CheckpointError(LlamaError):

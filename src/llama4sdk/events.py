@@ -11,6 +11,7 @@ from typing import Any, Literal, TypeAlias
 
 from llama4sdk.errors import InvalidRequest
 from llama4sdk.messages import ToolCall  # noqa: TC001 - read at run time, by pydantic among others
+from llama4sdk.verdict import Verdict  # noqa: TC001 - as above
 
 FinishReason: TypeAlias = Literal["stop", "length", "tool_calls", "content_filter", "cancelled"]
 
@@ -162,17 +163,33 @@ class Switched:
 
 
 @dataclass(frozen=True, slots=True)
+class GuardFlag:
+    """A guard reported something and the turn goes on, or a guard failed under `on_error="allow"`.
+
+    Args:
+        verdict: The verdict, with its guard and stage; its status is `error` where the guard failed.
+        call: The tool call, where one was checked.
+    """
+
+    verdict: Verdict
+    call: ToolCall | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class Done:
     """The reply is complete.
 
     Args:
         finish_reason: Why it ended.
         usage: Final token counts, when known.
+        details: More of the backend's own.
+        verdicts: Those of the guards, in the order of the checks.
     """
 
     finish_reason: FinishReason
     usage: Usage | None = None
     details: dict[str, Any] = field(default_factory=dict)
+    verdicts: tuple[Verdict, ...] = ()
 
 
 Event: TypeAlias = (
@@ -185,5 +202,6 @@ Event: TypeAlias = (
     | Partial
     | UsageUpdate
     | Switched
+    | GuardFlag
     | Done
 )

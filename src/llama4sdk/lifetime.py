@@ -10,11 +10,17 @@ import anyio
 
 from llama4sdk.backend import Backend, Capabilities
 from llama4sdk.errors import InvalidRequest
+from llama4sdk.guards.guarded import Guarded
+from llama4sdk.guards.guarding import Guarding
 from llama4sdk.registry import open_backend
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
     from types import TracebackType
 
+    from llama4sdk.backend import Answers
+    from llama4sdk.guards.policy import GuardPolicy
+    from llama4sdk.guards.protocol import Guard
     from llama4sdk.stream import Pumped
 
 
@@ -23,17 +29,30 @@ class Lifetime:
 
     Args:
         backend: A backend, or a string that names one; left out, the environment's `LLAMA4_BACKEND`, else `local`.
+        guards: Guards around every turn; None for none. An empty list leaves the checks that cost nothing.
+        guard_policy: How the guards are applied.
         options: Handed to the backend that a string names.
 
     Raises:
         BackendMissing: When no such backend is installed.
-        InvalidRequest: When options are given beside a ready backend.
+        InvalidRequest: When options are given beside a ready backend, or for guards that are none.
     """
 
-    def __init__(self, backend: str | Backend | None = None, /, **options: object) -> None:
+    def __init__(
+        self,
+        backend: str | Backend | None = None,
+        /,
+        *,
+        guards: Sequence[Guard] | None = None,
+        guard_policy: GuardPolicy | None = None,
+        **options: object,
+    ) -> None:
         self._started = False
         self._closed = False
         self._streams: set[Pumped[Any]] = set()
+        if guards is None and guard_policy is not None:
+            raise InvalidRequest("A guard_policy needs guards=[…]; an empty list leaves the checks that cost nothing.")
+        self._guarding = None if guards is None else Guarding(guards, guard_policy)
         chosen = backend if backend is not None else os.environ.get("LLAMA4_BACKEND") or "local"
         if isinstance(chosen, str):
             self._backend = open_backend(chosen, **options)
@@ -48,6 +67,16 @@ class Lifetime:
     def backend(self) -> Backend:
         """The backend, which runs the model."""
         return self._backend
+
+    @property
+    def guard_counts(self) -> Mapping[tuple[str, str, str], int]:
+        """How often each guard came to each result: (guard, stage, action), with `error` for checks that failed."""
+        return {} if self._guarding is None else dict(self._guarding.counts)
+
+    @property
+    def answers(self) -> Answers:
+        """The backend as requests reach it: under the client's guards, where it has any."""
+        return self._backend if self._guarding is None else Guarded(self._backend, self._guarding)
 
     @property
     def capabilities(self) -> Capabilities:
@@ -82,6 +111,8 @@ class Lifetime:
             await self._backend.aclose()
             for stream in tuple(self._streams):
                 await stream.ended()
+            if self._guarding is not None:
+                await self._guarding.aclose()
 
     def __del__(self, warn: Any = warnings.warn) -> None:
         if getattr(self, "_started", False) and not self._closed:

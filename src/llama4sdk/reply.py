@@ -11,6 +11,7 @@ from llama4sdk.events import (
     Done,
     Event,
     FinishReason,
+    GuardFlag,
     Partial,
     Progress,
     Started,
@@ -24,6 +25,7 @@ from llama4sdk.events import (
     UsageUpdate,
 )
 from llama4sdk.messages import AssistantMessage, ToolCall
+from llama4sdk.verdict import Verdict  # noqa: TC001 - read at run time, by pydantic among others
 
 __all__ = ["Answer", "Reply", "ReplyBuilder", "Usage"]
 
@@ -47,6 +49,8 @@ class Reply(Generic[Answer]):
         request_id: The request's name.
         backend: The backend that answered.
         model: The model that answered.
+        guards: The verdicts of the guards, each with guard, stage, coverage and time; those that flagged while it
+            is under way.
     """
 
     text: str = ""
@@ -58,6 +62,7 @@ class Reply(Generic[Answer]):
     request_id: str = ""
     backend: str = ""
     model: str = ""
+    guards: tuple[Verdict, ...] = ()
 
     @property
     def complete(self) -> bool:
@@ -84,6 +89,7 @@ class ReplyBuilder:
         self._usage = Usage()
         self._finish_reason: FinishReason | None = None
         self._names = ("", "", "")
+        self._guards: tuple[Verdict, ...] = ()
         self._snapshot: Reply[Any] | None = None
 
     def add(self, event: Event) -> None:
@@ -108,6 +114,9 @@ class ReplyBuilder:
             case Done():
                 self._finish_reason = event.finish_reason
                 self._usage = event.usage or self._usage
+                self._guards = event.verdicts or self._guards
+            case GuardFlag():
+                self._guards = (*self._guards, event.verdict)
             case Progress() | ToolCallStarted() | ToolCallDelta():
                 pass
             case _:
@@ -131,5 +140,6 @@ class ReplyBuilder:
                 request_id=request_id,
                 backend=backend,
                 model=model,
+                guards=self._guards,
             )
         return self._snapshot

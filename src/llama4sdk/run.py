@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Generic, Literal, TypeAlias, TypedDict, c
 import anyio
 
 from llama4sdk.errors import DeadlineExceeded, InvalidRequest, LlamaError, OutputInvalid, ToolFailed
-from llama4sdk.events import Event, Usage
+from llama4sdk.events import Event, GuardFlag, Usage
 from llama4sdk.messages import AssistantMessage, Message, ToolCall, UserMessage
 from llama4sdk.reply import Answer, Reply
 from llama4sdk.stream import Pumped, Stream, one_error
@@ -19,7 +19,7 @@ from llama4sdk.tools.bad_items import undeclared_call
 from llama4sdk.tools.calling import CallResult, failed, in_thread, run_call
 
 if TYPE_CHECKING:
-    from llama4sdk.backend import Backend
+    from llama4sdk.backend import Answers
     from llama4sdk.output import AnswerForm
     from llama4sdk.request import Deadlines, Request, Sampling, ToolChoice
 
@@ -179,7 +179,7 @@ class RunStream(Pumped[RunEvent], Generic[Answer]):
 
     def __init__(
         self,
-        backend: Backend,
+        backend: Answers,
         request: Request,
         tools: Sequence[ToolLike],
         *,
@@ -203,6 +203,7 @@ class RunStream(Pumped[RunEvent], Generic[Answer]):
         self._rounds = 0
         self._stopped: Stopped | None = None
         self._stream: Stream[Any] | None = None
+        self._asked: list[ToolCall] = []  # calls about which a guard asks a person
 
     @property
     def snapshot(self) -> Run[Any]:
@@ -274,6 +275,8 @@ class RunStream(Pumped[RunEvent], Generic[Answer]):
         async with self._stream as stream:
             try:
                 async for event in stream:
+                    if isinstance(event, GuardFlag) and event.call is not None and event.verdict.action == "ask":
+                        self._asked.append(event.call)
                     await self._send.send(event)
             finally:
                 self._usage += stream.snapshot.usage
@@ -327,7 +330,7 @@ class RunStream(Pumped[RunEvent], Generic[Answer]):
         if call.problem is not None:
             return failed(call, call.problem)
         if self._approve is None:
-            return call
+            return call if call not in self._asked else failed(call, "A guard asks for approval, and none can be given.")
         try:
             decision = await _asked(self._approve, call)
         except LlamaError:
@@ -338,7 +341,7 @@ class RunStream(Pumped[RunEvent], Generic[Answer]):
             case ToolCall():
                 if decision.name not in self._tools:
                     raise ToolFailed(f"The approve callback changed a call to {decision.name!r}, which is no tool.")
-                return replace_call(decision, id=call.id)
+                return ToolCall(decision.name, decision.arguments, call.id)
             case str():
                 return failed(call, f"The call was refused: {decision}")
             case _:
@@ -381,11 +384,6 @@ def complaint(error: OutputInvalid) -> list[Message]:
     problem = str(error).partition(" It is in .raw")[0]
     asked = f"That does not fit. {problem} Answer with nothing but the corrected JSON."
     return [AssistantMessage(error.raw), UserMessage(asked)]
-
-
-def replace_call(call: ToolCall, *, id: str | None) -> ToolCall:
-    """Return a call under another id."""
-    return call if call.id == id else ToolCall(call.name, call.arguments, id)
 
 
 async def _asked(approve: Approve, call: ToolCall) -> Decision:

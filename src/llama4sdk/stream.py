@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from abc import abstractmethod
 from collections.abc import AsyncIterator, Iterable
 from contextlib import AsyncExitStack
@@ -23,7 +22,7 @@ from llama4sdk.events import Done, Event, Switched, TextDelta, UsageUpdate
 from llama4sdk.output import AnswerForm, OutputReader
 from llama4sdk.owned_task import running_loop, start_owned
 from llama4sdk.reply import Answer, Reply, ReplyBuilder
-from llama4sdk.tools.events import CallEvents
+from llama4sdk.tools.events import CallEvents, call_ids, may_call
 
 if TYPE_CHECKING:
     from types import TracebackType
@@ -245,7 +244,8 @@ class Stream(Pumped[Event], Generic[Answer]):
 
     def _read_anew(self) -> None:
         request, form = self._request, self._form
-        self._calls = CallEvents(request.tools, _call_ids(request)) if _may_call(request) else None
+        reads = may_call(request) and not getattr(self._backend, "reads_calls", False)
+        self._calls = CallEvents(request.tools, call_ids(request)) if reads else None
         self._output = OutputReader(form) if form is not None else None
 
     def _read(self, event: Event) -> Iterable[Event]:
@@ -271,16 +271,6 @@ class Stream(Pumped[Event], Generic[Answer]):
         if isinstance(error, StreamInterrupted | DeadlineExceeded) and error.partial is None:
             error.partial = self.snapshot
         return error
-
-
-def _may_call(request: Request) -> bool:
-    # Whatever its capabilities: servers that parse calls leave some of them in the text.
-    return bool(request.tools) and request.tool_choice != "none"
-
-
-def _call_ids(request: Request) -> str:
-    """Return the beginning of the ids of calls that are read from text: unique within a conversation."""
-    return f"call_{hashlib.blake2s(request.request_id.encode(), digest_size=6).hexdigest()}_"
 
 
 class _Texts(AsyncIterator[str]):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
@@ -11,7 +12,7 @@ from llama4sdk.tools.calls import CallReader
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from llama4sdk.request import ToolSpec
+    from llama4sdk.request import Request, ToolSpec
 
 
 class CallEvents:
@@ -47,3 +48,14 @@ class CallEvents:
         if index not in self._indices:
             self._indices[index] = self._reader.call_beside()
         return self._indices[index]
+
+
+def may_call(request: Request) -> bool:
+    """Return whether calls are read out of the answer to a request."""
+    # Whatever the backend's capabilities: servers that parse calls leave some of them in the text.
+    return bool(request.tools) and request.tool_choice != "none"
+
+
+def call_ids(request: Request) -> str:
+    """Return the beginning of the ids of calls that are read from text: unique within a conversation."""
+    return f"call_{hashlib.blake2s(request.request_id.encode(), digest_size=6).hexdigest()}_"

@@ -1,0 +1,212 @@
+"""The guards of one client: self-tested before their first use, timed, counted, and held to their coverage."""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any, cast
+
+import anyio
+
+from llama4sdk.errors import GuardUnavailable, InvalidRequest, LlamaError
+from llama4sdk.guards.hidden import HiddenCharacters
+from llama4sdk.guards.policy import GuardPolicy
+from llama4sdk.guards.protocol import Guard, Item, may_block, sees_images
+from llama4sdk.guards.replacements import Replacements
+from llama4sdk.guards.ruling import Ruling
+from llama4sdk.verdict import Coverage, Stage, Verdict
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable, Sequence
+
+
+class Guarding:
+    """Applies guards, beside the checks that are always on, under one policy.
+
+    Args:
+        guards: The guards; may be empty.
+        policy: How they are applied.
+
+    Raises:
+        InvalidRequest: For an object that is no guard, or two of one name.
+    """
+
+    def __init__(self, guards: Sequence[Guard] = (), policy: GuardPolicy | None = None) -> None:
+        self.policy = _checked_policy(policy)
+        if isinstance(guards, str) or not hasattr(guards, "__iter__"):
+            raise InvalidRequest("guards is a list of guards, such as [PatternGuard(…)], or None for none.")
+        self._guards: tuple[Guard, ...] = (HiddenCharacters(self.policy.hidden_characters), *guards)
+        for guard in self._guards:
+            if not isinstance(cast("object", guard), Guard):
+                raise InvalidRequest(
+                    f"A guard has a name, stages, check() and selftest(); {type(guard).__name__} does not."
+                )
+        names = [guard.name for guard in self._guards]
+        if twice := sorted({name for name in names if names.count(name) > 1}):
+            raise InvalidRequest(f"Guards must have different names; given twice: {', '.join(twice)}.")
+        self.replacements = Replacements()
+        """The text that was replaced in messages so far."""
+        self._works: set[str] = set()
+        self._testing = {name: anyio.Lock() for name in names}
+        self.counts: Counter[tuple[str, str, str]] = Counter()
+        """How often each guard came to each result: (guard, stage, action), with `error` for checks that failed and
+        `error allowed` for those among them after which the turn went on."""
+
+    @property
+    def guards(self) -> tuple[Guard, ...]:
+        """All guards, the one that is always on first."""
+        return self._guards
+
+    def checks(self, stage: Stage) -> bool:
+        """Return whether any guard checks items of a stage."""
+        return any(stage in guard.stages for guard in self._guards)
+
+    def holds(self, stage: Stage) -> bool:
+        """Return whether a guard that may block checks items of a stage."""
+        return any(stage in guard.stages and may_block(guard) for guard in self._guards)
+
+    async def rule(self, item: Item) -> Ruling:
+        """Return the verdicts of all guards on one item, checked at the same time.
+
+        Raises:
+            GuardUnavailable: One gives no verdict that counts, none of the others blocks, and the policy says `block`.
+        """
+        if len(item.text) > self.policy.max_characters:
+            return Ruling(item, (self._too_large(item),))
+        guards = [guard for guard in self._guards if item.stage in guard.stages]
+        results: dict[str, Verdict | GuardUnavailable] = {}
+
+        async def ask(guard: Guard) -> None:
+            results[guard.name] = await self._ask(guard, item)
+
+        if len(guards) == 1:
+            await ask(guards[0])
+        else:
+            async with anyio.create_task_group() as tasks:
+                for guard in guards:
+                    tasks.start_soon(ask, guard)
+        return self._ruling(item, guards, results)
+
+    async def aclose(self) -> None:
+        """Close the guards that have something to close."""
+        for guard in self._guards:
+            close = cast("Callable[[], Awaitable[None]] | None", getattr(guard, "aclose", None))
+            if close is not None:
+                await close()
+
+    def _ruling(self, item: Item, guards: Sequence[Guard], results: dict[str, Verdict | GuardUnavailable]) -> Ruling:
+        # A check that was cancelled from within left no result.
+        every = [results.get(guard.name) or _unavailable(guard, item, "its check was given up") for guard in guards]
+        for guard, result in zip(guards, every, strict=True):
+            outcome = result.action if isinstance(result, Verdict) else "error"
+            self.counts[guard.name, item.stage, outcome] += 1
+        verdicts = tuple(result for result in every if isinstance(result, Verdict))
+        failures = [result for result in every if isinstance(result, GuardUnavailable)]
+        ruling = Ruling(item, verdicts)
+        if not failures or ruling.blocking is not None:
+            return ruling
+        if self.policy.on_error == "block":
+            raise failures[0]
+        for failure in failures:
+            self.counts[failure.guard, item.stage, "error allowed"] += 1
+        passed = tuple(
+            Verdict(status="error", reason=str(each), guard=each.guard, stage=item.stage) for each in failures
+        )
+        return Ruling(item, (*verdicts, *passed))
+
+    async def _ask(self, guard: Guard, item: Item) -> Verdict | GuardUnavailable:
+        seen = item if sees_images(guard) or not item.images else replace(item, images=())
+        begun = anyio.current_time()
+        try:
+            await self._test(guard)
+            begun = anyio.current_time()
+            with anyio.fail_after(self.policy.timeout):
+                verdict = cast("object", await guard.check(seen))
+        except TimeoutError:
+            return _unavailable(guard, item, f"it gave no verdict within {self.policy.timeout:g} s")
+        except _UntestedError as error:
+            return _unavailable(guard, item, str(error), error)
+        except LlamaError as error:
+            return _unavailable(guard, item, f"its check failed with {type(error).__name__}: {error}", error)
+        except Exception as error:  # noqa: BLE001 - whatever fails in a guard is no verdict
+            return _unavailable(guard, item, f"its check failed with {type(error).__name__}", error)
+        if not isinstance(verdict, Verdict):
+            return _unavailable(guard, item, f"its check returned {type(verdict).__name__}, which is no Verdict")
+        if problem := _problem(verdict, seen):
+            return _unavailable(guard, item, problem)
+        return replace(verdict, guard=guard.name, stage=item.stage, seconds=anyio.current_time() - begun)
+
+    async def _test(self, guard: Guard) -> None:
+        """Start a guard and run its self-test, once; one that fails is tried again with the next item."""
+        if guard.name in self._works:
+            return
+        async with self._testing[guard.name]:
+            if guard.name in self._works:
+                return
+            try:
+                with anyio.fail_after(self.policy.selftest_timeout):
+                    start = cast("Callable[[], Awaitable[None]] | None", getattr(guard, "start", None))
+                    if start is not None:
+                        await start()
+                    passed = await guard.selftest()
+            except TimeoutError:
+                raise _UntestedError(f"its self-test did not end within {self.policy.selftest_timeout:g} s") from None
+            except Exception as error:
+                raise _UntestedError(f"its self-test failed with {type(error).__name__}: {error}") from error
+            if passed is False:
+                raise _UntestedError("its self-test failed")
+            self._works.add(guard.name)
+
+    def _too_large(self, item: Item) -> Verdict:
+        self.counts["size-limit", item.stage, "block"] += 1
+        coverage = Coverage((0, len(item.text)), images=(0, len(item.images)))
+        reason = f"more than {self.policy.max_characters} characters"
+        return Verdict("block", categories=("size",), coverage=coverage, reason=reason, guard="size-limit",
+                       stage=item.stage)  # fmt: skip
+
+
+def _problem(verdict: Verdict, item: Item) -> str | None:
+    """Return why a verdict does not count, in words; None when it does."""
+    if verdict.status == "error":
+        return f"it reports an error{f': {verdict.reason}' if verdict.reason else ''}"
+    coverage = verdict.coverage
+    if coverage.characters.present != len(item.text) or coverage.images.present != len(item.images):  # pyright: ignore[reportAttributeAccessIssue]
+        return (
+            f"its coverage is of {coverage.characters[1]} characters and {coverage.images[1]} images, "
+            f"the item has {len(item.text)} and {len(item.images)}"
+        )
+    if any(one.end > len(item.text) for one in verdict.redactions):
+        return "it replaces text beyond the end of the item"
+    if verdict.action == "block" or (verdict.status == "waiting" and not item.final):
+        return None
+    if verdict.status == "waiting":
+        return "it waits for more of an item that is complete"
+    if not coverage.complete:
+        parts = {name: getattr(coverage, name) for name in ("characters", "windows", "images", "files")}
+        less = [f"{part[0]} of {part[1]} {name}" for name, part in parts.items() if part[0] < part[1]]
+        return f"it inspected only {', '.join(less)}"
+    return None
+
+
+def _unavailable(guard: Guard, item: Item, problem: str, cause: Exception | None = None) -> GuardUnavailable:
+    error = GuardUnavailable(
+        f"The guard {guard.name} gave no verdict on the {item.stage}: {problem}. Mend it, or let turns pass without "
+        'it with GuardPolicy(on_error="allow").',
+        guard=guard.name,
+        stage=item.stage,
+        request_id=item.request_id or None,
+    )
+    error.__cause__ = cause
+    return error
+
+
+class _UntestedError(Exception):
+    """A self-test that did not pass, in words."""
+
+
+def _checked_policy(policy: Any) -> GuardPolicy:
+    if policy is None:
+        return GuardPolicy()
+    if not isinstance(policy, GuardPolicy):
+        raise InvalidRequest('guard_policy is a GuardPolicy, such as GuardPolicy(streaming="final").')
+    return policy

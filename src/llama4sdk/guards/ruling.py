@@ -1,0 +1,78 @@
+"""The verdicts on one item, taken together."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from llama4sdk.errors import GuardBlocked
+
+if TYPE_CHECKING:
+    from llama4sdk.guards.protocol import Item
+    from llama4sdk.verdict import Redaction, Verdict
+
+
+@dataclass(frozen=True, slots=True)
+class Ruling:
+    """The verdicts of all guards on one item.
+
+    Args:
+        item: The item.
+        verdicts: One of each guard that checks its stage.
+    """
+
+    item: Item
+    verdicts: tuple[Verdict, ...] = ()
+
+    @property
+    def blocking(self) -> Verdict | None:
+        """The verdict that blocks the item; asking a person is possible for calls only, and blocks elsewhere."""
+        blocks = ("block",) if self.item.stage == "tool_call" else ("block", "ask")
+        # The arguments of a call are JSON: replacing a stretch of it would make another call.
+        blocks += ("redact",) if self.item.stage == "tool_call" else ()
+        return next((verdict for verdict in self.verdicts if verdict.action in blocks), None)
+
+    @property
+    def reported(self) -> tuple[Verdict, ...]:
+        """The verdicts that are reported although the turn goes on."""
+        return tuple(each for each in self.verdicts if each.action != "allow" or each.status == "error")
+
+    @property
+    def redactions(self) -> tuple[Redaction, ...]:
+        """All stretches to be replaced, in order, without overlaps."""
+        merged: list[Redaction] = []
+        every = [one for verdict in self.verdicts if verdict.action == "redact" for one in verdict.redactions]
+        for one in sorted(every, key=lambda each: (each.start, -each.end)):
+            if merged and one.start < merged[-1].end:
+                last = merged[-1]
+                merged[-1] = type(one)(last.start, max(last.end, one.end), last.replacement)
+            else:
+                merged.append(one)
+        return tuple(merged)
+
+    @property
+    def cleared(self) -> int:
+        """Characters of the item up to which every guard has come."""
+        waiting = [verdict.coverage.characters[0] for verdict in self.verdicts if verdict.status == "waiting"]
+        return min(waiting, default=len(self.item.text))
+
+    def check(self, released: int = 0) -> None:
+        """Raise `GuardBlocked` where a verdict blocks.
+
+        Args:
+            released: Characters of the answer that are out already.
+        """
+        verdict = self.blocking
+        if verdict is None:
+            return
+        of = {"input": "input", "tool_call": "tool call", "tool_result": "tool's result", "output": "answer"}
+        harms = f" ({', '.join(verdict.categories)})" if verdict.categories else ""
+        raise GuardBlocked(
+            f"The guard {verdict.guard} blocked the {of[self.item.stage]}{harms}. "
+            "Ask for something else; reply.guards and the error's fields tell which check it was.",
+            stage=self.item.stage,
+            guard=verdict.guard,
+            categories=verdict.categories,
+            released_characters=released,
+            request_id=self.item.request_id or None,
+        )

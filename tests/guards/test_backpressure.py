@@ -1,0 +1,62 @@
+"""Text that is held back never stops the backend for good, however it is cut."""
+
+from __future__ import annotations
+
+import anyio
+import pytest
+
+from guards.guard_doubles import WordGuard
+from llama4sdk import Llama4, TextDelta
+from llama4sdk.guards import Coverage, GuardPolicy, Item, Verdict
+from llama4sdk.testing import ScriptedBackend
+
+
+class WaitsForTheEnd:
+    """Inspects an answer only when it is complete."""
+
+    name = "whole"
+    stages = ("output",)
+
+    async def check(self, item: Item) -> Verdict:
+        if item.final:
+            return Verdict(coverage=item.inspected())
+        return Verdict(status="waiting", coverage=Coverage((0, len(item.text)), (0, 1)))
+
+    async def selftest(self) -> None:
+        return None
+
+
+@pytest.mark.parametrize("size", [1, 31, 33, 500, 5000])
+@pytest.mark.parametrize("streaming", ["hold", "observe", "final"])
+async def test_deltas_of_any_size_pass(size: int, streaming: str) -> None:
+    steps = [TextDelta("x" * size) for _ in range(20)]
+    policy = GuardPolicy(streaming=streaming, window=8, overlap=8)  # type: ignore[arg-type]
+    async with Llama4(ScriptedBackend(steps), guards=[WordGuard()], guard_policy=policy) as llama:
+        with anyio.fail_after(60):
+            assert len((await llama.chat("Hi")).text) == 20 * size
+
+
+async def test_a_guard_may_wait_for_the_whole_answer() -> None:
+    text = "A sentence. " * 500
+    async with Llama4(ScriptedBackend(text), guards=[WaitsForTheEnd()]) as llama:
+        with anyio.fail_after(60):
+            assert (await llama.chat("Hi")).text == text
+
+
+async def test_a_slow_reader_holds_the_backend_back() -> None:
+    sent = 0
+
+    def steps() -> list[TextDelta]:
+        return [TextDelta("A sentence. ") for _ in range(5000)]
+
+    backend = ScriptedBackend(steps())
+    guard = WordGuard()
+    async with Llama4(backend, guards=[guard]) as llama, llama.stream("Hi") as stream:
+        async for event in stream:
+            if isinstance(event, TextDelta):
+                sent += 1
+                break
+        for _ in range(2000):
+            await anyio.lowlevel.checkpoint()
+        longest = max(len(item.text) for item in guard.items if item.stage == "output")
+        assert longest < 5000 * len("A sentence. ") / 4
