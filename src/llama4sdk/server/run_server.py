@@ -41,7 +41,7 @@ def serve(
     host: str = "127.0.0.1",
     port: int = 8000,
     shutdown_seconds: float = 30.0,
-    backend_options: Mapping[str, object] | None = None,
+    backend_options: Mapping[str, Any] | None = None,
     announce: Callable[[str], None] | None = None,
     **options: Unpack[ServerKeywords],
 ) -> None:
