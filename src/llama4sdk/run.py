@@ -330,7 +330,9 @@ class RunStream(Pumped[RunEvent], Generic[Answer]):
         if call.problem is not None:
             return failed(call, call.problem)
         if self._approve is None:
-            return call if call not in self._asked else failed(call, "A guard asks for approval, and none can be given.")
+            return (
+                call if call not in self._asked else failed(call, "A guard asks for approval, and none can be given.")
+            )
         try:
             decision = await _asked(self._approve, call)
         except LlamaError:
