@@ -20,6 +20,7 @@ from llama4_http.composing import compose
 from llama4_http.errors import compressed, error_for_exception, error_for_status, keep_partial, named
 from llama4_http.network import Link, Opening, beginning, is_encoded, log, translated
 from llama4_http.profiles import poll_id
+from llama4_http.rate_limits import rate_limits
 from llama4_http.retry import retried_status
 from llama4_http.transport import BROKEN, uncut
 from llama4sdk.deadline_clock import Clock
@@ -231,13 +232,14 @@ class Exchange(AsyncIterator[Event]):
 
     def _read(self, context: Context, response: httpx.Response, posted: Outgoing) -> None:
         settings, ours = context.settings, posted.prompt_ids
+        limits = rate_limits(response.headers)
         self._reader = AnswerReader(
             self._sent,
             self._ready,
             max_event=settings.max_event_bytes,
             max_answer=settings.max_answer_bytes,
             image_tokens=posted.image_tokens,
-            details=posted.details,
+            details={**posted.details, **({"rate_limits": limits} if limits else {})},
             check_prompt=None
             if ours is None or not settings.verify_prompt
             else (lambda theirs: prompt.compare(ours, theirs)),

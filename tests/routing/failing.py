@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager, aclosing, asynccontextmanager
 from dataclasses import replace
+
+import anyio
 
 from llama4sdk.backend import Backend, Capabilities
 from llama4sdk.errors import LlamaError, StreamInterrupted
@@ -89,3 +91,10 @@ def done_of(events: list[Event]) -> Done:
     done = events[-1]
     assert isinstance(done, Done)
     return done
+
+
+async def until(happened: Callable[[], bool]) -> None:
+    """Wait until something has happened that no event tells of."""
+    with anyio.fail_after(20):
+        while not happened():  # noqa: ASYNC110
+            await anyio.sleep(0.002)

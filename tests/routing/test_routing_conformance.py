@@ -10,7 +10,7 @@ import pytest
 from llama4_http import HttpBackend
 from llama4_local import LocalBackend
 from llama4sdk.backend import Backend
-from llama4sdk.routing import Fallback
+from llama4sdk.routing import Balanced, Fallback, Hedged, Limited
 from llama4sdk.testing import ScriptedBackend
 from llama4sdk.testing.conformance import BackendConformance
 from llama4sdk.testing.faults import FaultServer
@@ -18,6 +18,10 @@ from llama4sdk.testing.faults import FaultServer
 Wrapper = Callable[..., Backend]
 WRAPPERS: dict[str, Wrapper] = {
     "fallback": Fallback,
+    "balanced": Balanced,
+    "limited": lambda *backends: Limited(backends[0], 60_000, concurrency=8),
+    "hedged": lambda *backends: Hedged(*backends, after=30.0),
+    "hedged at once": lambda *backends: Hedged(*backends, after=0.0, budget=1.0),
 }
 
 

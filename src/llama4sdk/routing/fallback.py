@@ -4,24 +4,23 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from llama4sdk.routing.breaker import Breaker
-from llama4sdk.routing.members import Members
 from llama4sdk.routing.routed import Routed
 from llama4sdk.routing.router import Rules
+from llama4sdk.routing.wrapper import Wrapper
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Sequence
     from contextlib import AbstractAsyncContextManager
 
-    from llama4sdk.backend import Backend, Capabilities
+    from llama4sdk.backend import Backend
     from llama4sdk.events import Event
-    from llama4sdk.prompting import PromptTemplate
     from llama4sdk.request import Request
+    from llama4sdk.routing.breaker import Breaker
     from llama4sdk.routing.members import Member
     from llama4sdk.routing.policy import Policy
 
 
-class Fallback:
+class Fallback(Wrapper):
     """Asks the first backend, and where it fails the next one, also in the middle of an answer.
 
         async with Llama4(Fallback(HttpBackend("http://10.0.0.5:8000/v1"), "local:/models/scout")) as llama: …
@@ -56,47 +55,16 @@ class Fallback:
         switches: int = 16,
     ) -> None:
         self._rules = Rules(policy or {}, resume, switches)
-        self._members = Members(backends, "fallback", breaker or Breaker())
-
-    @property
-    def members(self) -> Members:
-        """The backends, with their health."""
-        return self._members
+        super().__init__(backends, "fallback", breaker)
 
     @property
     def rules(self) -> Rules:
         """The rules of its requests after a failure."""
         return self._rules
 
-    @property
-    def capabilities(self) -> Capabilities:
-        """The features of at least one backend; promises about answers only where all keep them."""
-        return self._members.capabilities
-
-    @property
-    def prompt_template(self) -> PromptTemplate:
-        """The template of the first backend that has one.
-
-        Raises:
-            InvalidRequest: When none has.
-        """
-        return self._members.prompt_template
-
-    async def start(self) -> None:
-        """Start all backends; one that can never serve is left out.
-
-        Raises:
-            LlamaError: When none can serve.
-        """
-        await self._members.start()
-
     def open(self, request: Request) -> AbstractAsyncContextManager[AsyncIterator[Event]]:
         """Run one request; see `Backend.open`."""
         return Routed(self, request)
-
-    async def aclose(self) -> None:
-        """Close all backends, once every client that started this one has closed it."""
-        await self._members.aclose()
 
     def order(self, request: Request, candidates: Sequence[Member]) -> Sequence[Member]:
         """Return the candidates as they were given."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import OrderedDict
 from typing import TYPE_CHECKING, Any, cast
 
 import anyio
@@ -27,13 +28,19 @@ class Member:
     Args:
         backend: The backend.
         breaker: When it rests.
+        number: Its number among the members that there ever were.
     """
 
-    def __init__(self, backend: Backend, breaker: Breaker) -> None:
+    def __init__(self, backend: Backend, breaker: Breaker, number: int) -> None:
         self.backend = backend
         self.breaker = CircuitBreaker(breaker)
         self.running = 0
         """Requests that it runs."""
+        self.prompts: OrderedDict[bytes, None] = OrderedDict()
+        """Digests of prompts that it answered lately, the last ones at the end."""
+        self.tag = number.to_bytes(8, "little")
+        """Distinguishes it from others where prompts are hashed to members; the same in every process."""
+        self._idle: anyio.Event | None = None
         self.draining = False
         """Whether it gets no further requests."""
         self.unusable: LlamaError | None = None
@@ -43,6 +50,18 @@ class Member:
     def name(self) -> str:
         """Its name in events and errors."""
         return self.backend.capabilities.name
+
+    def release(self) -> None:
+        """Count a request that has ended."""
+        self.running -= 1
+        if self._idle is not None and not self.running:
+            self._idle.set()
+
+    async def idle(self) -> None:
+        """Wait until it runs no request."""
+        if self.running:
+            self._idle = anyio.Event()
+            await self._idle.wait()
 
     def serves(self, request: Request) -> bool:
         """Return whether it takes requests of this kind."""
@@ -60,25 +79,27 @@ class Members:
     Args:
         backends: Backends, or strings that name them.
         wrapper: The wrapper's name.
-        breaker: When each of them rests.
+        breaker: When each of them rests; None for the default.
 
     Raises:
         BackendMissing: For a name that stands for none.
         InvalidRequest: Without any, or for anything that is no backend.
     """
 
-    def __init__(self, backends: Sequence[Backend | str], wrapper: str, breaker: Breaker) -> None:
+    def __init__(self, backends: Sequence[Backend | str], wrapper: str, breaker: Breaker | None = None) -> None:
         if not backends:
             raise InvalidRequest(f"{wrapper.capitalize()} needs at least one backend.")
         self._wrapper = wrapper
         self._starts = 0
         self.closed = False
-        self.all = [Member(opened(backend), breaker) for backend in backends]
+        self._breaker = breaker or Breaker()
+        self._made = len(backends)
+        self.all = [Member(opened(backend), self._breaker, number) for number, backend in enumerate(backends)]
 
     @property
     def usable(self) -> list[Member]:
-        """Those whose start did not fail."""
-        return [member for member in self.all if member.unusable is None]
+        """Those whose start did not fail and that are not being drained."""
+        return [member for member in self.all if member.unusable is None and not member.draining]
 
     @property
     def capabilities(self) -> Capabilities:
@@ -129,6 +150,45 @@ class Members:
                 tasks.start_soon(_start, member)
         if not self.usable and self.all[0].unusable is not None:
             raise self.all[0].unusable
+
+    def of(self, backend: Backend) -> Member:
+        """Return the member that a backend is.
+
+        Raises:
+            InvalidRequest: It is none.
+        """
+        for member in self.all:
+            if member.backend is backend:
+                return member
+        raise InvalidRequest(f"This {self._wrapper} wrapper does not hold {shown(backend)}.")
+
+    async def add(self, backend: Backend | str) -> None:
+        """Start one more backend, and send requests to it from then on.
+
+        Raises:
+            LlamaError: It cannot serve.
+        """
+        self.check_open()
+        member = Member(opened(backend), self._breaker, self._made)
+        self._made += 1
+        try:
+            await member.backend.start()
+        except BaseException:
+            with anyio.CancelScope(shield=True):
+                await member.backend.aclose()
+            raise
+        self.all.append(member)
+
+    async def remove(self, backend: Backend) -> None:
+        """Close a backend, whose running requests end with an error that others may mend, and forget it.
+
+        Raises:
+            InvalidRequest: It is none of the members.
+        """
+        member = self.of(backend)
+        member.draining = True
+        self.all.remove(member)
+        await member.backend.aclose()
 
     async def aclose(self) -> None:
         """Close all once every client that started them has closed them; may be called more often."""

@@ -143,6 +143,8 @@ class Routed(AsyncIterator[Event]):
                 event = UsageUpdate(self._shown.summed(event.usage))
             case Done() if not self._over:
                 self._over = True
+                if self._member is not None:
+                    self._member.breaker.succeeded()
                 event = event if event.usage is None else replace(event, usage=self._shown.summed(event.usage))
             case _:
                 pass
@@ -162,7 +164,6 @@ class Routed(AsyncIterator[Event]):
         """Take note that the backend's own first event has come."""
         self._clock.answering = True
         if self._member is not None:
-            self._member.breaker.succeeded()
             self._router.answered(self._request, self._member)
 
     async def _try_next(self) -> AsyncIterator[Event] | None:
@@ -268,7 +269,7 @@ class Routed(AsyncIterator[Event]):
         block, entered = self._block, self._events is not None
         member, self._member, self._block, self._events = self._member, None, None, None
         if member is not None:
-            member.running -= 1
+            member.release()
             if self._probes:
                 member.breaker.left()
         if isinstance(block, Metered):

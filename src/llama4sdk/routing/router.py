@@ -69,9 +69,13 @@ def pick(router: Router, request: Request, now: float, untried: Callable[[Member
         now: The event loop's time.
         untried: Whether a member may be tried.
     """
-    members = [member for member in router.members.usable if untried(member) and member.breaker.admits(now)]
+    untried_ones = [member for member in router.members.usable if untried(member)]
+    members = [member for member in untried_ones if member.breaker.admits(now)]
     candidates = [member for member in members if member.serves(request)]
-    if not candidates and not request.answer_so_far:
+    if not candidates and request.answer_so_far:
+        # An answer in its middle has a reader: for it even a backend that rests is tried.
+        candidates = [member for member in untried_ones if member.serves(request)]
+    elif not candidates:
         candidates = members  # none takes it: the first one's error tells why
     order = router.order(request, candidates)
     return order[0] if order else None
