@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import torch
@@ -13,6 +14,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from llama4_local.cache.kv_cache import LayerCache
+    from llama4_local.cache.page_table import PoolName
     from llama4_local.ops.batch import Batch, PoolTable, Segment
 
 _RATIO, _SLACK = 1.25, 64  # contexts up to so many times, plus so many tokens, longer share a padded group
@@ -24,12 +26,49 @@ def write(layer: LayerCache, slots: Tensor, keys: Tensor, values: Tensor) -> Non
         words(cached).flatten(0, 1).index_copy_(0, slots, words(rounded(rows, cached.dtype)))
 
 
-def paged_attention(queries: Tensor, layer: LayerCache, batch: Batch) -> Tensor:
+@dataclass(frozen=True, slots=True)
+class DecodeGroup:
+    """Sequences that add one token and attend together, their keys padded to the longest of them.
+
+    Args:
+        rows: Their places among the decoding sequences; None where the group is all of them, in order.
+        count: How many they are.
+        longest: Keys of the longest.
+        first: The first of consecutive pages, which are read in place; None where pages are gathered.
+        pages: [count · pages of the longest], int64: the pages to gather.
+        seen: [count, 1, 1, longest], bool: keys that exist; None where all have the same number.
+    """
+
+    rows: list[int] | None
+    count: int
+    longest: int
+    first: int | None
+    pages: Tensor
+    seen: Tensor | None
+
+
+class DecodePlans:
+    """The groups of a step's decoding sequences in each pool, made in its first layer and kept for the others."""
+
+    def __init__(self) -> None:
+        self._plans: dict[PoolName, tuple[PoolTable, list[DecodeGroup]]] = {}
+
+    def of(self, pool: PoolName, table: PoolTable, places: list[int], page_size: int) -> list[DecodeGroup]:
+        """Return the groups of the sequences at `places` of the batch that a table belongs to."""
+        known = self._plans.get(pool)
+        if known is None or known[0] is not table:
+            known = self._plans[pool] = table, _decode_groups(table, places, page_size)
+        return known[1]
+
+
+def paged_attention(queries: Tensor, layer: LayerCache, batch: Batch, plans: DecodePlans | None = None) -> Tensor:
     """See `Ops.attention`. Sequences that add one token attend in one batch, the others one by one."""
     table = batch.tables[layer.pool]
+    plans = plans or DecodePlans()
     single = [i for i, segment in enumerate(batch.segments) if segment.length == 1]
+    groups = plans.of(layer.pool, table, single, layer.keys.shape[1]) if single else []
     if len(single) == len(batch.segments):
-        return _decode(queries, layer, table, single)
+        return _decode(queries, layer, groups)
     out = torch.empty_like(queries).flatten(1)
     for i, segment in enumerate(batch.segments):
         if segment.length > 1:
@@ -37,19 +76,37 @@ def paged_attention(queries: Tensor, layer: LayerCache, batch: Batch) -> Tensor:
             out[rows] = _prefill(queries[rows], layer, table, i, segment)
     if single:
         rows = torch.tensor([batch.segments[i].start for i in single], device=queries.device)
-        out[rows] = _decode(queries[rows], layer, table, single)
+        out[rows] = _decode(queries[rows], layer, groups)
     return out
 
 
-def _decode(queries: Tensor, layer: LayerCache, table: PoolTable, places: list[int]) -> Tensor:
-    """Attend from one token of each sequence at `places` of the batch, [sequences, heads, head_dim]."""
-    groups = _similar_lengths([table.contexts[i] for i in places])
-    if len(groups) == 1:
-        return _decode_padded(queries, layer, table, places)
+def _decode(queries: Tensor, layer: LayerCache, groups: list[DecodeGroup]) -> Tensor:
+    """Attend from one token of each sequence, [sequences, heads, head_dim]."""
+    if groups[0].rows is None:
+        return _decode_padded(queries, layer, groups[0])
     out = torch.empty_like(queries).flatten(1)
     for group in groups:
-        out[group] = _decode_padded(queries[group], layer, table, [places[i] for i in group])
+        out[group.rows] = _decode_padded(queries[group.rows], layer, group)
     return out
+
+
+def _decode_groups(table: PoolTable, places: list[int], page_size: int) -> list[DecodeGroup]:
+    groups = _similar_lengths([table.contexts[i] for i in places])
+    return [
+        _decode_group(table, [places[row] for row in rows], page_size, rows if len(groups) > 1 else None)
+        for rows in groups
+    ]
+
+
+def _decode_group(table: PoolTable, places: list[int], page_size: int, rows: list[int] | None) -> DecodeGroup:
+    contexts = [table.contexts[i] for i in places]
+    longest = max(contexts)
+    first, pages = _pages(table, places, -(-longest // page_size))
+    seen = None
+    if min(contexts) < longest:
+        lengths = table.context_lengths[places][:, None]
+        seen = (torch.arange(longest, device=lengths.device) < lengths)[:, None, None]
+    return DecodeGroup(rows, len(places), longest, first, pages, seen)
 
 
 def _similar_lengths(contexts: list[int]) -> list[list[int]]:
@@ -64,28 +121,24 @@ def _similar_lengths(contexts: list[int]) -> list[list[int]]:
     return [sorted(group) for group in groups]
 
 
-def _decode_padded(queries: Tensor, layer: LayerCache, table: PoolTable, places: list[int]) -> Tensor:
-    """Return `_decode` of sequences, their keys padded to the longest of them."""
-    contexts = [table.contexts[i] for i in places]
-    longest = max(contexts)
-    keys, values = _cached(layer, table, places, longest, queries.dtype)
-    count, heads, head_dim = queries.shape
-    mask = None
-    if min(contexts) < longest:
-        mask = torch.arange(longest, device=queries.device) < table.context_lengths[places][:, None]
+def _decode_padded(queries: Tensor, layer: LayerCache, group: DecodeGroup) -> Tensor:
+    """Return `_decode` of one group."""
+    keys, values = _cached(layer, group.count, group.longest, group.first, group.pages, queries.dtype)
+    if group.seen is not None:
+        unseen = ~group.seen.transpose(-1, -2)
         for cached in (keys, values):  # stale values in a reused page may be NaN, which no mask stops
-            cached.masked_fill_(~mask[:, None, :, None], 0)
-        mask = mask[:, None, None]
+            cached.masked_fill_(unseen, 0)
     # The query heads of a group become the query rows of their key head, so that keys are not repeated.
-    grouped = queries.view(count, keys.shape[1], -1, head_dim)
-    out = scaled_dot_product_attention(grouped, keys, values, mask)
-    return out.reshape(count, heads * head_dim)
+    grouped = queries.view(group.count, keys.shape[1], -1, queries.shape[-1])
+    out = scaled_dot_product_attention(grouped, keys, values, group.seen)
+    return out.reshape(group.count, queries.shape[1] * queries.shape[2])
 
 
 def _prefill(queries: Tensor, layer: LayerCache, table: PoolTable, i: int, segment: Segment) -> Tensor:
     """Attend from several tokens of one sequence, [tokens, heads, head_dim]."""
     context = table.contexts[i]
-    keys, values = _cached(layer, table, [i], context, queries.dtype)
+    first, pages = _pages(table, [i], -(-context // layer.keys.shape[1]))
+    keys, values = _cached(layer, 1, context, first, pages, queries.dtype)
     rows = queries.transpose(0, 1)[None]
     seen = context - segment.length
     mask = None
@@ -95,21 +148,34 @@ def _prefill(queries: Tensor, layer: LayerCache, table: PoolTable, i: int, segme
     return out[0].transpose(0, 1).flatten(1)
 
 
-def _cached(
-    layer: LayerCache, table: PoolTable, places: list[int], tokens: int, dtype: torch.dtype
-) -> tuple[Tensor, Tensor]:
-    """Return keys and values of each sequence's first `tokens`, [sequences, kv_heads, tokens, head_dim].
-
-    They are copies, except for one sequence with consecutive pages in the cache, which is read in place unless the
-    cache has another type.
-    """
-    width = -(-tokens // layer.keys.shape[1])
-    pages = table.pages[places[0], :width] if len(places) == 1 else table.pages[places, :width].flatten()
+def _pages(table: PoolTable, places: list[int], width: int) -> tuple[int | None, Tensor]:
+    """Return the first `width` pages of sequences, and their first one where those of one follow one another."""
+    if len(places) > 1:
+        return None, table.pages[places, :width].flatten()
+    pages = table.pages[places[0], :width]
     first = int(pages[0])
-    if len(places) == 1 and pages.tolist() == list(range(first, first + width)):
-        paged = (cached[first : first + width] for cached in (layer.keys, layer.values))
-    else:
-        paged = (words(cached).index_select(0, pages).view(cached.dtype) for cached in (layer.keys, layer.values))
-    trimmed = (part.view(len(places), -1, *part.shape[2:])[:, :tokens].transpose(1, 2) for part in paged)
-    keys, values = (widened(part, dtype) for part in trimmed)
+    return (first if pages.tolist() == list(range(first, first + width)) else None), pages
+
+
+def _cached(
+    layer: LayerCache, count: int, tokens: int, first: int | None, pages: Tensor, dtype: torch.dtype
+) -> tuple[Tensor, Tensor]:
+    """Return keys and values of each sequence's first `tokens`, [count, kv_heads, tokens, head_dim].
+
+    They are copies, except for consecutive pages of one sequence, which are read in place unless the cache has another
+    type.
+    """
+    keys, values = (
+        widened(_trimmed(_paged(cached, first, pages), count, tokens), dtype) for cached in (layer.keys, layer.values)
+    )
     return keys, values
+
+
+def _paged(cached: Tensor, first: int | None, pages: Tensor) -> Tensor:
+    if first is not None:
+        return cached[first : first + len(pages)]
+    return words(cached).index_select(0, pages).view(cached.dtype)
+
+
+def _trimmed(paged: Tensor, count: int, tokens: int) -> Tensor:
+    return paged.view(count, -1, *paged.shape[2:])[:, :tokens].transpose(1, 2)

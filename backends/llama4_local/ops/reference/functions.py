@@ -28,6 +28,7 @@ class ReferenceOps:
 
     def __init__(self, products: Products | None = None) -> None:
         self.products = products or Products()
+        self._decode_plans = attention.DecodePlans()
 
     @property
     def prepared_weights(self) -> bool:
@@ -73,7 +74,7 @@ class ReferenceOps:
 
     def attention(self, queries: Tensor, layer: LayerCache, batch: Batch) -> Tensor:
         """See `Ops.attention`."""
-        return attention.paged_attention(queries, layer, batch)
+        return attention.paged_attention(queries, layer, batch, self._decode_plans)
 
     def mlp(self, x: Tensor, weights: MlpWeights) -> Tensor:
         """See `Ops.mlp`."""

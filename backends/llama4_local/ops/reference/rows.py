@@ -14,7 +14,7 @@ def rms_norm(x: Tensor, weight: Tensor | None, eps: float) -> Tensor:
 
     As in Llama 4: normalised in fp32, cast back to x's type, and only then multiplied.
     """
-    normed = functional.rms_norm(x.float(), x.shape[-1:], None, eps).to(x.dtype)
+    normed = torch.rms_norm(x.float(), x.shape[-1:], None, eps).to(x.dtype)
     return normed if weight is None else normed * weight
 
 
