@@ -212,6 +212,15 @@ class LocalBackend:
         self._engine_thread = EngineThread(_builder(self._folder, self._options, served), self._loop)
         self._engine_thread.start()
 
+    async def ready(self) -> None:
+        """Wait until the model is loaded; a request that does not wait shows the loading as `Progress`.
+
+        Raises:
+            LlamaError: The reason why it could not be loaded; or the backend is not started, or closed.
+        """
+        engine_thread, _ = self.running()
+        await engine_thread.ask(lambda _: None)
+
     def open(self, request: Request) -> AbstractAsyncContextManager[AsyncIterator[Event]]:
         """Return a block within which the request runs; see `Backend.open`."""
         return Generation(self, request)

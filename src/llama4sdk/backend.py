@@ -20,7 +20,7 @@ More protocols are optional, and asked for where they are needed: `Renders` for 
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Literal, Protocol, Self, TypeAlias, runtime_checkable
 
@@ -238,10 +238,21 @@ class keep_deadlines(AsyncIterator[Event]):  # noqa: N801 - reads as the verb it
         deadlines: Seconds for each phase.
         backend: The backend's name, for the error.
         request_id: The request's name, for the error.
+        loading: Whether the model is still being loaded; `first_token` runs only from the first event after that.
     """
 
-    def __init__(self, events: AsyncIterator[Event], deadlines: Deadlines, *, backend: str, request_id: str) -> None:
+    def __init__(
+        self,
+        events: AsyncIterator[Event],
+        deadlines: Deadlines,
+        *,
+        backend: str,
+        request_id: str,
+        loading: Callable[[], bool] = lambda: False,
+    ) -> None:
         self._events = events
+        self._loading = loading
+        self._held = loading()
         self._names = (backend, request_id)
         self._clock = Clock(deadlines, anyio.current_time())
         self._over = False
@@ -252,7 +263,11 @@ class keep_deadlines(AsyncIterator[Event]):  # noqa: N801 - reads as the verb it
     async def __anext__(self) -> Event:
         if self._over:
             raise StopAsyncIteration
-        phase, until = self._clock.limit(anyio.current_time())
+        now = anyio.current_time()
+        if self._held and not self._loading():
+            self._held = False
+            self._clock.begin_first_token(now)
+        phase, until = self._clock.limit(now, held=self._held)
         with anyio.CancelScope(deadline=until) as scope:
             event = await self._events.__anext__()
             self._clock.answering |= not isinstance(event, Started | Progress | Switched | UsageUpdate)

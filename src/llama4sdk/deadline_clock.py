@@ -27,13 +27,17 @@ class Clock:
         self.answering = False
         """Whether the model's own first event has come."""
 
-    def limit(self, now: float) -> tuple[Phase, float]:
-        """Return when a wait that begins now must end, and the phase that ends it."""
+    def begin_first_token(self, now: float) -> None:
+        """Count the `first_token` deadline from now on."""
+        self._first = math.inf if self._deadlines.first_token is None else now + self._deadlines.first_token
+
+    def limit(self, now: float, *, held: bool = False) -> tuple[Phase, float]:
+        """Return when a wait that begins now must end, and the phase that ends it; held, none ends by `first_token`."""
         if self.answering:
             phase: Phase = "idle"
             until = math.inf if self._deadlines.idle is None else now + self._deadlines.idle
         else:
-            phase, until = "first_token", self._first
+            phase, until = "first_token", math.inf if held else self._first
         return ("total", self._total) if self._total <= until else (phase, until)
 
     def exceeded(self, phase: Phase, partial: PartialReply | None = None) -> DeadlineExceeded:

@@ -116,8 +116,12 @@ def test_every_image_that_pillow_opens_from_a_collection_becomes_rgb() -> None:
                 continue
             try:
                 image = Image.open(path)
-                image.load()
             except Exception:
                 continue
-            with suppress(ImageError):
-                assert to_rgb(image).mode == "RGB"
+            with image:
+                try:
+                    image.load()
+                except Exception:
+                    continue
+                with suppress(ImageError):
+                    assert to_rgb(image).mode == "RGB"

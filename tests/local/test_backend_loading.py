@@ -59,17 +59,57 @@ async def test_loading_shows_in_bytes(folder: Path, monkeypatch: pytest.MonkeyPa
         assert await until_text(events)
 
 
-@pytest.mark.parametrize("phase", ["first_token", "total"])
-async def test_a_deadline_ends_a_request_while_the_model_loads(
-    folder: Path, monkeypatch: pytest.MonkeyPatch, phase: str
+async def test_the_total_deadline_ends_a_request_while_the_model_loads(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     gate = _slow_loading(monkeypatch)
     async with serving(folder) as backend:
         with pytest.raises(DeadlineExceeded) as caught:
-            await events_of(backend, asking(deadlines=Deadlines(**{phase: 0.05})))
-        assert caught.value.phase == phase
+            await events_of(backend, asking(deadlines=Deadlines(total=0.05)))
+        assert caught.value.phase == "total"
         gate.set()
         await at_rest(backend)
+
+
+async def test_loading_counts_against_no_first_token_deadline(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    gate = _slow_loading(monkeypatch)
+    async with serving(folder) as backend:
+        reports = 0
+        async with backend.open(asking(deadlines=Deadlines(first_token=0.001))) as events:
+            while reports < 3:  # each of which comes later than the deadline
+                event = await anext(events)
+                reports += isinstance(event, Progress) and event.phase == "loading"
+        gate.set()
+        await at_rest(backend)
+
+
+async def test_the_first_token_deadline_counts_once_the_model_is_loaded(folder: Path) -> None:
+    async with serving(folder) as backend:
+        await backend.ready()
+        with pytest.raises(DeadlineExceeded) as caught:
+            await events_of(backend, asking(deadlines=Deadlines(first_token=1e-9)))
+        assert caught.value.phase == "first_token"
+
+
+async def test_ready_waits_until_the_model_is_loaded(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    gate = _slow_loading(monkeypatch)
+    async with serving(folder) as backend:
+        with anyio.move_on_after(0.05) as scope:
+            await backend.ready()
+        assert scope.cancelled_caught
+        assert not backend.current_load.ready
+        gate.set()
+        await backend.ready()
+        assert backend.current_load.ready
+
+
+async def test_ready_raises_the_reason_why_a_model_cannot_be_loaded(tmp_path: Path) -> None:
+    saved_chat(tmp_path)
+    file = tmp_path / "model.safetensors"
+    file.write_bytes(file.read_bytes()[:-400] + b"\xff" * 400)  # NaN
+    async with serving(tmp_path) as backend:
+        with pytest.raises(CheckpointError, match="not finite"):
+            await backend.ready()
 
 
 async def test_closing_while_the_model_loads_ends_the_loading(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:

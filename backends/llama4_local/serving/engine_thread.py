@@ -112,6 +112,11 @@ class EngineThread:
         """The engine's load after its last step; None while the model loads."""
         return self._engine.load if self._engine else None
 
+    @property
+    def loading(self) -> bool:
+        """Whether the model is being loaded."""
+        return self._engine is None and self._ended is None
+
     def submit(self, engine_request: EngineRequest) -> None:
         """Submit a request; its events come to its mailbox.
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import AsyncIterator, Callable
+from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Protocol
 
@@ -14,6 +15,7 @@ from llama4_local.serving.prepare import prepare
 from llama4sdk.backend import keep_deadlines
 from llama4sdk.errors import InvalidRequest, LlamaError
 from llama4sdk.events import Done, Event, Started, Usage
+from llama4sdk.prompting.remote_images import with_fetched_images
 from llama4sdk.worker_thread import run_in_daemon_thread
 
 if TYPE_CHECKING:
@@ -75,8 +77,15 @@ class Generation(AsyncIterator[Event]):
     async def __aenter__(self) -> AsyncIterator[Event]:
         if self._engine_thread is not None or self._over:
             raise InvalidRequest("A request's block is entered once; call open() again.")
-        self._engine_thread, _ = self._host.running()
-        return keep_deadlines(self, self._request.deadlines, backend="local", request_id=self._request.request_id)
+        engine_thread, _ = self._host.running()
+        self._engine_thread = engine_thread
+        return keep_deadlines(
+            self,
+            self._request.deadlines,
+            backend="local",
+            request_id=self._request.request_id,
+            loading=lambda: engine_thread.loading,
+        )
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
@@ -113,7 +122,9 @@ class Generation(AsyncIterator[Event]):
         engine_thread, served = self._host.running()
         work = partial(prepare, prefix=self._prefix, answers=self._answers)
         mailbox = Mailbox(_ROOM, engine_thread.wake)
-        engine_request = await run_in_daemon_thread(partial(work, served, self._request, mailbox))
+        messages = await with_fetched_images(self._request.messages, served.template.image_limits, served.max_images)
+        request = replace(self._request, messages=messages)
+        engine_request = await run_in_daemon_thread(partial(work, served, request, mailbox))
         engine_thread.submit(engine_request)
         self._engine_request = engine_request
         return engine_request
