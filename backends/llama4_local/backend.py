@@ -83,6 +83,8 @@ class LocalBackend:
         progress: Whether a bar on stderr shows how far packing is; None for one where there is a terminal.
         image_limits: Bounds on the bytes and pixels of images, and on their number beside `max_images`; an `Image` may
             bring bounds of its own. A JPEG of more than 50 million pixels that they allow is decoded at reduced size.
+        own_template: Whether prompts are rendered with the checkpoint's own chat template, in a sandbox, rather than in
+            the reference's form; so it must be for Llama Guard.
         prompt_template: How to render prompts instead of what the checkpoint's tokenizer says.
 
     Raises:
@@ -109,6 +111,7 @@ class LocalBackend:
         threads: int | None = None,
         tools_in: ToolsPlace = "system",
         progress: bool | None = None,
+        own_template: bool = False,
         image_limits: ImageLimits = DEFAULT_LIMITS,
         prompt_template: PromptTemplate | None = None,
     ) -> None:
@@ -132,6 +135,7 @@ class LocalBackend:
             threads=threads,
             tools_in=tools_in,
             progress=progress,
+            own_template=own_template,
             image_limits=image_limits,
         )
         self._template = prompt_template

@@ -24,7 +24,7 @@ from llama4sdk.parts import checked_text
 from llama4sdk.schema_drafts import modern
 
 ToolChoice: TypeAlias = Literal["auto", "none", "required"] | str
-Part: TypeAlias = Literal["whole", "opening", "turn"]
+Part: TypeAlias = Literal["whole", "opening", "turn", "judged"]
 # A prompt without messages: text, or token ids.
 RawPrompt: TypeAlias = str | tuple[int, ...]
 
@@ -208,7 +208,8 @@ class Request:
         priority: Larger goes first where a backend queues.
         cache_salt: Prompts share cached computation only with the same salt.
         part: `whole`, or what the messages are of a session: its `opening`, which is computed but not answered and
-            may end with any message, or a `turn`, which goes on from what was said, be it with a tool's result.
+            may end with any message, or a `turn`, which goes on from what was said, be it with a tool's result;
+            or `judged`: a conversation that a guard model judges, which may end with the assistant's message.
         answer_so_far: Text with which the answer begins, as the model wrote it: the model goes on behind it, and the
             events hold only what follows. Counts of `sampling` are of further tokens; in the usage its tokens belong
             to the prompt. Only for backends whose capabilities `continues` allow it.
@@ -337,7 +338,7 @@ def check_order(messages: Sequence[Message], part: Part = "whole") -> None:
 
     Args:
         messages: The conversation.
-        part: What it is of a session, as in `Request`: an `opening` may end with any message, a `turn` may begin
+        part: As in `Request`: an `opening` and a `judged` conversation may end with any message, a `turn` may begin
             with a tool's result.
 
     Raises:
@@ -351,7 +352,7 @@ def check_order(messages: Sequence[Message], part: Part = "whole") -> None:
         if problem:
             raise InvalidRequest(f"Message {index} ({message.role}) is out of place: {problem}.")
         before = message
-    if part != "opening" and not isinstance(before, UserMessage | ToolMessage):
+    if part not in ("opening", "judged") and not isinstance(before, UserMessage | ToolMessage):
         raise InvalidRequest(f"The last message must be the user's or a tool's, not the {messages[-1].role}'s.")
 
 

@@ -37,6 +37,7 @@ class Options:
     threads: int | None = None
     tools_in: ToolsPlace = "system"
     progress: bool | None = None
+    own_template: bool = False
     image_limits: ImageLimits = DEFAULT_LIMITS
 
     def __post_init__(self) -> None:

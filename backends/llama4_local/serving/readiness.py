@@ -170,11 +170,14 @@ def _cache_memory(folder: Path, config: ModelConfig, options: Options, device: s
 
 
 def _template(folder: Path, config: ModelConfig, options: Options) -> PromptTemplate:
+    from llama4_local.checkpoint.chat_template import read_chat_template
+
     tile = config.vision.image_size if config.vision else _PUBLISHED_TILE
     return PromptTemplate(
         Tokenizer.from_file(folder),
         tile=tile,
         max_tiles=config.max_tiles,
+        chat_template=read_chat_template(folder) if options.own_template else None,
         tools_in=options.tools_in,
         image_limits=options.image_limits,
     )

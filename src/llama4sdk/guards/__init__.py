@@ -9,13 +9,16 @@ from llama4sdk.errors import GuardBlocked, GuardUnavailable
 from llama4sdk.events import GuardFlag
 from llama4sdk.guards.guarded import Guarded
 from llama4sdk.guards.guarding import Guarding
+from llama4sdk.guards.harms import HARMS
 from llama4sdk.guards.hidden import HiddenCharacters
+from llama4sdk.guards.llama_guard import LlamaGuard
 from llama4sdk.guards.patterns import PatternGuard
 from llama4sdk.guards.policy import GuardPolicy
 from llama4sdk.guards.protocol import Guard, Item
 from llama4sdk.verdict import Action, Coverage, Redaction, Share, Stage, Status, Verdict
 
 __all__ = [
+    "HARMS",
     "Action",
     "Coverage",
     "Guard",
@@ -27,6 +30,7 @@ __all__ = [
     "Guarding",
     "HiddenCharacters",
     "Item",
+    "LlamaGuard",
     "PatternGuard",
     "Redaction",
     "Share",
