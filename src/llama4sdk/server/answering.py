@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING
 import anyio
 from pydantic_core import from_json
 
-from llama4sdk.events import Done, Progress, Started, Switched, TextDelta, ToolCallReady, Usage, UsageUpdate
+from llama4sdk.events import Done, GuardFlag, Progress, Started, Switched, TextDelta, ToolCallReady, Usage, UsageUpdate
 from llama4sdk.server.chunks import DONE, usage_chunk
+from llama4sdk.server.filtered import FilteredStream
 from llama4sdk.server.metrics import AnswerClock
 from llama4sdk.server.whole import together
-from llama4sdk.stream import Stream
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine, Sequence
@@ -36,7 +36,7 @@ async def replies_to(serving: Serving, requests: Sequence[Request]) -> list[Repl
 
     async def ask(index: int, request: Request) -> None:
         clock = AnswerClock(serving.metrics)
-        async with Stream(serving.backend, request) as stream:
+        async with FilteredStream(serving.llama.answers, request) as stream:
             try:
                 async for event in stream:
                     clock.saw(event)
@@ -81,7 +81,7 @@ async def stream_answers(
     async def answer(index: int) -> None:
         clock = AnswerClock(serving.metrics)
         writer = _Writer(chunks[index], one_call=one_call, unquoted=unquoted)
-        async with Stream(serving.backend, requests[index]) as stream:
+        async with FilteredStream(serving.llama.answers, requests[index]) as stream:
             try:
                 async for event in stream:
                     clock.saw(event)
@@ -98,7 +98,7 @@ async def stream_answers(
     await out.end()
 
 
-def _count_left(serving: Serving, stream: Stream) -> None:
+def _count_left(serving: Serving, stream: FilteredStream) -> None:
     """Count the tokens of an answer that was left before its end."""
     snapshot = stream.snapshot
     if snapshot.finish_reason is None:
@@ -166,7 +166,7 @@ class _Writer:
         return self._chunks.text(TextDelta(unquote("".join(self._held)), tuple(self._held_logprobs)))
 
 
-_BEFORE_THE_ANSWER = (Started, Progress, Switched, UsageUpdate)
+_BEFORE_THE_ANSWER = (Started, Progress, Switched, UsageUpdate, GuardFlag)
 
 
 def unquote(text: str) -> str:

@@ -8,9 +8,11 @@ from typing import TYPE_CHECKING
 from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 
 from llama4sdk.backend import ReportsLoad
-from llama4sdk.events import Done, Progress, Started, Switched, UsageUpdate
+from llama4sdk.events import Done, GuardFlag, Progress, Started, Switched, UsageUpdate
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from llama4sdk.backend import Backend, BackendLoad
     from llama4sdk.events import Event, Usage
 
@@ -50,6 +52,9 @@ class Metrics:
         self._engine = Gauge(
             "llama4_engine_requests", "Requests in the backend, by state.", ["state"], registry=registry
         )
+        self._verdicts = Gauge(
+            "llama4_guard_verdicts", "Verdicts of guards.", ["guard", "stage", "action"], registry=registry
+        )
         self._pages = Gauge(
             "llama4_cache_pages", "Cache pages in the tables of requests, by pool.", ["pool"], registry=registry
         )
@@ -65,9 +70,13 @@ class Metrics:
         for kind, number in counts.items():
             self._tokens.labels(kind).inc(number)
 
-    def exposition(self, backend: Backend, running: int) -> bytes:
+    def exposition(
+        self, backend: Backend, running: int, guard_counts: Mapping[tuple[str, str, str], int] | None = None
+    ) -> bytes:
         """Return everything in the text form."""
         load = load_of(backend)
+        for labels, count in (guard_counts or {}).items():
+            self._verdicts.labels(*labels).set(count)
         self._running.set(running)
         if load is not None:
             self._ready.set(load.ready)
@@ -92,7 +101,7 @@ class AnswerClock:
 
     def saw(self, event: Event) -> None:
         """Take note of an event that came now."""
-        if isinstance(event, Started | Progress | Switched | UsageUpdate):
+        if isinstance(event, Started | Progress | Switched | UsageUpdate | GuardFlag):
             return
         now = time.perf_counter()
         if isinstance(event, Done):

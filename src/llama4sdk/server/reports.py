@@ -59,7 +59,7 @@ class Reports:
         """Answer with the metrics in Prometheus' text form."""
         self._check_key(request)
         serving = self._serving
-        body = serving.metrics.exposition(serving.backend, serving.admission.running)
+        body = serving.metrics.exposition(serving.backend, serving.admission.running, serving.llama.guard_counts)
         return Response(body, headers={"content-type": CONTENT_TYPE})
 
     def _model(self, name: str) -> dict[str, Any]:
