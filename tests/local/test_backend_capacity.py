@@ -10,6 +10,9 @@ from hypothesis import strategies as st
 
 from llama4_local.cache.kv_cache import cache_bytes
 from llama4_local.cache.sizing import cache_shape
+from llama4_local.config.options import Options
+from llama4_local.nano import CHECKPOINT
+from llama4_local.serving.readiness import inspect_checkpoint
 from llama4sdk.errors import InvalidRequest
 from local.small_checkpoints import CHUNK, guard, scout
 
@@ -49,3 +52,14 @@ def test_a_context_shorter_than_the_chunk_needs_no_full_chunk() -> None:
 def test_memory_for_not_even_one_page_is_refused() -> None:
     with pytest.raises(InvalidRequest, match="at least"):
         cache_shape(scout().text, context=100, sequences=3, memory=1000, itemsize=4)
+
+
+def test_the_cache_leaves_room_for_the_scores_of_all_sequences_that_run_at_once() -> None:
+    rooms = [
+        inspect_checkpoint(CHECKPOINT, Options(device="cpu", memory="300MB", max_sequences=count), None).cache_memory
+        for count in (1, 64, 512, 100_000)
+    ]
+    scores = 2048 * 64  # bytes of a row's scores while tokens are sampled from them, in nano's vocabulary
+    assert rooms[0] - rooms[2] > 0.5 * 512 * scores
+    assert rooms == sorted(rooms, reverse=True)
+    assert rooms[3] > 0  # one sequence always has its cache

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib.util import find_spec
 from typing import TYPE_CHECKING
 
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from llama4_local.checkpoint.headers import StoredTensor
     from llama4_local.config.model import ModelConfig
     from llama4_local.config.options import Options
+    from llama4_local.planning.planner import Plan
 
 _MODEST_SHARE = 4  # of a CPU's free memory
 _SHOWN_PATH = 200  # characters of an odd path that an error shows
@@ -164,9 +165,20 @@ def _cache_memory(folder: Path, config: ModelConfig, options: Options, device: s
         device=kind,
         step_tokens=step_tokens(options, kind),
     )
+    room = _room_beside_scores(plan, options.max_sequences)
     # Other processes share a CPU's memory: without memory=, the cache takes a modest part of it.
     modest = kind == "cpu" and options.memory is None
-    return min(plan.cache_room, memory // _MODEST_SHARE) if modest else plan.cache_room
+    return min(room, memory // _MODEST_SHARE) if modest else room
+
+
+def _room_beside_scores(plan: Plan, sequences: int) -> int:
+    """Return the bytes for the cache beside the logits of so many sequences; the plan's own has those of one.
+
+    Where that leaves less than the planned sequence needs, the cache takes this, and fewer run at once.
+    """
+    grown = replace(plan.workspace, scores=sequences * plan.workspace.scores)
+    room = plan.cache_room - (grown.total - plan.workspace.total)
+    return max(room, min(plan.cache.total, plan.cache_room))
 
 
 def _template(folder: Path, config: ModelConfig, options: Options) -> PromptTemplate:
