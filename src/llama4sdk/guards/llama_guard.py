@@ -92,7 +92,7 @@ class LlamaGuard:
         """
         turns = judged_turns(item)
         before, pieces, scores = turns.earlier, 0, list[float]()
-        found: dict[str, None] = {}
+        harms: dict[str, None] = {}
         waiting = [turns]
         while waiting:
             piece = waiting.pop(0)
@@ -103,12 +103,12 @@ class LlamaGuard:
                 continue
             pieces += 1
             before = min(before, piece.earlier)
-            found.update(dict.fromkeys(categories))
+            harms.update(dict.fromkeys(categories))
             scores += [] if score is None else [score]
-        blocking = tuple(name for name in found if name in self._categories)
+        blocking = tuple(name for name in harms if name in self._categories)
         return Verdict(
             "block" if blocking else "allow",
-            categories=tuple(found),
+            categories=tuple(harms),
             score=max(scores, default=None),
             coverage=Coverage.whole(characters=len(item.text), windows=pieces, images=len(item.images)),
             reason="" if before == turns.earlier else f"judged with {before} of {turns.earlier} earlier turns",
