@@ -177,7 +177,7 @@ def test_all_problems_come_at_once():
         ({"no_rope_layers": [1, 0]}, "no_rope_layers"),
         ({"layer_types": ["full_attention"] * 48}, "layer_types"),
         ({"attention_bias": True}, "attention_bias"),
-        ({"tie_word_embeddings": True}, "tie_word_embeddings"),
+        ({"tie_word_embeddings": "yes"}, "tie_word_embeddings"),
         ({"moe_layers": [0], "num_local_experts": 0}, "num_local_experts is 0"),
         ({"vocab_size": 1000}, "image_token_index"),
         ({"eos_token_id": "end"}, "eos_token_id"),

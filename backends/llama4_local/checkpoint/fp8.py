@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, cast
 import torch
 
 from llama4_local.checkpoint.assembler import Assembler, scale_name
-from llama4_local.checkpoint.headers import StoredTensor, find_tensors
+from llama4_local.checkpoint.network import network_tensors
 from llama4_local.checkpoint.reader import TensorReader
 from llama4_local.config.formats import STORED_E4M3, STORED_NAMES
 from llama4_local.config.json_file import read_json_object
@@ -22,6 +22,7 @@ from llama4sdk.errors import CheckpointError, InvalidRequest
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from llama4_local.checkpoint.headers import StoredTensor
     from llama4_local.config.model import ModelConfig
     from llama4_local.weights.quantized import Matrix
     from llama4_local.weights.tree import WeightTree
@@ -73,7 +74,7 @@ def load_fp8(
             finite. Every problem is listed.
     """
     folder = Path(folder)
-    stored = find_tensors(folder)
+    stored = network_tensors(folder, config)
     check_fp8(folder, config, stored)
     source = TensorReader(stored, progress)
     placing = Assembler(source, dtype, device, _bound(folder), stacked)

@@ -38,12 +38,19 @@ class StoredTensor:
         file: Where it lies.
         dtype: safetensors' name of its type, such as `BF16`.
         shape: Its shape.
+        alias: Its name in the file, where that is another one.
     """
 
     name: str
     file: Path
     dtype: str
     shape: tuple[int, ...]
+    alias: str | None = None
+
+    @property
+    def key(self) -> str:
+        """Its name in the file."""
+        return self.alias or self.name
 
 
 def find_tensors(folder: Path) -> dict[str, StoredTensor]:
@@ -68,6 +75,10 @@ def find_tensors(folder: Path) -> dict[str, StoredTensor]:
 
 
 def _nothing_to_read(folder: Path) -> str:
+    if (folder / "adapter_config.json").exists():
+        return "this is an adapter without its base model; merge the two (peft's merge_and_unload) and give the result"
+    if any(folder.glob("*.gguf")):
+        return "GGUF files are not read; give the safetensors files of the Hugging Face form, in bf16, FP8 or W4A16"
     pickles = sorted(path.name for path in folder.iterdir() if path.suffix in _PICKLES)
     if not pickles:
         return f"there is neither {SINGLE_FILE} nor {INDEX_FILE}"
@@ -87,7 +98,7 @@ def _from_index(folder: Path, problems: list[str]) -> dict[str, StoredTensor]:
         for tensor in _read_header(path, problems):
             if shards.get(tensor.name) == file_name:
                 tensors[tensor.name] = tensor
-            else:
+            elif tensor.name not in shards:  # of tensors in several files, the index names the one that counts
                 problems.append(f"{tensor.name} lies in {file_name}, where the index does not expect it")
     if not problems:
         absent = (name for name in shards if name not in tensors)

@@ -9,11 +9,10 @@ import torch
 from torch import Tensor
 
 from llama4_local.checkpoint.fp8 import check_kind, is_fp8, load_fp8
-from llama4_local.checkpoint.headers import find_tensors
+from llama4_local.checkpoint.network import network_tensors, read_network
 from llama4_local.checkpoint.plain import Progress, load_checkpoint, stored_dtype
 from llama4_local.checkpoint.quantizing import load_quantizing
 from llama4_local.config.formats import DTYPE_BYTES
-from llama4_local.config.reader import read_config
 from llama4_local.model.transformer import Model
 from llama4_local.ops.interface import select_ops
 from llama4_local.ops.kernels.layout import prepare
@@ -64,7 +63,7 @@ def load_model(
     """
     if dtype != "auto" and dtype not in _DTYPES:
         raise InvalidRequest(f"dtype must be auto, {', '.join(_DTYPES)}, got {dtype!r}")
-    config = read_config(folder)
+    config = read_network(folder).config
     choice = _choice(folder, config, device, _DTYPES.get(dtype), quantize, deterministic=deterministic)
     weights = load_weights(
         folder,
@@ -106,7 +105,7 @@ def load_weights(
         packing: Called instead of `progress` while matrices are quantized.
     """
     folder = Path(folder)
-    stored = find_tensors(folder)
+    stored = network_tensors(folder, config)
     dtype = dtype or stored_dtype(stored)
     # Laid out while it is read: copying a loaded network into another layout needs its memory twice.
     stacked = select_ops(device, dtype=dtype, head_dim=config.text.head_dim).prepared_weights
@@ -151,7 +150,7 @@ def _choice(
     deterministic: bool,
 ) -> Choice | None:
     """Time the products of a plain network on a CPU; None where nothing is to be chosen."""
-    stored, text = find_tensors(Path(folder)), config.text
+    stored, text = network_tensors(folder, config), config.text
     dtype = dtype or stored_dtype(stored)
     plain = quantize is None and not is_fp8(stored)
     if torch.device(device).type != "cpu" or deterministic or not plain:

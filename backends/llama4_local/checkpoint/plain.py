@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, cast
 import torch
 
 from llama4_local.checkpoint.assembler import Assembler
-from llama4_local.checkpoint.headers import StoredTensor, find_tensors
+from llama4_local.checkpoint.network import network_tensors
 from llama4_local.checkpoint.reader import MappedFiles, TensorReader, stored_bytes
 from llama4_local.config.formats import STORED_NAMES
 from llama4_local.ops.reference.measuring import Choice
@@ -25,6 +25,7 @@ from llama4sdk.errors import CheckpointError
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+    from llama4_local.checkpoint.headers import StoredTensor
     from llama4_local.config.model import ModelConfig
     from llama4_local.weights.tree import Weights
 
@@ -54,7 +55,7 @@ def check_checkpoint(folder: str | Path, config: ModelConfig) -> CheckedFolder:
             of a type that is not supported.
     """
     folder = Path(folder)
-    stored = find_tensors(folder)
+    stored = network_tensors(folder, config)
     expected = _expected_names(config, stored)
     problems = _quantized(stored)
     problems += [f"{name} is missing (shape {shape})" for name, shape in expected.items() if name not in stored]

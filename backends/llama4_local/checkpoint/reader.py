@@ -52,8 +52,8 @@ class TensorReader:
         size = stored_bytes(stored)
         with safe_open(stored.file, framework="pt") as file:
             if index is None:
-                return self._checked(name, file.get_tensor(name), size)
-            return self._checked(name, file.get_slice(name)[index], size // stored.shape[0])
+                return self._checked(name, file.get_tensor(stored.key), size)
+            return self._checked(name, file.get_slice(stored.key)[index], size // stored.shape[0])
 
     def share(self, name: str, files: MappedFiles) -> Tensor:
         """Return a tensor that shares the memory of its file, from now on."""
@@ -100,7 +100,7 @@ class MappedFiles:
         """Return a tensor as it lies in its file."""
         if stored.file not in self._open:
             self._open[stored.file] = self._files.enter_context(safe_open(stored.file, framework="pt"))
-        return self._open[stored.file].get_tensor(stored.name)
+        return self._open[stored.file].get_tensor(stored.key)
 
 
 class _OpenFile(Protocol):

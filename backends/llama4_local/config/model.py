@@ -16,6 +16,8 @@ from dataclasses import dataclass, field
 
 from llama4sdk.errors import CheckpointError
 
+_LARGEST_SHUFFLE = 1024  # patches along a side of one token; published encoders join 2
+
 
 @dataclass(frozen=True, slots=True)
 class RopeScaling:
@@ -146,12 +148,16 @@ class VisionConfig:
 
 @dataclass(frozen=True, slots=True)
 class GenerationConfig:
-    """A checkpoint's defaults for generation; None where it has none."""
+    """A checkpoint's defaults for generation; None where it has none. See `llama4sdk.Sampling` for their meaning."""
 
     bos_token_id: int | None = None
     eos_token_ids: tuple[int, ...] = ()
     temperature: float | None = None
     top_p: float | None = None
+    top_k: int | None = None
+    min_p: float | None = None
+    repetition_penalty: float | None = None
+    max_tokens: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -165,6 +171,7 @@ class ModelConfig:
         max_tiles: Most tiles that an image is cut into, the overview of the whole not counted.
         dtype: Type of the published weights (`bfloat16`, …), when the config names one.
         fp8: Whether the checkpoint holds matrices in FP8.
+        tied: Whether the embedding is the head too, where the checkpoint holds no head.
 
     Raises:
         CheckpointError: The sizes do not fit together; every problem is listed.
@@ -179,6 +186,7 @@ class ModelConfig:
     max_tiles: int = 16
     dtype: str | None = None
     fp8: bool = False
+    tied: bool = False
 
     def __post_init__(self) -> None:
         problems = config_problems(self.text, self.vision, self.image_token_id)
@@ -218,8 +226,10 @@ def _text_problems(text: TextConfig) -> list[str]:
 def _vision_problems(vision: VisionConfig) -> list[str]:
     sizes = ("hidden_size", "heads", "mlp_size", "image_size", "patch_size", "adapter_size", "channels")
     problems = [f"vision {name} must be at least 1" for name in sizes if getattr(vision, name) < 1]
-    if problems or vision.pixel_shuffle <= 0:
-        return problems or [f"pixel_shuffle_ratio must be above 0, got {vision.pixel_shuffle}"]
+    if not 1 / _LARGEST_SHUFFLE <= vision.pixel_shuffle <= 1:
+        problems.append(f"pixel_shuffle_ratio must lie from 1/{_LARGEST_SHUFFLE} to 1, got {vision.pixel_shuffle}")
+    if problems:
+        return problems
     rules = {
         f"vision heads ({vision.heads}) must divide the hidden size ({vision.hidden_size})": (
             vision.hidden_size % vision.heads == 0

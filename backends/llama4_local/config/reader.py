@@ -12,9 +12,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from llama4_local.config.fields import LAYER_LIMIT, Fields
+from llama4_local.config.generation import read_generation
 from llama4_local.config.json_file import read_json_object
 from llama4_local.config.model import (
-    GenerationConfig,
     ModelConfig,
     RopeScaling,
     TextConfig,
@@ -84,14 +84,15 @@ def parse_config(
     ]
     problems += [] if problems else config_problems(text, vision, image_ids[0])
     tiles = Fields(processor or {}, "processor", problems).whole("max_patches", 16, high=1024)
-    stops = _generation(Fields(generation or {}, "generation_config", problems), text_fields)
+    stops = read_generation(Fields(generation or {}, "generation_config", problems), top, text_fields)
     dtype = top.text("dtype") or top.text("torch_dtype") or text_fields.text("dtype")
+    fp8 = "quantization_config" in top
+    tied = top.flag("tie_word_embeddings", default=False) or text_fields.flag("tie_word_embeddings", default=False)
     if problems:
         raise CheckpointError(source, problems)
-    fp8 = "quantization_config" in top
     if vision is None:
-        return ModelConfig(text, generation=stops, dtype=dtype, fp8=fp8)
-    return ModelConfig(text, vision, stops, *image_ids, max_tiles=tiles, dtype=dtype, fp8=fp8)
+        return ModelConfig(text, generation=stops, dtype=dtype, fp8=fp8, tied=tied)
+    return ModelConfig(text, vision, stops, *image_ids, max_tiles=tiles, dtype=dtype, fp8=fp8, tied=tied)
 
 
 def _says_fp8(quantization: Fields) -> bool:
@@ -167,7 +168,6 @@ def _check_fixed(fields: Fields) -> None:
     fields.must_be("num_experts_per_tok", 1, "routing is top-1 in Llama 4")
     fields.must_be("hidden_act", "silu", "the feed-forward is SwiGLU")
     fields.must_be("attention_bias", False, "projections have no bias in Llama 4")
-    fields.must_be("tie_word_embeddings", False, "Llama 4 has a head of its own")
 
 
 def _rope_layers(fields: Fields, layers: int) -> tuple[bool, ...]:
@@ -200,12 +200,20 @@ def _chunk(fields: Fields, rope: tuple[bool, ...]) -> int | None:
     return chunk
 
 
+def _rope(fields: Fields) -> Fields:
+    """Return the object with the rotary parameters, under whichever name and at whichever depth it lies."""
+    # `rope_scaling` counts where both are there, as in transformers.
+    rope = fields.section("rope_scaling" if fields.values.get("rope_scaling") else "rope_parameters")
+    kinds = [kind for kind in ("chunked_attention", "full_attention") if isinstance(rope.values.get(kind), dict)]
+    return rope.section(kinds[0]) if kinds else rope  # only chunked layers rotate, where kinds are told apart
+
+
 def _rope_theta(fields: Fields, default: float) -> float:
-    return fields.section("rope_parameters").number("rope_theta", fields.number("rope_theta", default))
+    return _rope(fields).number("rope_theta", fields.number("rope_theta", default))
 
 
 def _rope_scaling(fields: Fields) -> RopeScaling | None:
-    rope = fields.section("rope_parameters" if "rope_parameters" in fields else "rope_scaling")
+    rope = _rope(fields)
     kind = rope.text("rope_type") or rope.text("type") or "default"
     if kind not in {"default", "llama3"}:
         rope.refuse("rope_type", "must be default or llama3")
@@ -246,21 +254,3 @@ def _side(fields: Fields, key: str, default: int) -> int:
         fields.refuse(key, "must be one size, or the same twice")
         return default
     return sides[0]
-
-
-def _generation(fields: Fields, text: Fields) -> GenerationConfig:
-    source = fields if "eos_token_id" in fields else text
-    stops = source.values.get("eos_token_id")
-    ids = source.whole_list("eos_token_id") if isinstance(stops, list) else None
-    single = [] if stops is None or ids is not None else [source.whole("eos_token_id", 0, low=0)]
-    return GenerationConfig(
-        bos_token_id=_first(fields, text, "bos_token_id"),
-        eos_token_ids=tuple(ids or single),
-        temperature=fields.number_or_none("temperature", zero=True),
-        top_p=fields.number_or_none("top_p"),
-    )
-
-
-def _first(fields: Fields, text: Fields, key: str) -> int | None:
-    source = fields if key in fields else text
-    return source.whole(key, 0, low=0) if key in source else None

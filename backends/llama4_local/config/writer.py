@@ -40,6 +40,10 @@ def generation_to_json(config: ModelConfig) -> Json:
         "do_sample": None if defaults.temperature is None else defaults.temperature > 0,
         "temperature": defaults.temperature,
         "top_p": defaults.top_p,
+        "top_k": defaults.top_k,
+        "min_p": defaults.min_p,
+        "repetition_penalty": defaults.repetition_penalty,
+        "max_new_tokens": defaults.max_tokens,
     }
     return {key: value for key, value in content.items() if value is not None}
 

@@ -59,6 +59,9 @@ class ResolvedSampling:
         top_p: float | None,
         stop_ids: Sequence[int],
         seed: int,
+        top_k: int | None = None,
+        min_p: float | None = None,
+        repetition_penalty: float | None = None,
         begun: int = 0,
     ) -> ResolvedSampling:
         """Fill open parameters of a request with the checkpoint's defaults and the given seed.
@@ -69,6 +72,9 @@ class ResolvedSampling:
             top_p: The checkpoint's.
             stop_ids: The checkpoint's.
             seed: Used where the request names none.
+            top_k: The checkpoint's.
+            min_p: The checkpoint's.
+            repetition_penalty: The checkpoint's.
             begun: Tokens that the answer begins with; `min_tokens` counts further ones.
         """
 
@@ -78,9 +84,9 @@ class ResolvedSampling:
         return cls(
             temperature=first(asked.temperature, temperature, 0.0),
             top_p=first(asked.top_p, top_p, 1.0),
-            top_k=min(asked.top_k or 0, _LARGEST_TOP_K),
-            min_p=asked.min_p or 0.0,
-            repetition_penalty=first(asked.repetition_penalty, 1.0),
+            top_k=min(int(first(asked.top_k, top_k, 0)), _LARGEST_TOP_K),
+            min_p=first(asked.min_p, min_p, 0.0),
+            repetition_penalty=first(asked.repetition_penalty, repetition_penalty, 1.0),
             presence_penalty=asked.presence_penalty or 0.0,
             frequency_penalty=asked.frequency_penalty or 0.0,
             seed=(seed if asked.seed is None else asked.seed) % _SEEDS,

@@ -6,7 +6,7 @@ scores = logits(model, hidden[batch.last_rows])
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Protocol
 
 import torch
@@ -17,6 +17,8 @@ from llama4_local.ops.heads import HeadTransform
 from llama4_local.ops.reference.functions import ReferenceOps
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from torch import Tensor
 
     from llama4_local.cache.kv_cache import KvCache
@@ -28,13 +30,14 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Model:
-    """A network ready to run: config, weights, ops and constant tables."""
+    """A network ready to run: config, weights, ops, constant tables, and the ids that are never sampled."""
 
     config: ModelConfig
     weights: Weights
     ops: Ops
     rope: TextRope
     vision_rope: Tensor | None
+    excluded: Tensor | None = None
 
     @classmethod
     def create(cls, config: ModelConfig, weights: Weights, ops: Ops | None = None) -> Model:
@@ -48,6 +51,12 @@ class Model:
         device = weights.embedding.device
         vision = None if config.vision is None else vision_rope(config.vision, device)
         return cls(config, weights, ops or ReferenceOps(), text_rope(config.text, device), vision)
+
+    def excluding(self, token_ids: Sequence[int]) -> Model:
+        """Return the same model, which never samples these ids beside the image placeholder."""
+        if not token_ids:
+            return self
+        return replace(self, excluded=torch.tensor(token_ids, device=self.device))
 
     @property
     def device(self) -> torch.device:
@@ -109,6 +118,8 @@ def sampling_logits(model: Model, hidden: Tensor, out: Tensor | None = None) -> 
     scores = logits(model, hidden) if out is None else out.copy_(uncast_logits(model, hidden))
     if model.config.image_token_id is not None:
         scores[:, model.config.image_token_id].fill_(-torch.inf)
+    if model.excluded is not None:
+        scores.index_fill_(1, model.excluded, -torch.inf)
     return scores
 
 

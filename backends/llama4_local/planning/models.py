@@ -37,11 +37,23 @@ def find_model(model: str | os.PathLike[str] | ModelConfig) -> tuple[str, ModelC
         return "nano", read_config(CHECKPOINT)
     path = Path(model)
     if path.is_dir():
-        return path.resolve().name, read_config(path)
+        return path.resolve().name, _config_of(path)
     if path.is_file():
         return path.resolve().parent.name, parse_config(read_json_object(path, limit=CONFIG_LIMIT), source=path)
     known = ", ".join((*PUBLISHED, "nano"))
     raise InvalidRequest(f"There is no model {str(model)[:200]!r}: give {known}, a checkpoint folder or a config.json.")
+
+
+def _config_of(folder: Path) -> ModelConfig:
+    if not _has_tensors(folder):
+        return read_config(folder)
+    from llama4_local.checkpoint.network import read_network  # with it comes safetensors
+
+    return read_network(folder).config
+
+
+def _has_tensors(folder: Path) -> bool:
+    return any(folder.glob("*.safetensors"))
 
 
 def stored_tensors(model: object) -> Mapping[str, StoredTensor] | None:
@@ -50,8 +62,8 @@ def stored_tensors(model: object) -> Mapping[str, StoredTensor] | None:
     Raises:
         CheckpointError: Files that are damaged.
     """
-    if not isinstance(model, str | os.PathLike) or not any(Path(model).glob("*.safetensors")):
+    if not isinstance(model, str | os.PathLike) or not _has_tensors(Path(model)):
         return None
-    from llama4_local.checkpoint.headers import find_tensors  # with it comes safetensors
+    from llama4_local.checkpoint.network import read_network
 
-    return find_tensors(Path(model))
+    return read_network(Path(model)).tensors

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import torch
@@ -14,6 +15,7 @@ from llama4_local.engine.cuda_graphs import cuda_capture
 from llama4_local.engine.engine import Engine, EngineLimits
 from llama4_local.nano import CHECKPOINT
 from llama4_local.serving.progress_bar import packing_bar
+from llama4_local.serving.vocabulary import ids_without_token
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -60,6 +62,8 @@ def build_engine(folder: Path, options: Options, served: ServedModel, *, outbox:
             progress=report,
             packing=packing,
         )
+    without_token = ids_without_token(served.config.text.vocab_size, served.template.tokenizer)
+    model = replace(model, config=served.config).excluding(without_token)
     cache_dtype = cache_dtype_of(options.cache_dtype, model.dtype)
     shape = cache_shape(
         model.config.text,

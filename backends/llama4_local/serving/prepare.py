@@ -52,7 +52,7 @@ def prepare(
         token_ids=token_ids,
         tiles=tiles,
         image_tokens=image_tokens,
-        limit=begun + min(request.sampling.max_tokens or room, room),
+        limit=begun + min(request.sampling.max_tokens or served.config.generation.max_tokens or room, room),
         sampling=request.sampling,
         seed=secrets.randbits(63),
         priority=request.priority,

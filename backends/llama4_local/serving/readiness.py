@@ -7,10 +7,10 @@ from importlib.util import find_spec
 from typing import TYPE_CHECKING
 
 from llama4_local.config.options import step_tokens
-from llama4_local.config.reader import read_config
 from llama4_local.decoding.grammar import Grammars
 from llama4_local.planning import available_memory, check_fits
 from llama4_local.planning.sizes import parse_bytes
+from llama4_local.serving.vocabulary import with_stops
 from llama4sdk.errors import BackendMissing, CheckpointError, InvalidRequest
 from llama4sdk.prompting import PromptTemplate, Tokenizer
 
@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from llama4_local.checkpoint.headers import StoredTensor
+    from llama4_local.checkpoint.network import Network
     from llama4_local.config.model import ModelConfig
     from llama4_local.config.options import Options
     from llama4_local.planning.planner import Plan
@@ -68,12 +69,16 @@ def inspect_checkpoint(folder: Path, options: Options, template: PromptTemplate 
             raise BackendMissing(
                 f"The local backend needs {package}. Install it with: pip install 'llama4sdk[local]'", backend="local"
             )
+    from llama4_local.checkpoint.network import read_network  # with it comes safetensors
+
     _check_folder(folder)
-    config = read_config(folder)
-    formats = _look_at_tensors(folder, config, options)
+    network = read_network(folder)
+    config = network.config
+    formats = _look_at_tensors(folder, network, options)
     device = _device(options)
     context = config.text.max_positions
     template = template or _template(folder, config, options)
+    config = with_stops(config, template.tokenizer)
     return ServedModel(
         config=config,
         template=template,
@@ -108,13 +113,12 @@ class _Formats:
     fp8: dict[str, StoredTensor] | None
 
 
-def _look_at_tensors(folder: Path, config: ModelConfig, options: Options) -> _Formats:
+def _look_at_tensors(folder: Path, network: Network, options: Options) -> _Formats:
     """Check the headers of a checkpoint's files."""
     from llama4_local.checkpoint.fp8 import check_fp8, check_kind, is_fp8
-    from llama4_local.checkpoint.headers import find_tensors
     from llama4_local.checkpoint.plain import check_checkpoint, stored_dtype
 
-    tensors = find_tensors(folder)
+    config, tensors = network.config, network.tensors
     narrow = is_fp8(tensors)
     if narrow:
         check_kind(options.quantize)

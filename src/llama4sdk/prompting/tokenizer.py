@@ -165,14 +165,21 @@ class Tokenizer:
         data = self._bytes[token_id] = self._look_up(token_id)
         return data
 
+    def has_id(self, token_id: int) -> bool:
+        """Whether a token of the vocabulary, special or not, has this id."""
+        return token_id in self._names or token_id in self._bytes or self._characters(token_id) is not None
+
     def _look_up(self, token_id: int) -> bytes:
-        try:
-            chars = self._engine.id_to_token(token_id)
-        except (OverflowError, TypeError):  # negative, too large, or no number
-            chars = None
+        chars = self._characters(token_id)
         if chars is None:
             raise InvalidRequest(f"Token id {token_id!r} is not in the vocabulary of {self.vocab_size} tokens.")
         return to_bytes(chars)
+
+    def _characters(self, token_id: int) -> str | None:
+        try:
+            return self._engine.id_to_token(token_id)
+        except (OverflowError, TypeError):  # negative, too large, or no number
+            return None
 
     def __repr__(self) -> str:
         return f"<Tokenizer {self._fingerprint[:12]}>"
