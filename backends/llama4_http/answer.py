@@ -49,6 +49,12 @@ _REASONS: Mapping[str, FinishReason] = {
     "safety": "content_filter",
     "content_filter": "content_filter",
 }
+_NO_REASON = frozenset({"", "null", "none"})  # as some servers write it in events before the last
+# Reasons that tell of an answer that is not complete, for no fault of the model.
+_GIVEN_UP = frozenset(
+    {"abort", "aborted", "error", "failed", "failure", "cancelled", "canceled", "timeout", "time_limit"}
+    | {"insufficient_system_resource", "internal_error", "server_error"}
+)
 
 
 class AnswerReader:
@@ -99,6 +105,7 @@ class AnswerReader:
         self._repeated = repeated
         self._calls = ToolCallReader(tools)
         self._usage: Usage | None = None
+        self._odd_reason = False
         self._reason: FinishReason | None = None
         self._details: dict[str, Any] = dict(details or {})
         self.done = False
@@ -174,7 +181,7 @@ class AnswerReader:
             raise StreamInterrupted("The answer ended without a finish reason, so it is not complete.")
         rest = (self._marks.feed(self._joiner.close()) + self._marks.close()) if self._marks else self._joiner.close()
         self._show(rest)
-        calls = self._calls.ready(cut=self._reason == "length")
+        calls = self._calls.ready(cut=self._reason == "length" or self._odd_reason)
         self._out.extend(calls)
         if self._reason in ("stop", "tool_calls"):
             self._reason = "tool_calls" if any(isinstance(event, ToolCallReady) for event in calls) else "stop"
@@ -312,6 +319,8 @@ class AnswerReader:
                 self._marks.call()
             self._out.extend(self._calls.add(calls, whole=self._body is not None))
         reason = choice.get("finish_reason")
+        if isinstance(reason, str) and reason.strip().lower() in _NO_REASON:
+            reason = None
         if reason or (self._body is not None and ("message" in choice or "text" in choice)):
             self._reason = self._reason_of(reason)
 
@@ -331,14 +340,12 @@ class AnswerReader:
             self._logprobs.clear()
 
     def _reason_of(self, reason: object) -> FinishReason:
-        word = reason.lower() if isinstance(reason, str) else ""
-        if word in ("abort", "error"):
+        word = reason.strip().lower() if isinstance(reason, str) else ""
+        if word in _GIVEN_UP:
             raise ServerFault("The server gave the answer up before its end.")
-        known = _REASONS.get(word)
-        if known is None:
-            if self._body is None:
-                raise ProtocolError("The server sent an unknown finish reason.")
-            known = "stop"  # a whole body is complete, whatever its reason is called
+        known = _REASONS.get(word, "stop")  # the answer is complete, whatever its reason is called
+        # But a call without arguments may be one that was cut off.
+        self._odd_reason = self._body is None and word not in _REASONS
         self._logprobs.clear()  # of an end token, which shows no text
         return known
 

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from llama4_http.answer import AnswerReader
 from llama4_http.errors import Sent
 from llama4_http.sse import SseParser
-from llama4sdk.errors import LlamaError, ProtocolError, StreamInterrupted
+from llama4sdk.errors import LlamaError, ProtocolError, ServerFault, StreamInterrupted
 from llama4sdk.events import Done, Event, Progress, TextDelta, TokenLogprob, ToolCallReady
 from llama4sdk.testing.faults import honest
 
@@ -170,3 +170,50 @@ def test_a_call_cut_by_the_token_limit_is_left_out() -> None:
 def test_other_choices_than_the_first_are_not_mixed_in() -> None:
     other = {"choices": [{"index": 1, "delta": {"content": "no"}}, {"index": 0, "delta": {"content": "yes"}}]}
     assert read(honest.event(other))[0] == [TextDelta("yes")]
+
+
+@pytest.mark.parametrize(
+    "reason", ["repetition", "eos_found", "STOP", " Stop ", "end", 7, True, ["stop"], {"type": "stop"}]
+)
+def test_a_reason_of_any_name_ends_a_stream_as_it_ends_a_body(reason: object) -> None:
+    streamed = read(
+        honest.event(honest.delta({"content": "yes"})),
+        honest.event({"choices": [{"index": 0, "delta": {}, "finish_reason": reason}]}),
+    )
+    whole = {"choices": [{"index": 0, "message": {"content": "yes"}, "finish_reason": reason}]}
+    for events, error in (streamed, read(json.dumps(whole).encode())):
+        assert error is None
+        assert events == [TextDelta("yes"), Done("stop")]
+
+
+@pytest.mark.parametrize("reason", ["", "null", "None", None, False, 0])
+def test_a_reason_that_is_none_ends_nothing(reason: object) -> None:
+    event = {"choices": [{"index": 0, "delta": {"content": "a"}, "finish_reason": reason}]}
+    events, error = read(honest.event(event), honest.event(event), honest.event(honest.delta({}, "stop")))
+    assert error is None
+    assert [event.text for event in events if isinstance(event, TextDelta)] == ["a", "a"]
+    assert isinstance(read(honest.event(event))[1], StreamInterrupted)
+
+
+@pytest.mark.parametrize(
+    "reason", ["abort", "Cancelled", "canceled", "error", "timeout", "insufficient_system_resource"]
+)
+def test_a_reason_that_tells_of_a_failure_is_never_a_success(reason: str) -> None:
+    events, error = read(honest.event(honest.delta({"content": "half"})), honest.event(honest.delta({}, reason)))
+    assert isinstance(error, ServerFault)
+    assert not any(isinstance(event, Done) for event in events)
+
+
+@pytest.mark.parametrize("arguments", ["", '{"x": '])
+def test_a_call_that_may_be_cut_off_is_never_run_for_a_reason_of_unknown_name(arguments: str) -> None:
+    call = {"index": 0, "id": "a", "function": {"name": "f", "arguments": arguments}}
+    events, error = read(honest.event(honest.delta({"tool_calls": [call]})), honest.event(honest.delta({}, "halted")))
+    assert error is None
+    assert not any(isinstance(event, ToolCallReady) for event in events)
+
+
+def test_a_whole_call_is_run_for_a_reason_of_unknown_name() -> None:
+    call = {"index": 0, "id": "a", "function": {"name": "f", "arguments": '{"x": 1}'}}
+    events, _ = read(honest.event(honest.delta({"tool_calls": [call]})), honest.event(honest.delta({}, "called")))
+    assert [event.call.arguments for event in events if isinstance(event, ToolCallReady)] == [{"x": 1}]
+    assert events[-1] == Done("tool_calls")

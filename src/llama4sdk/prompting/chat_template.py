@@ -8,21 +8,20 @@ from __future__ import annotations
 
 import json
 import re
-from datetime import datetime
 from typing import TYPE_CHECKING, Any, TypeAlias, cast
 
-from llama4sdk.errors import BackendMissing, InvalidRequest
+from llama4sdk.errors import InvalidRequest
 from llama4sdk.messages import AssistantMessage, Image, Message, ToolCall, ToolMessage
+from llama4sdk.prompting.template_environment import template_environment
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-
-    from jinja2.sandbox import ImmutableSandboxedEnvironment
+    from collections.abc import Collection, Iterator, Mapping, Sequence
 
     from llama4sdk.request import ToolSpec
 
 _Json: TypeAlias = "str | int | float | bool | list[_Json] | dict[str, _Json] | None"
 
+_SHOWN_WORDS = 200  # characters of a template's own complaint
 # Private-use characters; one that no message holds breaks up what looks like a special token.
 _BREAKERS = range(0xE000, 0xF8FF)
 
@@ -51,7 +50,7 @@ def render_chat_template(
     declared: list[_Json] = [_tool_dict(tool) for tool in tools]
     breaker = _unused_character(json.dumps([messages, declared], ensure_ascii=False))
     guarded = cast("list[_Json]", _guard([messages, declared], breaker))
-    text = _run(source, guarded[0], guarded[1] or None, answer=answer)
+    text = _run(source, guarded[0], guarded[1] or None, breaker, answer=answer)
     names = "|".join(re.escape(name) for name in sorted(specials, key=len, reverse=True))
     for stretch in re.split(f"({names})", text):
         if stretch:
@@ -59,61 +58,26 @@ def render_chat_template(
             yield (stretch if is_special else stretch.replace(breaker, "")), is_special
 
 
-def _run(source: str, messages: _Json, tools: _Json, *, answer: bool) -> str:
+def _run(source: str, messages: _Json, tools: _Json, breaker: str, *, answer: bool) -> str:
+    environment = template_environment(breaker)
     from jinja2 import TemplateError
 
     try:
-        template = _environment().from_string(source)
+        template = environment.from_string(source)
         return template.render(
             messages=messages,
             tools=tools,
+            documents=None,
             add_generation_prompt=answer,
             bos_token="<|begin_of_text|>",  # noqa: S106 - a token of text, no secret
             eos_token="<|eot|>",  # noqa: S106
         )
-    except (
-        TemplateError,
-        ArithmeticError,
-        LookupError,
-        TypeError,
-        ValueError,
-        AttributeError,
-        RecursionError,
-    ) as error:
+    except Exception as error:  # foreign code, which fails in ways of its own
+        words = str(error).replace(breaker, "")[:_SHOWN_WORDS] if type(error) is TemplateError else ""
+        reason = words or type(error).__name__
         raise InvalidRequest(
-            f"The checkpoint's chat template failed ({type(error).__name__}); leave it out to use the reference's form."
+            f"The checkpoint's chat template failed ({reason}); leave it out to use the reference's form."
         ) from error
-
-
-def _environment() -> ImmutableSandboxedEnvironment:
-    try:
-        from jinja2.ext import loopcontrols
-        from jinja2.sandbox import ImmutableSandboxedEnvironment
-    except ImportError as error:
-        raise BackendMissing(
-            "A checkpoint's own chat template needs Jinja2. Install it with: pip install 'llama4sdk[templates]'"
-        ) from error
-    environment = ImmutableSandboxedEnvironment(trim_blocks=True, lstrip_blocks=True, extensions=[loopcontrols])
-    filters = cast("dict[str, Callable[..., object]]", environment.filters)
-    filters["tojson"] = _to_json
-    known = cast("dict[str, Callable[..., object]]", environment.globals)
-    known["raise_exception"] = _raise
-    known["strftime_now"] = _now
-    return environment
-
-
-def _to_json(value: object, indent: int | None = None, **options: object) -> str:
-    return json.dumps(value, ensure_ascii=False, indent=indent, sort_keys=bool(options.get("sort_keys")))
-
-
-def _raise(message: str) -> None:
-    from jinja2 import TemplateError
-
-    raise TemplateError(message)
-
-
-def _now(form: str) -> str:
-    return datetime.now().astimezone().strftime(form)
 
 
 def _as_dict(message: Message) -> _Json:
@@ -124,8 +88,9 @@ def _as_dict(message: Message) -> _Json:
     shown: dict[str, _Json] = {"role": message.role, "content": message.text if only_text else parts}
     if isinstance(message, AssistantMessage) and message.tool_calls:
         shown["tool_calls"] = [_call_dict(call) for call in message.tool_calls]
-    if isinstance(message, ToolMessage) and message.name:
-        shown["name"] = message.name
+    if isinstance(message, ToolMessage):
+        shown |= {"tool_call_id": message.tool_call_id} if message.tool_call_id else {}
+        shown |= {"name": message.name} if message.name else {}
     return shown
 
 
