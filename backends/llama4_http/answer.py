@@ -340,6 +340,8 @@ class AnswerReader:
             self._logprobs.clear()
 
     def _reason_of(self, reason: object) -> FinishReason:
+        if self._body is None and not isinstance(reason, str):
+            raise ProtocolError("The server sent a finish reason that is no string.")
         word = reason.strip().lower() if isinstance(reason, str) else ""
         if word in _GIVEN_UP:
             raise ServerFault("The server gave the answer up before its end.")

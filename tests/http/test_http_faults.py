@@ -63,7 +63,7 @@ EXPECTED: dict[type[LlamaError], tuple[str, ...]] = {
     ProtocolError: (
         "bad_chunk_size", "brotli", "call_without_name", "deep_json", "endless_deltas", "endless_headers",
         "garbage", "gzip_bomb", "html_200", "huge_body", "huge_integer", "huge_line", "invalid_utf8", "json_other_200",
-        "nan", "no_content", "redirect", "trailing_json", "truncated_json", "unknown_finish_reason",
+        "nan", "no_content", "redirect", "trailing_json", "truncated_json",
         *(name for name in MISDEEDS if name.startswith("mistyped_")),
     ),
 }  # fmt: skip

@@ -364,5 +364,4 @@ MISDEEDS: Mapping[str, Act] = {
     "too_many_images": _status(400, {"error": {"message": "At most 5 image(s) may be provided in one request."}}),
     "trailing_json": _raw_json(b'{"choices": []} oops'),
     "truncated_json": _raw_json(b'{"choices": [{"delta": {"cont'),
-    "unknown_finish_reason": _then_chunk(delta({}, "tired")),
 }

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping
+from dataclasses import replace
 from typing import Any, TypeAlias
 
 import anyio
@@ -221,6 +222,10 @@ def _body_with_reason(reason: str | None) -> Quirk:
     return act
 
 
+def _tired(given: Answer) -> Iterator[bytes]:
+    return honest.events(replace(given, reason="tired"))
+
+
 async def _surplus_response(wire: Wire, request: Received) -> None:
     """Send a second answer that was not asked for behind the first, in the same write."""
     events = b"".join(honest.events(honest.answer(request.json)))
@@ -287,6 +292,7 @@ QUIRKS: Mapping[str, Quirk] = {
     "trouble_after_finish": _streamed(
         _finished_then(event({"choices": [], "usage": "many"}), event({"error": {"message": "late"}}))
     ),
+    "unknown_finish_reason": _streamed(_tired),
     "unterminated_last_event": _streamed(_unterminated),
     "usage_on_every_chunk": _streamed(_usage_each),
     "usage_twice": _streamed(_usage_twice),
