@@ -16,6 +16,7 @@ CPU = (
     "masks",
     "packed_accuracy",
     "loading",
+    "server_overhead",
 )
 
 

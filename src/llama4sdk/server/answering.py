@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from contextlib import aclosing
 from functools import partial
 from typing import TYPE_CHECKING
 
 import anyio
 from pydantic_core import from_json
 
+from llama4sdk.errors import StreamInterrupted
 from llama4sdk.events import Done, GuardFlag, Progress, Started, Switched, TextDelta, ToolCallReady, Usage, UsageUpdate
+from llama4sdk.server.answer_events import AnswerEvents
 from llama4sdk.server.chunks import DONE, usage_chunk
 from llama4sdk.server.filtered import FilteredStream
 from llama4sdk.server.metrics import AnswerClock
@@ -36,12 +39,12 @@ async def replies_to(serving: Serving, requests: Sequence[Request]) -> list[Repl
 
     async def ask(index: int, request: Request) -> None:
         clock = AnswerClock(serving.metrics)
-        async with FilteredStream(serving.llama.answers, request) as stream:
+        async with FilteredStream(serving.answers, request) as stream:
             try:
                 async for event in stream:
                     clock.saw(event)
             finally:
-                _count_left(serving, stream)
+                clock.left(stream.snapshot.usage)
             replies[index] = stream.snapshot
 
     await all_of([partial(ask, index, request) for index, request in enumerate(requests)])
@@ -78,31 +81,24 @@ async def stream_answers(
     """
     usages = [Usage() for _ in requests]
 
-    async def answer(index: int) -> None:
+    async def write(index: int) -> None:
         clock = AnswerClock(serving.metrics)
         writer = _Writer(chunks[index], one_call=one_call, unquoted=unquoted)
-        async with FilteredStream(serving.llama.answers, requests[index]) as stream:
+        async with AnswerEvents(serving.answers, requests[index]) as answer, aclosing(answer.events()) as events:
             try:
-                async for event in stream:
+                async for event in events:
                     clock.saw(event)
                     data = writer.add(event)
                     if data:
                         await out.write(data)
             finally:
-                _count_left(serving, stream)
-            usages[index] = stream.snapshot.usage
+                clock.left(answer.usage)
+            usages[index] = answer.usage
 
-    await all_of([partial(answer, index) for index in range(len(requests))])
+    await all_of([partial(write, index) for index in range(len(requests))])
     total = usage_chunk(head, together(usages, answers_per_prompt=answers_per_prompt)) if counted else b""
     await out.write(total + DONE)
     await out.end()
-
-
-def _count_left(serving: Serving, stream: FilteredStream) -> None:
-    """Count the tokens of an answer that was left before its end."""
-    snapshot = stream.snapshot
-    if snapshot.finish_reason is None:
-        serving.metrics.count(snapshot.usage)
 
 
 async def all_of(works: Sequence[Callable[[], Coroutine[Any, Any, None]]]) -> None:
@@ -136,7 +132,11 @@ class _Writer:
         self._begun = False
 
     def add(self, event: Event) -> bytes:
-        """Return what an event is on the wire; nothing for many."""
+        """Return what an event is on the wire; nothing for many.
+
+        Raises:
+            StreamInterrupted: Text that was written already is withdrawn.
+        """
         match event:
             case TextDelta():
                 if self._held is not None:
@@ -149,6 +149,8 @@ class _Writer:
                     return b""
                 self._calls += 1
                 return self._opening() + self._chunks.call(event.call, self._calls - 1)
+            case Switched(withdrawn=True) if self._begun:
+                raise StreamInterrupted("The backend began its answer anew after a part of it was sent; ask again.")
             case Done():
                 return self._opening() + self._whole_text() + self._chunks.finish(event.finish_reason)
             case _:

@@ -36,7 +36,7 @@ class CompletionEndpoint(Endpoint):
             raise InvalidRequest("The backend of this server completes no raw prompts; use /v1/chat/completions.")
         raw = RawPrompts(self.serving.backend)
         prompts = [await raw.read(prompt, begin=call.body.add_special_tokens is not False) for prompt in call.prompts]
-        requests = call.requests([prompt.raw for prompt in prompts], self.serving.options)
+        requests = call.requests(self._raws(call, prompts), self.serving.options)
         head = Head("text_completion", "cmpl", exchange.request_id, model)
         if not call.max_tokens:
             await self._prompts_alone(exchange, call, head, prompts)
@@ -49,6 +49,14 @@ class CompletionEndpoint(Endpoint):
         usage = together([reply.usage for reply in replies], answers_per_prompt=call.body.choices)
         with_logprobs = call.body.logprobs is not None
         await exchange.respond(completion_answer(head, replies, echoes, usage, with_logprobs=with_logprobs))
+
+    def _raws(self, call: CompletionCall, prompts: Sequence[ReadPrompt]) -> list[str | tuple[int, ...]]:
+        """Return the prompts as the backend gets them: token ids; under guards, which read text, the text."""
+        if self.serving.answers is self.serving.backend:
+            return [prompt.raw for prompt in prompts]
+        if call.body.add_special_tokens is False:
+            raise refused("Guards read prompts as text, which begins with the begin token.", "add_special_tokens")
+        return list(call.prompts)
 
     async def _stream(
         self,

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 
 _PING_EVERY = 15.0  # seconds without a chunk
 _LOOK_EVERY = 1.0  # seconds
+_TURN = 32  # writes
 
 
 class EventStream:
@@ -49,6 +50,8 @@ class EventStream:
         finally:
             self._writing -= 1
         self._writes += 1
+        if self._writes % _TURN == 0:
+            await anyio.lowlevel.checkpoint()  # a backend whose events are all ready lets others, and a cancel, through
 
     async def end(self) -> None:
         """End the response."""

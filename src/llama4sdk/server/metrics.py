@@ -5,16 +5,17 @@ from __future__ import annotations
 import time
 from typing import TYPE_CHECKING
 
-from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, Counter, Gauge, generate_latest
 
 from llama4sdk.backend import ReportsLoad
-from llama4sdk.events import Done, GuardFlag, Progress, Started, Switched, UsageUpdate
+from llama4sdk.events import Done, GuardFlag, Progress, Started, Switched, Usage, UsageUpdate
+from llama4sdk.server.histogram import Histogram
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from llama4sdk.backend import Backend, BackendLoad
-    from llama4sdk.events import Event, Usage
+    from llama4sdk.events import Event
 
 CONTENT_TYPE = CONTENT_TYPE_LATEST
 _FIRST = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60)
@@ -38,15 +39,9 @@ class Metrics:
             registry=registry,
         )
         self.gone = Counter("llama4_clients_gone", "Requests whose client left before the end.", registry=registry)
-        self.first = Histogram(
-            "llama4_first_token_seconds", "From the request to its first token.", buckets=_FIRST, registry=registry
-        )
-        self.between = Histogram(
-            "llama4_inter_token_seconds", "Between two chunks of an answer.", buckets=_BETWEEN, registry=registry
-        )
-        self.whole = Histogram(
-            "llama4_answer_seconds", "From the request to the end of its answer.", buckets=_WHOLE, registry=registry
-        )
+        self.first = Histogram("llama4_first_token_seconds", "From the request to its first token.", _FIRST, registry)
+        self.between = Histogram("llama4_inter_token_seconds", "Between two chunks of an answer.", _BETWEEN, registry)
+        self.whole = Histogram("llama4_answer_seconds", "From the request to the end of its answer.", _WHOLE, registry)
         self._running = Gauge("llama4_requests_running", "Requests that the server answers now.", registry=registry)
         self._ready = Gauge("llama4_ready", "Whether the model is loaded.", registry=registry)
         self._engine = Gauge(
@@ -88,32 +83,41 @@ class Metrics:
 
 
 class AnswerClock:
-    """Times one answer.
+    """Times one answer, and counts its tokens.
 
     Args:
-        metrics: Where the times go.
+        metrics: Where times and counts go.
     """
 
     def __init__(self, metrics: Metrics) -> None:
         self._metrics = metrics
         self._begun = time.perf_counter()
         self._last: float | None = None
+        self._counted = False
 
     def saw(self, event: Event) -> None:
         """Take note of an event that came now."""
-        if isinstance(event, Started | Progress | Switched | UsageUpdate | GuardFlag):
+        if isinstance(event, _BEFORE_THE_ANSWER):
             return
         now = time.perf_counter()
         if isinstance(event, Done):
             self._metrics.whole.observe(now - self._begun)
-            if event.usage is not None:
-                self._metrics.count(event.usage)
+            self._metrics.count(event.usage or Usage())
+            self._counted = True
             return
         if self._last is None:
             self._metrics.first.observe(now - self._begun)
         else:
             self._metrics.between.observe(now - self._last)
         self._last = now
+
+    def left(self, usage: Usage) -> None:
+        """Count the tokens of an answer that was left before its end; those of a whole one are counted."""
+        if not self._counted:
+            self._metrics.count(usage)
+
+
+_BEFORE_THE_ANSWER = (Started, Progress, Switched, UsageUpdate, GuardFlag)
 
 
 def load_of(backend: Backend) -> BackendLoad | None:

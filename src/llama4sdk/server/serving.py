@@ -11,7 +11,7 @@ from llama4sdk.server.failures import ApiError, Failure
 from llama4sdk.server.metrics import Metrics
 
 if TYPE_CHECKING:
-    from llama4sdk.backend import Backend
+    from llama4sdk.backend import Answers, Backend
     from llama4sdk.client import Llama4
     from llama4sdk.server.options import ServerOptions
 
@@ -36,6 +36,11 @@ class Serving:
     def backend(self) -> Backend:
         """The backend that answers."""
         return self.llama.backend
+
+    @property
+    def answers(self) -> Answers:
+        """The backend as requests reach it: under the client's guards, where it has any."""
+        return self.llama.answers
 
     @property
     def model_names(self) -> tuple[str, ...]:
