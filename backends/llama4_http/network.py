@@ -11,6 +11,7 @@ import anyio
 import httpx
 
 from llama4_http.errors import MAX_ERROR_BODY, Sent, error_for_exception, named
+from llama4_http.surplus import WatchedStream
 from llama4_http.transport import BROKEN, OneServer, uncut
 
 if TYPE_CHECKING:
@@ -95,7 +96,10 @@ class Link:
         """Send a request up to the headers of its answer."""
         if isinstance(self._carrier, OneServer):
             return await self._carrier.handle_async_request(request)
-        return await self._carrier.send(request, stream=True, follow_redirects=False)
+        response = await self._carrier.send(request, stream=True, follow_redirects=False)
+        if isinstance(response.stream, httpx.AsyncByteStream):
+            response.stream = WatchedStream(response.stream)
+        return response
 
     async def aclose(self) -> None:
         """Close the connections, unless they are the caller's."""

@@ -215,5 +215,6 @@ def test_only_the_named_files_await_the_network() -> None:
         "network.py",
         "proxies.py",
         "recording.py",
+        "surplus.py",
         "transport.py",
     }

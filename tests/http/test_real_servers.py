@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import json
 import threading
+from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any
 
 import anyio
+import httpx
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -260,6 +262,56 @@ async def test_real_servers_14_a_surplus_response_never_answers_the_next_request
         for _ in range(3):
             assert (await ask(backend)).reply.text == GREETING
         await backend.aclose()
+
+
+@pytest.mark.parametrize("width", [1, 8])
+async def test_real_servers_14_a_surplus_response_answers_no_other_request_of_a_callers_client(width: int) -> None:
+    limits = httpx.Limits(max_connections=width)
+    async with FaultServer() as server, httpx.AsyncClient(limits=limits, trust_env=False) as client:
+        backend = remote(server.url_for("surplus_response"), client=client, max_connections=width)
+        replies: list[str] = []
+
+        async def one() -> None:
+            replies.append((await ask(backend)).reply.text)
+
+        for _ in range(2):
+            async with anyio.create_task_group() as tasks:
+                for _ in range(4):
+                    tasks.start_soon(one)
+        assert replies == [GREETING] * 8
+        assert client.is_closed is False
+        await backend.aclose()
+
+
+async def test_real_servers_14_a_callers_connections_are_kept_where_nothing_is_left_over() -> None:
+    opened = 0
+
+    async def counted(request: httpx.Request) -> None:
+        request.extensions["trace"] = _counting(request.extensions.get("trace"), count)
+
+    def count() -> None:
+        nonlocal opened
+        opened += 1
+
+    hooks = {"request": [counted]}
+    async with FaultServer() as server, httpx.AsyncClient(event_hooks=hooks, trust_env=False) as client:
+        backend = remote(server.url, client=client)
+        for _ in range(3):
+            assert (await ask(backend)).reply.text == GREETING
+        await backend.aclose()
+    assert opened == 1
+
+
+def _counting(
+    trace: Callable[[str, object], Awaitable[None]] | None, count: Callable[[], None]
+) -> Callable[[str, object], Awaitable[None]]:
+    async def counting(name: str, info: object) -> None:
+        if name == "connection.connect_tcp.complete":
+            count()
+        if trace is not None:
+            await trace(name, info)
+
+    return counting
 
 
 @pytest.mark.parametrize(
