@@ -7,6 +7,7 @@ A guard is a smoke alarm, not a lock; see the page on protections in the documen
 
 from llama4sdk.errors import GuardBlocked, GuardUnavailable
 from llama4sdk.events import GuardFlag
+from llama4sdk.guards.code_shield import CodeShield
 from llama4sdk.guards.guarded import Guarded
 from llama4sdk.guards.guarding import Guarding
 from llama4sdk.guards.harms import HARMS
@@ -14,12 +15,14 @@ from llama4sdk.guards.hidden import HiddenCharacters
 from llama4sdk.guards.llama_guard import LlamaGuard
 from llama4sdk.guards.patterns import PatternGuard
 from llama4sdk.guards.policy import GuardPolicy
+from llama4sdk.guards.prompt_guard import PromptGuard
 from llama4sdk.guards.protocol import Guard, Item
 from llama4sdk.verdict import Action, Coverage, Redaction, Share, Stage, Status, Verdict
 
 __all__ = [
     "HARMS",
     "Action",
+    "CodeShield",
     "Coverage",
     "Guard",
     "GuardBlocked",
@@ -32,6 +35,7 @@ __all__ = [
     "Item",
     "LlamaGuard",
     "PatternGuard",
+    "PromptGuard",
     "Redaction",
     "Share",
     "Stage",

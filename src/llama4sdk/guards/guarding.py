@@ -177,10 +177,12 @@ def _problem(verdict: Verdict, item: Item) -> str | None:
         )
     if any(one.end > len(item.text) for one in verdict.redactions):
         return "it replaces text beyond the end of the item"
-    if verdict.action == "block" or (verdict.status == "waiting" and not item.final):
+    if verdict.action == "block":
         return None
-    if verdict.status == "waiting":
+    if verdict.status == "waiting" and item.final:
         return "it waits for more of an item that is complete"
+    if verdict.status == "waiting":  # for more text; all else that there is must have been inspected
+        coverage = replace(coverage, characters=(0, 0))
     if not coverage.complete:
         parts = {name: getattr(coverage, name) for name in ("characters", "windows", "images", "files")}
         less = [f"{part[0]} of {part[1]} {name}" for name, part in parts.items() if part[0] < part[1]]

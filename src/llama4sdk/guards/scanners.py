@@ -1,0 +1,165 @@
+"""Scanners of code, each run as a subprocess over one folder; their own reports tell which files they read."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import sys
+from dataclasses import dataclass
+from importlib.util import find_spec
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final, Literal, Protocol, TypeAlias
+
+import anyio
+
+from llama4sdk.errors import ServerFault
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+Severity: TypeAlias = Literal["low", "medium", "high"]
+SEVERITIES: Final[tuple[Severity, ...]] = ("low", "medium", "high")
+# Severities as scanners write them, in any case.
+_RANKS: Final[dict[str, Severity]] = {
+    "info": "low",
+    "low": "low",
+    "undefined": "low",
+    "warning": "medium",
+    "medium": "medium",
+    "error": "high",
+    "high": "high",
+    "critical": "high",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Fault:
+    """A fault in a scanned file."""
+
+    file: str
+    rule: str
+    severity: Severity
+
+
+@dataclass(frozen=True, slots=True)
+class Report:
+    """The result of a scan.
+
+    Args:
+        files: Names of the files that the scanner read to their end.
+        faults: The faults in them.
+    """
+
+    files: frozenset[str]
+    faults: tuple[Fault, ...]
+
+
+class Scanner(Protocol):
+    """Scans the files of a folder."""
+
+    def reads(self, language: str) -> bool:
+        """Return whether it reads a language."""
+        ...
+
+    async def scan(self, folder: Path, languages: Sequence[str]) -> Report:
+        """Scan a folder's files.
+
+        Raises:
+            ServerFault: The scanner fails, or its report cannot be read.
+        """
+        ...
+
+
+class Bandit:
+    """Bandit, for Python; installed with the extra `guards`."""
+
+    @staticmethod
+    def installed() -> bool:
+        """Return whether it can be run."""
+        return find_spec("bandit") is not None
+
+    def reads(self, language: str) -> bool:
+        """Return whether it reads a language: Python alone."""
+        return language == "python"
+
+    async def scan(self, folder: Path, languages: Sequence[str]) -> Report:
+        """Scan the Python files; those with syntax errors do not count as read."""
+        del languages
+        tree = await _json_of([sys.executable, "-m", "bandit", "-q", "-f", "json", "-r", str(folder)], folder)
+        broken = {Path(error["filename"]).name for error in tree["errors"]}
+        read = {Path(name).name for name in tree["metrics"] if name != "_totals"} - broken
+        faults = tuple(
+            Fault(Path(one["filename"]).name, one["test_name"], _RANKS.get(one["issue_severity"].lower(), "high"))
+            for one in tree["results"]
+        )
+        return Report(frozenset(read), faults)
+
+
+class Semgrep:
+    """Semgrep with the rules of the package `codeshield`.
+
+    Args:
+        program: Path of `semgrep`.
+        rules: Folder with a subfolder of rules for each language.
+    """
+
+    def __init__(self, program: str, rules: Path) -> None:
+        self._program = program
+        self._rules = rules
+
+    @classmethod
+    def installed(cls, program: str | None = None, rules: Path | None = None) -> Semgrep | None:
+        """Return the one that is installed; None where program or rules are missing."""
+        program = program or shutil.which("semgrep") or shutil.which("semgrep", path=str(Path(sys.executable).parent))
+        if rules is None and (spec := find_spec("codeshield")) is not None and spec.submodule_search_locations:
+            package = Path(next(iter(spec.submodule_search_locations)))
+            rules = package / "insecure_code_detector" / "rules" / "semgrep"
+        return cls(program, rules) if program and rules is not None and rules.is_dir() else None
+
+    def reads(self, language: str) -> bool:
+        """Return whether there are rules for a language."""
+        return bool(self._configs(language))
+
+    async def scan(self, folder: Path, languages: Sequence[str]) -> Report:
+        """Scan the files with the rules of some languages."""
+        command = [self._program, "scan", "--json", "--metrics=off", "--disable-version-check", "--no-git-ignore"]
+        for config in dict.fromkeys(path for language in languages for path in self._configs(language)):
+            command += ["--config", str(config)]
+        tree = await _json_of([*command, str(folder)], folder)
+        read = frozenset(Path(name).name for name in tree["paths"]["scanned"])
+        faults = tuple(
+            Fault(
+                Path(one["path"]).name,
+                str(one["check_id"]).rpartition(".")[2],
+                _RANKS.get(str(one["extra"]["severity"]).lower(), "high"),
+            )
+            for one in tree["results"]
+        )
+        return Report(read, faults)
+
+    def _configs(self, language: str) -> list[Path]:
+        together = self._rules / "_generated_" / f"{language}_codeshield.json"
+        if together.is_file():
+            return [together]
+        return sorted([*self._rules.glob(f"{language}/**/*.yaml"), *self._rules.glob(f"{language}/**/*.yml")])
+
+
+async def _json_of(command: list[str], folder: Path) -> dict[str, Any]:
+    """Run a scanner and return its report; the process ends with a cancelled caller."""
+    name = Path(command[0] if command[1:2] != ["-m"] else command[2]).name
+    environment = {
+        "PATH": os.pathsep.join([str(Path(command[0]).parent), os.environ.get("PATH", os.defpath)]),
+        "HOME": str(folder.parent),
+        "SEMGREP_SETTINGS_FILE": str(folder.parent / "semgrep.yml"),
+        "SEMGREP_SEND_METRICS": "off",
+        "PYTHONUTF8": "1",
+    }
+    result = await anyio.run_process(command, check=False, cwd=folder, env=environment)
+    try:
+        tree = json.loads(result.stdout)
+    except ValueError as error:
+        raise ServerFault(f"The scanner {name} gave no report (status {result.returncode}).") from error
+    if not isinstance(tree, dict):
+        raise ServerFault(f"The scanner {name} gave a report of another form.")
+    return tree

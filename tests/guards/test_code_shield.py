@@ -1,0 +1,141 @@
+"""Code in answers and calls is scanned, and the scanners' own reports are what counts as coverage."""
+
+from __future__ import annotations
+
+import stat
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import pytest
+
+from llama4sdk import GuardBlocked, GuardUnavailable, Llama4
+from llama4sdk.guards import CodeShield, GuardPolicy, Item
+from llama4sdk.guards.code_blocks import code_blocks
+from llama4sdk.messages import ToolCall
+from llama4sdk.testing import ScriptedBackend
+
+pytest.importorskip("bandit")
+PATIENT = GuardPolicy(timeout=120)
+BAD = "```python\nimport subprocess\nsubprocess.call(command, shell=True)\n```\n"
+GOOD = "```python\nprint('hello')\n```\n"
+
+
+@pytest.fixture(scope="module")
+def shield() -> CodeShield:
+    return CodeShield(semgrep="none", rules="none")
+
+
+@pytest.mark.parametrize(
+    ("text", "languages"),
+    [
+        (GOOD, ["python"]),
+        ("~~~js\nx()\n~~~", ["javascript"]),
+        ("````py\n```\nx\n```\n````", ["python"]),
+        ("> ```ruby\n> x\n> ```", ["ruby"]),
+        ("```{.c}\nint x;\n```", ["c"]),
+        ("```PYTHON title=x\nx = 1\n```", ["python"]),
+        ("```python\nnever closed", ["python"]),
+        ("```\nplain\n```\n```java\nclass A {}\n```", ["java"]),
+        ("```text\n```python\nx\n```", []),
+        ("no code", []),
+        ("inline ```python x``` code", []),
+    ],
+)
+def test_fences_are_read_as_markdown_has_them(text: str, languages: list[str]) -> None:
+    assert [block.language.name for block in code_blocks(text)] == languages
+
+
+async def check(shield: CodeShield, text: str, *, final: bool = True) -> tuple[str, str, tuple[int, int]]:
+    verdict = await shield.check(Item("output", text, final=final))
+    return verdict.action, verdict.status, verdict.coverage.files
+
+
+async def test_faults_are_blocked_and_sound_code_passes(shield: CodeShield) -> None:
+    assert await shield.selftest()
+    assert await check(shield, f"Look:\n{BAD}") == ("block", "done", (1, 1))
+    assert await check(shield, f"Look:\n{GOOD}") == ("allow", "done", (1, 1))
+    assert await check(shield, f"{GOOD}and\n{BAD}") == ("block", "done", (2, 2))
+    assert await check(shield, "no code at all") == ("allow", "done", (0, 0))
+
+
+async def test_an_open_fence_waits_and_is_scanned_at_the_end(shield: CodeShield) -> None:
+    opened = BAD.removesuffix("```\n")
+    verdict = await shield.check(Item("output", "Look:\n" + opened, final=False))
+    assert (verdict.status, verdict.coverage.characters[0]) == ("waiting", len("Look:\n"))
+    assert (await check(shield, "Look:\n" + opened))[0] == "block"
+
+
+async def test_code_with_syntax_errors_is_not_covered(shield: CodeShield) -> None:
+    assert (await check(shield, "```python\ndef broken(:\n```"))[2] == (0, 1)
+
+
+async def test_a_language_without_a_scanner_is_not_covered(shield: CodeShield) -> None:
+    assert (await check(shield, "```ruby\nsystem(x)\n```"))[2] == (0, 1)
+
+
+async def test_prompts_of_an_interactive_session_are_code(shield: CodeShield) -> None:
+    text = "```python\n>>> import subprocess\n>>> subprocess.call(x, shell=True)\n0\n```"
+    assert (await check(shield, text))[0] == "block"
+
+
+@pytest.mark.parametrize(
+    "arguments", [{"code": "eval(x)"}, {"language": "python", "script": "import pickle\npickle.loads(x)"}]
+)
+async def test_code_in_the_arguments_of_a_call(shield: CodeShield, arguments: dict[str, str]) -> None:
+    call = ToolCall("run", arguments)
+    verdict = await shield.check(Item("tool_call", "run …", call=call))
+    assert verdict.coverage.files == (1, 1)
+    assert verdict.action == "block"
+
+
+async def test_an_answer_with_a_fault_never_leaves() -> None:
+    text = f"Here is code.\n{BAD}It runs."
+    async with Llama4(
+        ScriptedBackend(text), guards=[CodeShield(semgrep="none", rules="none")], guard_policy=PATIENT
+    ) as llama:
+        pieces: list[str] = []
+        with pytest.raises(GuardBlocked) as caught:
+            async with llama.stream("Go") as stream:
+                async for piece in stream.text():
+                    pieces.append(piece)
+    assert "subprocess" not in "".join(pieces)
+    assert caught.value.guard == "code-shield"
+
+
+def fake_semgrep(folder: Path, body: Sequence[str]) -> tuple[str, Path]:
+    rules = folder / "rules"
+    for language in ("c", "ruby", "java", "php"):
+        (rules / language).mkdir(parents=True)
+        (rules / language / "a.yaml").write_text("rules: []")
+    program = folder / "semgrep"
+    program.write_text("\n".join([f"#!{sys.executable}", "import json, sys, pathlib", *body]))
+    program.chmod(program.stat().st_mode | stat.S_IXUSR)
+    return str(program), rules
+
+
+READS_ALL = [
+    "files = [str(f) for f in pathlib.Path(sys.argv[-1]).iterdir() if f.suffix != '.py']",
+    "fault = {'check_id': 'x.y.strcpy', 'extra': {'severity': 'ERROR'}}",
+    "bad = [fault | {'path': f} for f in files if 'FAULT' in open(f).read()]",
+    "print(json.dumps({'results': bad, 'errors': [], 'paths': {'scanned': files}}))",
+]
+READS_NOTHING = ["print(json.dumps({'results': [], 'errors': [], 'paths': {'scanned': []}}))"]
+BREAKS = ["sys.exit(2)"]
+
+
+@pytest.mark.parametrize("language", ["c", "ruby", "java", "php"])
+async def test_other_languages_are_scanned_by_semgrep(tmp_path: Path, language: str) -> None:
+    program, rules = fake_semgrep(tmp_path, READS_ALL)
+    shield = CodeShield(semgrep=program, rules=rules)
+    assert await check(shield, f"```{language}\nFAULT\n```") == ("block", "done", (1, 1))
+    assert await check(shield, f"```{language}\nfine\n```") == ("allow", "done", (1, 1))
+
+
+@pytest.mark.parametrize("body", [READS_NOTHING, BREAKS])
+async def test_a_scan_of_no_file_lets_nothing_through(tmp_path: Path, body: list[str]) -> None:
+    program, rules = fake_semgrep(tmp_path, body)
+    guard = CodeShield(semgrep=program, rules=rules)
+    async with Llama4(ScriptedBackend("```c\nint x;\n```"), guards=[guard], guard_policy=PATIENT) as llama:
+        with pytest.raises(GuardUnavailable):
+            await llama.chat("Go")
