@@ -12,7 +12,7 @@ import anyio
 import httpx
 
 from llama4_local import LocalBackend
-from llama4sdk import Llama4
+from llama4sdk import Deadlines, Llama4
 from llama4sdk.server import KeyLimits, create_app, running
 from llama4sdk.testing import ScriptedBackend
 from server_running import PATIENCE, asking, chunks_of, error_of, serving
@@ -141,6 +141,29 @@ async def test_a_client_that_does_not_read_is_given_up_and_harms_no_other() -> N
             async with httpx.AsyncClient(base_url=server.url, timeout=PATIENCE, trust_env=False) as client:
                 assert (await client.post(CHAT, json=asking(max_tokens=3))).status_code == 200
             await until(lambda: not big.running)
+
+
+async def test_a_client_that_leaves_while_it_sends_its_body_holds_no_place() -> None:
+    script = ScriptedBackend("Hi")
+    async with Llama4(script) as llama, running(app := create_app(llama), shutdown_seconds=5) as server:
+        serving_ = cast("Serving", app.state.serving)
+        host, port = server.url.removeprefix("http://").split(":")
+        head = f"POST {CHAT} HTTP/1.1\r\nhost: {host}\r\ncontent-type: application/json\r\ncontent-length: 5000\r\n\r\n"
+        async with await anyio.connect_tcp(host, int(port)) as leaving:
+            await leaving.send(head.encode() + b'{"messages"')
+            await until(lambda: bool(serving_.admission.running))
+        await until(lambda: not serving_.admission.running)
+    assert not script.requests
+
+
+async def test_deadlines_hold_streamed_and_whole() -> None:
+    script = ScriptedBackend([30.0, "too late"])
+    async with serving(script, deadlines=Deadlines(first_token=0.2)) as client:
+        for stream in (False, True):
+            response = await client.post(CHAT, json=asking(stream=stream))
+            assert response.status_code == 504
+            assert error_of(response)["code"] == "deadline_exceeded"
+    assert not script.running
 
 
 async def test_a_server_that_ends_finishes_what_runs_and_takes_nothing_new() -> None:
