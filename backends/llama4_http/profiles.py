@@ -51,7 +51,7 @@ class Profile:
     """
 
     name: ProfileName
-    sampling: frozenset[str] = frozenset({"seed", "presence_penalty", "frequency_penalty"})
+    sampling: frozenset[str] = frozenset({"seed", "presence_penalty", "frequency_penalty", "logit_bias"})
     schema: SchemaField = "response_format"
     tools: bool = True
     prompt_ids: PromptIds = "none"
@@ -69,7 +69,7 @@ class Profile:
 
 
 _PENALTIES = frozenset({"seed", "presence_penalty", "frequency_penalty"})
-_EXTENDED = _PENALTIES | {"top_k", "min_p", "repetition_penalty", "min_tokens", "stop_token_ids"}
+_EXTENDED = _PENALTIES | {"logit_bias", "top_k", "min_p", "repetition_penalty", "min_tokens", "stop_token_ids"}
 
 PROFILES: Mapping[ProfileName, Profile] = {
     profile.name: profile
@@ -77,7 +77,7 @@ PROFILES: Mapping[ProfileName, Profile] = {
         Profile("openai-generic"),
         Profile(
             "llama4sdk",
-            sampling=_EXTENDED | {"priority", "cache_salt"},
+            sampling=(_EXTENDED | {"priority", "cache_salt"}) - {"logit_bias"},
             prompt_ids="completions",
             prefill="continue_final_message",
             whole_answer=True,
@@ -95,6 +95,7 @@ PROFILES: Mapping[ProfileName, Profile] = {
         Profile("nim", sampling=_EXTENDED, prompt_ids="completions", max_images=5, top_k_off=-1),
         Profile(
             "nvidia-catalog",
+            sampling=_PENALTIES,
             schema="none",
             usage_field=False,
             logprobs=False,
@@ -105,7 +106,7 @@ PROFILES: Mapping[ProfileName, Profile] = {
         ),
         Profile(
             "llamacpp",
-            sampling=_PENALTIES | {"top_k", "min_p", "repetition_penalty"},
+            sampling=_PENALTIES | {"top_k", "min_p", "repetition_penalty", "logit_bias"},
             schema="response_format_flat",
             prompt_ids="completions",
             prefill="automatic",

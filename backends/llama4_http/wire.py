@@ -156,6 +156,10 @@ def _sampling(sampling: Sampling, profile: Profile) -> dict[str, Any]:
         if "stop_token_ids" not in profile.sampling:
             raise _no_field("stop_token_ids", profile)
         body["stop_token_ids"] = list(sampling.stop_token_ids)
+    if sampling.biases:
+        if "logit_bias" not in profile.sampling:
+            raise _no_field("logit_bias", profile)
+        body["logit_bias"] = {str(token): bias for token, bias in sampling.biases}
     if sampling.logprobs is not None and not profile.logprobs:
         raise _no_field("logprobs", profile)
     return body

@@ -66,10 +66,12 @@ if TYPE_CHECKING:
         UserMessage,
     )
     from llama4sdk.reply import Reply
-    from llama4sdk.request import Deadlines, OutputSpec, Request, Sampling, ToolSpec
+    from llama4sdk.request import Deadlines, OutputSpec, Request, ToolSpec
     from llama4sdk.run import Run, RunStream, ToolBegun, ToolEnded
+    from llama4sdk.sampling import Sampling
     from llama4sdk.session import Session
     from llama4sdk.stream import Stream
+    from llama4sdk.timing import Timing
 
 _HOMES = {
     "backend": "Backend Capabilities",
@@ -85,10 +87,12 @@ _HOMES = {
     ),
     "messages": "AssistantMessage Image Message SystemMessage Text ToolCall ToolMessage UserMessage",
     "reply": "Reply",
-    "request": "Deadlines OutputSpec Request Sampling ToolSpec",
+    "request": "Deadlines OutputSpec Request ToolSpec",
     "run": "Run RunStream ToolBegun ToolEnded",
+    "sampling": "Sampling",
     "session": "Session",
     "stream": "Stream",
+    "timing": "Timing",
 }
 _HOME_OF = {name: home for home, names in _HOMES.items() for name in names.split()}
 
@@ -152,6 +156,7 @@ __all__ = [
     "SystemMessage",
     "Text",
     "TextDelta",
+    "Timing",
     "TokenLogprob",
     "TooManyImages",
     "ToolBegun",

@@ -15,7 +15,8 @@ one reader for all backends; a server that already parsed its calls may emit the
 Guards, fallback, limits and recording are wrappers: a backend that holds a backend.
 
 More protocols are optional, and asked for where they are needed: `Renders` for prompts to be shown and counted,
-`KeepsSessions` for `Llama4.session`, `ScoresPrompts` and `ReportsLoad` for the server.
+`KeepsSessions` for `Llama4.session`, `ScoresPrompts` and `ReportsLoad` for the server, `BecomesReady` for
+`Llama4.ready`.
 """
 
 from __future__ import annotations
@@ -213,6 +214,19 @@ class ReportsLoad(Protocol):
     @property
     def current_load(self) -> BackendLoad:
         """Its load now."""
+        ...
+
+
+@runtime_checkable
+class BecomesReady(Protocol):
+    """A backend that loads a model after its start; optional."""
+
+    async def ready(self) -> None:
+        """Wait until the model is loaded.
+
+        Raises:
+            LlamaError: When it cannot be loaded.
+        """
         ...
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any, TypeAlias, Unpack, overload
+from typing import TYPE_CHECKING, Any, TypeAlias, TypedDict, Unpack, overload
 
 import anyio
 
@@ -16,6 +16,7 @@ from llama4sdk.messages import Image, Prompt, UserMessage, conversation
 from llama4sdk.output import answer_form
 from llama4sdk.request import Deadlines, Request, Sampling, ToolChoice
 from llama4sdk.run import Limits, complaint
+from llama4sdk.several import several
 from llama4sdk.stream import Stream
 from llama4sdk.tools import ToolLike, specs_of
 
@@ -32,6 +33,13 @@ if TYPE_CHECKING:
 ImageLike: TypeAlias = "Image | str | bytes | os.PathLike[str] | object"
 
 _LEAST_LEFT = 0.001  # seconds of a total deadline that has passed
+
+
+class _Options(TypedDict):
+    tools: Sequence[ToolLike]
+    tool_choice: ToolChoice
+    output: object
+    sampling: Sampling | None
 
 
 class Chatting(Lifetime):
@@ -125,27 +133,87 @@ class Chatting(Lifetime):
             LlamaError: When the request fails.
         """
         limits = Limits(repair=repair)
-        messages = list(conversation(prompt))
-        usage = Usage()
-        until = _end_of(deadlines)
-        for tries_left in range(limits.repair, -1, -1):
-            stream = self.stream(
-                messages,
+
+        async def ask(sampling: Sampling | None) -> Reply[Any]:
+            return await self._repaired(
+                limits.repair,
+                prompt,
                 tools=tools,
                 tool_choice=tool_choice,
                 output=output,
                 sampling=sampling,
-                deadlines=_left(deadlines, until),
+                deadlines=deadlines,
             )
+
+        return await several(ask, sampling)
+
+    async def complete(
+        self,
+        prompt: str | Sequence[int],
+        *,
+        sampling: Sampling | None = None,
+        deadlines: Deadlines | None = None,
+        priority: int = 0,
+        cache_salt: str = "",
+    ) -> Reply[None]:
+        """Let the model go on from a text or from token ids as they stand, without any template.
+
+        Args:
+            prompt: A text, in which the names of special tokens stand for these tokens, or token ids.
+            sampling: How tokens are chosen.
+            deadlines: How long each phase may take.
+            priority: Larger goes first where the backend queues.
+            cache_salt: Prompts share cached computation only with the same salt.
+
+        Raises:
+            InvalidRequest: When the backend completes no raw prompts, or the prompt is none.
+            LlamaError: When the request fails.
+        """
+        self._check_open()
+        if not self.capabilities.raw_prompts:
+            raise InvalidRequest(
+                f"The backend {self.capabilities.name!r} completes no raw prompts; use chat(), or a backend that "
+                "does, such as Llama4('local').",
+                backend=self.capabilities.name,
+            )
+        raw = prompt if isinstance(prompt, str) else tuple(prompt)
+
+        async def ask(sampling: Sampling | None) -> Reply[None]:
+            request = Request(
+                (),
+                sampling=Sampling() if sampling is None else sampling,
+                deadlines=Deadlines() if deadlines is None else deadlines,
+                priority=priority,
+                cache_salt=cache_salt,
+                raw=raw,
+            )
+            async with Stream[None](self.answers, request, owner=self._streams) as stream:
+                return await stream.result()
+
+        return await several(ask, sampling)
+
+    async def _repaired(
+        self, repair: int, prompt: Prompt, *, deadlines: Deadlines | None, **options: Unpack[_Options]
+    ) -> Reply[Any]:
+        messages = list(conversation(prompt))
+        usage = Usage()
+        begun = anyio.current_time()
+        until = _end_of(deadlines)
+        for tries_left in range(repair, -1, -1):
+            stream = self.stream(messages, deadlines=_left(deadlines, until), **options)
             try:
                 async with stream:
                     reply = await stream.result()
-                return replace(reply, usage=usage + reply.usage) if usage.total_tokens else reply
             except OutputInvalid as error:
                 if not tries_left:
                     raise
                 usage += stream.snapshot.usage
                 messages += complaint(error)
+                continue
+            if usage.total_tokens and reply.timing is not None:
+                timing = replace(reply.timing, total=anyio.current_time() - begun)
+                reply = replace(reply, usage=usage + reply.usage, timing=timing)
+            return reply
         raise InvalidRequest("repair is not negative.")  # not reached: the last try returns or raises
 
     @explains_keywords

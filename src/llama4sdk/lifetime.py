@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import os
 import warnings
 from typing import TYPE_CHECKING, Any, Self, cast
 
 import anyio
 
-from llama4sdk.backend import Backend, Capabilities
+from llama4sdk.backend import Backend, BecomesReady, Capabilities
+from llama4sdk.environment import backend_named
 from llama4sdk.errors import InvalidRequest
 from llama4sdk.guards.guarded import Guarded
 from llama4sdk.guards.guarding import Guarding
@@ -28,10 +28,10 @@ class Lifetime:
     """Holds a backend from its choice to its end; what `Llama4` is built on.
 
     Args:
-        backend: A backend, or a string that names one; left out, the environment's `LLAMA4_BACKEND`, else `local`.
+        backend: A backend, or a string that names one; left out, the one that the environment names, else `local`.
         guards: Guards around every turn; None for none. An empty list leaves the checks that cost nothing.
         guard_policy: How the guards are applied.
-        options: Handed to the backend that a string names.
+        options: Handed to the backend that a string names; they go before those of the environment.
 
     Raises:
         BackendMissing: When no such backend is installed.
@@ -50,18 +50,21 @@ class Lifetime:
         self._started = False
         self._closed = False
         self._streams: set[Pumped[Any]] = set()
+        self._entered = False
         if guards is None and guard_policy is not None:
             raise InvalidRequest("A guard_policy needs guards=[…]; an empty list leaves the checks that cost nothing.")
         self._guarding = None if guards is None else Guarding(guards, guard_policy)
-        chosen = backend if backend is not None else os.environ.get("LLAMA4_BACKEND") or "local"
-        if isinstance(chosen, str):
-            self._backend = open_backend(chosen, **options)
+        if backend is None:
+            backend, named = backend_named()
+            options = named | options
+        if isinstance(backend, str):
+            self._backend = open_backend(backend, **options)
             return
         if options:
             raise InvalidRequest(f"Options ({', '.join(options)}) go to the backend itself when you make it yourself.")
-        if not isinstance(cast("object", chosen), Backend):
+        if not isinstance(cast("object", backend), Backend):
             raise InvalidRequest("A backend is a name or an object that keeps the Backend protocol.")
-        self._backend = chosen
+        self._backend = backend
 
     @property
     def backend(self) -> Backend:
@@ -85,18 +88,47 @@ class Lifetime:
 
     @property
     def started(self) -> bool:
-        """Whether it was entered."""
+        """Whether it was started."""
         return self._started
 
-    async def __aenter__(self) -> Self:
-        if self._closed or self._started:
-            raise InvalidRequest("A client is entered once; make another Llama4(…).")
+    async def start(self) -> None:
+        """Start the backend, as entering the block does, for notebooks and other places without a block.
+
+        Check what can be checked at once, and begin to load; then `aclose()` must be called at the end. A client
+        that was started already stays as it is.
+
+        Raises:
+            InvalidRequest: The client is closed.
+            LlamaError: When the backend can never serve.
+        """
+        if self._closed:
+            raise InvalidRequest("This client is closed; make another Llama4(…).")
+        if self._started:
+            return
         self._started = True
         try:
             await self._backend.start()
         except BaseException:
             await self.aclose()
             raise
+
+    async def ready(self) -> None:
+        """Wait until the model is loaded, so that a request is answered at once; started first where it was not.
+
+        Returns at once for backends that do not load, such as a server's.
+
+        Raises:
+            LlamaError: When it cannot be loaded.
+        """
+        await self.start()
+        if isinstance(self._backend, BecomesReady):
+            await self._backend.ready()
+
+    async def __aenter__(self) -> Self:
+        if self._closed or self._entered:
+            raise InvalidRequest("A client is entered once; make another Llama4(…).")
+        self._entered = True
+        await self.start()
         return self
 
     async def __aexit__(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Generic, assert_never
 
 from typing_extensions import TypeVar
@@ -25,6 +25,7 @@ from llama4sdk.events import (
     UsageUpdate,
 )
 from llama4sdk.messages import AssistantMessage, ToolCall
+from llama4sdk.timing import Timing  # noqa: TC001 - read at run time, by pydantic
 from llama4sdk.verdict import Verdict  # noqa: TC001 - read at run time, by pydantic among others
 
 __all__ = ["Answer", "Reply", "ReplyBuilder", "Usage"]
@@ -51,6 +52,8 @@ class Reply(Generic[Answer]):
         model: The model that answered.
         guards: The verdicts of the guards, each with guard, stage, coverage and time; those that flagged while it
             is under way.
+        timing: How long its phases took; None where it was not measured, as in a journal.
+        alternatives: The further answers, where `Sampling.n` asked for more than one.
     """
 
     text: str = ""
@@ -63,6 +66,8 @@ class Reply(Generic[Answer]):
     backend: str = ""
     model: str = ""
     guards: tuple[Verdict, ...] = ()
+    timing: Timing | None = field(default=None, compare=False)
+    alternatives: tuple[Reply[Answer], ...] = ()
 
     @property
     def complete(self) -> bool:

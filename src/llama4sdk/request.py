@@ -6,7 +6,7 @@ import math
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal, Self, TypeAlias, cast, get_args
+from typing import Any, Literal, Self, TypeAlias, get_args
 
 from llama4sdk.checks import check_number, check_text, check_whole, shown
 from llama4sdk.errors import InvalidRequest
@@ -21,6 +21,7 @@ from llama4sdk.messages import (
     tool_name,
 )
 from llama4sdk.parts import checked_text
+from llama4sdk.sampling import Sampling as Sampling
 from llama4sdk.schema_drafts import modern
 
 ToolChoice: TypeAlias = Literal["auto", "none", "required"] | str
@@ -33,94 +34,6 @@ _LARGEST = 2**31 - 1  # of counts: above any context
 _LONGEST_NAME = 1024  # characters of a salt or an id
 _LONGEST_DESCRIPTION = 1_000_000  # characters
 _LONGEST_ANSWER = 100_000_000  # characters
-
-
-@dataclass(frozen=True, slots=True)
-class Sampling:
-    """Parameters of sampling. A parameter of None is left to the checkpoint's or the server's default.
-
-    Args:
-        temperature: 0 takes the argmax; up to 100.
-        top_p: Smallest set of most probable tokens whose probabilities sum to it, in (0, 1]
-            (nucleus sampling, Holtzman et al. 2020).
-        top_k: Only the k most probable tokens; 0 for all.
-        min_p: Only tokens at least this fraction as probable as the argmax, in [0, 1]
-            (Nguyen et al. 2024).
-        max_tokens: Most tokens to write; None for what the context leaves.
-        min_tokens: No stop before so many tokens.
-        stop: Strings that end the answer; they are not part of it.
-        stop_token_ids: Token ids that end the answer, beside the model's own.
-        seed: The same seed gives the same text on the same backend.
-        repetition_penalty: Divides (or multiplies) the logits of tokens seen in prompt or answer,
-            above 0 (CTRL, Keskar et al. 2019).
-        presence_penalty: Taken off the logit of each token already in the answer, in [-2, 2].
-        frequency_penalty: Taken off per occurrence in the answer, in [-2, 2].
-        logprobs: Report the log-probability of each token, with so many alternatives, 0 to 20.
-
-    Raises:
-        InvalidRequest: For a value outside its range.
-    """
-
-    temperature: float | None = None
-    top_p: float | None = None
-    top_k: int | None = None
-    min_p: float | None = None
-    max_tokens: int | None = None
-    min_tokens: int = 0
-    stop: str | Sequence[str] = ()
-    stop_token_ids: Sequence[int] = ()
-    seed: int | None = None
-    repetition_penalty: float | None = None
-    presence_penalty: float | None = None
-    frequency_penalty: float | None = None
-    logprobs: int | None = None
-
-    def __post_init__(self) -> None:
-        check_number("temperature", self.temperature, 0, 100)
-        check_number("top_p", self.top_p, 0, 1, above=True)
-        check_whole("top_k", self.top_k, 0, _LARGEST)
-        check_number("min_p", self.min_p, 0, 1)
-        check_whole("max_tokens", self.max_tokens, 1, _LARGEST)
-        check_whole("min_tokens", self.min_tokens, 0, _LARGEST, optional=False)
-        check_whole("seed", self.seed, -(2**63), 2**63 - 1)
-        check_number("repetition_penalty", self.repetition_penalty, 0.01, 100)
-        check_number("presence_penalty", self.presence_penalty, -2, 2)
-        check_number("frequency_penalty", self.frequency_penalty, -2, 2)
-        check_whole("logprobs", self.logprobs, 0, 20)
-        if self.max_tokens is not None and self.min_tokens > self.max_tokens:
-            raise InvalidRequest(f"min_tokens ({self.min_tokens}) is above max_tokens ({self.max_tokens}).")
-        object.__setattr__(self, "stop", _stops(self.stop))
-        object.__setattr__(self, "stop_token_ids", _stop_ids(self.stop_token_ids))
-
-    @property
-    def stop_strings(self) -> tuple[str, ...]:
-        """The strings that end the answer."""
-        return (self.stop,) if isinstance(self.stop, str) else tuple(self.stop)
-
-
-def _stops(stop: object) -> tuple[str, ...]:
-    if isinstance(stop, str):
-        stop = (stop,)
-    if not isinstance(stop, Sequence) or isinstance(stop, bytes | bytearray):
-        hint = "; leave it out for none" if stop is None else ""
-        raise InvalidRequest(f"stop is a string or a sequence of strings; got {shown(stop)}{hint}.")
-    if len(stop) > 64:
-        raise InvalidRequest(f"stop takes at most 64 strings; got {len(stop)}.")
-    strings: list[str] = []
-    for string in stop:
-        if not isinstance(string, str) or not string or len(string) > 1000:
-            raise InvalidRequest("Each stop string has 1 to 1000 characters.")
-        strings.append(checked_text(string))
-    return tuple(strings)
-
-
-def _stop_ids(ids: object) -> tuple[int, ...]:
-    if not isinstance(ids, Sequence | frozenset | set) or isinstance(ids, str | bytes):
-        raise InvalidRequest(f"stop_token_ids is a sequence of token ids; got {shown(ids)}.")
-    numbers = tuple(ids)
-    for number in numbers:
-        check_whole("stop_token_ids", number, 0, _LARGEST, optional=False)
-    return cast("tuple[int, ...]", numbers)
 
 
 @dataclass(frozen=True, slots=True)

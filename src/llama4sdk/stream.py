@@ -22,6 +22,7 @@ from llama4sdk.events import Done, Event, Switched, TextDelta, UsageUpdate
 from llama4sdk.output import AnswerForm, OutputReader
 from llama4sdk.owned_task import running_loop, start_owned
 from llama4sdk.reply import Answer, Reply, ReplyBuilder
+from llama4sdk.timing import Stopwatch
 from llama4sdk.tools.events import CallEvents, call_ids, may_call
 
 if TYPE_CHECKING:
@@ -183,6 +184,8 @@ class Stream(Pumped[Event], Generic[Answer]):
         owner: set[Pumped[Any]] | None = None,
     ) -> None:
         super().__init__("stream", owner)
+        if request.sampling.n != 1:
+            raise InvalidRequest("A stream is one answer; n of Sampling is for chat() without a session.")
         self._backend = backend
         self._request = request
         self._builder = ReplyBuilder()
@@ -190,6 +193,7 @@ class Stream(Pumped[Event], Generic[Answer]):
         self._read_anew()
         self._over = False
         self._metered: Metered | None = None
+        self._watch: Stopwatch | None = None
 
     @property
     def request(self) -> Request:
@@ -206,7 +210,9 @@ class Stream(Pumped[Event], Generic[Answer]):
         if reply.finish_reason in (None, "cancelled") and not reply.usage.total_tokens and self._metered is not None:
             reply = replace(reply, usage=self._metered.usage)
         # What was read of a typed answer that did not come to its end is not the answer.
-        return reply if reply.output is None or reply.finish_reason in (None, "stop") else replace(reply, output=None)
+        output = reply.output if reply.finish_reason in (None, "stop") else None
+        timing = self._watch and self._watch.timing(reply.usage.completion_tokens)
+        return replace(reply, output=output, timing=timing)
 
     async def __anext__(self) -> Event:
         if self._over:
@@ -229,16 +235,26 @@ class Stream(Pumped[Event], Generic[Answer]):
         return self.snapshot
 
     async def _produce(self) -> None:
+        self._watch = Stopwatch()
+        try:
+            await self._run(self._watch)
+        finally:
+            self._watch.stop()
+
+    async def _run(self, watch: Stopwatch) -> None:
         async with AsyncExitStack() as stack:
             block = self._backend.open(self._request)
             self._metered = block if isinstance(block, Metered) else None
             events = await stack.enter_async_context(block)
             async for event in events:
+                if watch.first is None:
+                    watch.note(event)
                 if self._output is not None and isinstance(event, Done) and event.usage is not None:
                     await self._send.send(UsageUpdate(event.usage))  # known even if the answer does not fit
                 for made in self._read(event):
                     await self._send.send(made)
                 if isinstance(event, Done):
+                    watch.stop()
                     return
         raise StreamInterrupted("The backend ended its events without saying that the reply is complete.")
 

@@ -123,6 +123,16 @@ def test_a_field_that_the_server_lacks_is_refused_and_never_dropped(profile: str
             body(request, profile)
 
 
+@pytest.mark.parametrize("profile", sorted(PROFILES))
+def test_biases_are_sent_by_token_id_or_refused(profile: str) -> None:
+    request = Request(conversation("Hi"), sampling=Sampling(logit_bias={12: 1.5, 3: -100}))
+    if profile in ("llama4sdk", "nvidia-catalog", "transformers"):
+        with pytest.raises(InvalidRequest, match="logit_bias"):
+            body(request, profile)
+    else:
+        assert body(request, profile)["logit_bias"] == {"3": -100.0, "12": 1.5}
+
+
 def test_llamacpp_has_its_own_name_for_the_repetition_penalty() -> None:
     sent = body(Request(conversation("Hi"), sampling=Sampling(repetition_penalty=1.1)), "llamacpp")
     assert (sent["repeat_penalty"], sent["return_progress"]) == (1.1, True)

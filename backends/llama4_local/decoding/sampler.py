@@ -36,6 +36,7 @@ class ResolvedSampling:
         stop_ids: Tokens that end the answer.
         min_tokens: No stop token before so many tokens.
         logprobs: Alternatives to report for each token; None to report nothing.
+        biases: Token ids, and what is added to their logits.
     """
 
     temperature: float = 0.0
@@ -49,6 +50,7 @@ class ResolvedSampling:
     stop_ids: frozenset[int] = frozenset()
     min_tokens: int = 0
     logprobs: int | None = None
+    biases: tuple[tuple[int, float], ...] = ()
 
     @classmethod
     def of(
@@ -93,6 +95,7 @@ class ResolvedSampling:
             stop_ids=frozenset((*stop_ids, *asked.stop_token_ids)),
             min_tokens=asked.min_tokens + begun if asked.min_tokens else 0,
             logprobs=asked.logprobs,
+            biases=asked.biases,
         )
 
     @property
@@ -132,13 +135,14 @@ class SamplerState:
         return self._failure or (self.mask.problem if self.mask else None)
 
     def is_plain(self, ahead: int = 0) -> bool:
-        """Whether logits are sampled as they are: no penalty, no mask, no report.
+        """Whether logits are sampled as they are: no penalty, no bias, no mask, no report.
 
         Args:
             ahead: Tokens of the in-flight step that the answer does not hold yet.
         """
-        waits = len(self.written) + ahead < self.sampling.min_tokens
-        return not (self.sampling.penalized or self.mask or waits or self.sampling.logprobs is not None)
+        sampling = self.sampling
+        waits = len(self.written) + ahead < sampling.min_tokens
+        return not (sampling.penalized or sampling.biases or self.mask or waits or sampling.logprobs is not None)
 
     def allowed(self) -> bytes:
         """Return the mask's bits for the next token; none is allowed where the mask itself fails."""
@@ -239,13 +243,17 @@ def sampling_columns(states: Sequence[SamplerState], device: torch.device) -> Sa
 
 
 def adjusted(logits: Tensor, states: Sequence[SamplerState]) -> Tensor:
-    """Return logits [rows, vocab] after penalties and masks; the same tensor where no row has any."""
+    """Return logits [rows, vocab] after penalties, biases and masks; the same tensor where no row has any."""
     penalized = [row for row, state in enumerate(states) if state.sampling.penalized]
     early = [row for row, state in enumerate(states) if len(state.written) < state.sampling.min_tokens]
+    biased = {row: state.sampling.biases for row, state in enumerate(states) if state.sampling.biases}
     masks = {row: state.allowed() for row, state in enumerate(states) if state.mask}
-    result = logits.clone() if penalized or early else logits
+    result = logits.clone() if penalized or biased or early else logits
     if penalized:
         result[penalized] = _penalize(logits[penalized], [states[row] for row in penalized])
+    for row, biases in biased.items():
+        tokens, values = zip(*biases, strict=True)
+        result[row, torch.tensor(tokens, device=logits.device)] += torch.tensor(values, device=logits.device)
     if masks:
         result = token_mask.apply(result, masks)
     for row in early:

@@ -194,14 +194,13 @@ class EngineThread:
         self._end(reason)
 
     def _load(self) -> Engine:
-        engine = self._build(self._outbox, self._loading)
+        engine = self._engine = self._build(self._outbox, self._loading)
         for engine_request in self._engine_requests:
             engine.submit(engine_request)
         for asked in self._asked:
             self._do(engine, asked)
         self._engine_requests.clear()
         self._asked.clear()
-        self._engine = engine
         return engine
 
     def _serve(self, engine: Engine) -> None:

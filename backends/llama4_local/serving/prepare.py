@@ -9,6 +9,7 @@ from llama4_local.engine.request import EngineRequest, Prefix
 from llama4sdk.errors import ContextOverflow, InvalidRequest, TooManyImages
 from llama4sdk.prompting.answer_ids import answer_ids
 from llama4sdk.prompting.raw import raw_ids
+from llama4sdk.request import Sampling
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -45,7 +46,7 @@ def prepare(
         image_tokens += prefix.image_tokens
     written = answer_ids(served.template.tokenizer, request.answer_so_far) if request.answer_so_far else []
     begun = len(token_ids) + len(written)
-    check_prompt([*token_ids, *written], tiles, served, request.sampling.stop_token_ids)
+    check_prompt([*token_ids, *written], tiles, served, request.sampling)
     room = served.context - begun if answers else 0
     return EngineRequest(
         request_id=request.request_id,
@@ -96,7 +97,7 @@ def raw_token_ids(served: ServedModel, raw: RawPrompt) -> list[int]:
 
 
 def check_prompt(
-    token_ids: Sequence[int], tiles: Sequence[Tiles], served: ServedModel, stop_token_ids: Sequence[int] = ()
+    token_ids: Sequence[int], tiles: Sequence[Tiles], served: ServedModel, sampling: Sampling | None = None
 ) -> None:
     """Refuse prompts that the model cannot take, before the device is touched.
 
@@ -111,7 +112,13 @@ def check_prompt(
             limit=served.context,
         )
     _check_images(images, served)
-    for subject, ids in (("The prompt", token_ids), ("stop_token_ids", stop_token_ids)):
+    sampling = sampling or Sampling()
+    biased = [token for token, _ in sampling.biases]
+    for subject, ids in (
+        ("The prompt", token_ids),
+        ("stop_token_ids", sampling.stop_token_ids),
+        ("logit_bias", biased),
+    ):
         if any(not 0 <= token < vocab for token in ids):
             raise InvalidRequest(f"{subject} has token ids outside the vocabulary of {vocab}.")
 
