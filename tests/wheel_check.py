@@ -15,6 +15,7 @@ NEEDED = (
     "llama4sdk/server/page/index.html",
     "llama4_http/py.typed",
     "llama4_local/py.typed",
+    "llama4_ray/py.typed",
     "llama4_local/nano/checkpoint/model.safetensors",
     "llama4_local/ops/kernels/table.json",
 )

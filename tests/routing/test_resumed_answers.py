@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import Any
 
 import anyio
+import httpx
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -51,6 +52,7 @@ ROUTES = ["local → local", "HTTP → local", "local → HTTP", "HTTP → HTTP"
 class Places:
     local: LocalBackend
     http: HttpBackend
+    address: str
 
     def pair(self, route: str) -> tuple[Backend, Backend]:
         first, second = (self.http if name == "HTTP" else self.local for name in route.split(" → "))
@@ -78,7 +80,7 @@ async def places() -> AsyncGenerator[Places]:
     async with Llama4(local) as llama, running(create_app(llama), shutdown_seconds=5) as server:
         http = HttpBackend(server.url + "/v1")
         await http.start()
-        yield Places(local, http)
+        yield Places(local, http, server.url + "/v1")
         await http.aclose()
 
 
@@ -112,6 +114,55 @@ async def test_cut_at_any_event_the_reply_is_that_of_an_answer_without_a_cut(rou
             assert same(reply, whole), (cut, reply, whole)
             if cut < 3:
                 assert switched
+
+
+class CutBytes(httpx.AsyncBaseTransport):
+    """Breaks the connection after so many bytes of the first answer, and hands bytes on one by one before."""
+
+    def __init__(self, count: int) -> None:
+        self._transport = httpx.AsyncHTTPTransport()
+        self._count: int | None = count
+
+    async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
+        response = await self._transport.handle_async_request(request)
+        if request.method != "POST" or self._count is None:
+            return response
+        count, self._count = self._count, None
+        assert isinstance(response.stream, httpx.AsyncByteStream)
+        return httpx.Response(response.status_code, headers=response.headers, stream=_CutStream(response.stream, count))
+
+    async def aclose(self) -> None:
+        await self._transport.aclose()
+
+
+class _CutStream(httpx.AsyncByteStream):
+    def __init__(self, stream: httpx.AsyncByteStream, count: int) -> None:
+        self._stream = stream
+        self._count = count
+
+    async def __aiter__(self) -> AsyncIterator[bytes]:
+        async for chunk in self._stream:
+            for byte in chunk:
+                if not self._count:
+                    raise httpx.ReadError("The cable was cut.")
+                self._count -= 1
+                yield bytes([byte])
+
+    async def aclose(self) -> None:
+        await self._stream.aclose()
+
+
+@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@given(st.integers(0, 9000), st.sampled_from(["text", "typed"]))
+def test_cut_at_any_byte_of_the_wire_the_reply_is_that_of_an_answer_without_a_cut(count: int, asked: str) -> None:
+    async def main() -> None:
+        async with places() as here, httpx.AsyncClient(transport=CutBytes(count)) as client:
+            whole, _ = await reply_of(Lent(here.local), asked)
+            backends = Fallback(HttpBackend(here.address, client=client, max_connections=1), Lent(here.local))
+            reply, _ = await reply_of(backends, asked)
+            assert same(reply, whole), (count, reply, whole)
+
+    anyio.run(main)
 
 
 @settings(max_examples=12, deadline=None, suppress_health_check=[HealthCheck.too_slow])

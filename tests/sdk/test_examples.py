@@ -24,6 +24,7 @@ SHOWS = {
         "tokens were kept",
         "another backend: Sessions are not",
     ),
+    "fallback": ("The capital of [local: StreamInterrupted", "France is Paris.", "'The capital of France is Paris.'"),
     "own_backend": ("THE SAME MESSAGES",),
     "bulk": ("the first half", "(from the journal)", "12 done, 6 of them from the journal", *BULK),
 }

@@ -1,0 +1,180 @@
+"""The calls to Ray; all of them block, and run in threads."""
+
+from __future__ import annotations
+
+import logging
+import os
+import subprocess
+import sys
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from llama4sdk.errors import BackendMissing, DeadlineExceeded, LlamaError, ServerFault, Unreachable
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from llama4_ray.settings import Settings
+
+_LOG = logging.getLogger("llama4_ray")
+_STOP = 10.0  # seconds for a replica to end by itself
+
+
+@dataclass(frozen=True, eq=False)
+class Placed:
+    """A replica that runs.
+
+    Args:
+        actor: Ray's handle.
+        ended: The result that comes with its end.
+        url: Its address.
+    """
+
+    actor: Any
+    ended: Any
+    url: str
+
+
+class Connection:
+    """A connection to a cluster, and the cluster itself where it was started for this connection.
+
+    Args:
+        head: The process that holds the cluster; None for one that was there before.
+        attached: Whether this connection is to be ended.
+    """
+
+    def __init__(self, head: subprocess.Popen[str] | None, *, attached: bool) -> None:
+        self._head = head
+        self._attached = attached
+
+    def close(self) -> None:
+        """End the connection, and the cluster that was started for it."""
+        if self._attached:
+            _ray().shutdown()
+        if self._head is not None:
+            _end(self._head)
+
+
+def connect(address: str | None) -> Connection:
+    """Attach to a cluster, or start one on this machine.
+
+    Raises:
+        BackendMissing: Ray is not installed.
+        Unreachable: No cluster is there.
+        ServerFault: None can be started.
+    """
+    ray = _ray()
+    if ray.is_initialized():
+        return Connection(None, attached=False)
+    starts = address is None and "RAY_ADDRESS" not in os.environ
+    head: subprocess.Popen[str] | None = None
+    if starts:
+        # Ray needs a main thread to start a cluster, and the main thread here is that of the event loop.
+        _use_token(ray)
+        head = subprocess.Popen(
+            [sys.executable, "-m", "llama4_ray.head"],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            text=True,
+        )
+        address = head.stdout.readline().strip() if head.stdout is not None else ""
+        if not address:
+            _end(head)
+            raise ServerFault("Ray could not start a cluster on this machine; try 'ray start --head'.", backend="ray")
+    try:
+        ray.init(address=address or "auto", log_to_driver=False, configure_logging=False)
+    except (RuntimeError, ValueError, OSError) as error:
+        if head is not None:
+            _end(head)
+        raise Unreachable(f"No Ray cluster answers at {address or 'RAY_ADDRESS'}; is it running?") from error
+    return Connection(head, attached=True)
+
+
+def _use_token(ray: Any) -> None:
+    """Let this process use the token of clusters started on this machine, as `ray.init` does for its own."""
+    if "RAY_AUTH_MODE" not in os.environ:
+        os.environ["RAY_AUTH_MODE"] = "token"
+        config = getattr(getattr(ray, "_raylet", None), "Config", None)
+        if config is not None:
+            config.initialize("")  # it was read when Ray was imported
+
+
+def _end(head: subprocess.Popen[str]) -> None:
+    for pipe in (head.stdin, head.stdout):
+        if pipe is not None:
+            pipe.close()
+    try:
+        head.wait(_STOP)
+    except subprocess.TimeoutExpired:
+        head.kill()
+        head.wait()
+
+
+def place(settings: Settings, key: str) -> Placed:
+    """Start a replica and wait until its backend serves.
+
+    Raises:
+        DeadlineExceeded: It was not placed or did not start in time: the cluster has too few resources for it.
+        LlamaError: Its backend can never serve.
+    """
+    ray = _ray()
+    from llama4_ray.replica import Replica
+
+    options: dict[str, Any] = {
+        "num_cpus": settings.cpus,
+        "num_gpus": settings.gpus,
+        "max_concurrency": 16,
+        "max_restarts": 0,  # a replica that died is replaced by another one, at another address
+    }
+    actor = ray.remote(Replica).options(**options).remote(settings.spec, settings.options, key, settings.host)
+    try:
+        url = ray.get(actor.start.remote(), timeout=settings.start_seconds)
+    except ray.exceptions.GetTimeoutError as error:
+        ray.kill(actor)
+        raise DeadlineExceeded(
+            f"A replica did not start within {settings.start_seconds:g} s; has the cluster {settings.cpus:g} CPUs and "
+            f"{settings.gpus:g} GPUs free?",
+            phase="connect",
+            backend="ray",
+        ) from error
+    except ray.exceptions.RayError as error:
+        ray.kill(actor)
+        raise _own(error) from error
+    return Placed(actor, actor.ended.remote(), url)
+
+
+def dead(replicas: Sequence[Placed]) -> list[Placed]:
+    """Return those that have ended."""
+    if not replicas:
+        return []
+    ray = _ray()
+    refs: Mapping[Any, Placed] = {replica.ended: replica for replica in replicas}
+    gone, _ = ray.wait(list(refs), num_returns=len(refs), timeout=0)
+    return [refs[ref] for ref in gone]
+
+
+def stop(replica: Placed) -> None:
+    """End a replica, by force where it does not end by itself."""
+    ray = _ray()
+    try:
+        ray.get(replica.actor.stop.remote(), timeout=_STOP)
+    except ray.exceptions.RayError as error:
+        _LOG.debug("a replica did not end by itself: %s", type(error).__name__)
+    ray.kill(replica.actor)
+
+
+def _own(error: Exception) -> LlamaError:
+    """Return the replica's own error, which came through Ray, or a fault that stands for another."""
+    cause = getattr(error, "cause", None)
+    if isinstance(cause, LlamaError):
+        return cause
+    return ServerFault(f"A replica failed at its start with {type(cause or error).__name__}; see __cause__.")
+
+
+def _ray() -> Any:
+    try:
+        import ray
+    except ImportError as error:
+        raise BackendMissing("Replicas need Ray. Install it with: pip install 'llama4sdk[ray]'") from error
+    return ray
