@@ -61,7 +61,8 @@ class LocalBackend:
         device: `auto` (a CUDA device where there is one), or a torch device.
         dtype: Type of weights and activations; `auto` for the one that the weights are stored in.
         quantize: `int4` or `fp8` to pack the layers' matrices, None to leave them as they are. The packed form is
-            kept beside the checkpoint for the next start. Checkpoints published in FP8 are loaded as they are.
+            kept beside the checkpoint for the next start. Checkpoints published in FP8 or W4A16 are loaded as they
+            are.
         cache_dtype: Type of the keys and values that are kept of every token; `auto` for that of the activations.
             `fp8` keeps them in e4m3, a byte each: half the memory for a token against bf16, so twice the tokens.
             Each is rounded to three bits behind its first, by 6% at most, and cut off at ±448; answers differ

@@ -12,19 +12,22 @@ from typing import TYPE_CHECKING, cast
 import torch
 from torch import Tensor
 
+from llama4_local.checkpoint.pack_quantized import is_int4, read_int4
 from llama4_local.checkpoint.reader import is_finite
 from llama4_local.config.formats import STORED_E4M3, STORED_NAMES
 from llama4_local.ops.reference.measuring import Choice
 from llama4_local.ops.reference.products import laid_out
 from llama4_local.weights.expert_stack import ExpertStack
-from llama4_local.weights.quantized import Fp8Matrix
-from llama4_local.weights.schema import single_names
+from llama4_local.weights.quantize import stack
+from llama4_local.weights.quantized import Fp8Matrix, Int4Matrix
+from llama4_local.weights.schema import single_names, single_parts
 from llama4_local.weights.tree import LayerTree, MlpTree, MoeTree, WeightTree
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from llama4_local.checkpoint.reader import MappedFiles, TensorReader
+    from llama4_local.config.formats import MatrixFormat
     from llama4_local.weights.quantized import Matrix
     from llama4_local.weights.schema import TensorParts
 
@@ -59,11 +62,11 @@ class Assembler:
     def network(self, schema: WeightTree[TensorParts]) -> WeightTree[Matrix]:
         """Read a whole network, layer by layer."""
         return WeightTree(
-            self.matrix(schema.embedding),
+            self.plain(schema.embedding),
             tuple(self.layer(layer) for layer in schema.layers),
-            self.matrix(schema.norm),
-            self.weight(schema.head),
-            schema.vision.map(self.matrix) if schema.vision else None,
+            self.plain(schema.norm),
+            self._laid(self.plain(schema.head)),
+            schema.vision.map(self.plain) if schema.vision else None,
         )
 
     def layer(self, schema: LayerTree[TensorParts]) -> LayerTree[Matrix]:
@@ -73,7 +76,9 @@ class Assembler:
 
     def weight(self, pieces: TensorParts) -> Matrix:
         """Read what a product is made with in its layout; vectors are left as `matrix` reads them."""
-        matrix = self.matrix(pieces)
+        return self._laid(self.matrix(pieces))
+
+    def _laid(self, matrix: Matrix) -> Matrix:
         if not isinstance(matrix, Tensor) or matrix.ndim != 2:
             return matrix
         outputs, inputs = matrix.shape
@@ -82,19 +87,36 @@ class Assembler:
     def matrix(self, pieces: TensorParts) -> Matrix:
         """Read one matrix or vector, whose rows are those of its pieces."""
         names = _names(pieces)
+        if self._int4(names):
+            return self._read_int4(names)
+        return self._joined(pieces, narrow=self._narrow(names))
+
+    def plain(self, pieces: TensorParts) -> Tensor:
+        """Read what serving multiplies unpacked: an embedding, a head, an image encoder, packed or not."""
+        return cast("Tensor", self._joined(pieces, narrow=False))
+
+    def _joined(self, pieces: TensorParts, *, narrow: bool) -> Room:
+        names = _names(pieces)
         left = self._as_stored(names[0]) if len(names) == 1 else None
         if left is not None:
             return left
         rows = sum(piece.shape[0] for piece in pieces)
-        room = self._room((rows, *pieces[0].shape[1:]), narrow=self._narrow(names))
-        self._fill(room, names)
+        room = self._room((rows, *pieces[0].shape[1:]), narrow=narrow)
+        self._fill(room, pieces)
         return room
 
+    def _int4(self, names: Sequence[str]) -> bool:
+        return all(is_int4(self.source.tensors, name) for name in names)
+
+    def _read_int4(self, names: Sequence[str]) -> Int4Matrix:
+        # The kernels take scales in bf16, which is the type that checkpoints of published size have.
+        return read_int4(self.source, names, self.device, torch.bfloat16 if self.stacked else None)
+
     def _mixture(self, schema: MoeTree[TensorParts]) -> MoeTree[Matrix]:
-        router, shared = self.weight(schema.router), schema.shared
+        router, shared = self._laid(self.plain(schema.router)), schema.shared
         pairs = (schema.gate_up, shared.gate_up), (schema.down, shared.down)
         if self.stacked and all(
-            self._narrow(self._expert_names(own)) == self._narrow(_names(one)) for own, one in pairs
+            self._format(self._expert_names(own)) == self._format(_names(one)) for own, one in pairs
         ):
             gate_up, down = (self._experts(own, one) for own, one in pairs)
             return MoeTree(router, gate_up, down, MlpTree(_last(gate_up), _last(down)))
@@ -103,9 +125,9 @@ class Assembler:
     def _laid_out(self, pieces: TensorParts) -> Matrix:
         """Read a layer's experts in their layout; see `_experts`."""
         name, (count, inputs, outputs) = pieces[0].name, pieces[0].shape
-        narrow = self._narrow(self._expert_names(pieces))
+        packed = self._format(self._expert_names(pieces)) != "plain"
         stored = "columns" if name in self.source.tensors else "rows"
-        layout = stored if narrow else self.choice.layout(outputs, inputs, stored)
+        layout = stored if packed else self.choice.layout(outputs, inputs, stored)
         if layout == stored:
             return self._experts(pieces)
         matrices = (laid_out(self._expert(pieces, expert), layout) for expert in range(count))
@@ -124,7 +146,12 @@ class Assembler:
             return self._wide(name, expert).to(self.device).t()
         return torch.cat([self._wide(single).to(self.device) for single in single_names(name, expert)])
 
-    def _experts(self, pieces: TensorParts, shared: TensorParts = ()) -> Room:
+    def _int4_experts(self, pieces: TensorParts, shared: TensorParts) -> Matrix:
+        name, count = pieces[0].name, pieces[0].shape[0]
+        singles = [single_names(name, expert) for expert in range(count)] + ([_names(shared)] if shared else [])
+        return stack((self._read_int4(names) for names in singles), len(singles))
+
+    def _experts(self, pieces: TensorParts, shared: TensorParts = ()) -> Matrix:
         """Read a layer's experts, and the shared one's pieces behind them.
 
         Returns:
@@ -133,6 +160,8 @@ class Assembler:
         """
         name, (count, inputs, outputs) = pieces[0].name, pieces[0].shape
         fused = name in self.source.tensors
+        if self._int4(self._expert_names(pieces)):
+            return self._int4_experts(pieces, shared)
         left = self._as_stored(name) if fused and not shared else None
         if left is not None:
             return left
@@ -141,11 +170,13 @@ class Assembler:
             if fused:
                 self._fill_transposed(room[expert], name, expert)
             else:
-                self._fill(room[expert], single_names(name, expert))
+                self._fill(room[expert], single_parts(pieces[0], expert))
         if fused and isinstance(room, Fp8Matrix):
-            room.scales[:count].copy_(self.source.lend(scale_name(name)).reshape(count, outputs))
+            scales = self.source.lend(scale_name(name)).float().flatten()
+            each = scales.reshape(count, -1) if scales.numel() >= count else scales.reshape(1, 1)
+            room.scales[:count].copy_(each.expand(count, outputs))
         if shared:
-            self._fill(room[-1], _names(shared))
+            self._fill(room[-1], shared)
         return room.transpose(1, 2) if isinstance(room, Tensor) else room
 
     def _expert_names(self, pieces: TensorParts) -> list[str]:
@@ -155,12 +186,17 @@ class Assembler:
             return [name]
         return [single for expert in range(count) for single in single_names(name, expert)]
 
+    def _format(self, names: Sequence[str]) -> MatrixFormat:
+        return "int4" if self._int4(names) else "fp8" if self._narrow(names) else "plain"
+
     def _narrow(self, names: Sequence[str]) -> bool:
-        return all(self.source.tensors[name].dtype == STORED_E4M3 for name in names)
+        stored = (self.source.tensors.get(name) for name in names)
+        return all(tensor is not None and tensor.dtype == STORED_E4M3 for tensor in stored)
 
     def _as_stored(self, name: str) -> Tensor | None:
         """Return a tensor that is right as it lies in its file; None where it is not, or has to be copied."""
-        if self.mapped is None or self.source.tensors[name].dtype != _STORED.get(self.dtype):
+        stored = self.source.tensors.get(name)
+        if self.mapped is None or stored is None or stored.dtype != _STORED.get(self.dtype):
             return None
         return self.source.share(name, self.mapped)
 
@@ -170,11 +206,11 @@ class Assembler:
         values = torch.empty(shape, dtype=torch.float8_e4m3fn, device=self.device)
         return Fp8Matrix(values, torch.empty(shape[:-1], dtype=torch.float32, device=self.device), self.bound)
 
-    def _fill(self, room: Room, names: Sequence[str]) -> None:
+    def _fill(self, room: Room, pieces: TensorParts) -> None:
         """Read tensors into the rows of a matrix [out, in], or the entries of a vector, one after the other."""
         start = 0
-        for name in names:
-            stop = start + self.source.tensors[name].shape[0]
+        for piece in pieces:
+            name, stop = piece.name, start + piece.shape[0]
             if isinstance(room, Fp8Matrix):
                 room.values[start:stop].copy_(self.source.lend(name))
                 room.scales[start:stop].copy_(self._scales(name))
@@ -193,9 +229,11 @@ class Assembler:
 
     def _wide(self, name: str, index: int | None = None) -> Tensor:
         """Return a tensor, or one entry of it, in the wanted type."""
+        if is_int4(self.source.tensors, name):
+            return self._read_int4([name]).dequantize(self.dtype)
         part = self.source.lend(name, index)
         if part.dtype == torch.float8_e4m3fn:  # joined with others that are not
-            part = part.float() * self._scales(name)[:, None]
+            part = part.float() * self._scales(name).reshape(-1, *(1,) * (part.ndim - 1))
         wide = part.to(dtype=self.dtype)
         if torch.finfo(wide.dtype).max < torch.finfo(part.dtype).max and not is_finite(wide) and is_finite(part):
             self.source.problems.append(f"{name} has values that are not finite numbers in {self.dtype}")
@@ -215,6 +253,6 @@ def _names(pieces: TensorParts) -> list[str]:
     return [piece.name for piece in pieces]
 
 
-def _last(experts: Room) -> Room:
+def _last(experts: Matrix) -> Matrix:
     """Return the last expert, [out, in], as a view of a stack as `Assembler` makes it."""
     return experts[-1].t() if isinstance(experts, Tensor) else experts[-1]

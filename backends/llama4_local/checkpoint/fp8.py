@@ -1,7 +1,8 @@
-"""Loads checkpoints that are published in FP8, as they are.
+"""Loads checkpoints that are published quantized, as they are: in FP8, or in int4 with groups.
 
-Two kinds are read: fbgemm's, whose routed experts are fused with scales of their own, and llm-compressor's,
-where each expert's matrices lie alone. What they leave in bf16 stays in bf16.
+Read are fbgemm's and ModelOpt's FP8, whose routed experts are fused with scales of their own, and llm-compressor's FP8
+and int4, where each expert's matrices lie alone. What they leave in bf16 stays in bf16; matrices that serving
+multiplies unpacked (embedding, head, router, image encoder) are unpacked.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ import torch
 
 from llama4_local.checkpoint.assembler import Assembler, scale_name
 from llama4_local.checkpoint.network import network_tensors
+from llama4_local.checkpoint.pack_quantized import int4_problems, is_int4, names_of
 from llama4_local.checkpoint.reader import TensorReader
 from llama4_local.config.formats import STORED_E4M3, STORED_NAMES
 from llama4_local.config.json_file import read_json_object
@@ -36,16 +38,27 @@ def is_fp8(tensors: dict[str, StoredTensor]) -> bool:
     return any(tensor.dtype == STORED_E4M3 for tensor in tensors.values())
 
 
-def check_kind(quantize: str | None) -> None:
-    """Refuse to pack what is in FP8 already in another form.
+def is_quantized(tensors: dict[str, StoredTensor]) -> bool:
+    """Whether a checkpoint holds matrices in e4m3 or in int4."""
+    return is_fp8(tensors) or holds_int4(tensors)
+
+
+def holds_int4(tensors: dict[str, StoredTensor]) -> bool:
+    """Whether a checkpoint holds matrices in int4."""
+    return any(name.endswith("_packed") for name in tensors)
+
+
+def check_kind(quantize: str | None, *, int4: bool = False) -> None:
+    """Refuse to pack what is packed already in another form.
 
     Raises:
-        InvalidRequest: `quantize` is neither None nor `fp8`.
+        InvalidRequest: `quantize` is neither None nor the checkpoint's own format.
     """
-    if quantize not in (None, "fp8"):
+    own, shown = ("int4", "int4") if int4 else ("fp8", "FP8")
+    if quantize not in (None, own):
         raise InvalidRequest(
-            f"This checkpoint is in FP8 already, so quantize={quantize!r} would round it twice; leave quantize= out, "
-            "or give the checkpoint in bf16."
+            f"This checkpoint is in {shown} already, so quantize={quantize!r} would round it twice; leave quantize= "
+            "out, or give the checkpoint in bf16."
         )
 
 
@@ -98,13 +111,20 @@ def check_fp8(folder: Path, config: ModelConfig, stored: dict[str, StoredTensor]
 def fp8_problems(stored: dict[str, StoredTensor], config: ModelConfig) -> list[str]:
     """Return what an FP8 checkpoint lacks or has too much of, from its headers, one sentence each."""
     expected = _expected(stored, config)
-    problems = [f"{name} is missing (shape {shape})" for name, shape in expected.items() if name not in stored]
+    problems = [f"{name} is missing (shape {shape})" for name, shape in expected.items() if not _is_there(name, stored)]
     known = set(expected)
     for name, shape in expected.items():
-        if name in stored:
+        if is_int4(stored, name):
+            problems += int4_problems(stored, name, shape)
+            known.update(names_of(name))
+        elif name in stored:
             problems += _misfit(stored, name, shape)
             known.add(scale_name(name))
     return problems + [f"{name} is not part of this network" for name in stored if name not in known]
+
+
+def _is_there(name: str, stored: dict[str, StoredTensor]) -> bool:
+    return name in stored or is_int4(stored, name)
 
 
 def _expected(stored: dict[str, StoredTensor], config: ModelConfig) -> dict[str, tuple[int, ...]]:
@@ -141,8 +161,10 @@ def _fits(scale: tuple[int, ...], matrix: tuple[int, ...]) -> bool:
         count *= size
     if len(matrix) == 2:
         return count in (1, matrix[0])
+    if len(matrix) != 3:
+        return count == 1
     experts, _, outputs = matrix
-    return count == experts * outputs
+    return count in (1, experts, experts * outputs)
 
 
 def _bound(folder: Path) -> float | None:

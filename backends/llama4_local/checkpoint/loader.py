@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING, cast
 import torch
 from torch import Tensor
 
-from llama4_local.checkpoint.fp8 import check_kind, is_fp8, load_fp8
+from llama4_local.checkpoint.fp8 import check_kind, holds_int4, is_quantized, load_fp8
 from llama4_local.checkpoint.network import network_tensors, read_network
 from llama4_local.checkpoint.plain import Progress, load_checkpoint, stored_dtype
 from llama4_local.checkpoint.quantizing import load_quantizing
-from llama4_local.config.formats import DTYPE_BYTES
+from llama4_local.config.formats import DTYPE_BYTES, MOST_STEP_TOKENS
 from llama4_local.model.transformer import Model
 from llama4_local.ops.interface import select_ops
 from llama4_local.ops.kernels.layout import prepare
@@ -109,8 +109,8 @@ def load_weights(
     dtype = dtype or stored_dtype(stored)
     # Laid out while it is read: copying a loaded network into another layout needs its memory twice.
     stacked = select_ops(device, dtype=dtype, head_dim=config.text.head_dim).prepared_weights
-    if is_fp8(stored):
-        check_kind(quantize)
+    if is_quantized(stored):
+        check_kind(quantize, int4=holds_int4(stored))
         return load_fp8(folder, config, dtype=dtype, device=device, stacked=stacked, progress=progress)
     if quantize is None:
         return load_checkpoint(
@@ -134,7 +134,8 @@ def model_of(
     if ops.prepared_weights:
         weights = prepare(weights)
     elif not all(isinstance(leaf, Tensor | ExpertStack) for leaf in weights.leaves()):
-        ops = QuantizedReferenceOps()
+        # Rounding activations buys nothing without the kernels' FP8 products.
+        ops = QuantizedReferenceOps(exact_rows=MOST_STEP_TOKENS)
     elif choice is not None:
         ops = ReferenceOps(choice.products)
     return Model.create(config, cast("Weights", weights), ops)
@@ -152,7 +153,7 @@ def _choice(
     """Time the products of a plain network on a CPU; None where nothing is to be chosen."""
     stored, text = network_tensors(folder, config), config.text
     dtype = dtype or stored_dtype(stored)
-    plain = quantize is None and not is_fp8(stored)
+    plain = quantize is None and not is_quantized(stored)
     if torch.device(device).type != "cpu" or deterministic or not plain:
         return None
     if select_ops(device, dtype=dtype, head_dim=text.head_dim).prepared_weights:

@@ -24,8 +24,9 @@ _DECODER = ("layers", "embed_tokens", "norm")
 # Tables of rotary embeddings, and scales of activations and caches: neither changes a weight.
 _COMPUTED = re.compile(
     r"(^|\.)(rotary_emb|rotary_embedding)\.[a-z_]+$|\.((input|output|[qkv]|kv_cache)_scale|[kqv]_zero_point"
-    r"|input_zero_point|_?amax|(k|v)_bmm_quantizer\.[a-z_]+|(input|output)_quantizer\.[a-z_]+|input_global_scale)$"
+    r"|input_zero_point|_?amax|(k|v)_bmm_quantizer\.[a-z_]+|(input|output)_quantizer\.[a-z_]+|input_global_scale)$|_input_scale$"
 )
+_MODELOPT_SCALE = re.compile(r"(\.experts\.(?:gate_up_proj|down_proj))_weight_scale$")
 
 
 def is_vision(name: str) -> bool:
@@ -43,7 +44,7 @@ def published_name(stored: str, *, multimodal: bool) -> str:
     parts = [part for part in stored.split(".") if part not in _WRAPPERS]
     while len(parts) > 1 and parts[0] in _PREFIXES:
         parts = parts[1:]
-    core = ".".join(parts)
+    core = _MODELOPT_SCALE.sub(r"\1_scale", ".".join(parts))
     if parts[0] in _VISION:
         return core
     prefix = "language_model." if multimodal else ""

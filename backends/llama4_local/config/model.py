@@ -13,8 +13,12 @@ anywhere: whatever a checkpoint says, within reason, is what gets built.
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 from llama4sdk.errors import CheckpointError
+
+if TYPE_CHECKING:
+    from llama4_local.config.formats import MatrixFormat
 
 _LARGEST_SHUFFLE = 1024  # patches along a side of one token; published encoders join 2
 
@@ -171,6 +175,7 @@ class ModelConfig:
         max_tiles: Most tiles that an image is cut into, the overview of the whole not counted.
         dtype: Type of the published weights (`bfloat16`, …), when the config names one.
         fp8: Whether the checkpoint holds matrices in FP8.
+        int4: Whether it holds matrices in int4.
         tied: Whether the embedding is the head too, where the checkpoint holds no head.
 
     Raises:
@@ -186,7 +191,13 @@ class ModelConfig:
     max_tiles: int = 16
     dtype: str | None = None
     fp8: bool = False
+    int4: bool = False
     tied: bool = False
+
+    @property
+    def stored(self) -> MatrixFormat:
+        """The format of the checkpoint's matrices."""
+        return "int4" if self.int4 else "fp8" if self.fp8 else "plain"
 
     def __post_init__(self) -> None:
         problems = config_problems(self.text, self.vision, self.image_token_id)

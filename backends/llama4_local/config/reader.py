@@ -8,6 +8,7 @@ whatever equals its defaults. `auto_map` and other pointers to code are never fo
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -21,6 +22,7 @@ from llama4_local.config.model import (
     VisionConfig,
     config_problems,
 )
+from llama4_local.config.quantization import stored_format
 from llama4sdk.errors import CheckpointError
 
 if TYPE_CHECKING:
@@ -49,6 +51,7 @@ def read_config(folder: str | Path) -> ModelConfig:
         read_json_object(folder / "config.json", limit=CONFIG_LIMIT),
         generation=_optional(folder / "generation_config.json"),
         processor=_processor(folder),
+        modelopt=_optional(folder / "hf_quant_config.json"),
         source=folder,
     )
 
@@ -58,6 +61,7 @@ def parse_config(
     *,
     generation: Mapping[str, object] | None = None,
     processor: Mapping[str, object] | None = None,
+    modelopt: Mapping[str, object] | None = None,
     source: object = "config.json",
 ) -> ModelConfig:
     """Turn the content of `config.json` into a `ModelConfig`.
@@ -66,6 +70,7 @@ def parse_config(
         data: Content of `config.json`, in either form.
         generation: Content of `generation_config.json`.
         processor: Content of the image processor's config.
+        modelopt: Content of ModelOpt's `hf_quant_config.json`.
         source: What errors name.
 
     Raises:
@@ -74,6 +79,7 @@ def parse_config(
     problems: list[str] = []
     top = Fields(data, "", problems)
     _check_kind(top)
+    stored = stored_format(top, Fields(modelopt or {}, "hf_quant_config", problems))
     text_only = "text_config" not in top
     text_fields = top if text_only else top.section("text_config")
     text = _text(text_fields)
@@ -86,25 +92,14 @@ def parse_config(
     tiles = Fields(processor or {}, "processor", problems).whole("max_patches", 16, high=1024)
     stops = read_generation(Fields(generation or {}, "generation_config", problems), top, text_fields)
     dtype = top.text("dtype") or top.text("torch_dtype") or text_fields.text("dtype")
-    fp8 = "quantization_config" in top
     tied = top.flag("tie_word_embeddings", default=False) or text_fields.flag("tie_word_embeddings", default=False)
     if problems:
         raise CheckpointError(source, problems)
+    decoder = ModelConfig(text, generation=stops, dtype=dtype, fp8=stored == "fp8", int4=stored == "int4", tied=tied)
     if vision is None:
-        return ModelConfig(text, generation=stops, dtype=dtype, fp8=fp8, tied=tied)
-    return ModelConfig(text, vision, stops, *image_ids, max_tiles=tiles, dtype=dtype, fp8=fp8, tied=tied)
-
-
-def _says_fp8(quantization: Fields) -> bool:
-    """Whether a `quantization_config` says that matrices are in e4m3 with scales for rows or whole matrices.
-
-    fbgemm's way, or llm-compressor's, whose activations get their scales as they come.
-    """
-    if quantization.text("quant_method") == "fbgemm_fp8":
-        return True
-    return (
-        quantization.text("quant_method") == "compressed-tensors" and quantization.text("format") == "float-quantized"
-    )
+        return decoder
+    begin_and_end = {"image_begin_id": image_ids[1], "image_end_id": image_ids[2]}
+    return replace(decoder, vision=vision, image_token_id=image_ids[0], **begin_and_end, max_tiles=tiles)
 
 
 def _missing_config(folder: Path) -> str:
@@ -129,10 +124,6 @@ def _check_kind(top: Fields) -> None:
     kind = top.text("model_type")
     if kind not in {"llama4", "llama4_text"}:
         top.refuse("model_type", "must be llama4 or llama4_text: this backend runs only Llama 4")
-    if "quantization_config" in top and not _says_fp8(top.section("quantization_config")):
-        top.refuse(
-            "quantization_config", "is of a kind that is not read (FP8 is); use weights in bf16 and quantize='int4'"
-        )
 
 
 def _text(fields: Fields) -> TextConfig:

@@ -176,7 +176,7 @@ def plan(
         cache_dtype=cache_dtype,
         step_tokens=parse_tokens(step_tokens or usual_step_tokens(place), name="step_tokens"),
         reference=place.reference,
-        tensors=stored_tensors(model) if config.fp8 else None,
+        tensors=stored_tensors(model) if config.stored != "plain" else None,
     )
     return make_plan(
         name,

@@ -79,10 +79,11 @@ class Sizing:
         if quantize is not None:
             _check("quantize", quantize, get_args(WeightFormat))
         packing: WeightFormat | None = "int4" if quantize == "int4" else "fp8" if quantize == "fp8" else None
-        if tensors is None and not config.fp8:
+        if tensors is None and config.stored == "plain":
             return cls(config, packing, dtype, cache_dtype, step_tokens, reference)
-        if packing == "int4":
-            raise InvalidRequest("This checkpoint is in FP8 already, and is loaded as it is; leave quantize= out.")
+        if packing not in (None, config.stored):
+            held = "int4" if config.stored == "int4" else "FP8"
+            raise InvalidRequest(f"This checkpoint is in {held} already, and is loaded as it is; leave quantize= out.")
         stored = stored_weight_bytes(tensors, DTYPE_BYTES[dtype]) if tensors else None
         return cls(config, None, dtype, cache_dtype, step_tokens, reference, stored)
 
@@ -91,12 +92,14 @@ class Sizing:
         """How weights are kept."""
         kind = self.quantize or "plain"
         # Checkpoints published in FP8 keep attention in bf16.
+        if self.config.stored == "int4":
+            return Storage("int4", "int4", DTYPE_BYTES[self.dtype])
         return Storage(kind, "fp8" if self.config.fp8 else kind, DTYPE_BYTES[self.dtype])
 
     @property
     def packed(self) -> bool:
         """Whether any matrices are."""
-        return self.quantize is not None or self.stored is not None or self.config.fp8
+        return self.quantize is not None or self.stored is not None or self.config.stored != "plain"
 
     @property
     def cache_itemsize(self) -> int:

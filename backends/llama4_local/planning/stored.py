@@ -1,4 +1,4 @@
-"""Bytes of the weights of a checkpoint that is published in FP8, from what its files' headers say.
+"""Bytes of the weights of a checkpoint that is published quantized, from what its files' headers say.
 
 Publishers differ in what they leave in bf16, so that only the files themselves tell how large such a network is.
 """
@@ -6,9 +6,10 @@ Publishers differ in what they leave in bf16, so that only the files themselves 
 from __future__ import annotations
 
 from collections import Counter
+from math import prod
 from typing import TYPE_CHECKING
 
-from llama4_local.config.formats import FP8_SCALE_BYTES, STORED_E4M3
+from llama4_local.config.formats import FP8_SCALE_BYTES, STORED_BYTES, STORED_E4M3
 from llama4_local.planning.network import WeightBytes
 
 if TYPE_CHECKING:
@@ -29,6 +30,9 @@ _PARTS = (  # the first of these words in a tensor's name says where it belongs
 )
 
 
+_OF_PACKED = ("_scale", "_shape", "_g_idx")
+
+
 def stored_weight_bytes(tensors: Mapping[str, StoredTensor], itemsize: int) -> WeightBytes:
     """Return the bytes that a checkpoint's network takes once it is loaded as it is.
 
@@ -38,7 +42,10 @@ def stored_weight_bytes(tensors: Mapping[str, StoredTensor], itemsize: int) -> W
     """
     parts: Counter[str] = Counter()
     for name, tensor in tensors.items():
-        if not name.endswith("_scale"):
+        if name.endswith("_packed"):
+            scales = tensors.get(name.removesuffix("packed") + "scale")
+            parts[_part(name)] += _int4_bytes(tensor, scales)
+        elif not name.endswith(_OF_PACKED):
             parts[_part(name)] += _bytes(tensor, itemsize)
     names = ("attention", "experts", "shared", "dense", "routers", "embedding", "head", "vision")
     return WeightBytes(**{name: parts[name] for name in names})
@@ -46,6 +53,10 @@ def stored_weight_bytes(tensors: Mapping[str, StoredTensor], itemsize: int) -> W
 
 def _part(name: str) -> str:
     return next((part for word, part in _PARTS if word in name), "dense")
+
+
+def _int4_bytes(packed: StoredTensor, scales: StoredTensor | None) -> int:
+    return 4 * prod(packed.shape) + (STORED_BYTES.get(scales.dtype, 1) * prod(scales.shape) if scales else 0)
 
 
 def _bytes(tensor: StoredTensor, itemsize: int) -> int:

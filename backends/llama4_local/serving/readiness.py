@@ -115,13 +115,13 @@ class _Formats:
 
 def _look_at_tensors(folder: Path, network: Network, options: Options) -> _Formats:
     """Check the headers of a checkpoint's files."""
-    from llama4_local.checkpoint.fp8 import check_fp8, check_kind, is_fp8
+    from llama4_local.checkpoint.fp8 import check_fp8, check_kind, holds_int4, is_quantized
     from llama4_local.checkpoint.plain import check_checkpoint, stored_dtype
 
     config, tensors = network.config, network.tensors
-    narrow = is_fp8(tensors)
+    narrow = is_quantized(tensors)
     if narrow:
-        check_kind(options.quantize)
+        check_kind(options.quantize, int4=holds_int4(tensors))
         check_fp8(folder, config, tensors)
     else:
         check_checkpoint(folder, config)

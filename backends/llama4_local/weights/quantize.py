@@ -61,12 +61,16 @@ def stack(matrices: Iterable[Packed], count: int) -> Packed:
 
 
 def _room_for(matrix: Packed, count: int) -> Packed:
-    values, scales = (part.new_empty((count, *part.shape)) for part in _parts(matrix))
-    return Int4Matrix(values, scales) if isinstance(matrix, Int4Matrix) else Fp8Matrix(values, scales, matrix.bound)
+    values, scales, *order = (part.new_empty((count, *part.shape)) for part in _parts(matrix))
+    if isinstance(matrix, Int4Matrix):
+        return Int4Matrix(values, scales, order[0] if order else None, matrix.ends)
+    return Fp8Matrix(values, scales, matrix.bound)
 
 
-def _parts(matrix: Packed) -> tuple[Tensor, Tensor]:
-    return (matrix.packed if isinstance(matrix, Int4Matrix) else matrix.values), matrix.scales
+def _parts(matrix: Packed) -> tuple[Tensor, ...]:
+    if not isinstance(matrix, Int4Matrix):
+        return matrix.values, matrix.scales
+    return (matrix.packed, matrix.scales) if matrix.order is None else (matrix.packed, matrix.scales, matrix.order)
 
 
 def _pack_layer(layer: LayerTree[Tensor], pack: Pack) -> LayerTree[Matrix]:
@@ -158,10 +162,14 @@ def _pack_rows(rows: Tensor, group: int) -> tuple[Tensor, Tensor]:
     """Return the bytes [rows, in / 2] and the scales [rows, in / group] of fp32 rows."""
     groups = rows.unflatten(-1, (-1, group))
     scales = _best_scales(groups)
-    integers = _integers(groups, scales).add_(8).to(torch.uint8)
-    parts = integers.unflatten(-1, (parts_of(group), -1))
+    return interleaved(_integers(groups, scales).add_(8).to(torch.uint8)), scales[..., 0]
+
+
+def interleaved(groups: Tensor) -> Tensor:
+    """Return integers from 0 to 15, uint8 [rows, groups, group], as the bytes of `Int4Matrix`, [rows, in / 2]."""
+    parts = groups.unflatten(-1, (parts_of(groups.shape[-1]), -1))
     bytes_ = parts[..., ::2, :] | (parts[..., 1::2, :] << 4)  # [rows, groups, bytes of a word, words]
-    return bytes_.transpose(-1, -2).flatten(-3), scales[..., 0]
+    return bytes_.transpose(-1, -2).flatten(-3)
 
 
 def _best_scales(groups: Tensor) -> Tensor:

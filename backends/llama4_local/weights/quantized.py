@@ -29,11 +29,16 @@ class Int4Matrix:
 
     Args:
         packed: [..., out, in / 2], uint8.
-        scales: [..., in / G, out], bf16; may be negative.
+        scales: [..., in / G, out], bf16, or as a published checkpoint has them; may be negative.
+        order: Where groups were formed in another order of the inputs (activation order, Frantar et al., "GPTQ",
+            2022): [..., pieces, in], the input that each stored column belongs to, for each piece of the outputs.
+        ends: The last output of each such piece, plus one.
     """
 
     packed: Tensor
     scales: Tensor
+    order: Tensor | None = None
+    ends: tuple[int, ...] = ()
 
     def __post_init__(self) -> None:
         out, half = self.packed.shape[-2:]
@@ -56,18 +61,21 @@ class Int4Matrix:
     @property
     def nbytes(self) -> int:
         """Bytes it takes."""
-        return self.packed.nbytes + self.scales.nbytes
+        return self.packed.nbytes + self.scales.nbytes + (0 if self.order is None else self.order.nbytes)
 
     def __getitem__(self, index: int) -> Int4Matrix:
-        return Int4Matrix(self.packed[index], self.scales[index])
+        order = None if self.order is None else self.order[index]
+        return Int4Matrix(self.packed[index], self.scales[index], order, self.ends)
 
     def rows(self, start: int, stop: int) -> Int4Matrix:
         """Return some of its outputs, [..., stop - start, in]."""
-        return Int4Matrix(self.packed[..., start:stop, :], self.scales[..., start:stop])
+        ends = tuple(min(max(end, start), stop) - start for end in self.ends)
+        return Int4Matrix(self.packed[..., start:stop, :], self.scales[..., start:stop], self.order, ends)
 
     def to(self, device: str | torch.device) -> Int4Matrix:
         """Return the same matrix on another device."""
-        return Int4Matrix(self.packed.to(device), self.scales.to(device))
+        order = None if self.order is None else self.order.to(device)
+        return Int4Matrix(self.packed.to(device), self.scales.to(device), order, self.ends)
 
     def dequantize(self, dtype: torch.dtype = torch.float32) -> Tensor:
         """Return the matrix, [..., out, in]."""
@@ -77,7 +85,18 @@ class Int4Matrix:
         for part in range(parts):
             groups[..., part, :] = (words >> 4 * part) & 0xF
         scales = self.scales.float().transpose(-1, -2)[..., None]
-        return groups.sub_(8).flatten(-2).mul_(scales).flatten(-2).to(dtype)
+        stored = groups.sub_(8).flatten(-2).mul_(scales).flatten(-2).to(dtype)
+        return stored if self.order is None else self._in_order(stored, self.order)
+
+    def _in_order(self, stored: Tensor, order: Tensor) -> Tensor:
+        """Return columns put back to their inputs."""
+        whole, start = torch.empty_like(stored), 0
+        for piece, end in enumerate(self.ends):
+            own = stored[..., start:end, :]
+            index = order[..., piece, :].long()[..., None, :].expand(own.shape)
+            whole[..., start:end, :].scatter_(-1, index, own)
+            start = max(start, end)
+        return whole
 
 
 def parts_of(group: int) -> int:

@@ -54,6 +54,12 @@ def single_names(fused: str, expert: int) -> list[str]:
     return [f"{prefix}.{expert}.{part}.weight" for part in parts]
 
 
+def single_parts(fused: TensorPart, expert: int) -> TensorParts:
+    """Return one expert's matrices where experts are not fused, each [out, in]."""
+    names, (_, inputs, outputs) = single_names(fused.name, expert), fused.shape
+    return tuple(TensorPart(name, (outputs // len(names), inputs)) for name in names)
+
+
 def matrix_shapes(text: TextConfig) -> list[tuple[int, int]]:
     """Return outputs and inputs of the decoder's matrices, those of which a step reads most first."""
     H, V = text.hidden_size, text.vocab_size

@@ -48,6 +48,8 @@ def _append(experts: Matrix, shared: Matrix) -> Matrix:
     if isinstance(experts, Tensor) and isinstance(shared, Tensor):
         return torch.cat([experts.transpose(1, 2), shared[None]]).transpose(1, 2)
     if isinstance(experts, Int4Matrix) and isinstance(shared, Int4Matrix):
+        if experts.order is not None or shared.order is not None:
+            raise InvalidRequest("The kernels take no activation order (weight_g_idx); serve it with device='cpu'.")
         return Int4Matrix(
             torch.cat([experts.packed, shared.packed[None]]), torch.cat([experts.scales, shared.scales[None]])
         )
