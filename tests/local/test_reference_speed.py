@@ -19,10 +19,10 @@ from llama4_local.checkpoint import loader
 from llama4_local.checkpoint.loader import load_model, load_weights, model_of
 from llama4_local.checkpoint.writer import save_checkpoint
 from llama4_local.ops.batch import Batch, SequenceInput, build_batch
-from llama4_local.ops.reference import attention, products, rows
+from llama4_local.ops.reference import attention, measuring, products, rows
 from llama4_local.ops.reference.attention import paged_attention
 from llama4_local.ops.reference.functions import ReferenceOps
-from llama4_local.ops.reference.measuring import Choice, choose
+from llama4_local.ops.reference.measuring import Choice, choose, is_busy
 from llama4_local.ops.reference.moe import experts
 from llama4_local.ops.reference.products import Form, Layout
 from llama4_local.ops.reference.rows import linear
@@ -174,6 +174,7 @@ def test_a_build_without_onednn_chooses_among_the_rest(monkeypatch: pytest.Monke
         raise RuntimeError("no such operator")
 
     monkeypatch.setattr(products, "_linear_pointwise", absent)
+    monkeypatch.setattr(measuring, "is_busy", idle)
     choice = choose(SHAPES, torch.float32, network=10**6)
     assert {layout for pair in choice.layouts.values() for layout in pair} <= {"rows", "columns"}
     with torch.inference_mode():
@@ -181,7 +182,32 @@ def test_a_build_without_onednn_chooses_among_the_rest(monkeypatch: pytest.Monke
     assert torch.equal(found, torch.full((3, 256), 128.0))
 
 
-def test_without_time_one_shape_is_measured_and_the_others_are_treated_alike():
+def busy(times: object, size: int) -> bool:
+    return True
+
+
+def idle(times: object, size: int) -> bool:
+    return False
+
+
+def test_times_of_a_busy_machine_are_recognized():
+    steady, size = [[1e-4, 1.1e-4, 9.9e-5], [3e-4, 3.1e-4, 3e-4]], 4 << 20
+    assert not is_busy(steady, size)
+    assert is_busy([[1e-4, 8e-3, 8e-3], [4e-3, 3e-4, 8e-3]], size)
+    assert is_busy([[8e-3, 8e-3, 8e-3], [8e-3, 8e-3, 8e-3]], size)
+
+
+def test_a_busy_machine_takes_blocks_unmeasured(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(measuring, "is_busy", busy)
+    choice = choose(SHAPES, torch.float32, network=10**6)
+    assert choice == Choice(dict.fromkeys(SHAPES, ("blocks", "blocks")))
+    with torch.inference_mode():
+        found = choice.products.linear(torch.ones(3, 128), products.laid_out(torch.ones(256, 128), "blocks"))
+    assert torch.equal(found, torch.full((3, 256), 128.0))
+
+
+def test_without_time_one_shape_is_measured_and_the_others_are_treated_alike(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(measuring, "is_busy", idle)
     choice = choose(SHAPES, torch.float32, network=10**6, patience=0)
     assert set(choice.layouts) == set(SHAPES)
 

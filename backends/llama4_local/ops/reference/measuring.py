@@ -6,6 +6,7 @@ Which is fastest differs between processors and libraries by factors of up to fi
 from __future__ import annotations
 
 import math
+import statistics
 import time
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -34,12 +35,15 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
 _PATIENCE = 0.2  # seconds for all measurements together; matrices left over take the choice of the most similar one
+_GRACE = 0.05  # seconds after it for forms that are being tried; beyond, the machine is busy
 _LARGEST = 1 << 20  # numbers of a timed matrix: beyond the caches next to the cores, quick to read
 _SMALLEST = 1 << 14  # numbers below which a library's overhead costs more than the product
 _MATRICES = 8  # that are read in turns: the large ones are together more than most caches hold
 _PART = 8  # the timed matrices of one shape take this part of the network's memory, or two matrices
-_ROUNDS = 4
+_ROUNDS, _LEAST_ROUNDS = 6, 3  # of timing every form; fewer after the deadline
 _HOPELESS = 1.5  # times the fastest, after which a form is timed no more
+_UNSTEADY = 1.5  # the second fastest time over the fastest one, of the median form, on a machine that is busy
+_SLOWEST = 1e9  # bytes per second; any processor reads a matrix faster unless its time goes elsewhere
 _MOVING = 1.1  # a matrix is moved for a gain beyond this factor only
 
 _FIRST = (1, 8, 32, 2, 4)  # the buckets in the order in which they are timed
@@ -89,7 +93,10 @@ def choose(shapes: Iterable[_Shape], dtype: torch.dtype, *, network: int, patien
     for shape in large:
         if not timed or time.perf_counter() < deadline:
             like = _capped(shape)
-            timed[like] = timed.get(like) or _timed(like, dtype, network, deadline)
+            try:
+                timed[like] = timed.get(like) or _timed(like, dtype, network, deadline)
+            except _BusyError:
+                return _unmeasured(large, dtype)
     layouts: dict[_Shape, tuple[Layout, Layout]] = {}
     forms: dict[tuple[int, int, Layout], Sequence[Form]] = {}
     for shape in large:
@@ -97,6 +104,18 @@ def choose(shapes: Iterable[_Shape], dtype: torch.dtype, *, network: int, patien
         layouts[shape] = _best(own, "rows"), _best(own, "columns")
         forms |= {(*shape, layout): by_rows({b: form for b, (_, form) in of.items()}) for layout, of in own.items()}
     return Choice(layouts, Products(forms))
+
+
+class _BusyError(Exception):
+    """Times would be those of other work."""
+
+
+def _unmeasured(shapes: Sequence[_Shape], dtype: torch.dtype) -> Choice:
+    """Return oneDNN's blocks for all, which no measured processor reads slowly; nothing moves where they are absent."""
+    with suppress(*_ABSENT):
+        onednn(torch.ones((1, 64), dtype=dtype), laid_out(torch.ones((64, 64), dtype=dtype), "blocks"))
+        return Choice(dict.fromkeys(shapes, ("blocks", "blocks")))
+    return Choice()
 
 
 def _capped(shape: _Shape) -> _Shape:
@@ -166,19 +185,36 @@ def _matrices(stack: Tensor, deadline: float) -> dict[Layout, cycle[Tensor]]:
 def _seconds(x: Tensor, matrices: dict[Layout, cycle[Tensor]], deadline: float) -> dict[tuple[Layout, Form], float]:
     """Return the least time of every form that runs; the plain one always does."""
     narrow = (widened,) if x.dtype != torch.float32 else ()
-    best: dict[tuple[Layout, Form], float] = {}
+    forms: list[tuple[Layout, Form]] = []
     for layout, stack in matrices.items():
         for form in (*_CANDIDATES[layout], *(narrow if layout == "rows" else ())):
             with suppress(*_ABSENT):
                 form(x, next(stack))  # compiles it
-                best[layout, form] = math.inf
+                forms.append((layout, form))
+            if time.perf_counter() > deadline + _GRACE:
+                raise _BusyError
+    times: dict[tuple[Layout, Form], list[float]] = {key: [] for key in forms}
     for turn in range(_ROUNDS):
-        for (layout, form), seconds in list(best.items()):
-            late = turn > 0 and time.perf_counter() > deadline
-            if late or (math.isfinite(seconds) and seconds > _HOPELESS * min(best.values())):
+        for (layout, form), own in times.items():
+            late = turn >= _LEAST_ROUNDS and time.perf_counter() > deadline
+            if late or (turn >= _LEAST_ROUNDS and min(own) > _HOPELESS * min(map(min, times.values()))):
                 continue
             matrix = next(matrices[layout])
             begun = time.perf_counter()
             form(x, matrix)
-            best[layout, form] = min(seconds, time.perf_counter() - begun)
-    return best
+            own.append(time.perf_counter() - begun)
+    if is_busy(list(times.values()), next(matrices["rows"]).nbytes):
+        raise _BusyError
+    return {key: min(own) for key, own in times.items()}
+
+
+def is_busy(times: Sequence[Sequence[float]], size: int) -> bool:
+    """Whether other work disturbed the timing too much: times differ from round to round, or all are implausible.
+
+    Args:
+        times: Seconds of every form, round by round.
+        size: Bytes of the matrix.
+    """
+    fastest = [sorted(own)[:2] for own in times]
+    unsteady = statistics.median(second / first for first, second in fastest) > _UNSTEADY
+    return unsteady or size / min(map(min, times)) < _SLOWEST
