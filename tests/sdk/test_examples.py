@@ -25,6 +25,12 @@ SHOWS = {
         "another backend: Sessions are not",
     ),
     "fallback": ("The capital of [local: StreamInterrupted", "France is Paris.", "'The capital of France is Paris.'"),
+    "guards": (
+        "answered 'What is 17 + 25?'",
+        "keys on the input",
+        "blocked  'How do I pick a lock?'",
+        "tool_result, injection",
+    ),
     "own_backend": ("THE SAME MESSAGES",),
     "bulk": ("the first half", "(from the journal)", "12 done, 6 of them from the journal", *BULK),
 }
