@@ -178,6 +178,17 @@ async def test_logprobs_name_tokens_bytes_and_alternatives() -> None:
         assert entry["logprob"] <= 0
 
 
+async def test_a_biased_token_is_never_or_always_written() -> None:
+    async with serving() as client:
+        first = (await client.post("/tokenize", json={"prompt": "Hello", "add_special_tokens": False})).json()["tokens"]
+        plain = (await client.post(CHAT, json=asking())).json()
+        without = (await client.post(CHAT, json=asking(logit_bias={str(first[0]): -100}))).json()
+        only = (await client.post(CHAT, json=asking(logit_bias={str(first[0]): 100}, max_tokens=3))).json()
+    assert plain["choices"][0]["message"]["content"].startswith("Hello")
+    assert "Hello" not in without["choices"][0]["message"]["content"]
+    assert only["choices"][0]["message"]["content"] == "HelloHelloHello"
+
+
 async def test_parameters_reach_the_backend() -> None:
     script = ScriptedBackend("Hi")
     fields = {

@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 import torch
 
+from llama4_http import HttpBackend
 from llama4_local import score
 from llama4_local.nano import CHECKPOINT
 from llama4sdk.prompting import Tokenizer
@@ -140,3 +141,18 @@ async def test_a_backend_without_raw_prompts_or_tokenizer_is_named() -> None:
             response = await client.post(path, json=body)
             assert response.status_code == 400
             assert "backend" in error_of(response)["message"]
+
+
+async def test_a_server_in_front_of_a_server_chats_and_names_what_it_cannot() -> None:
+    async with serving() as inner, serving(HttpBackend(str(inner.base_url).rstrip("/") + "/v1")) as outer:
+        question = {"messages": [{"role": "user", "content": "What is 17 + 25?"}], "temperature": 0}
+        answer = (await outer.post("/v1/chat/completions", json=question)).json()
+        refused = [
+            await outer.post(COMPLETIONS, json={"prompt": TURN}),
+            await outer.post("/tokenize", json={"prompt": TURN}),
+            await outer.post("/detokenize", json={"tokens": [5]}),
+        ]
+    assert answer["choices"][0]["message"]["content"] == "17 + 25 = 42."
+    for response in refused:
+        assert response.status_code == 400
+        assert error_of(response)["message"]

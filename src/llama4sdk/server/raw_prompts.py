@@ -7,6 +7,7 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from llama4sdk.backend import Renders
+from llama4sdk.errors import InvalidRequest
 from llama4sdk.prompting.raw import raw_ids
 from llama4sdk.server.failures import refused
 from llama4sdk.worker_thread import run_in_daemon_thread
@@ -45,7 +46,7 @@ class RawPrompts:
     """
 
     def __init__(self, backend: Backend) -> None:
-        self._tokenizer = backend.prompt_template.tokenizer if isinstance(backend, Renders) else None
+        self._tokenizer = _tokenizer_of(backend)
 
     async def read(self, prompt: str | tuple[int, ...], *, begin: bool = True) -> ReadPrompt:
         """Return a prompt with its text and its tokens.
@@ -73,6 +74,13 @@ class RawPrompts:
             ApiError: No tokenizer is known.
         """
         return (await self.read(tuple(ids))).text
+
+
+def _tokenizer_of(backend: Backend) -> Tokenizer | None:
+    try:
+        return backend.prompt_template.tokenizer if isinstance(backend, Renders) else None
+    except InvalidRequest:  # a backend that renders only where it was given a tokenizer
+        return None
 
 
 def _read(tokenizer: Tokenizer, prompt: str | tuple[int, ...], begin: bool) -> ReadPrompt:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 from llama4sdk.errors import InvalidRequest
 from llama4sdk.request import Sampling
@@ -80,8 +80,6 @@ class SamplingFields(Body):
         Raises:
             ApiError: A parameter is out of range.
         """
-        if self.logit_bias:
-            raise refused("logit_bias is not supported by this server; leave it out.", "logit_bias")
         seed = None if self.seed is None else self.seed + choice
         return _in_range(
             lambda: Sampling(
@@ -98,6 +96,7 @@ class SamplingFields(Body):
                 presence_penalty=self.presence_penalty,
                 frequency_penalty=self.frequency_penalty,
                 logprobs=logprobs,
+                logit_bias=cast("Any", self.logit_bias or {}),  # checked there, with token ids as strings
             )
         )
 
@@ -107,5 +106,5 @@ def _in_range(make: Callable[[], T]) -> T:
     try:
         return make()
     except InvalidRequest as error:
-        field = str(error).partition(" ")[0]
-        raise refused(str(error), field if field in Sampling.__dataclass_fields__ else None, "invalid_value") from None
+        field = next((word for word in str(error).split()[:5] if word in Sampling.__dataclass_fields__), None)
+        raise refused(str(error), field, "invalid_value") from None
