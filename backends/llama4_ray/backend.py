@@ -43,7 +43,7 @@ _OWN = (
     "resume",
     "tokenizer",
 )
-_WATCH = 0.25  # seconds from one look at the replicas to the next
+_WATCH = 1.0  # seconds from one look at the replicas to the next
 _CONNECTIONS = 1000  # requests under way at one replica
 
 
@@ -215,7 +215,7 @@ class RayBackend:
                     try:
                         await self._tend(scaler)
                     except LlamaError:
-                        await anyio.sleep(_WATCH * 20)  # no replica can be placed now; those that run go on
+                        await anyio.sleep(_WATCH * 5)  # no replica can be placed now; those that run go on
         finally:
             watched.set()
 

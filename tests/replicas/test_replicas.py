@@ -90,6 +90,7 @@ def test_replicas_follow_the_queue_at_once_and_go_when_they_were_idle_for_a_whil
     assert scaler.target(4, 12, 10) == 4
     assert scaler.target(4, 12, 33) == 3
     assert scaler.target(3, 12, 34) == 2
+    assert scaler.target(2, 12, 36) == 2
     assert scaler.target(2, 0, 40) == 2
-    assert scaler.target(2, 0, 90) == 1
+    assert scaler.target(2, 0, 66) == 1
     assert scaler.target(1, 0, 900) == 1
