@@ -37,7 +37,7 @@ _LIMITS: Mapping[str, tuple[str, ...]] = {
     "string": ("minLength", "maxLength", "pattern", "format"),
     "integer": ("minimum", "maximum", "exclusiveMinimum", "exclusiveMaximum", "multipleOf"),
     "number": ("minimum", "maximum", "exclusiveMinimum", "exclusiveMaximum", "multipleOf"),
-    "array": ("prefixItems", "minItems", "maxItems", "contains"),
+    "array": ("prefixItems", "contains"),
 }
 _COMBINING: Final = frozenset({"$ref", "anyOf", "oneOf", "allOf", "not", "if"})
 _CHOOSING: Final = frozenset({"enum", "const"})
@@ -45,7 +45,7 @@ _CONSTRAINING: Final = (
     _COMBINING
     | _CHOOSING
     | {"type", "properties", "required", "additionalProperties", "items", "dependentRequired"}
-    | {"uniqueItems", "propertyNames", "patternProperties", "minProperties", "maxProperties"}
+    | {"minItems", "maxItems", "uniqueItems", "propertyNames", "patternProperties", "minProperties", "maxProperties"}
     | {key for keys in _LIMITS.values() for key in keys}
 )
 
@@ -196,17 +196,25 @@ class Values:
             case "number":
                 return _NUMBER
             case "array":
-                return self._array(node.get("items", True))
+                return self._array(node)
             case "object":
                 return self._object(node)
             case _:
                 return self._leaf({"type": kind})
 
-    def _array(self, items: object) -> str:
-        if items is False:
+    def _array(self, node: Mapping[str, Any]) -> str:
+        high = node.get("maxItems")
+        low, high = int(node.get("minItems", 0)), None if high is None else int(high)
+        if high is not None and high < low:
+            raise InvalidRequest(f"A schema asks for at least {low} items and at most {high}.")
+        if max(low, high or 0) > _MAX_FIELDS:
+            return self._leaf({**node, "type": "array"})
+        items = node.get("items", True)
+        if items is False or high == 0:
+            if low:
+                raise InvalidRequest(f"A schema asks for at least {low} items and allows none.")
             return '"[]"'
-        item = self.value(items)
-        return f'"[" ({item} (", " {item})*)? "]"'
+        return f'"[" {_repeated(self.value(items), low, high)} "]"'
 
     def _object(self, node: Mapping[str, Any]) -> str:
         if not (node.get("properties") or node.get("required")):
@@ -247,9 +255,7 @@ class Values:
                 raise InvalidRequest(f"A schema asks for at least {low} fields and allows none.")
             return '"{}"'
         field = f'{self._name(node.get("propertyNames", {}))} ": " {self.value(others)}'
-        least, most = max(low - 1, 0), "" if high is None else high - 1
-        some = field if most == 0 else f'{field} (", " {field}){{{least},{most}}}'
-        return f'"{{" {some} "}}"' if low else f'"{{" ({some})? "}}"'
+        return f'"{{" {_repeated(field, low, high)} "}}"'
 
     def _counted(self, items: Sequence[tuple[str, bool]], low: int, high: int) -> str:
         """Return the rule of `low` to `high` of the items in their order; of each, whether it must be there.
@@ -321,6 +327,13 @@ class Values:
 def quoted(text: str) -> str:
     """Return a text in double quotes, as JSON, Python and Lark write it."""
     return json.dumps(text, ensure_ascii=False)
+
+
+def _repeated(item: str, low: int, high: int | None) -> str:
+    """Return the rule of `low` to `high` items, of which there may be at least one, separated by commas."""
+    least, most = max(low - 1, 0), "" if high is None else high - 1
+    some = item if most == 0 else f'{item} (", " {item}){{{least},{most}}}'
+    return some if low else f"({some})?"
 
 
 def _kind(node: Mapping[str, Any]) -> str:
