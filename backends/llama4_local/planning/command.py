@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import argparse
+import shutil
+import subprocess
 import sys
 from typing import TYPE_CHECKING
 
+from llama4_local.planning.host import available_memory
+from llama4_local.planning.machines import MACHINES
 from llama4_local.planning.planner import plan
 from llama4sdk.errors import BackendMissing, LlamaError
 
@@ -20,6 +24,8 @@ FITS, FITS_NOT, REFUSED = 0, 1, 2  # exit statuses
 def main(arguments: Sequence[str] | None = None) -> int:
     """Print a plan and return the exit status: 0 where it fits, 1 where it does not, 2 for what makes no sense."""
     options = _parser().parse_args(arguments)
+    if options.machine == "this":
+        options.machine, options.memory = this_machine(options.memory)
     try:
         console = _console()
         result = plan(
@@ -43,6 +49,30 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return FITS if result.fits else FITS_NOT
 
 
+def this_machine(memory: str | None = None) -> tuple[str, str | None]:
+    """Return the name and memory of this machine for a plan: its GPU where one of the known ones is there, else `cpu`.
+
+    Args:
+        memory: The memory that was asked for; None for the machine's.
+    """
+    name = _gpu_name().lower().replace(" ", "-")
+    for known in sorted(MACHINES, key=len, reverse=True):
+        if known != "cpu" and known in name:
+            return known, memory
+    return "cpu", memory or f"{available_memory() // 10**6}MB"
+
+
+def _gpu_name() -> str:
+    command = shutil.which("nvidia-smi")
+    if command is None:
+        return ""
+    asked = [command, "--query-gpu=name", "--format=csv,noheader"]
+    try:
+        return subprocess.run(asked, capture_output=True, text=True, timeout=20, check=False).stdout
+    except (OSError, subprocess.TimeoutExpired):
+        return ""
+
+
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="python -m llama4_local.plan",
@@ -63,7 +93,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--dtype", choices=("auto", "bfloat16", "float16", "float32"), default="auto", help="type of plain weights"
     )
-    parser.add_argument("--machine", default="h200", help="h200 (default), h100, a100-80gb, rtx-4090, …, cpu")
+    parser.add_argument("--machine", default="h200", help="h200 (default), h100, a100-80gb, …, cpu, this")
     parser.add_argument("--bandwidth", help="of its memory, as in 4.3TB/s; default: the machine's")
     parser.add_argument("--step-tokens", type=int, help="most tokens in a step; default: what the engine takes there")
     return parser

@@ -1,0 +1,152 @@
+"""The commands and their arguments; each command's work lies in a module of its own, loaded when it runs."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Annotated, Any, Optional
+
+import typer
+
+from llama4sdk.environment import backend_named, option_in
+from llama4sdk.errors import LlamaError
+
+app = typer.Typer(
+    name="llama4",
+    help="Llama 4 on the command line: in this process, or behind a server.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+
+# typer reads these when the commands are declared.
+Target = Annotated[
+    Optional[str],  # noqa: UP045 - evaluated by typer
+    typer.Argument(help="local, local:/models/scout, http://127.0.0.1:8000/v1; left out: LLAMA4_BACKEND, else nano."),
+]
+Option = Annotated[
+    Optional[list[str]],  # noqa: UP045 - evaluated by typer
+    typer.Option("--option", "-o", help="An option of the backend, as in -o quantize=int4; may be repeated."),
+]
+Model = Annotated[Optional[str], typer.Option(help="The model's name on a server.")]  # noqa: UP045
+_REFUSED = 2  # exit status: what was asked for cannot be done
+
+
+def main() -> None:
+    """Run the command; an error of the SDK ends it in words, with status 2."""
+    try:
+        app()
+    except LlamaError as error:
+        sys.stderr.write(f"llama4: {error}\n")
+        sys.exit(_REFUSED)
+    except BrokenPipeError:
+        sys.exit(1)
+
+
+def target_of(backend: str | None, option: list[str] | None, model: str | None) -> tuple[str, dict[str, Any]]:
+    """Return the backend's name and options, those of the environment where no backend is named."""
+    name, named = backend_named() if backend is None else (backend, {})
+    given = dict(option_in(each) for each in option or [])
+    return name, {**named, **given, **({"model": model} if model else {})}
+
+
+@app.command()
+def chat(
+    backend: Target = None,
+    image: Annotated[Optional[list[Path]], typer.Option(help="An image for the first message.")] = None,  # noqa: UP045
+    system: Annotated[str, typer.Option(help="The system message.")] = "",
+    prompt: Annotated[str, typer.Option("--prompt", "-p", help="Ask this, print the answer, and end.")] = "",
+    model: Model = None,
+    option: Option = None,
+) -> None:
+    """Chat with a model; Ctrl-C stops an answer, Ctrl-D ends."""
+    from llama4sdk.command.chat import chat_with
+
+    name, options = target_of(backend, option, model)
+    raise typer.Exit(chat_with(name, options, images=image or [], system=system, prompt=prompt))
+
+
+@app.command()
+def serve(
+    backend: Target = None,
+    host: Annotated[str, typer.Option(help="The address to listen on.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(help="The port; 0 for a free one.")] = 8000,
+    api_key: Annotated[
+        Optional[list[str]],  # noqa: UP045
+        typer.Option(envvar="LLAMA4_SERVER_KEYS", help="A key that clients must send; may be repeated."),
+    ] = None,
+    chat_page: Annotated[bool, typer.Option("--chat", help="Serve a chat page at /.")] = False,
+    model: Model = None,
+    option: Option = None,
+) -> None:
+    """Serve a backend with OpenAI's API, until Ctrl-C."""
+    from llama4sdk.server import serve as run_server
+
+    name, options = target_of(backend, option, model)
+    run_server(
+        name,
+        host=host,
+        port=port,
+        backend_options=options,
+        announce=lambda url: typer.echo(f"Serving {name} at {url}/v1{f', chat at {url}/' if chat_page else ''}"),
+        api_keys=api_key or (),
+        chat_page=chat_page,
+    )
+
+
+@app.command(context_settings={"allow_extra_args": True, "ignore_unknown_options": True, "help_option_names": []})
+def plan(context: typer.Context) -> None:
+    """Show what a model takes in memory, whether it fits, and how fast it can be; on this machine by default."""
+    from llama4sdk.command.plugins import command_of
+
+    given = context.args
+    named = any(each.startswith(("--machine", "--memory")) for each in given)
+    raise typer.Exit(command_of("plan")(given if named or "--help" in given else [*given, "--machine", "this"]))
+
+
+@app.command()
+def pack(
+    checkpoint: Annotated[Path, typer.Argument(help="A checkpoint folder.")],
+    quantize: Annotated[str, typer.Option(help="int4 or fp8.")] = "int4",
+) -> None:
+    """Quantize a checkpoint once and keep the packed form beside it, for every later start."""
+    from llama4sdk.command.pack import pack_checkpoint
+
+    pack_checkpoint(checkpoint, quantize)
+
+
+@app.command()
+def pull(
+    model: Annotated[str, typer.Argument(help="scout, maverick, guard-4, or a repository's name.")],
+    to: Annotated[Optional[Path], typer.Option(help="The folder; left out: the hub's cache.")] = None,  # noqa: UP045
+    revision: Annotated[Optional[str], typer.Option(help="A branch, tag or commit.")] = None,  # noqa: UP045
+) -> None:
+    """Download a checkpoint from the Hugging Face hub."""
+    from llama4sdk.command.pull import pull_checkpoint
+
+    typer.echo(pull_checkpoint(model, to, revision))
+
+
+@app.command()
+def doctor(backend: Target = None, model: Model = None, option: Option = None) -> None:
+    """Try out what a backend obeys; status 1 where an answer, a stream, a limit or a cancellation fails."""
+    from llama4sdk.command.doctor import examine
+
+    name, options = target_of(backend, option, model)
+    raise typer.Exit(examine(name, options))
+
+
+@app.command()
+def bench(
+    backend: Target = None,
+    concurrency: Annotated[str, typer.Option(help="Streams at once, as in 1,8.")] = "1,8",
+    tokens: Annotated[int, typer.Option(help="Most tokens of an answer.")] = 64,
+    prompt: Annotated[str, typer.Option(help="The question of every stream.")] = "Tell me about yourself.",
+    model: Model = None,
+    option: Option = None,
+) -> None:
+    """Measure the time to the first token and tokens per second."""
+    from llama4sdk.command.bench import measure
+
+    name, options = target_of(backend, option, model)
+    measure(name, options, concurrency=concurrency, tokens=tokens, prompt=prompt)

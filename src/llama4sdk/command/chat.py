@@ -1,0 +1,144 @@
+"""`llama4 chat`: a dialog on the terminal, or one line of input for each question."""
+
+from __future__ import annotations
+
+import json
+import sys
+from contextlib import suppress
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from rich.console import Console
+
+from llama4sdk.errors import LlamaError
+from llama4sdk.messages import Image, Message, SystemMessage, UserMessage
+from llama4sdk.sync import Llama4
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from llama4sdk.backend import Backend
+
+_HELP = "/image FILE   /system TEXT   /save FILE   /new   /quit; Ctrl-C stops an answer, Ctrl-D ends"
+
+
+def chat_with(
+    name: str | Backend, options: dict[str, Any], *, images: Sequence[Path] = (), system: str = "", prompt: str = ""
+) -> int:
+    """Hold a dialog and return the exit status.
+
+    Args:
+        name: The backend.
+        options: Its options.
+        images: Images of the first message.
+        system: The system message.
+        prompt: The only question; without it, questions are read from the input.
+    """
+    console = Console(highlight=False, soft_wrap=True)
+    with Llama4(name, **options) as llama:
+        dialog = Dialog(llama, console, system)
+        for path in images:
+            dialog.add_image(path)
+        if prompt:
+            return 0 if dialog.ask(prompt) else 1
+        if sys.stdin.isatty():
+            console.print(f"{llama.capabilities.model or llama.capabilities.name}   {_HELP}", style="dim", markup=False)
+        while (line := _line(console)) is not None:
+            if line.strip() and not dialog.take(line.strip()):
+                break
+    return 1 if dialog.failed and not sys.stdin.isatty() else 0
+
+
+def _line(console: Console) -> str | None:
+    """Return the next line of the input, None at its end."""
+    try:
+        return console.input("[bold]you[/]   " if sys.stdin.isatty() else "")
+    except EOFError:
+        return None
+    except KeyboardInterrupt:
+        console.print()
+        return ""
+
+
+class Dialog:
+    """A dialog: what was said, and the images for the next question.
+
+    Args:
+        llama: The client.
+        console: Where answers are written.
+        system: The system message; empty for none.
+    """
+
+    def __init__(self, llama: Llama4, console: Console, system: str = "") -> None:
+        self._llama = llama
+        self._console = console
+        self._system = system
+        self._said: list[Message] = []
+        self._images: list[Image] = []
+        self.failed = False
+        """Whether a question was not answered."""
+
+    def take(self, line: str) -> bool:
+        """Carry out a line of input; return False where it ends the dialog."""
+        word, _, rest = line.partition(" ")
+        match word:
+            case "/quit" | "/exit":
+                return False
+            case "/image" if rest:
+                self.add_image(Path(rest.strip().strip("'\"")))
+            case "/system":
+                self._system, self._said = rest.strip(), []
+            case "/new":
+                self._said, self._images = [], []
+            case "/save" if rest:
+                self._save(Path(rest.strip()).expanduser())
+            case _ if word.startswith("/"):
+                self._note(_HELP)
+            case _:
+                self.ask(line)
+        return True
+
+    def add_image(self, path: Path) -> None:
+        """Put an image before the next question."""
+        if path.expanduser().is_file():
+            self._images.append(Image(path.expanduser()))
+        else:
+            self._note(f"There is no file {path}.", "red")
+
+    def ask(self, question: str) -> bool:
+        """Ask and write the answer as it comes; return whether it came. Ctrl-C stops it."""
+        message = UserMessage([*self._images, question] if self._images else question)
+        system = [SystemMessage(self._system)] if self._system else []
+        try:
+            with self._llama.stream([*system, *self._said, message]) as stream:
+                try:
+                    for text in stream.text():
+                        self._console.print(text, end="", markup=False)
+                except KeyboardInterrupt:
+                    stream.cancel()
+                reply = stream.snapshot
+        except KeyboardInterrupt:
+            return False
+        except LlamaError as error:
+            self.failed = True
+            self._note(f"\n{type(error).__name__}: {error}", "red")
+            return False
+        self._console.print()
+        self._images = []
+        if reply.text:
+            self._said += [message, reply.message]
+        if sys.stdin.isatty() and reply.timing and reply.timing.tokens_per_second:
+            speed = f"{reply.timing.first_token or 0:.2f} s to the first, {reply.timing.tokens_per_second:.0f} tokens/s"
+            self._note(f"{reply.usage.completion_tokens} tokens, {speed}, {reply.finish_reason or 'stopped'}")
+        return True
+
+    def _save(self, path: Path) -> None:
+        dialog = [{"role": message.role, "content": message.text} for message in self._said]
+        try:
+            path.write_text(json.dumps(dialog, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+        except OSError as error:
+            self._note(f"It could not be saved: {error.strerror}.", "red")
+
+    def _note(self, text: str, style: str = "dim") -> None:
+        with suppress(BrokenPipeError):
+            self._console.print(text, style=style, markup=False)

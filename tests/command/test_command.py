@@ -1,0 +1,107 @@
+"""The command `llama4`, against scripted backends and nano."""
+
+from __future__ import annotations
+
+import io
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from PIL import Image as Pillow
+
+from llama4sdk import InvalidRequest, Overloaded
+from llama4sdk.command import app
+from llama4sdk.command.bench import measure
+from llama4sdk.command.chat import chat_with
+from llama4sdk.command.doctor import examine
+from llama4sdk.command.pull import pull_checkpoint
+from llama4sdk.errors import Rejected
+from llama4sdk.testing import ScriptedBackend
+
+
+def llama4(*arguments: str, given: str = "") -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "llama4sdk", *arguments]
+    return subprocess.run(command, input=given, capture_output=True, text=True, timeout=300, check=False)
+
+
+def test_nano_answers_each_line_of_the_input() -> None:
+    done = llama4("chat", "local", given="What is 17 + 25?\n\nHello!\n")
+    assert done.returncode == 0, done.stderr
+    assert "42" in done.stdout.splitlines()[0]
+    assert done.stdout.splitlines()[1].startswith("Hello")
+
+
+def test_an_unknown_backend_ends_in_words() -> None:
+    done = llama4("chat", "nonsense", "-p", "Hello!")
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr.startswith("llama4: No backend named 'nonsense'")
+    assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize("name", ["chat", "serve", "pack", "pull", "doctor", "bench"])
+def test_every_command_has_help(name: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "argv", ["llama4", name, "--help"])
+    with pytest.raises(SystemExit) as ended:
+        app.main()
+    assert ended.value.code == 0
+    assert "Usage" in capsys.readouterr().out
+
+
+def test_options_of_the_call_go_before_those_of_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("LLAMA4_OPTIONS", "context=64,memory=1GB")
+    assert app.target_of(None, ["context=32"], None) == ("local", {"context": 32, "memory": "1GB"})
+    assert app.target_of("http://h/v1", ["api-key=x"], "m") == ("http://h/v1", {"api_key": "x", "model": "m"})
+    with pytest.raises(InvalidRequest, match="name=value"):
+        app.target_of("local", ["context"], None)
+
+
+def test_a_dialog_keeps_what_was_said(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    Pillow.new("RGB", (4, 4)).save(tmp_path / "a.png")
+    backend = ScriptedBackend("[bold]one[/]", "two")
+    lines = [f"/image {tmp_path / 'a.png'}", "first", "second", f"/save {tmp_path / 'said.json'}", "/nonsense", "/quit"]
+    monkeypatch.setattr(sys, "stdin", io.StringIO("\n".join(lines)))
+    assert chat_with(backend, {}, system="Be brief.") == 0
+    assert capsys.readouterr().out.startswith("[bold]one[/]\ntwo\n")
+    first, second = backend.requests
+    assert [message.role for message in first.messages] == ["system", "user"]
+    assert (len(first.messages[-1].images), len(second.messages[-1].images)) == (1, 0)
+    said = json.loads((tmp_path / "said.json").read_text())
+    assert [each["content"] for each in said] == ["first", "[bold]one[/]", "second", "two"]
+
+
+def test_a_question_that_fails_is_no_part_of_the_dialog(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    backend = ScriptedBackend([Overloaded("Too busy.")], "fine")
+    monkeypatch.setattr(sys, "stdin", io.StringIO("one\ntwo\n"))
+    assert chat_with(backend, {}) == 1
+    assert "Overloaded: Too busy." in capsys.readouterr().out
+    assert [message.text for message in backend.requests[-1].messages] == ["two"]
+
+
+def test_the_doctor_fails_where_a_limit_is_not_kept(capsys: pytest.CaptureFixture[str]) -> None:
+    assert examine(ScriptedBackend("one two three four"), {}) == 0
+    shown = capsys.readouterr().out
+    assert "max_tokens" in shown
+    assert "unknown" in shown
+    assert examine(ScriptedBackend([Overloaded("Too [busy].")]), {}) == 1
+    assert "failed" in capsys.readouterr().out
+
+
+def test_bench_asks_as_often_as_it_is_told() -> None:
+    backend = ScriptedBackend("one two three")
+    measure(backend, {}, concurrency="1,3", tokens=2, prompt="a")
+    assert len(backend.requests) == 1 + 1 + 3
+    assert backend.requests[-1].sampling.max_tokens == 2
+    with pytest.raises(InvalidRequest, match="concurrency"):
+        measure(backend, {}, concurrency="1,x", tokens=2, prompt="a")
+
+
+def test_a_checkpoint_that_is_not_there_is_refused_in_words(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    with pytest.raises(Rejected, match="no/such name"):
+        pull_checkpoint("no/such name", tmp_path)
