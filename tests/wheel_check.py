@@ -51,7 +51,10 @@ def chat_from(wheel: Path, folder: Path) -> int:
     python = folder / "bin" / "python"
     install = [python, "-m", "pip", "install", "--quiet", "--constraint", ROOT / "constraints.txt", f"{wheel}[local]"]
     subprocess.run(install, check=True)
-    return subprocess.run([python, "-c", CHAT], cwd=folder, check=False).returncode
+    subprocess.run([python, "-c", CHAT], cwd=folder, check=True)
+    command = [folder / "bin" / "llama4", "chat", "--prompt", "What is 17 + 25?"]
+    said = subprocess.run(command, cwd=folder, stdout=subprocess.PIPE, text=True, check=True).stdout
+    return 0 if "42" in said else 1
 
 
 def main(folder: str) -> int:
