@@ -86,6 +86,9 @@ class LocalBackend:
             bring bounds of its own. A JPEG of more than 50 million pixels that they allow is decoded at reduced size.
         own_template: Whether prompts are rendered with the checkpoint's own chat template, in a sandbox, rather than in
             the reference's form; so it must be for Llama Guard.
+        tensor_parallel: Ranks, each a process with its share of every matrix and of the cache; rank 0 is this process.
+            It has to divide the key/value heads and the widths of feed-forwards. On CPUs only; see
+            `docs/tensor_parallel.md`.
         prompt_template: How to render prompts instead of what the checkpoint's tokenizer says.
 
     Raises:
@@ -114,6 +117,7 @@ class LocalBackend:
         progress: bool | None = None,
         own_template: bool = False,
         image_limits: ImageLimits = DEFAULT_LIMITS,
+        tensor_parallel: int = 1,
         prompt_template: PromptTemplate | None = None,
     ) -> None:
         self._engine_thread: EngineThread | None = None
@@ -138,6 +142,7 @@ class LocalBackend:
             progress=progress,
             own_template=own_template,
             image_limits=image_limits,
+            tensor_parallel=tensor_parallel,
         )
         self._template = prompt_template
         self._served: ServedModel | None = None

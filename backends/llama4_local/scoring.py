@@ -12,6 +12,7 @@ import torch
 from llama4_local.checkpoint.loader import load_model
 from llama4_local.engine.prompt_logits import placeholder_of, prompt_logits
 from llama4_local.model.vision import encode_tiles
+from llama4_local.parallel.starting import load_over_ranks
 from llama4sdk.errors import InvalidRequest
 
 if TYPE_CHECKING:
@@ -45,6 +46,7 @@ def score(
     dtype: str = "float32",
     quantize: WeightFormat | None = None,
     cache_dtype: CacheType = "auto",
+    tensor_parallel: int = 1,
 ) -> Tensor:
     """Return the scores of the next token at every position of a prompt.
 
@@ -60,6 +62,7 @@ def score(
         dtype: Type of the weights and the activations: `float32`, `bfloat16` or `float16`.
         quantize: `int4` or `fp8` to pack the layers' matrices; see `LocalBackend`.
         cache_dtype: `fp8` to keep keys and values in e4m3; see `LocalBackend`.
+        tensor_parallel: Ranks, on CPUs; see `LocalBackend`.
 
     Returns:
         [tokens, vocab], fp32.
@@ -69,8 +72,17 @@ def score(
         InvalidRequest: No tokens, ids outside the vocabulary, or tiles that do not match the placeholders.
     """
     pixels = _pixels(tiles)
-    model = load_model(path, device=device, dtype=dtype, quantize=quantize)
-    return score_with(model, token_ids, pixels=pixels, prefill_chunk=prefill_chunk, cache_dtype=cache_dtype)
+    if tensor_parallel > 1:
+        if torch.device(device).type != "cpu":
+            raise InvalidRequest(f"tensor_parallel={tensor_parallel} runs on CPUs only, not on {device!r}")
+        model = load_over_ranks(path, tensor_parallel, dtype=dtype, quantize=quantize)
+    else:
+        model = load_model(path, device=device, dtype=dtype, quantize=quantize)
+    try:
+        return score_with(model, token_ids, pixels=pixels, prefill_chunk=prefill_chunk, cache_dtype=cache_dtype)
+    finally:
+        if model.ranks is not None:
+            model.ranks.close()
 
 
 @torch.no_grad()

@@ -34,7 +34,7 @@ class LayerCache:
     pool: PoolName
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False, weakref_slot=True)
 class KvCache:
     """Keys and values of all layers, allocated once and never resized.
 

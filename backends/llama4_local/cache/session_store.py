@@ -7,7 +7,7 @@ from there; tokens beyond the edge are computed again.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 import torch
 
@@ -38,25 +38,56 @@ class SessionState:
     values: Tensor
 
 
+class PageAccess(Protocol):
+    """Reads and writes pages of global layers, all their heads, on the host; e4m3 as bytes."""
+
+    def read(self, layer: int, pages: Sequence[int]) -> tuple[Tensor, Tensor]:
+        """Return keys and values, [pages, page_size, kv_heads, head_dim]."""
+        ...
+
+    def write(self, layer: int, pages: Sequence[int], keys: Tensor, values: Tensor) -> None:
+        """Write them."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class CachePages:
+    """Pages of a cache that has all heads."""
+
+    cache: KvCache
+
+    def read(self, layer: int, pages: Sequence[int]) -> tuple[Tensor, Tensor]:
+        """See `PageAccess.read`."""
+        keys, values = (words(stored)[layer, list(pages)].cpu() for stored in self.cache.storage["global"])
+        return keys, values
+
+    def write(self, layer: int, pages: Sequence[int], keys: Tensor, values: Tensor) -> None:
+        """See `PageAccess.write`."""
+        for stored, whole in zip(self.cache.storage["global"], (keys, values), strict=True):
+            words(stored)[layer, list(pages)] = whole.to(stored.device)
+
+
 class SessionCopy:
     """A copy between pages and the host in small parts, each made between two steps, so that no step waits for it.
 
     Args:
         state: The tensors on the host.
         pages: The pages, in the order of the tokens.
-        stored: Keys and values of the cache, [layers, pages, page_size, kv_heads, head_dim].
+        access: Reads and writes the pages.
+        size: Tokens of a page.
         writes: Whether pages are written, else read.
     """
 
-    def __init__(self, state: SessionState, pages: list[int], stored: tuple[Tensor, Tensor], *, writes: bool) -> None:
+    def __init__(self, state: SessionState, pages: list[int], access: PageAccess, *, size: int, writes: bool) -> None:
         self.state = state
-        self._stored = stored
+        self._access = access
+        self._size = size
         self._writes = writes
-        page_bytes = stored[0][0, 0].nbytes if stored[0].shape[0] else 1
+        page_bytes = state.keys[0, :size].nbytes if state.keys.shape[0] else 1
         count = max(1, _PART_BYTES // page_bytes)
         self._parts = [
             (layer, start, pages[start : start + count])
-            for layer in range(stored[0].shape[0])
+            for layer in range(state.keys.shape[0])
             for start in range(0, len(pages), count)
         ]
 
@@ -64,13 +95,16 @@ class SessionCopy:
         """Copy the next part; return whether more are left."""
         if self._parts:
             layer, start, pages = self._parts.pop()
-            for host, stored in zip((self.state.keys, self.state.values), self._stored, strict=True):
-                size = stored.shape[2]
-                there = words(host)[layer, start * size : (start + len(pages)) * size].unflatten(0, (len(pages), size))
-                if self._writes:
-                    words(stored)[layer, pages] = there.to(stored.device)
-                else:
-                    there.copy_(words(stored)[layer, pages])
+            size = self._size
+            keys, values = (
+                words(host)[layer, start * size : (start + len(pages)) * size].unflatten(0, (len(pages), size))
+                for host in (self.state.keys, self.state.values)
+            )
+            if self._writes:
+                self._access.write(layer, pages, keys, values)
+            else:
+                for host, read in zip((keys, values), self._access.read(layer, pages), strict=True):
+                    host.copy_(read)
         return bool(self._parts)
 
 
@@ -80,10 +114,16 @@ class SessionStore:
     Args:
         cache: The tensors.
         prefixes: Finds the pages by their hashes.
+        access: Reads and writes the pages where the cache has a part of the heads only.
+        parts: How many caches have a part of the heads.
     """
 
-    def __init__(self, cache: KvCache, prefixes: PrefixCache) -> None:
+    def __init__(
+        self, cache: KvCache, prefixes: PrefixCache, access: PageAccess | None = None, *, parts: int = 1
+    ) -> None:
         self._cache = cache
+        self._access = access or CachePages(cache)
+        self._parts = parts
         self._prefixes = prefixes
         self._pinned: dict[object, list[int]] = {}
 
@@ -125,13 +165,12 @@ class SessionStore:
         per_edge = 1 if shape.chunk is None else shape.chunk // shape.page_size
         pages = self._pinned.get(key, [])
         pages = pages[: len(pages) // per_edge * per_edge]
-        stored = self._cache.storage["global"]
         keys, values = (
-            torch.empty((of.shape[0], len(pages) * shape.page_size, *of.shape[3:]), dtype=of.dtype) for of in stored
+            torch.empty(self._host_shape(of, len(pages)), dtype=of.dtype) for of in self._cache.storage["global"]
         )
         self._prefixes.share(pages)
         self._pinned[reader] = pages
-        return SessionCopy(SessionState(keys, values), pages, stored, writes=False)
+        return SessionCopy(SessionState(keys, values), pages, self._access, size=shape.page_size, writes=False)
 
     def write(self, key: object, hashes: Sequence[bytes], state: SessionState) -> SessionCopy:
         """Return the copy of keys and values into pages of their own, pinned under a key.
@@ -142,7 +181,7 @@ class SessionStore:
         """
         shape = self._cache.shape
         for tensor, stored in zip((state.keys, state.values), self._cache.storage["global"], strict=True):
-            expected = (stored.shape[0], len(hashes) * shape.page_size, *stored.shape[3:])
+            expected = self._host_shape(stored, len(hashes))
             if tuple(tensor.shape) != expected or tensor.dtype != stored.dtype:
                 raise InvalidRequest(
                     f"The session holds {tensor.dtype} {tuple(tensor.shape)} and this backend's cache takes "
@@ -150,4 +189,9 @@ class SessionStore:
                 )
         pages = self._prefixes.adopt(hashes)
         self._pinned[key] = pages
-        return SessionCopy(state, pages, self._cache.storage["global"], writes=True)
+        return SessionCopy(state, pages, self._access, size=shape.page_size, writes=True)
+
+    def _host_shape(self, stored: Tensor, pages: int) -> tuple[int, ...]:
+        """Return the shape of all heads' keys or values in so many pages."""
+        layers, _, size, heads, width = stored.shape
+        return layers, pages * size, heads * self._parts, width

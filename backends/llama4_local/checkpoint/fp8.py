@@ -90,7 +90,7 @@ def load_fp8(
     stored = network_tensors(folder, config)
     check_fp8(folder, config, stored)
     source = TensorReader(stored, progress)
-    placing = Assembler(source, dtype, device, _bound(folder), stacked)
+    placing = Assembler(source, dtype, device, activation_bound(folder), stacked)
     weights = placing.network(weight_schema(config))
     if source.problems:
         raise CheckpointError(folder, source.problems)
@@ -167,7 +167,7 @@ def _fits(scale: tuple[int, ...], matrix: tuple[int, ...]) -> bool:
     return count in (1, experts, experts * outputs)
 
 
-def _bound(folder: Path) -> float | None:
+def activation_bound(folder: Path) -> float | None:
     """Return the largest magnitude that activations' scales are made for, where the checkpoint names one."""
     quantization = read_json_object(folder / "config.json", limit=_CONFIG_BYTES).get("quantization_config")
     bound = (

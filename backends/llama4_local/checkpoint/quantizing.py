@@ -67,7 +67,7 @@ def load_quantizing(
     folder = Path(folder)
     source = TensorReader(check_checkpoint(folder, config).tensors, progress)
     files = QuantizedCache.of(folder, kind, file_identity(folder)) if keep else None
-    weights = _Packing(source, kind, files, dtype, device, packing or progress).network(weight_schema(config))
+    weights = Packing(source, kind, files, dtype, device, packing or progress).network(weight_schema(config))
     if source.problems:
         raise CheckpointError(folder, source.problems)
     return weights
@@ -104,7 +104,18 @@ def recipes(layer: LayerTree[TensorParts]) -> dict[str, Recipe]:
     return by_name
 
 
-class _Packing:
+class Packing:
+    """Packs a network layer by layer; see `load_quantizing`.
+
+    Args:
+        source: Reads the tensors.
+        kind: `int4` or `fp8`.
+        files: Keeps the packed form; None to pack every time.
+        dtype: Of what is not packed.
+        device: Where the tensors go.
+        packing: Reports in place of the source's callable while a layer is packed.
+    """
+
     def __init__(
         self,
         source: TensorReader,
@@ -122,6 +133,7 @@ class _Packing:
         self._device = device
 
     def network(self, schema: WeightTree[TensorParts]) -> WeightTree[Matrix]:
+        """Read and pack a whole network."""
         layers = tuple(self._layer(number, layer) for number, layer in enumerate(schema.layers))
         vision = schema.vision.map(self._plain) if schema.vision else None
         return WeightTree(

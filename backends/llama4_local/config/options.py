@@ -39,6 +39,7 @@ class Options:
     progress: bool | None = None
     own_template: bool = False
     image_limits: ImageLimits = DEFAULT_LIMITS
+    tensor_parallel: int = 1
 
     def __post_init__(self) -> None:
         tools_place(self.tools_in)
@@ -48,7 +49,8 @@ class Options:
             )
         if self.cache_dtype not in get_args(CacheType):
             raise InvalidRequest(f"cache_dtype is one of {', '.join(get_args(CacheType))}; got {self.cache_dtype!r}.")
-        for name in ("context", "max_sequences", "max_waiting", "max_images", "step_tokens", "threads"):
+        counts = ("context", "max_sequences", "max_waiting", "max_images", "step_tokens", "threads", "tensor_parallel")
+        for name in counts:
             value = getattr(self, name)
             if value is not None and (isinstance(value, bool) or not isinstance(value, int) or value < 1):
                 raise InvalidRequest(f"{name} is a whole number of at least 1, got {value!r}.")

@@ -26,6 +26,7 @@ from llama4_local.engine.model_runner import ModelRunner
 from llama4_local.engine.request_state import InFlightStep, RequestChunk, RequestState
 from llama4_local.engine.scheduler import Scheduler
 from llama4_local.engine.step_pace import StepPace
+from llama4_local.model.ranks import CacheOverRanks
 from llama4_local.ops.batch import SequenceInput
 from llama4sdk.errors import LlamaError, Overloaded, ServerFault
 from llama4sdk.events import Done, FinishReason, Progress
@@ -98,7 +99,10 @@ class Engine:
             max_sequences=limits.max_sequences,
             max_waiting=limits.max_waiting,
         )
-        self.session_store = SessionStore(self._cache, self._prefixes)
+        over_ranks = None if model.ranks is None else CacheOverRanks(model.ranks, self._cache)
+        self._copies = over_ranks or self._cache
+        parts = model.ranks.size if model.ranks else 1
+        self.session_store = SessionStore(self._cache, self._prefixes, over_ranks, parts=parts)
         self._states: dict[EngineRequest, RequestState] = {}
         self._runner: Runner = EagerRunner(model, self._cache)
         self._in_flight: InFlightStep | None = None
@@ -163,6 +167,8 @@ class Engine:
     def close(self) -> None:
         """End what runs beside it; requests must have ended before."""
         self._runner.close()
+        if self._model.ranks is not None:
+            self._model.ranks.close()
 
     def restore(self, prefix: Prefix, session: SessionState) -> SessionCopy:
         """Return the copy of a session's keys and values back into the cache, under the hashes of the prefix's pages.
@@ -219,7 +225,7 @@ class Engine:
         due = tuple(chunk for chunk in chunks if from_previous or self._is_due(chunk))
         launched = self._clock()
         try:
-            self._cache.copy(copies)
+            self._copies.copy(copies)
             inputs = [self._input(chunk) for chunk in chunks]
             rows = [index for index, chunk in enumerate(chunks) if chunk in due]
             states = [chunk.sequence.sampler_state for chunk in due]

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
     from llama4_local.cache.kv_cache import KvCache
     from llama4_local.config.model import ModelConfig, TextConfig
+    from llama4_local.model.ranks import Ranks
     from llama4_local.ops.batch import Batch
     from llama4_local.ops.interface import Ops
     from llama4_local.weights.tree import LayerWeights, Weights
@@ -30,7 +31,10 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Model:
-    """A network ready to run: config, weights, ops, constant tables, and the ids that are never sampled."""
+    """A network ready to run: config, weights, ops, constant tables, and the ids that are never sampled.
+
+    With `ranks`, it is one rank's share of a network that several compute together.
+    """
 
     config: ModelConfig
     weights: Weights
@@ -38,19 +42,21 @@ class Model:
     rope: TextRope
     vision_rope: Tensor | None
     excluded: Tensor | None = None
+    ranks: Ranks | None = None
 
     @classmethod
-    def create(cls, config: ModelConfig, weights: Weights, ops: Ops | None = None) -> Model:
+    def create(cls, config: ModelConfig, weights: Weights, ops: Ops | None = None, ranks: Ranks | None = None) -> Model:
         """Return a model with its tables on the weights' device.
 
         Args:
             config: The shape of the network.
             weights: Its tensors.
             ops: The functions of its layers; the reference when left out.
+            ranks: The other ranks, where config and weights are one rank's share.
         """
         device = weights.embedding.device
         vision = None if config.vision is None else vision_rope(config.vision, device)
-        return cls(config, weights, ops or ReferenceOps(), text_rope(config.text, device), vision)
+        return cls(config, weights, ops or ReferenceOps(), text_rope(config.text, device), vision, ranks=ranks)
 
     def excluding(self, token_ids: Sequence[int]) -> Model:
         """Return the same model, which never samples these ids beside the image placeholder."""
@@ -83,6 +89,8 @@ def forward(model: Model, batch: Batch, cache: KvCache) -> Tensor:
     Returns:
         [tokens, hidden], normalised, ready for `logits`.
     """
+    if model.ranks is not None:
+        model.ranks.begin(batch, cache)
     hidden = embed(model, batch.token_ids, batch.image_rows, batch.image_features)
     transforms = HeadTransforms.create(model, batch.positions)
 
@@ -102,7 +110,8 @@ def logits(model: Model, hidden: Tensor) -> Tensor:
 
 def uncast_logits(model: Model, hidden: Tensor) -> Tensor:
     """Return `logits` in the dtype of the head's product."""
-    return model.ops.head(hidden, model.weights.head)
+    scores = model.ops.head(hidden, model.weights.head)
+    return scores if model.ranks is None else model.ranks.scores(hidden, scores, model.config.text.vocab_size)
 
 
 def sampling_logits(model: Model, hidden: Tensor, out: Tensor | None = None) -> Tensor:
@@ -169,9 +178,14 @@ def run_layer(
     else:
         normed, residual = ops.add_rms_norm(update, residual, layer.input_norm, eps)
     attended = attend(index, ops.linear(normed, layer.attention.qkv))
-    update = ops.linear(attended, layer.attention.output)
+    update = _total(model, ops.linear(attended, layer.attention.output))
     normed, residual = ops.add_rms_norm(update, residual, layer.post_norm, eps)
-    return residual, _feed_forward(ops, normed, layer)
+    return residual, _total(model, _feed_forward(ops, normed, layer))
+
+
+def _total(model: Model, part: Tensor) -> Tensor:
+    """Return a product summed over the ranks that each have a part of its inputs."""
+    return part if model.ranks is None else model.ranks.total(part)
 
 
 def _feed_forward(ops: Ops, x: Tensor, layer: LayerWeights) -> Tensor:

@@ -14,6 +14,8 @@ from llama4_local.config.options import step_tokens
 from llama4_local.engine.cuda_graphs import cuda_capture
 from llama4_local.engine.engine import Engine, EngineLimits
 from llama4_local.nano import CHECKPOINT
+from llama4_local.parallel.share import Share
+from llama4_local.parallel.starting import load_over_ranks
 from llama4_local.serving.progress_bar import packing_bar
 from llama4_local.serving.vocabulary import ids_without_token
 
@@ -22,6 +24,7 @@ if TYPE_CHECKING:
 
     from llama4_local.config.options import Options
     from llama4_local.engine.mailbox import Outbox
+    from llama4_local.model.transformer import Model
     from llama4_local.serving.engine_thread import Report
     from llama4_local.serving.readiness import ServedModel
 
@@ -52,24 +55,44 @@ def build_engine(folder: Path, options: Options, served: ServedModel, *, outbox:
             draw(done, total)
             report(done, total, "packing")
 
-        model = load_model(
-            folder,
-            device=served.device,
-            dtype=options.dtype,
-            quantize=options.quantize,
-            deterministic=options.deterministic,
-            keep=folder != CHECKPOINT,  # quick to quantize, and a package must not write into itself
-            progress=report,
-            packing=packing,
-        )
+        if options.tensor_parallel > 1:
+            model = load_over_ranks(
+                folder,
+                options.tensor_parallel,
+                dtype=options.dtype,
+                quantize=options.quantize,
+                threads=options.threads,
+                progress=report,
+            )
+        else:
+            model = load_model(
+                folder,
+                device=served.device,
+                dtype=options.dtype,
+                quantize=options.quantize,
+                deterministic=options.deterministic,
+                keep=folder != CHECKPOINT,  # quick to quantize, and a package must not write into itself
+                progress=report,
+                packing=packing,
+            )
+    config = Share(0, options.tensor_parallel).config(served.config)
     without_token = ids_without_token(served.config.text.vocab_size, served.template.tokenizer)
-    model = replace(model, config=served.config).excluding(without_token)
+    model = replace(model, config=config).excluding(without_token)
+    try:
+        return _engine(model, options, served, outbox=outbox, report=report)
+    except BaseException:
+        if model.ranks is not None:
+            model.ranks.close()
+        raise
+
+
+def _engine(model: Model, options: Options, served: ServedModel, *, outbox: Outbox, report: Report) -> Engine:
     cache_dtype = cache_dtype_of(options.cache_dtype, model.dtype)
     shape = cache_shape(
         model.config.text,
         context=served.context,
         sequences=options.max_sequences,
-        memory=served.cache_memory,
+        memory=served.cache_memory // options.tensor_parallel,  # for this rank's heads
         itemsize=cache_dtype.itemsize,
     )
     limits = EngineLimits(

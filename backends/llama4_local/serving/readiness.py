@@ -75,7 +75,7 @@ def inspect_checkpoint(folder: Path, options: Options, template: PromptTemplate 
     network = read_network(folder)
     config = network.config
     formats = _look_at_tensors(folder, network, options)
-    device = _device(options)
+    device = _device(options, config)
     context = config.text.max_positions
     template = template or _template(folder, config, options)
     config = with_stops(config, template.tokenizer)
@@ -129,7 +129,9 @@ def _look_at_tensors(folder: Path, network: Network, options: Options) -> _Forma
     return _Formats(plain if options.dtype == "auto" else options.dtype, tensors if narrow else None)
 
 
-def _device(options: Options) -> str:
+def _device(options: Options, config: ModelConfig) -> str:
+    if options.tensor_parallel > 1:
+        return _device_of_ranks(options, config)
     import torch
 
     if options.device == "auto":
@@ -145,6 +147,18 @@ def _device(options: Options) -> str:
         there = f"there are {count} CUDA devices" if count else "this torch sees no CUDA device"
         raise InvalidRequest(f"device={options.device!r} is not there: {there}; use device='cpu' or 'auto'.")
     return options.device
+
+
+def _device_of_ranks(options: Options, config: ModelConfig) -> str:
+    from llama4_local.parallel.share import check_split
+
+    check_split(config, options.tensor_parallel, quantize=options.quantize)
+    if options.device not in ("auto", "cpu"):
+        raise InvalidRequest(
+            f"tensor_parallel={options.tensor_parallel} runs on CPUs only, not on {options.device!r}; "
+            "use device='cpu', or leave tensor_parallel= out."
+        )
+    return "cpu"
 
 
 def _cache_memory(folder: Path, config: ModelConfig, options: Options, device: str, formats: _Formats) -> int:

@@ -1,0 +1,92 @@
+"""The seam between the network and the other ranks that compute it, where there are any."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Protocol
+
+from llama4sdk.errors import ServerFault
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+
+    from torch import Tensor
+
+    from llama4_local.cache.kv_cache import KvCache
+    from llama4_local.cache.page_table import PageCopy
+    from llama4_local.ops.batch import Batch
+
+
+class RankLost(ServerFault):
+    """A process of a tensor-parallel engine has ended or hangs, so that no later step can succeed."""
+
+
+class Ranks(Protocol):
+    """This rank's part in what all ranks compute together.
+
+    On rank 0 each call but `total` tells the other ranks to do the same.
+    """
+
+    @property
+    def size(self) -> int:
+        """Number of ranks."""
+        ...
+
+    def begin(self, batch: Batch, cache: KvCache) -> None:
+        """Begin a step over a batch; each rank keeps its own heads of the cache."""
+        ...
+
+    def total(self, part: Tensor) -> Tensor:
+        """Return the sum of all ranks' parts, the same on each of them; taken in fp32, in the order of the ranks."""
+        ...
+
+    def scores(self, hidden: Tensor, part: Tensor, vocab_size: int) -> Tensor:
+        """Return [rows, vocab] joined from the ranks' parts.
+
+        Args:
+            hidden: [rows, hidden], from which the other ranks compute theirs.
+            part: [rows, this rank's entries of the vocabulary].
+            vocab_size: Entries of the whole vocabulary.
+        """
+        ...
+
+    def copy(self, cache: KvCache, copies: Iterable[PageCopy]) -> None:
+        """Copy pages of the cache; see `KvCache.copy`."""
+        ...
+
+    def read_pages(self, cache: KvCache, layer: int, pages: Sequence[int]) -> tuple[Tensor, Tensor]:
+        """Return keys and values of all heads in pages of a global layer, on the host."""
+        ...
+
+    def write_pages(self, cache: KvCache, layer: int, pages: Sequence[int], keys: Tensor, values: Tensor) -> None:
+        """Write keys and values of all heads to pages of a global layer."""
+        ...
+
+    def close(self) -> None:
+        """End the other ranks; may be called twice."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class CacheOverRanks:
+    """A cache of which each rank has its own heads: page copies, and pages of all heads for sessions.
+
+    Args:
+        ranks: The ranks.
+        cache: This one's part.
+    """
+
+    ranks: Ranks
+    cache: KvCache
+
+    def copy(self, copies: Iterable[PageCopy]) -> None:
+        """See `KvCache.copy`."""
+        self.ranks.copy(self.cache, copies)
+
+    def read(self, layer: int, pages: Sequence[int]) -> tuple[Tensor, Tensor]:
+        """See `PageAccess.read`."""
+        return self.ranks.read_pages(self.cache, layer, pages)
+
+    def write(self, layer: int, pages: Sequence[int], keys: Tensor, values: Tensor) -> None:
+        """See `PageAccess.write`."""
+        self.ranks.write_pages(self.cache, layer, pages, keys, values)

@@ -1,0 +1,71 @@
+"""The collectives of the ranks, over gloo: each gathers all parts and sums them in the order of the ranks.
+
+A ring would add an element's parts in an order that depends on its place in the buffer, so that a row depended on the
+rows beside it.
+"""
+
+from __future__ import annotations
+
+from datetime import timedelta
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, cast
+
+import torch
+import torch.distributed
+from torch.distributed import ProcessGroupGloo
+
+from llama4_local.model.ranks import RankLost
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from llama4_local.parallel.share import Share
+
+STORE_FILE = "store"
+
+
+class Exchange:
+    """A rank's end of the collectives; every rank makes the same calls in the same order.
+
+    Its group is an object of its own, never torch's global one, so that several engines live in one process.
+
+    Args:
+        share: The rank.
+        folder: A private folder in which the ranks find each other.
+        patience: Seconds that a collective waits for the other ranks.
+
+    Raises:
+        RankLost: The others did not come.
+    """
+
+    def __init__(self, share: Share, folder: str, patience: float) -> None:
+        self._share = share
+        gloo = cast("Any", ProcessGroupGloo)  # its options are not in torch's type stubs
+        options = gloo._Options()
+        options._timeout = timedelta(seconds=patience)
+        options._devices = [gloo.create_device(hostname="127.0.0.1")]  # reached from this host alone
+        options._threads = 1
+        try:
+            store = cast("Any", torch.distributed).FileStore(str(Path(folder) / STORE_FILE), share.size)
+            self._group: Any = gloo(store, share.rank, share.size, options)
+            self.total(torch.zeros(1))  # all have read the store after it
+        except RuntimeError as error:
+            raise RankLost(f"The ranks of the engine did not find one another: {error}", retryable=False) from error
+
+    def gather(self, part: Tensor) -> list[Tensor]:
+        """Return every rank's part, which all have one shape, in the order of the ranks."""
+        part = part.contiguous()
+        parts = [torch.empty_like(part) for _ in range(self._share.size)]
+        try:
+            self._group.allgather([parts], [part]).wait()
+        except RuntimeError as error:
+            raise RankLost("A rank of the engine has ended or hangs; make a new backend.", retryable=False) from error
+        return parts
+
+    def total(self, part: Tensor) -> Tensor:
+        """Return the sum of all parts, in fp32, cast back."""
+        parts = self.gather(part)
+        result = parts[0].float()
+        for other in parts[1:]:
+            result = result + other.float()
+        return result.to(part.dtype)

@@ -1,0 +1,71 @@
+"""A rank beside rank 0: carries out, in order, the commands that rank 0 announces."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, cast
+
+import torch
+
+from llama4_local.cache.kv_cache import KvCache
+from llama4_local.cache.page_table import CacheShape, PageCopy
+from llama4_local.model.transformer import forward, uncast_logits
+from llama4_local.parallel.channel import receive
+from llama4_local.parallel.step_message import step_batch
+
+if TYPE_CHECKING:
+    import socket
+
+    from llama4_local.model.transformer import Model
+    from llama4_local.parallel.channel import Message
+    from llama4_local.parallel.member import Member
+
+
+class Follower:
+    """Serves until rank 0 is gone.
+
+    Args:
+        model: This rank's share.
+        member: Its part in the collectives.
+    """
+
+    def __init__(self, model: Model, member: Member) -> None:
+        self._model = model
+        self._member = member
+        self._caches: dict[int, KvCache] = {}
+
+    @torch.inference_mode()
+    def serve(self, commands: socket.socket) -> None:
+        """Carry out commands.
+
+        Raises:
+            Disconnected: Rank 0 is gone.
+        """
+        while True:
+            self._carry_out(receive(commands))
+
+    def _carry_out(self, message: Message) -> None:
+        match message.kind:
+            case "step":
+                forward(self._model, step_batch(message), self._cache(message))
+            case "scores":
+                uncast_logits(self._model, message.tensors[0])
+            case "cache":
+                self._caches[message.fields["cache"]] = self._allocate(message)
+            case "drop":
+                del self._caches[message.fields["cache"]]
+            case "copy":
+                self._member.copy(self._cache(message), [PageCopy(*each) for each in message.fields["copies"]])
+            case "read":
+                self._member.read_pages(self._cache(message), message.fields["layer"], message.fields["pages"])
+            case "write":
+                fields = message.fields
+                self._member.write_pages(self._cache(message), fields["layer"], fields["pages"], *message.tensors)
+            case unknown:
+                raise ValueError(f"no command is called {unknown!r}")
+
+    def _cache(self, message: Message) -> KvCache:
+        return self._caches[message.fields["cache"]]
+
+    def _allocate(self, message: Message) -> KvCache:
+        dtype = cast("torch.dtype", getattr(torch, message.fields["dtype"]))
+        return KvCache.allocate(self._model.config.text, CacheShape(*message.fields["shape"]), dtype=dtype)

@@ -1,0 +1,101 @@
+"""Loads one rank's share of a checkpoint: its slices of each tensor, in any weight format."""
+
+from __future__ import annotations
+
+import contextlib
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, cast
+
+import torch
+from torch import Tensor
+
+from llama4_local.checkpoint.assembler import Assembler
+from llama4_local.checkpoint.fp8 import activation_bound, check_fp8, check_kind, is_fp8
+from llama4_local.checkpoint.network import read_network
+from llama4_local.checkpoint.plain import check_checkpoint, stored_dtype
+from llama4_local.checkpoint.quantizing import Packing
+from llama4_local.checkpoint.reader import MappedFiles
+from llama4_local.config.formats import DTYPE_BYTES
+from llama4_local.model.transformer import Model
+from llama4_local.ops.reference.functions import ReferenceOps
+from llama4_local.ops.reference.quantized import QuantizedReferenceOps
+from llama4_local.parallel.share import Share, check_split
+from llama4_local.parallel.sliced_reader import SlicedReader
+from llama4sdk.errors import CheckpointError, InvalidRequest
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from llama4_local.checkpoint.headers import StoredTensor
+    from llama4_local.config.formats import WeightFormat
+    from llama4_local.config.model import ModelConfig
+    from llama4_local.model.ranks import Ranks
+    from llama4_local.weights.quantized import Matrix
+    from llama4_local.weights.tree import Weights, WeightTree
+
+
+@dataclass(frozen=True, slots=True)
+class ShardSource:
+    """A checkpoint and the form in which it is loaded; see `load_model`."""
+
+    folder: str
+    dtype: str = "auto"
+    quantize: WeightFormat | None = None
+
+    def __post_init__(self) -> None:
+        if self.dtype != "auto" and self.dtype not in DTYPE_BYTES:
+            raise InvalidRequest(f"dtype must be auto, {', '.join(DTYPE_BYTES)}, got {self.dtype!r}")
+
+
+def load_share(source: ShardSource, share: Share, progress: Callable[[int, int], None] | None = None) -> Weights:
+    """Read, check and load a rank's share on the CPU.
+
+    Products have PyTorch's own form: a form that each rank chose by measurement could route a token to another expert
+    on one of them.
+
+    Raises:
+        CheckpointError: A folder that cannot be served; all problems are listed.
+        InvalidRequest: A network that cannot be divided, or a weight format that the folder cannot be loaded in.
+    """
+    folder = Path(source.folder)
+    network = read_network(folder)
+    config, stored = network.config, network.tensors
+    check_split(config, share.size, quantize=source.quantize)
+    dtype = stored_dtype(stored) if source.dtype == "auto" else cast("torch.dtype", getattr(torch, source.dtype))
+    reader = SlicedReader(_needed(stored, share), share, progress)
+    if is_fp8(stored):
+        check_kind(source.quantize)
+        check_fp8(folder, config, stored)
+        assembler = Assembler(reader, dtype, "cpu", activation_bound(folder))
+        weights = assembler.network(share.schema(config))
+    else:
+        check_checkpoint(folder, config)
+        weights = _plain(config, source, share, reader, dtype)
+    if reader.problems:
+        raise CheckpointError(folder, reader.problems)
+    return cast("Weights", weights)
+
+
+def rank_model(source: ShardSource, weights: Weights, ranks: Ranks, share: Share) -> Model:
+    """Return the model that runs a rank's share."""
+    config = share.config(read_network(source.folder).config)
+    plain = all(isinstance(leaf, Tensor) for leaf in weights.leaves())
+    return Model.create(config, weights, ReferenceOps() if plain else QuantizedReferenceOps(), ranks)
+
+
+def _needed(stored: dict[str, StoredTensor], share: Share) -> dict[str, StoredTensor]:
+    if share.rank == 0:
+        return stored
+    vision = ("vision_model.", "multi_modal_projector.")
+    return {name: tensor for name, tensor in stored.items() if not name.startswith(vision)}
+
+
+def _plain(
+    config: ModelConfig, source: ShardSource, share: Share, reader: SlicedReader, dtype: torch.dtype
+) -> WeightTree[Matrix]:
+    schema = share.schema(config)
+    if source.quantize is not None:
+        return Packing(reader, source.quantize, None, dtype, "cpu", None).network(schema)
+    with contextlib.ExitStack() as files:
+        return Assembler(reader, dtype, "cpu", mapped=MappedFiles(files)).network(schema)

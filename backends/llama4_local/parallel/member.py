@@ -1,0 +1,74 @@
+"""A rank's part in what all compute together: the same on each of them."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import torch
+from torch.nn.functional import pad
+
+from llama4_local.weights.e4m3 import words
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+
+    from torch import Tensor
+
+    from llama4_local.cache.kv_cache import KvCache
+    from llama4_local.cache.page_table import PageCopy
+    from llama4_local.ops.batch import Batch
+    from llama4_local.parallel.exchange import Exchange
+    from llama4_local.parallel.share import Share
+
+
+class Member:
+    """One rank; see `Ranks`.
+
+    Args:
+        share: Its place.
+        exchange: Its end of the collectives.
+    """
+
+    def __init__(self, share: Share, exchange: Exchange) -> None:
+        self._share = share
+        self._exchange = exchange
+
+    @property
+    def size(self) -> int:
+        """See `Ranks.size`."""
+        return self._share.size
+
+    def begin(self, batch: Batch, cache: KvCache) -> None:
+        """See `Ranks.begin`."""
+
+    def total(self, part: Tensor) -> Tensor:
+        """See `Ranks.total`."""
+        return self._exchange.total(part)
+
+    def scores(self, hidden: Tensor, part: Tensor, vocab_size: int) -> Tensor:
+        """See `Ranks.scores`."""
+        first, last = self._share.range(vocab_size)
+        widest = -(-vocab_size // self._share.size)
+        parts = self._exchange.gather(pad(part, (0, widest - (last - first))))
+        return torch.cat(parts, dim=-1)[:, :vocab_size].to(hidden.dtype)
+
+    def copy(self, cache: KvCache, copies: Iterable[PageCopy]) -> None:
+        """See `Ranks.copy`."""
+        cache.copy(copies)
+
+    def read_pages(self, cache: KvCache, layer: int, pages: Sequence[int]) -> tuple[Tensor, Tensor]:
+        """See `Ranks.read_pages`."""
+        keys, values = (
+            torch.cat(self._exchange.gather(words(stored)[layer, list(pages)]), dim=2)
+            for stored in cache.storage["global"]
+        )
+        return keys, values
+
+    def write_pages(self, cache: KvCache, layer: int, pages: Sequence[int], keys: Tensor, values: Tensor) -> None:
+        """See `Ranks.write_pages`."""
+        start, stop = self._share.range(keys.shape[2])
+        for stored, whole in zip(cache.storage["global"], (keys, values), strict=True):
+            words(stored)[layer, list(pages)] = whole[:, :, start:stop]
+
+    def close(self) -> None:
+        """See `Ranks.close`."""

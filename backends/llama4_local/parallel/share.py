@@ -1,0 +1,89 @@
+"""One rank's share of a network: whole heads, and equal slices of every feed-forward and of the vocabulary."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+from llama4_local.config.formats import int4_group
+from llama4_local.weights.schema import TensorPart, weight_schema
+from llama4sdk.errors import InvalidRequest
+
+if TYPE_CHECKING:
+    from llama4_local.config.formats import WeightFormat
+    from llama4_local.config.model import ModelConfig, TextConfig
+    from llama4_local.weights.schema import TensorParts
+    from llama4_local.weights.tree import WeightTree
+
+
+@dataclass(frozen=True, slots=True)
+class Share:
+    """The place of a rank among the others.
+
+    Args:
+        rank: From 0.
+        size: Number of ranks.
+
+    Raises:
+        InvalidRequest: A rank that is not one of `size`.
+    """
+
+    rank: int
+    size: int
+
+    def __post_init__(self) -> None:
+        if self.size < 1 or not 0 <= self.rank < self.size:
+            raise InvalidRequest(f"rank {self.rank} is not one of {self.size} ranks")
+
+    def range(self, count: int) -> tuple[int, int]:
+        """Return start and stop of this rank's part of `count` things; the last parts may be shorter."""
+        each = -(-count // self.size)
+        return min(count, self.rank * each), min(count, (self.rank + 1) * each)
+
+    def config(self, config: ModelConfig) -> ModelConfig:
+        """Return the shape of this rank's part of a network, its vocabulary whole."""
+        text = config.text
+        return replace(
+            config,
+            text=replace(
+                text,
+                heads=text.heads // self.size,
+                kv_heads=text.kv_heads // self.size,
+                expert_size=text.expert_size // self.size,
+                dense_size=text.dense_size // self.size,
+            ),
+        )
+
+    def schema(self, config: ModelConfig) -> WeightTree[TensorParts]:
+        """Return the tensors of this rank's part; only rank 0 has the image encoder."""
+        own = weight_schema(self.config(config))
+        start, stop = self.range(config.text.vocab_size)
+        head = (TensorPart(own.head[0].name, (stop - start, config.text.hidden_size)),)
+        return replace(own, head=head, vision=own.vision if self.rank == 0 else None)
+
+
+def check_split(config: ModelConfig, size: int, *, quantize: WeightFormat | None = None) -> None:
+    """Refuse a number of ranks that a network cannot be divided among.
+
+    Raises:
+        InvalidRequest: It proposes the numbers that can.
+    """
+    if _divides(config.text, size, quantize):
+        return
+    possible = [n for n in range(1, config.text.kv_heads + 1) if _divides(config.text, n, quantize)]
+    raise InvalidRequest(
+        f"tensor_parallel={size} does not divide this network ({config.text.kv_heads} key/value heads, experts of "
+        f"{config.text.expert_size}, dense layers of {config.text.dense_size}"
+        f"{', int4 groups' if quantize == 'int4' else ''}); possible: {', '.join(map(str, possible))}."
+    )
+
+
+def _divides(text: TextConfig, size: int, quantize: WeightFormat | None) -> bool:
+    widths = [text.expert_size] if any(text.moe_layers) else []
+    widths += [] if all(text.moe_layers) else [text.dense_size]
+    whole = text.heads % size == text.kv_heads % size == 0 and all(width % size == 0 for width in widths)
+    if quantize != "int4" or not whole:
+        return whole and text.vocab_size > size * size
+    # Of other groups the packed form would be another, and so would be the answers.
+    inputs = [*widths, text.heads * text.head_dim]
+    return all(int4_group(count) == int4_group(count // size) for count in inputs)

@@ -1,0 +1,88 @@
+"""From a checkpoint folder to rank 0's model, the other ranks beside it."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import torch
+
+from llama4_local.checkpoint.network import read_network
+from llama4_local.parallel.channel import Message
+from llama4_local.parallel.coordinator import Coordinator, threads_each
+from llama4_local.parallel.exchange import Exchange
+from llama4_local.parallel.loading import ShardSource, load_share, rank_model
+from llama4_local.parallel.processes import RankProcesses
+from llama4_local.parallel.share import Share, check_split
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from llama4_local.config.formats import WeightFormat
+    from llama4_local.model.transformer import Model
+
+_PATIENCE = 30.0  # seconds that a collective waits for a rank that lives
+_LOOK_AGAIN = 0.05  # seconds
+
+
+def load_over_ranks(
+    folder: str | Path,
+    size: int,
+    *,
+    dtype: str = "auto",
+    quantize: WeightFormat | None = None,
+    threads: int | None = None,
+    progress: Callable[[int, int], None] | None = None,
+) -> Model:
+    """Start the other ranks, load all shares at once, and return rank 0's model; its `ranks` have to be closed.
+
+    Args:
+        folder: In Hugging Face form.
+        size: Number of ranks, this process included.
+        dtype: See `load_model`.
+        quantize: See `load_model`; packed on every start, since the packed form of a share is not kept.
+        threads: Threads of torch for each rank, a setting of the whole process; None divides those it has now.
+        progress: Called with the bytes that all ranks have read and in all; whatever it raises ends the loading.
+
+    Raises:
+        CheckpointError: A folder that cannot be served.
+        InvalidRequest: A network that cannot be divided among so many.
+        RankLost: Another rank failed.
+    """
+    share = Share(0, size)
+    source = ShardSource(str(Path(folder).resolve()), dtype, quantize)
+    check_split(read_network(folder).config, size, quantize=quantize)
+    threads = threads or threads_each(size)
+    torch.set_num_threads(threads)
+    common = {**asdict(source), "size": size, "threads": threads, "patience": _PATIENCE}
+    processes = RankProcesses([{**common, "rank": rank} for rank in range(1, size)])
+    try:
+        return _load(source, share, processes, progress or _ignore)
+    except BaseException:
+        processes.close()
+        raise
+
+
+def _load(source: ShardSource, share: Share, processes: RankProcesses, progress: Callable[[int, int], None]) -> Model:
+    own = (0, 0)
+
+    def report(done: int, total: int) -> None:
+        nonlocal own
+        own = (done, total)
+        others = processes.progress
+        progress(done + others[0], total + others[1])
+
+    weights = load_share(source, share, report)
+    while not processes.loaded:
+        report(*own)
+        time.sleep(_LOOK_AGAIN)
+    processes.tell(Message("meet"))
+    ranks = Coordinator(share, Exchange(share, processes.meeting, _PATIENCE), processes)
+    processes.met()
+    return rank_model(source, weights, ranks, share)
+
+
+def _ignore(done: int, total: int) -> None:
+    """Report nothing."""

@@ -1,0 +1,155 @@
+"""A backend over two ranks: nano's answers, sessions, images and masks are those of one process."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import anyio
+import pytest
+import torch
+from pydantic import BaseModel
+from safetensors.torch import load_file
+
+from llama4_local import LocalBackend
+from llama4_local.nano import CHECKPOINT as NANO
+from llama4sdk import Llama4
+from llama4sdk.backend import Backend
+from llama4sdk.errors import InvalidRequest, LlamaError, ServerFault
+from llama4sdk.request import Sampling
+from local.small_backends import ENDLESS, asking, events_of, serving, text_of
+from local.test_backend_conformance import LocalConformance
+from long_runs import LONG
+
+GREEDY = Sampling(temperature=0, max_tokens=24)
+QUESTIONS = ["What is 17 + 25?", "Who are you?", "Spell the word cat.", "What is the capital of France?"]
+
+
+class Sum(BaseModel):
+    """A typed answer."""
+
+    value: int
+
+
+async def answers(ranks: int) -> list[object]:
+    async with Llama4("local", tensor_parallel=ranks) as llama:
+        texts: list[object] = [(await llama.chat(question, sampling=GREEDY)).text for question in QUESTIONS]
+        texts.append(
+            (await llama.chat("Tell me a story.", sampling=Sampling(temperature=1.0, seed=3, max_tokens=24))).text
+        )
+        penalized = Sampling(temperature=0, max_tokens=24, repetition_penalty=1.3, logprobs=2)
+        texts.append((await llama.chat("Who are you?", sampling=penalized)).text)
+        texts.append((await llama.chat("What is 2 + 3?", output=Sum, sampling=GREEDY)).text)
+        return texts
+
+
+async def test_nano_answers_alike_over_two_ranks():
+    assert await answers(2) == await answers(1)
+
+
+async def test_sessions_go_from_two_ranks_to_one_and_back(folder: Path, tmp_path: Path):
+    opening = asking("hello world " * 12)
+    async with serving(folder, tensor_parallel=2) as shared:
+        session = await shared.session(opening)
+        await session.save(tmp_path / "of-two")
+    async with serving(folder) as alone:
+        restored = await alone.restore(tmp_path / "of-two")
+        await restored.save(tmp_path / "of-one")
+    async with serving(folder, tensor_parallel=2) as shared:
+        again = await shared.restore(tmp_path / "of-one")
+        await again.save(tmp_path / "again")
+    saved, returned = load_file(tmp_path / "of-two"), load_file(tmp_path / "again")
+    assert saved.keys() == returned.keys()
+    assert saved["keys"].numel() > 0
+    assert all(torch.equal(saved[name], returned[name]) for name in saved)
+
+
+@pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGSTOP])
+async def test_a_rank_that_dies_or_hangs_ends_every_stream_with_one_error(folder: Path, how: signal.Signals):
+    errors: list[LlamaError] = []
+
+    async def read(backend: LocalBackend) -> None:
+        with pytest.raises(LlamaError) as caught:
+            await events_of(backend, asking(sampling=ENDLESS))
+        errors.append(caught.value)
+
+    async with serving(folder, tensor_parallel=2) as backend:
+        await events_of(backend, asking())
+        (rank,) = children()
+        async with anyio.create_task_group() as tasks:
+            for _ in range(20):
+                tasks.start_soon(read, backend)
+            await anyio.sleep(0.05)
+            os.kill(rank, how)
+        assert len(errors) == 20
+        assert all(isinstance(error, ServerFault) and not error.retryable for error in errors)
+    assert children() == []
+    async with serving(folder, tensor_parallel=2) as backend:
+        assert text_of(await events_of(backend, asking()))
+
+
+def test_ranks_end_with_an_application_that_is_killed(folder: Path):
+    program = (
+        "import asyncio, sys\n"
+        "from llama4sdk import Llama4\n"
+        "async def main():\n"
+        "    async with Llama4('local', tensor_parallel=2) as llama:\n"
+        "        await llama.chat('Hello')\n"
+        "        print('ready', flush=True)\n"
+        "        await asyncio.sleep(600)\n"
+        "asyncio.run(main())\n"
+    )
+    application = subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE)
+    with application:
+        assert application.stdout
+        assert application.stdout.readline() == b"ready\n"
+        ranks = children(application.pid)
+        assert len(ranks) == 1
+        application.kill()
+    deadline = time.monotonic() + 30
+    while any(alive(rank) for rank in ranks) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    assert not any(alive(rank) for rank in ranks)
+
+
+async def test_an_engine_over_ranks_is_refused_on_a_gpu(folder: Path):
+    backend = LocalBackend(folder, tensor_parallel=2, device="cuda")
+    with pytest.raises(InvalidRequest, match="CPUs only"):
+        await backend.start()
+    await backend.aclose()
+
+
+@pytest.mark.skipif(not LONG, reason="each test starts processes")
+class TestConformanceOverTwoRanks(LocalConformance):
+    long_prompt = "Who are you and what can you do?"
+
+    def make(self) -> Backend:
+        return LocalBackend(NANO, max_sequences=8, tensor_parallel=2)
+
+
+def children(parent: int | None = None) -> list[int]:
+    """Return the process ids of ranks that a process has started and that still live."""
+    parent = parent or os.getpid()
+    processes = [int(path.name) for path in Path("/proc").iterdir() if path.name.isdigit()]
+    return [process for process in processes if alive(process) and is_rank_of(process, parent)]
+
+
+def is_rank_of(process: int, parent: int) -> bool:
+    """Whether a process is a rank that another one has started."""
+    try:
+        started_by = int(Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[1])
+        return started_by == parent and b"rank_process" in Path(f"/proc/{process}/cmdline").read_bytes()
+    except (FileNotFoundError, ProcessLookupError):
+        return False
+
+
+def alive(process: int) -> bool:
+    """Whether a process is there and no zombie."""
+    try:
+        return Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except (FileNotFoundError, ProcessLookupError):
+        return False
