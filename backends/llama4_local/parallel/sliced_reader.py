@@ -42,7 +42,7 @@ class Cut:
 
 
 def cut_of(name: str, stored: StoredTensor, share: Share) -> Cut | None:
-    """Return what a rank takes of a tensor of a published name; None for all of it: norms, routers, embeddings, the image encoder."""
+    """Return the part that a rank takes of a tensor, by its published name; None for all of it."""
     if name.startswith(("vision_model.", "multi_modal_projector.")):
         return None
     scales = name.endswith("_scale")
