@@ -11,12 +11,12 @@ import torch
 from torch import Tensor
 
 from llama4_local.checkpoint.assembler import Assembler
-from llama4_local.checkpoint.fp8 import activation_bound, check_fp8, check_kind, is_fp8
+from llama4_local.checkpoint.fp8 import activation_bound, check_fp8, check_kind, holds_int4, is_fp8
 from llama4_local.checkpoint.network import read_network
 from llama4_local.checkpoint.plain import check_checkpoint, stored_dtype
 from llama4_local.checkpoint.quantizing import Packing
 from llama4_local.checkpoint.reader import MappedFiles
-from llama4_local.config.formats import DTYPE_BYTES
+from llama4_local.config.formats import DTYPE_BYTES, MOST_STEP_TOKENS
 from llama4_local.model.transformer import Model
 from llama4_local.ops.reference.functions import ReferenceOps
 from llama4_local.ops.reference.quantized import QuantizedReferenceOps
@@ -64,6 +64,11 @@ def load_share(source: ShardSource, share: Share, progress: Callable[[int, int],
     check_split(config, share.size, quantize=source.quantize)
     dtype = stored_dtype(stored) if source.dtype == "auto" else cast("torch.dtype", getattr(torch, source.dtype))
     reader = SlicedReader(_needed(stored, share), share, progress)
+    if holds_int4(stored):
+        raise InvalidRequest(
+            "This checkpoint is published in int4, which tensor_parallel= does not divide yet; give the checkpoint in "
+            "bf16 with quantize='int4', or leave tensor_parallel= out."
+        )
     if is_fp8(stored):
         check_kind(source.quantize)
         check_fp8(folder, config, stored)
@@ -81,7 +86,9 @@ def rank_model(source: ShardSource, weights: Weights, ranks: Ranks, share: Share
     """Return the model that runs a rank's share."""
     config = share.config(read_network(source.folder).config)
     plain = all(isinstance(leaf, Tensor) for leaf in weights.leaves())
-    return Model.create(config, weights, ReferenceOps() if plain else QuantizedReferenceOps(), ranks)
+    return Model.create(
+        config, weights, ReferenceOps() if plain else QuantizedReferenceOps(exact_rows=MOST_STEP_TOKENS), ranks
+    )
 
 
 def _needed(stored: dict[str, StoredTensor], share: Share) -> dict[str, StoredTensor]:
