@@ -9,6 +9,7 @@ import json
 from typing import TYPE_CHECKING, cast
 
 from llama4sdk.prompting import tokenizer_cache
+from llama4sdk.prompting.soundness import problems_of
 from llama4sdk.prompting.special_tokens import published_special_tokens
 from llama4sdk.prompting.tiktoken_file import MalformedRanksError, build_engine, read_ranks
 
@@ -16,6 +17,11 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     import tokenizers
+
+_PROBE = (
+    "The quick brown fox: 1234 + 5678 = 6912!\n\n\tĀé漢字🙂  aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa "
+    "\x00\x7f (){}[] don't WE'LL\r\n"
+)
 
 
 class EngineError(ValueError):
@@ -55,47 +61,73 @@ def _cached(folder: Path | None, fingerprint: str, tokens: int) -> tokenizers.To
     return engine if engine.get_vocab_size() == tokens else None
 
 
-def from_json(data: bytes) -> tuple[tokenizers.Tokenizer, dict[str, int]]:
-    """Make the engine of a `tokenizer.json`; special tokens are all those that were added by name.
+def from_json(data: bytes) -> tuple[tokenizers.Tokenizer, dict[str, int], dict[str, int]]:
+    """Make the engine of a `tokenizer.json`.
+
+    Returns:
+        The engine; its special tokens, which it never sees in a text; and other tokens that were added by name, which
+        it does see, as transformers has it.
 
     Raises:
         EngineError: The file cannot be read, or is not byte-level BPE.
     """
     try:
         text = data.decode("utf-8")
+        content: object = json.loads(text)
     except UnicodeDecodeError:
         raise EngineError("the file is not UTF-8") from None
-    engine = _parse(text)
+    except (ValueError, RecursionError):
+        raise EngineError("the file is not a tokenizer.json that the tokenizers library can read") from None
+    tree = cast("dict[str, object]", content if isinstance(content, dict) else {})
+    problems = problems_of(tree)
+    if problems:
+        raise EngineError(*problems)
+    specials, words = _added_tokens(tree)
+    # A post-processor may drop a text even where no special tokens are asked for.
+    engine = _parse(text if tree.get("post_processor") is None else json.dumps(tree | {"post_processor": None}))
     _check_byte_level(engine)
-    tree = cast("dict[str, object]", json.loads(text))
-    specials = _added_tokens(tree)
-    if not _hides_specials(engine, specials):
-        engine = _parse(_without(tree, specials))
+    if not _hides_specials(engine, specials, words):
+        engine = _parse(_without(tree, specials, words))
     if any(engine.model.id_to_token(token_id) is not None for token_id in specials.values()):
         raise EngineError("a special token has the id of an ordinary one")
     engine.encode_special_tokens = True
     engine.no_truncation()
     engine.no_padding()
-    return engine, specials
+    _check_probe(engine)
+    return engine, specials, words
 
 
-def _added_tokens(tree: dict[str, object]) -> dict[str, int]:
+def _added_tokens(tree: dict[str, object]) -> tuple[dict[str, int], dict[str, int]]:
     # From the file: the library numbers added tokens anew where they are not in the vocabulary.
     added = cast("list[dict[str, object]]", tree.get("added_tokens") or [])
-    specials = {cast("str", token["content"]): cast("int", token["id"]) for token in added}
-    if len(set(specials.values())) != len(added):
+    ids = {cast("str", token["content"]): cast("int", token["id"]) for token in added}
+    if len(set(ids.values())) != len(added):
         raise EngineError("two added tokens share a name or an id")
-    return specials
+    published = frozenset(published_special_tokens())
+    special = {cast("str", token["content"]) for token in added if token.get("special", True)} | (published & set(ids))
+    specials = {name: token_id for name, token_id in ids.items() if name in special}
+    return specials, {name: token_id for name, token_id in ids.items() if name not in special}
 
 
-def _hides_specials(engine: tokenizers.Tokenizer, specials: dict[str, int]) -> bool:
+def _hides_specials(engine: tokenizers.Tokenizer, specials: dict[str, int], words: dict[str, int]) -> bool:
     """Tell whether the engine can be told to overlook all special tokens in a text."""
     known = engine.get_added_tokens_decoder()
     return (
-        all(token.special for token in known.values())
-        and {token.content: token_id for token_id, token in known.items()} == specials
+        all(token.special == (token.content in specials) for token in known.values())
+        and {token.content: token_id for token_id, token in known.items()} == specials | words
         and not any(engine.model.token_to_id(name) is not None for name in specials)
     )
+
+
+def _check_probe(engine: tokenizers.Tokenizer) -> None:
+    """Encode a short text of every kind of character and compare it with what comes back."""
+    try:
+        ids = engine.encode(_PROBE, add_special_tokens=False).ids
+        back = engine.decode(ids, skip_special_tokens=False)
+    except BaseException as exc:
+        raise _fault(exc) from exc
+    if back != _PROBE:
+        raise EngineError("a text that is encoded and decoded comes back as another one")
 
 
 def _parse(text: str) -> tokenizers.Tokenizer:
@@ -103,8 +135,15 @@ def _parse(text: str) -> tokenizers.Tokenizer:
 
     try:
         return Tokenizer.from_str(text)
-    except Exception as exc:
-        raise EngineError("the file is not a tokenizer.json that the tokenizers library can read") from exc
+    except BaseException as exc:
+        raise _fault(exc) from exc
+
+
+def _fault(exc: BaseException) -> BaseException:
+    # The library's panics are no `Exception`; what else is none, such as an interrupt, is not its own.
+    if isinstance(exc, Exception) or type(exc).__name__ == "PanicException":
+        return EngineError("the file is not a tokenizer.json that the tokenizers library can read")
+    return exc
 
 
 def _check_byte_level(engine: tokenizers.Tokenizer) -> None:
@@ -114,8 +153,11 @@ def _check_byte_level(engine: tokenizers.Tokenizer) -> None:
         raise EngineError("the tokenizer is not byte-level BPE, as every Llama 4 tokenizer is")
 
 
-def _without(tree: dict[str, object], specials: dict[str, int]) -> str:
-    """Take the added tokens out of a `tokenizer.json`, out of its vocabulary too."""
+def _without(tree: dict[str, object], specials: dict[str, int], words: dict[str, int]) -> str:
+    """Take the special tokens out of a `tokenizer.json`, out of its vocabulary too; other added ones keep their ids."""
     model = cast("dict[str, dict[str, int]]", tree["model"])
-    vocab = {token: token_id for token, token_id in model["vocab"].items() if token not in specials}
-    return json.dumps(tree | {"added_tokens": [], "post_processor": None, "model": model | {"vocab": vocab}})
+    vocab = {token: token_id for token, token_id in model["vocab"].items() if token not in specials} | words
+    added = [
+        token for token in cast("list[dict[str, object]]", tree.get("added_tokens") or []) if token["content"] in words
+    ]
+    return json.dumps(tree | {"added_tokens": added, "post_processor": None, "model": model | {"vocab": vocab}})

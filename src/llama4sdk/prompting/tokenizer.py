@@ -37,11 +37,18 @@ class Tokenizer:
     Python's lock released for most of it: inside a running event loop await `encode_async`.
     """
 
-    def __init__(self, engine: tokenizers.Tokenizer, specials: Mapping[str, int], fingerprint: str) -> None:
+    def __init__(
+        self,
+        engine: tokenizers.Tokenizer,
+        specials: Mapping[str, int],
+        fingerprint: str,
+        words: Mapping[str, int] | None = None,
+    ) -> None:
         self._engine = engine
         self._specials = MappingProxyType(dict(specials))
         self._names = {token_id: name for name, token_id in specials.items()}
-        self._bytes: dict[int, bytes] = {}
+        # Ordinary tokens that were added by name are stored as text, not in the byte-level alphabet.
+        self._bytes: dict[int, bytes] = {token_id: word.encode() for word, token_id in (words or {}).items()}
         self._fingerprint = fingerprint
 
     @classmethod
@@ -75,14 +82,15 @@ class Tokenizer:
         """Make a tokenizer of the bytes of such a file; `name` is how errors call it."""
         fingerprint = hashlib.sha256(data).hexdigest()
         folder = tokenizer_cache.cache_folder() if cache else None
+        words: dict[str, int] = {}
         try:
             if data.lstrip()[:1] == b"{":
-                engine, specials = from_json(data)
+                engine, specials, words = from_json(data)
             else:
                 engine, specials = from_ranks(data, folder, fingerprint)
         except EngineError as exc:
             raise CheckpointError(name, exc.problems) from exc
-        return cls(engine, specials, fingerprint)
+        return cls(engine, specials, fingerprint, words)
 
     @property
     def fingerprint(self) -> str:
@@ -98,7 +106,7 @@ class Tokenizer:
     def vocab_size(self) -> int:
         """One more than the largest token id."""
         ordinary = self._engine.get_vocab(with_added_tokens=False).values()
-        return 1 + max([*ordinary, *self._specials.values()])
+        return 1 + max([*ordinary, *self._specials.values(), *self._bytes])
 
     def special(self, name: str) -> int:
         """Return the id of a special token such as `<|eot|>`.
@@ -122,9 +130,17 @@ class Tokenizer:
         _check_characters(text)
         ids: list[int] = []
         for piece in pieces(text):
-            # Of the library's calls only those for batches let go of Python's lock while they work.
-            ids += self._engine.encode_batch_fast([piece], add_special_tokens=False)[0].ids
+            ids += self._encode_piece(piece)
         return ids
+
+    def _encode_piece(self, piece: str) -> list[int]:
+        try:
+            # Of the library's calls only those for batches let go of Python's lock while they work.
+            return self._engine.encode_batch_fast([piece], add_special_tokens=False)[0].ids
+        except BaseException as exc:
+            if type(exc).__name__ != "PanicException":  # of the library's own, which is no `Exception`
+                raise
+            raise CheckpointError("tokenizer", ["its pattern gives up on this text; use the published one"]) from exc
 
     async def encode_async(self, text: str) -> list[int]:
         """Return the ids of a text, a long one without holding up the event loop."""
