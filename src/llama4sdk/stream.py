@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from abc import abstractmethod
 from collections.abc import AsyncIterator, Iterable
 from contextlib import AsyncExitStack
@@ -34,6 +35,7 @@ if TYPE_CHECKING:
     from llama4sdk.request import Request
 
 E = TypeVar("E")
+_LOG = logging.getLogger("llama4sdk")
 
 # Events that may wait for a slow reader before the backend has to wait as well.
 _BUFFERED_EVENTS = 32
@@ -240,6 +242,7 @@ class Stream(Pumped[Event], Generic[Answer]):
             await self._run(self._watch)
         finally:
             self._watch.stop()
+            _log_end(self._request, self._watch, self._metered)
 
     async def _run(self, watch: Stopwatch) -> None:
         async with AsyncExitStack() as stack:
@@ -300,6 +303,13 @@ class _Texts(AsyncIterator[str]):
             event = await self._events.__anext__()
             if isinstance(event, TextDelta):
                 return event.text
+
+
+def _log_end(request: Request, watch: Stopwatch, metered: Metered | None) -> None:
+    """Log one line on a request that ended; never what was said in it."""
+    if _LOG.isEnabledFor(logging.DEBUG):
+        usage = metered.usage if metered is not None else None
+        _LOG.debug("Request %s ended: %s, %s.", request.request_id, watch.timing(0), usage)
 
 
 def one_error(error: BaseException, backend: str, request_id: str) -> LlamaError:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
@@ -16,6 +17,7 @@ from llama4_local.engine.engine import Engine, EngineLimits
 from llama4_local.nano import CHECKPOINT
 from llama4_local.parallel.share import Share
 from llama4_local.parallel.starting import load_over_ranks
+from llama4_local.serving.load_log import log_cache, log_loaded
 from llama4_local.serving.progress_bar import packing_bar
 from llama4_local.serving.vocabulary import ids_without_token
 
@@ -49,6 +51,7 @@ def build_engine(folder: Path, options: Options, served: ServedModel, *, outbox:
     device = torch.device(served.device)
     if device.type == "cuda" and device.index is not None:
         torch.cuda.set_device(device)  # of this thread: kernels start on the current device
+    began = time.monotonic()
     with packing_bar(folder.name, enabled=options.progress) as draw:
 
         def packing(done: int, total: int) -> None:
@@ -76,6 +79,7 @@ def build_engine(folder: Path, options: Options, served: ServedModel, *, outbox:
                 packing=packing,
             )
     config = Share(0, options.tensor_parallel).config(served.config)
+    log_loaded(folder, model, options.quantize, time.monotonic() - began)
     without_token = ids_without_token(served.config.text.vocab_size, served.template.tokenizer)
     model = replace(model, config=config).excluding(without_token)
     try:
@@ -95,6 +99,7 @@ def _engine(model: Model, options: Options, served: ServedModel, *, outbox: Outb
         memory=served.cache_memory // options.tensor_parallel,  # for this rank's heads
         itemsize=cache_dtype.itemsize,
     )
+    log_cache(shape, cache_dtype, served.context, options.max_sequences)
     limits = EngineLimits(
         step_tokens=step_tokens(options, model.device.type),
         max_sequences=options.max_sequences,
