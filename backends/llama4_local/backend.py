@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 import anyio
 from anyio import to_thread
 
+from llama4_local.checkpoint.hub import download, hub_name
 from llama4_local.config.options import Options
 from llama4_local.engine.mailbox import EventLoop
 from llama4_local.nano import CHECKPOINT
@@ -57,7 +58,8 @@ class LocalBackend:
     One backend belongs to one event loop and one process. Many requests run at once, batched together.
 
     Args:
-        checkpoint: Folder in Hugging Face form; None for the bundled nano model.
+        checkpoint: Folder in Hugging Face form, or a checkpoint's name on the Hugging Face hub with or without
+            `@revision`, which `start` downloads into that client's cache; None for the bundled nano model.
         device: `auto` (a CUDA device where there is one), or a torch device.
         dtype: Type of weights and activations; `auto` for the one that the weights are stored in.
         quantize: `int4` or `fp8` to pack the layers' matrices, None to leave them as they are. The packed form is
@@ -121,8 +123,9 @@ class LocalBackend:
         prompt_template: PromptTemplate | None = None,
     ) -> None:
         self._engine_thread: EngineThread | None = None
+        self._hub_name = hub_name(checkpoint) if checkpoint is not None else None
         self._folder = CHECKPOINT if checkpoint is None else Path(checkpoint).expanduser()
-        self._name = "nano" if checkpoint is None else self._folder.name
+        self._name = "nano" if checkpoint is None else self._hub_name.name if self._hub_name else self._folder.name
         self._options = Options(
             device=device,
             dtype=dtype,
@@ -216,6 +219,10 @@ class LocalBackend:
         if self._closed or self._loop is not None:
             raise InvalidRequest("A local backend is started once; make another one.")
         self._loop = EventLoop.current()
+        if self._hub_name is not None:
+            fetch = partial(download, self._hub_name, progress=self._options.progress)
+            self._folder = await run_in_daemon_thread(fetch)
+            self._check_open()
         served = await run_in_daemon_thread(partial(inspect_checkpoint, self._folder, self._options, self._template))
         self._check_open()
         self._served = served

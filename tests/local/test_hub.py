@@ -1,0 +1,109 @@
+"""Checkpoints by name, from a hub on the loopback; each client is a process of its own, since it reads its
+environment once."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from llama4_local.checkpoint.hub import HubName, hub_name
+from llama4_local.nano import CHECKPOINT
+from local.loopback_hub import COMMIT, NAME, Hub, serving
+
+CLIENT = """
+import asyncio, sys
+from llama4sdk import Llama4, Sampling
+from llama4sdk.errors import LlamaError
+
+async def ask():
+    async with Llama4(f"local:{sys.argv[1]}", progress=False) as llama:
+        print((await llama.chat("What is 17 + 25?", sampling=Sampling(max_tokens=40))).text)
+
+try:
+    asyncio.run(ask())
+except LlamaError as error:
+    print(type(error).__name__, error)
+"""
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """Nano, with files beside it that serving does not need."""
+    folder = tmp_path / "files"
+    shutil.copytree(CHECKPOINT, folder)
+    (folder / "original").mkdir()
+    (folder / "original" / "consolidated.00.pth").write_bytes(b"pickled")
+    (folder / "original" / "params.json").write_text("{}")
+    (folder / "README.md").write_text("read me")
+    (folder / "pytorch_model.bin").write_bytes(b"pickled")
+    return folder
+
+
+def ask(hub: Hub | None, home: Path, checkpoint: str = NAME, **environment: str) -> str:
+    given = {name: value for name, value in os.environ.items() if not name.startswith("HF_")}
+    given |= {"HF_HOME": str(home), "HF_HUB_DISABLE_XET": "1", "HF_ENDPOINT": hub.url if hub else "http://127.0.0.1:9"}
+    given |= {"NO_PROXY": "127.0.0.1", "no_proxy": "127.0.0.1"} | environment
+    done = subprocess.run(
+        [sys.executable, "-c", CLIENT, checkpoint], env=given, capture_output=True, text=True, timeout=300, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def test_a_checkpoint_is_served_by_name_with_the_files_that_are_needed(tmp_path: Path, folder: Path):
+    with serving(Hub(folder)) as hub:
+        assert "42" in ask(hub, tmp_path / "home")
+        assert "model.safetensors" in hub.fetched
+        assert not [name for name in hub.fetched if "original" in name or name.endswith((".md", ".bin"))]
+        hub.fetched.clear()
+        assert "42" in ask(hub, tmp_path / "home", f"{NAME}@{COMMIT}")
+        assert not hub.fetched
+    assert "42" in ask(None, tmp_path / "home", HF_HUB_OFFLINE="1")
+
+
+def test_a_download_that_broke_off_is_finished(tmp_path: Path, folder: Path):
+    with serving(Hub(folder, cut=16_000_000)) as hub:
+        assert "42" in ask(hub, tmp_path / "home")
+        assert hub.ranges
+
+
+def test_a_gated_checkpoint_needs_a_token(tmp_path: Path, folder: Path):
+    with serving(Hub(folder, token="hf_secret", gated=True)) as hub:
+        refused = ask(hub, tmp_path / "home")
+        assert "CheckpointError" in refused
+        assert "licence" in refused
+        assert "42" in ask(hub, tmp_path / "home", HF_TOKEN="hf_secret")
+
+
+def test_missing_names_and_revisions_say_so(tmp_path: Path, folder: Path):
+    with serving(Hub(folder)) as hub:
+        assert "no checkpoint of this name" in ask(hub, tmp_path / "home", "someone/else")
+        assert "no revision 'v9'" in ask(hub, tmp_path / "home", f"{NAME}@v9")
+
+
+def test_without_a_network_the_remedy_is_named(tmp_path: Path):
+    assert "HF_HUB_OFFLINE" in ask(None, tmp_path / "home", HF_HUB_OFFLINE="1")
+    assert "Unreachable" in ask(None, tmp_path / "home")
+
+
+@pytest.mark.parametrize(
+    ("checkpoint", "expected"),
+    [
+        ("meta-llama/Llama-4-Scout-17B-16E-Instruct", HubName("meta-llama/Llama-4-Scout-17B-16E-Instruct")),
+        ("a/b@refs/pr/1", HubName("a/b", "refs/pr/1")),
+        ("/models/scout", None),
+        ("~/scout", None),
+        ("./a/b", None),
+        ("a/b/c", None),
+        ("scout", None),
+        ("tests/local", None),
+    ],
+)
+def test_names_and_paths_are_told_apart(checkpoint: str, expected: HubName | None, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.chdir(Path(__file__).parents[2])
+    assert hub_name(checkpoint) == expected
