@@ -94,8 +94,9 @@ def test_a_target_without_a_scheme_shows_the_right_spelling(target: str, way_out
     ],
 )
 def test_a_misspelt_option_names_the_nearest_and_lists_all(target: str, option: str, way_out: str) -> None:
+    options: dict[str, Any] = {option: 1}
     with pytest.raises(InvalidRequest, match=way_out):
-        Llama4(target, **{option: 1})
+        Llama4(target, **options)
 
 
 async def test_a_pil_image_or_a_path_beside_text_is_an_image(tmp_path: Path) -> None:
