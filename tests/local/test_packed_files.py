@@ -18,6 +18,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from llama4_local.checkpoint import quantized_cache as packed_files
+from llama4_local.checkpoint import sealed_file
 from llama4_local.checkpoint.quantizing import load_quantizing
 from llama4_local.config.formats import WeightFormat
 from llama4_local.weights.tree import WeightTree
@@ -216,3 +217,18 @@ def test_a_run_that_is_killed_leaves_whole_files_only_and_the_next_goes_on(folde
     assert [path.stat().st_mtime_ns for path in first] == times
     assert not list(folder.glob(".packed-*/.*"))
     assert same(packed(folder), packed(folder, keep=False))
+
+
+@pytest.mark.parametrize("place", [0, 1_000, -1])
+def test_damage_in_any_block_of_a_large_tensor_is_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, place: int):
+    monkeypatch.setattr(sealed_file, "_BLOCK", 256)  # as a tensor of gigabytes has many
+    path, numbers = tmp_path / "large.safetensors", torch.arange(2_000, dtype=torch.int32).view(torch.uint8)
+    sealed_file.write_sealed(path, "test-1", {"numbers": numbers}, {})
+    tensors, _ = sealed_file.read_sealed(path, "test-1")
+    assert torch.equal(tensors["numbers"], numbers)
+    content = bytearray(path.read_bytes())
+    start = len(content) - numbers.nbytes
+    content[start + place if place >= 0 else place] ^= 1
+    path.write_bytes(bytes(content))
+    with pytest.raises(sealed_file.UnreadableFile, match="checksum"):
+        sealed_file.read_sealed(path, "test-1")
