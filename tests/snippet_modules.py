@@ -19,6 +19,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 
+import llama4_local
 from llama4_http import HttpBackend
 from llama4sdk import Backend, Image, Llama4, Message, Request, Session, SystemMessage, UserMessage
 from llama4sdk.testing import ScriptedBackend as MyBackend
@@ -30,6 +31,7 @@ dialog: list[Message]
 prompts: list[str]
 document: str
 question: str
+token_ids: list[int]
 text: str
 tools: list[Callable[..., object]]
 """
