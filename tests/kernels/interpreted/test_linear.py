@@ -103,6 +103,14 @@ def test_quantize_rows_matches_its_twin(bound: float | None) -> None:
     assert torch.equal(values.float(), expected.float())
 
 
+def test_int4_in_activation_order_is_refused() -> None:
+    weight = matrix("int4", 64, 128)
+    assert isinstance(weight, Int4Matrix)
+    ordered = Int4Matrix(weight.packed, weight.scales, torch.randperm(128, dtype=torch.int32))
+    with pytest.raises(InvalidRequest, match="device='cpu'"):
+        linear(activations(2, 128), ordered, tile())
+
+
 def test_linear_refuses_shapes_that_do_not_match() -> None:
     with pytest.raises(InvalidRequest, match="columns"):
         linear(activations(2, 64), matrix("bf16", 64, 128), tile())

@@ -113,6 +113,7 @@ def operands(weight: Matrix) -> Operands:
         return Operands("bf16", weight)
     if isinstance(weight, Int4Matrix):
         require(weight.group in (32, 64, 128), f"int4 groups must be of 32, 64 or 128, got {weight.group}")
+        require(weight.order is None, "int4 in activation order (weight_g_idx) is served with device='cpu'")
         return Operands("int4", weight.packed, weight.scales, weight.group)
     return Operands("fp8", weight.values, weight.scales, bound=weight.bound)
 
