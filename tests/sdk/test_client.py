@@ -90,7 +90,7 @@ def test_something_that_is_no_backend_is_refused() -> None:
 
 
 def test_an_unknown_backend_names_those_that_are_installed(monkeypatch: pytest.MonkeyPatch) -> None:
-    with pytest.raises(BackendMissing, match=r"'loca'; installed: http, https, local\."):
+    with pytest.raises(BackendMissing, match=r"'loca'; installed: http, https, local, ray\."):
         open_backend("loca:/models/scout")
     monkeypatch.setenv("LLAMA4_BACKEND", "elsewhere")
     with pytest.raises(BackendMissing, match="elsewhere"):
