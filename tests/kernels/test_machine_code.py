@@ -44,7 +44,7 @@ def test_no_kernel_spills_and_every_product_runs_on_hoppers_matrix_units(built: 
     assert all(one.code.matrix for one in built[1] if one.matmul)
     small = [one for one in built[1] if one.name in MATRIX_KERNELS and not one.matmul]
     assert small
-    assert all(one.code.slow_matrix for one in small)  # HMMA, never scalar multiplications
+    assert all(one.code.slow_matrix or one.code.matrix for one in small)  # never scalar multiplications
 
 
 def test_the_manifest_lists_every_cubin(built: tuple[Path, list[Built]]) -> None:
@@ -85,13 +85,18 @@ def test_launches_at_other_sizes_use_the_compiled_binaries(tokens: int) -> None:
 
 @pytest.mark.parametrize("shape", SHAPES, ids=lambda shape: shape.name)
 @pytest.mark.parametrize("tokens", [16, 17, 64, 300])
-def test_from_16_tokens_on_every_product_requires_hoppers_matrix_units(tokens: int, shape: Shape) -> None:
+def test_from_16_tokens_on_every_product_requires_hoppers_matrix_units_but_small_blocks_of_int4(
+    tokens: int, shape: Shape
+) -> None:
     for weight_format in FORMATS:
         launched = [
             one for one in matrix_launches(shape, weight_format, tokens, KernelOps()) if one.name in MATRIX_KERNELS
         ]
         assert launched
-        assert all(one.matmul for one in launched)
+        for one in launched:
+            # Blocks of up to 16 tokens in halves: measured on an H200, gate and up of 64 tokens take 273 us for 336.
+            product = cast("Product", one.constants["PRODUCT"])
+            assert one.matmul or (product.paired and product.tokens <= 16)
 
 
 def planned(tile: Tile, tokens: int = 256) -> Launch:

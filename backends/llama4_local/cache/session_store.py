@@ -83,7 +83,7 @@ class SessionCopy:
         self._access = access
         self._size = size
         self._writes = writes
-        page_bytes = state.keys[0, :size].nbytes if state.keys.shape[0] else 1
+        page_bytes = max(1, state.keys[:1, :size].nbytes)  # none where there are no keys
         count = max(1, _PART_BYTES // page_bytes)
         self._parts = [
             (layer, start, pages[start : start + count])
