@@ -95,7 +95,7 @@ def test_an_unknown_backend_names_those_that_are_installed(monkeypatch: pytest.M
     monkeypatch.setenv("LLAMA4_BACKEND", "elsewhere")
     with pytest.raises(BackendMissing, match="elsewhere"):
         Llama4()
-    assert installed() == ("http", "https", "local")
+    assert installed() == ("http", "https", "local", "ray")
 
 
 async def test_fault_61_a_client_dropped_without_closing_warns() -> None:

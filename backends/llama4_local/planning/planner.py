@@ -27,6 +27,8 @@ if TYPE_CHECKING:
     from llama4_local.planning.workspace import Workspace
 
 RESERVE = Fraction(1, 25)  # of the memory: what driver, libraries and gaps between allocations take
+_LIBRARIES = 24_000_000  # bytes that a CPU's compiled products take, where that is more
+_SMALL_RESERVE = Fraction(2, 25)  # of the memory, at most, for that
 _USUAL_CONTEXT = 131_072
 _BATCHES = (1, 8, 64)
 
@@ -199,10 +201,10 @@ def make_plan(
     changes: Collection[str] = CHANGES,
 ) -> Plan:
     """Put a plan together from what has been checked; see `plan`."""
-    reserve = int(memory * RESERVE)
+    reserve = max(int(memory * RESERVE), min(_LIBRARIES, int(memory * _SMALL_RESERVE)))
     usable = memory - reserve
     fits = sizing.needed(context, sequences) <= usable
-    gap = Gap(sizing, machine, usable, context, sequences, float(RESERVE), changes)
+    gap = Gap(sizing, machine, usable, context, sequences, reserve / memory if memory else float(RESERVE), changes)
     return Plan(
         model=name,
         machine=machine,
