@@ -19,6 +19,7 @@ from llama4sdk import Llama4, Reply, Sampling, Switched
 from llama4sdk.backend import Backend
 from llama4sdk.routing import Fallback
 from llama4sdk.server import create_app, running
+from long_runs import often
 from routing.failing import Cutting
 
 GREEDY = Sampling(temperature=0, max_tokens=40)
@@ -152,7 +153,7 @@ class _CutStream(httpx.AsyncByteStream):
         await self._stream.aclose()
 
 
-@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=often(6, 25), deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(st.integers(0, 9000), st.sampled_from(["text", "typed"]))
 def test_cut_at_any_byte_of_the_wire_the_reply_is_that_of_an_answer_without_a_cut(count: int, asked: str) -> None:
     async def main() -> None:

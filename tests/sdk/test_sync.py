@@ -93,6 +93,7 @@ def test_threads_ask_side_by_side() -> None:
 def test_ctrl_c_stops_the_request_that_is_waited_for() -> None:
     code = (
         "import os, signal, threading\n"
+        "signal.signal(signal.SIGINT, signal.default_int_handler)\n"  # ignored where tests run in the background
         "from llama4sdk.sync import Llama4\n"
         "from llama4sdk.testing import ScriptedBackend\n"
         "backend = ScriptedBackend([600.0])\n"
