@@ -10,6 +10,8 @@ from pathlib import Path
 
 import pytest
 
+from long_runs import LONG
+
 pytest.importorskip("triton", reason="Triton comes for Linux only")
 
 ROOT = Path(__file__).parents[2]
@@ -35,7 +37,10 @@ FAULTS = [
 ]
 
 
-@pytest.mark.parametrize(("file", "right", "wrong", "tests", "expression"), FAULTS, ids=[fault[0] for fault in FAULTS])
+PLANTED = FAULTS if LONG else FAULTS[::3]
+
+
+@pytest.mark.parametrize(("file", "right", "wrong", "tests", "expression"), PLANTED, ids=[one[0] for one in PLANTED])
 def test_a_wrong_kernel_fails_its_tests(
     file: str, right: str, wrong: str, tests: str, expression: str, tmp_path: Path
 ) -> None:

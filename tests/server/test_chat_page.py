@@ -90,6 +90,7 @@ async def test_it_chats_with_tokens_and_timing_and_fits_the_screen(size: tuple[i
         await send(page, "Thanks! " + "word" * 200)
         await expect(page.locator(".meta").last).to_have_text(re.compile("cut off at the most tokens|8 tokens"))
         assert await page.evaluate("document.documentElement.scrollWidth") <= size[0]
+        await expect(page.locator("#send")).to_be_visible()  # once the answer is over
         box = await page.locator("#send").bounding_box()
         assert box is not None
         assert box["height"] >= 40  # a finger's width

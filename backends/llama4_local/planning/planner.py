@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 RESERVE = Fraction(1, 25)  # of the memory: what driver, libraries and gaps between allocations take
 _LIBRARIES = 24_000_000  # bytes that a CPU's compiled products take, where that is more
-_SMALL_RESERVE = Fraction(2, 25)  # of the memory, at most, for that
+_TINY = 100_000_000  # bytes of a memory up to which little is compiled
 _USUAL_CONTEXT = 131_072
 _BATCHES = (1, 8, 64)
 
@@ -201,7 +201,7 @@ def make_plan(
     changes: Collection[str] = CHANGES,
 ) -> Plan:
     """Put a plan together from what has been checked; see `plan`."""
-    reserve = max(int(memory * RESERVE), min(_LIBRARIES, int(memory * _SMALL_RESERVE)))
+    reserve = max(int(memory * RESERVE), min(_LIBRARIES, max(0, memory - _TINY) // 4))
     usable = memory - reserve
     fits = sizing.needed(context, sequences) <= usable
     gap = Gap(sizing, machine, usable, context, sequences, reserve / memory if memory else float(RESERVE), changes)
