@@ -201,7 +201,7 @@ def main() -> None:
         folder = Path(name)
         weights = random_weights(config, 0)
         save_checkpoint(folder, config, weights)
-        names = ["llama4_local"] if options.only_ours else ["llama4_local", *PEERS]
+        names = ["llama4_local"] if options.only_ours else ["llama4_local", *options.peers]
         if not options.only_ours:
             write_gguf(folder / "model.gguf", config, weights)
         del weights
@@ -231,9 +231,8 @@ def _print(
     for name, of in measured.items():
         speeds = f"{of.prefill:10.1f}{of.alone:10.1f}{of.together:10.1f}"
         print(f"{name:14}{speeds}{of.first_token * 1000:11.1f} ms{of.memory / 2**20:10.0f} MiB")
-    for peer in PEERS:
-        if peer in measured:
-            print(f"{'to ' + peer:14}" + "".join(f"{ratio:10.2f}" for ratio in ratios(measured, peer).values()))
+    for peer in (peer for peer in PEERS if peer in measured):
+        print(f"{'to ' + peer:14}" + "".join(f"{ratio:10.2f}" for ratio in ratios(measured, peer).values()))
     print(f"{'memory floor':14}{'':10}{floor['alone']:10.1f}{floor['together']:10.1f}")
     computed, hit = cached["computed"] * 1000, cached["cached"] * 1000
     print(f"first token after {options.prefix} tokens: {computed:.1f} ms, cached {hit:.1f} ms: 1/{computed / hit:.1f}")
@@ -244,7 +243,7 @@ def _keep(
 ) -> None:
     machine = {"processor": _processor(), "threads": torch.get_num_threads(), "torch": torch.__version__}
     figures = {name: asdict(of) for name, of in measured.items()}
-    compared = {"ratios": {peer: ratios(measured, peer) for peer in PEERS}}
+    compared = {"ratios": {peer: ratios(measured, peer) for peer in PEERS if peer in measured}}
     asked = {name: value for name, value in vars(options).items() if type(value) is int}
     kept = {"machine": machine, "options": asked, "figures": figures, **compared}
     RESULTS.write_text(json.dumps({**kept, "memory_floor": floor, "first_token_seconds": cached}, indent=2) + "\n")
@@ -275,6 +274,8 @@ def _options() -> argparse.Namespace:
         "threads": 0,
     }.items():
         parser.add_argument(f"--{name}", type=int, default=default)
+    # llama.cpp's threads wait busily between its turns, and take time from the others.
+    parser.add_argument("--peers", nargs="+", choices=PEERS, default=PEERS, help="those beside it in the run")
     parser.add_argument("--only-ours", action="store_true", help="leave the others out")
     parser.add_argument("--memory-of", help=argparse.SUPPRESS)
     parser.add_argument("--folder", help=argparse.SUPPRESS)
