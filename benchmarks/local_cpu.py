@@ -202,7 +202,7 @@ def main() -> None:
         weights = random_weights(config, 0)
         save_checkpoint(folder, config, weights)
         names = ["llama4_local"] if options.only_ours else ["llama4_local", *options.peers]
-        if not options.only_ours:
+        if "llama.cpp" in names:
             write_gguf(folder / "model.gguf", config, weights)
         del weights
         those = {who: opened(who, folder, options) for who in names}

@@ -11,13 +11,12 @@ from pathlib import Path
 import pytest
 from PIL import Image as Pillow
 
+from llama4_local.checkpoint.pull import pull_checkpoint
 from llama4sdk import InvalidRequest, Overloaded
 from llama4sdk.command import app
 from llama4sdk.command.bench import measure
 from llama4sdk.command.chat import chat_with
 from llama4sdk.command.doctor import examine
-from llama4sdk.command.pull import pull_checkpoint
-from llama4sdk.errors import Rejected
 from llama4sdk.testing import ScriptedBackend
 
 
@@ -40,13 +39,13 @@ def test_an_unknown_backend_ends_in_words() -> None:
     assert "Traceback" not in done.stderr
 
 
-@pytest.mark.parametrize("name", ["chat", "serve", "pack", "pull", "doctor", "bench"])
+@pytest.mark.parametrize("name", ["chat", "serve", "plan", "pack", "pull", "doctor", "bench"])
 def test_every_command_has_help(name: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys, "argv", ["llama4", name, "--help"])
     with pytest.raises(SystemExit) as ended:
         app.main()
     assert ended.value.code == 0
-    assert "Usage" in capsys.readouterr().out
+    assert "usage" in capsys.readouterr().out.lower()
 
 
 def test_options_of_the_call_go_before_those_of_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -101,7 +100,6 @@ def test_bench_asks_as_often_as_it_is_told() -> None:
         measure(backend, {}, concurrency="1,x", tokens=2, prompt="a")
 
 
-def test_a_checkpoint_that_is_not_there_is_refused_in_words(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
-    with pytest.raises(Rejected, match="no/such name"):
+def test_what_is_no_name_on_the_hub_is_refused_in_words(tmp_path: Path) -> None:
+    with pytest.raises(InvalidRequest, match="no/such name"):
         pull_checkpoint("no/such name", tmp_path)

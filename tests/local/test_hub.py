@@ -45,14 +45,19 @@ def folder(tmp_path: Path) -> Path:
 
 
 def ask(hub: Hub | None, home: Path, checkpoint: str = NAME, **environment: str) -> str:
+    done = run(hub, home, "-c", CLIENT, checkpoint, **environment)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def run(hub: Hub | None, home: Path, *arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    """Run Python with a hub and a cache of its own."""
     given = {name: value for name, value in os.environ.items() if not name.startswith("HF_")}
     given |= {"HF_HOME": str(home), "HF_HUB_DISABLE_XET": "1", "HF_ENDPOINT": hub.url if hub else "http://127.0.0.1:9"}
     given |= {"NO_PROXY": "127.0.0.1", "no_proxy": "127.0.0.1"} | environment
-    done = subprocess.run(
-        [sys.executable, "-c", CLIENT, checkpoint], env=given, capture_output=True, text=True, timeout=300, check=False
+    return subprocess.run(
+        [sys.executable, *arguments], env=given, capture_output=True, text=True, timeout=300, check=False
     )
-    assert done.returncode == 0, done.stderr
-    return done.stdout
 
 
 def test_a_checkpoint_is_served_by_name_with_the_files_that_are_needed(tmp_path: Path, folder: Path):
@@ -64,6 +69,18 @@ def test_a_checkpoint_is_served_by_name_with_the_files_that_are_needed(tmp_path:
         assert "42" in ask(hub, tmp_path / "home", f"{NAME}@{COMMIT}")
         assert not hub.fetched
     assert "42" in ask(None, tmp_path / "home", HF_HUB_OFFLINE="1")
+
+
+def test_the_command_pull_fetches_the_needed_files_into_a_folder(tmp_path: Path, folder: Path):
+    to = tmp_path / "here"
+    with serving(Hub(folder)) as hub:
+        done = run(hub, tmp_path / "home", "-m", "llama4_local.checkpoint.pull", NAME, "--to", str(to))
+        assert (done.returncode, done.stdout.strip()) == (0, str(to)), done.stderr
+        assert (to / "model.safetensors").read_bytes() == (folder / "model.safetensors").read_bytes()
+        assert not (to / "original").exists()
+        missing = run(hub, tmp_path / "home", "-m", "llama4_local.checkpoint.pull", "someone/else")
+    assert missing.returncode == 1
+    assert "no checkpoint of this name" in missing.stderr
 
 
 def test_a_download_that_broke_off_is_finished(tmp_path: Path, folder: Path):

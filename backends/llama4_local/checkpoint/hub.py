@@ -49,11 +49,12 @@ def hub_name(checkpoint: str | os.PathLike[str]) -> HubName | None:
     return HubName(match["name"], match["revision"])
 
 
-def download(checkpoint: HubName, *, progress: bool | None = None) -> Path:
+def download(checkpoint: HubName, *, to: Path | None = None, progress: bool | None = None) -> Path:
     """Return the folder of a checkpoint, whose missing files are fetched first.
 
     Args:
         checkpoint: Its name.
+        to: The folder that the files go to; None for the client's cache.
         progress: Whether bars on stderr show how far it is; None for those where there is a terminal.
 
     Raises:
@@ -73,6 +74,7 @@ def download(checkpoint: HubName, *, progress: bool | None = None) -> Path:
         folder = snapshot_download(  # pyright: ignore[reportCallIssue]
             checkpoint.name,
             revision=checkpoint.revision,
+            local_dir=to,
             allow_patterns=list(_NEEDED),
             ignore_patterns=list(_NOT_NEEDED),
             tqdm_class=_bars(progress),  # pyright: ignore[reportArgumentType]

@@ -115,16 +115,12 @@ def pack(
     pack_checkpoint(checkpoint, quantize)
 
 
-@app.command()
-def pull(
-    model: Annotated[str, typer.Argument(help="scout, maverick, guard-4, or a repository's name.")],
-    to: Annotated[Optional[Path], typer.Option(help="The folder; left out: the hub's cache.")] = None,  # noqa: UP045
-    revision: Annotated[Optional[str], typer.Option(help="A branch, tag or commit.")] = None,  # noqa: UP045
-) -> None:
+@app.command(context_settings={"allow_extra_args": True, "ignore_unknown_options": True, "help_option_names": []})
+def pull(context: typer.Context) -> None:
     """Download a checkpoint from the Hugging Face hub."""
-    from llama4sdk.command.pull import pull_checkpoint
+    from llama4sdk.command.plugins import command_of
 
-    typer.echo(pull_checkpoint(model, to, revision))
+    raise typer.Exit(command_of("pull")(context.args))
 
 
 @app.command()
