@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from math import log
 from pathlib import Path
 
@@ -69,6 +70,10 @@ async def saved_with(folder: Path, path: Path, change: Callable[[SavedSession], 
     write_session(path, change(read_session(path)))
 
 
+# Products are timed at a start and may round otherwise at the next one, but not so.
+exactly = partial(serving, deterministic=True)
+
+
 def moved(session: SavedSession) -> SavedSession:
     """The same tokens at `FAR`; what was computed near the beginning is computed again there."""
     state = SessionState(session.state.keys[:, :0], session.state.values[:, :0])
@@ -103,13 +108,13 @@ async def test_a_far_session_is_saved_with_its_place_and_goes_on_exactly(tmp_pat
     path = tmp_path / "session"
     folder = saved_chat(tmp_path / "model", tuned())
     await saved_with(folder, path, moved)
-    async with serving(folder) as backend, await backend.restore(path) as session:
+    async with exactly(folder) as backend, await backend.restore(path) as session:
         await said(session, "more")
         await session.save(path)
         expected = [(await said(session, text))[:2] for text in ("and more", "and more")]
         kept = session.tokens
     assert read_session(path).origin == FAR
-    async with serving(folder) as backend, await backend.restore(path) as session, await session.fork() as twin:
+    async with exactly(folder) as backend, await backend.restore(path) as session, await session.fork() as twin:
         for one in (session, twin):
             first = await said(one, "and more")
             assert [first[:2], (await said(one, "and more"))[:2]] == expected
