@@ -46,6 +46,7 @@ fix: $(READY)
 	$(BIN)/ruff format .
 
 docs: $(READY)
+	$(BIN)/python -m docs_parts
 	$(BIN)/zensical build --clean
 
 bench: $(READY)

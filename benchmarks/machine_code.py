@@ -1,4 +1,4 @@
-"""Puts the registers and occupancy of every compiled kernel into `docs/performance.md`.
+"""Puts the registers and occupancy of every compiled kernel into `docs/kernels.md`.
 
 python -m llama4_local.ops.kernels.aot.compiled --out build/cubins --report benchmarks/results/sm90a.json
 python benchmarks/machine_code.py
@@ -12,7 +12,7 @@ from typing import TypedDict, cast
 
 ROOT = Path(__file__).parents[1]
 REPORT = ROOT / "benchmarks" / "results" / "sm90a.json"
-PAGE = ROOT / "docs" / "performance.md"
+PAGE = ROOT / "docs" / "kernels.md"
 BEGIN, END = "<!-- machine code: begin -->\n", "<!-- machine code: end -->\n"
 TILE_FIELDS = ("ROWS", "TOKENS", "QUERIES", "KEYS", "DEPTH", "SPLITS")
 

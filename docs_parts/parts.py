@@ -1,0 +1,40 @@
+"""Every file of the documentation that is made, or holds a part that is, with its text as it has to be."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from docs_parts import machines
+from docs_parts.bars import VARIANTS, draw
+from docs_parts.charts import charts
+from docs_parts.diagram import architecture
+
+ROOT = Path(__file__).resolve().parents[1]
+DOCS = ROOT / "docs"
+IMAGES = DOCS / "images"
+CHARTS = IMAGES / "charts"
+
+
+def parts() -> dict[Path, str]:
+    """Return the text of each such file."""
+    diagrams = {IMAGES / f"architecture-{name}.svg": architecture(palette) for name, palette in VARIANTS.items()}
+    drawn = {
+        CHARTS / f"{name}-{variant}.svg": draw(chart, palette)
+        for name, chart in charts(ROOT / "benchmarks" / "results").items()
+        for variant, palette in VARIANTS.items()
+    }
+    return {**diagrams, **drawn, DOCS / "weights.md": _filled(DOCS / "weights.md", "machines", machines.table())}
+
+
+def _filled(page: Path, name: str, text: str) -> str:
+    """Return a page with a text between the comments that name it.
+
+    Raises:
+        ValueError: The page has no such comments.
+    """
+    begin, end = f"<!-- {name}: begin -->\n", f"<!-- {name}: end -->\n"
+    before, _, rest = page.read_text(encoding="utf-8").partition(begin)
+    _, closed, after = rest.partition(end)
+    if not closed:
+        raise ValueError(f"{page.name} needs the lines {begin.strip()} and {end.strip()}.")
+    return f"{before}{begin}\n{text}\n{end}{after}"
