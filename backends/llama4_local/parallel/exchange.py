@@ -19,7 +19,7 @@ from llama4_local.model.ranks import RankLost
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from llama4_local.parallel.share import Share
+    from llama4_local.config.share import Share
 
 STORE_FILE = "store"
 

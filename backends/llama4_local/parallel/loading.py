@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
@@ -17,11 +17,12 @@ from llama4_local.checkpoint.plain import check_checkpoint, stored_dtype
 from llama4_local.checkpoint.quantizing import Packing
 from llama4_local.checkpoint.reader import MappedFiles
 from llama4_local.config.formats import DTYPE_BYTES, MOST_STEP_TOKENS
+from llama4_local.config.share import INT4_IS_WHOLE, Share, check_split
 from llama4_local.model.transformer import Model
 from llama4_local.ops.reference.functions import ReferenceOps
 from llama4_local.ops.reference.quantized import QuantizedReferenceOps
-from llama4_local.parallel.share import Share, check_split
 from llama4_local.parallel.sliced_reader import SlicedReader
+from llama4_local.weights.schema import TensorPart, weight_schema
 from llama4sdk.errors import CheckpointError, InvalidRequest
 
 if TYPE_CHECKING:
@@ -32,6 +33,7 @@ if TYPE_CHECKING:
     from llama4_local.config.model import ModelConfig
     from llama4_local.model.ranks import Ranks
     from llama4_local.weights.quantized import Matrix
+    from llama4_local.weights.schema import TensorParts
     from llama4_local.weights.tree import Weights, WeightTree
 
 
@@ -65,21 +67,26 @@ def load_share(source: ShardSource, share: Share, progress: Callable[[int, int],
     dtype = stored_dtype(stored) if source.dtype == "auto" else cast("torch.dtype", getattr(torch, source.dtype))
     reader = SlicedReader(_needed(stored, share), share, progress)
     if holds_int4(stored):
-        raise InvalidRequest(
-            "This checkpoint is published in int4, which tensor_parallel= does not divide yet; give the checkpoint in "
-            "bf16 with quantize='int4', or leave tensor_parallel= out."
-        )
+        raise InvalidRequest(INT4_IS_WHOLE)
     if is_fp8(stored):
         check_kind(source.quantize)
         check_fp8(folder, config, stored)
         assembler = Assembler(reader, dtype, "cpu", activation_bound(folder))
-        weights = assembler.network(share.schema(config))
+        weights = assembler.network(share_schema(config, share))
     else:
         check_checkpoint(folder, config)
         weights = _plain(config, source, share, reader, dtype)
     if reader.problems:
         raise CheckpointError(folder, reader.problems)
     return cast("Weights", weights)
+
+
+def share_schema(config: ModelConfig, share: Share) -> WeightTree[TensorParts]:
+    """Return the tensors of a rank's share; only rank 0 has the image encoder."""
+    own = weight_schema(share.config(config))
+    start, stop = share.range(config.text.vocab_size)
+    head = (TensorPart(own.head[0].name, (stop - start, config.text.hidden_size)),)
+    return replace(own, head=head, vision=own.vision if share.rank == 0 else None)
 
 
 def rank_model(source: ShardSource, weights: Weights, ranks: Ranks, share: Share) -> Model:
@@ -101,7 +108,7 @@ def _needed(stored: dict[str, StoredTensor], share: Share) -> dict[str, StoredTe
 def _plain(
     config: ModelConfig, source: ShardSource, share: Share, reader: SlicedReader, dtype: torch.dtype
 ) -> WeightTree[Matrix]:
-    schema = share.schema(config)
+    schema = share_schema(config, share)
     if source.quantize is not None:
         return Packing(reader, source.quantize, None, dtype, "cpu", None).network(schema)
     with contextlib.ExitStack() as files:

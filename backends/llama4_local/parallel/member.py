@@ -16,9 +16,9 @@ if TYPE_CHECKING:
 
     from llama4_local.cache.kv_cache import KvCache
     from llama4_local.cache.page_table import PageCopy
+    from llama4_local.config.share import Share
     from llama4_local.ops.batch import Batch
     from llama4_local.parallel.exchange import Exchange
-    from llama4_local.parallel.share import Share
 
 
 class Member:

@@ -12,13 +12,13 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from llama4_local.config.share import Share
 from llama4_local.parallel.channel import Disconnected, Message, receive
 from llama4_local.parallel.exchange import Exchange
 from llama4_local.parallel.follower import Follower
 from llama4_local.parallel.loading import ShardSource, load_share, rank_model
 from llama4_local.parallel.member import Member
 from llama4_local.parallel.reports import Reports
-from llama4_local.parallel.share import Share
 from llama4sdk.errors import CheckpointError
 
 if TYPE_CHECKING:

@@ -10,12 +10,12 @@ from typing import TYPE_CHECKING
 import torch
 
 from llama4_local.checkpoint.network import read_network
+from llama4_local.config.share import Share, check_split
 from llama4_local.parallel.channel import Message
 from llama4_local.parallel.coordinator import Coordinator, threads_each
 from llama4_local.parallel.exchange import Exchange
 from llama4_local.parallel.loading import ShardSource, load_share, rank_model
 from llama4_local.parallel.processes import RankProcesses
-from llama4_local.parallel.share import Share, check_split
 
 if TYPE_CHECKING:
     from collections.abc import Callable

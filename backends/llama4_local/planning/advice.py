@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from llama4_local.config.share import possible_sizes
 from llama4_local.planning.machines import MACHINES
 from llama4_local.planning.sizes import show_bytes
 from llama4sdk.errors import InvalidRequest
@@ -16,7 +17,7 @@ if TYPE_CHECKING:
     from llama4_local.planning.machines import Machine
     from llama4_local.planning.sizing import Sizing
 
-CHANGES = ("quantize", "cache_dtype", "context", "sequences", "memory")
+CHANGES = ("quantize", "cache_dtype", "ranks", "context", "sequences", "memory")
 _SMALLER: tuple[WeightFormat, ...] = ("fp8", "int4")
 
 
@@ -52,6 +53,7 @@ def advise(gap: Gap) -> tuple[str, ...]:
     proposals = {
         "quantize": _formats,
         "cache_dtype": _cache_type,
+        "ranks": _divided,
         "sequences": _fewer,
         "context": _shorter,
         "memory": _more,
@@ -81,6 +83,17 @@ def _cache_type(gap: Gap) -> Iterator[str]:
         yield "cache_dtype='fp8' makes it fit."
 
 
+def _divided(gap: Gap) -> Iterator[str]:
+    """Propose the fewest ranks that would do, of those who plan for several."""
+    sizing = gap.sizing
+    if sizing.share.size == 1 or sizing.stored is not None:
+        return
+    for ranks in possible_sizes(sizing.config, quantize=sizing.quantize):
+        if ranks > sizing.share.size and gap.closed_by(sizing.over(ranks)):
+            yield f"tensor_parallel={ranks} makes it fit."
+            return
+
+
 def _fewer(gap: Gap) -> Iterator[str]:
     most = gap.sizing.most_sequences(gap.memory, gap.context)
     if most:
@@ -95,10 +108,13 @@ def _shorter(gap: Gap) -> Iterator[str]:
 
 def _more(gap: Gap) -> Iterator[str]:
     memory = gap.sizing.needed(gap.context, gap.sequences) / (1 - gap.reserve)
+    ranks = gap.sizing.share.size
     if gap.machine.reference:
-        yield f"A memory of {show_bytes(memory)} would do."
+        yield f"A memory of {show_bytes(ranks * memory)}{' for all ranks' if ranks > 1 else ''} would do."
         return
     large = [machine for machine in MACHINES.values() if (machine.memory or 0) >= memory]
     smallest = min(large, key=lambda machine: machine.memory or 0, default=None)
-    there = f"one {smallest.name} has it" if smallest else "no single GPU known here has it"
-    yield f"A memory of {show_bytes(memory)} would do; {there}."
+    there = "no single GPU known here has it"
+    if smallest:
+        there = f"{ranks} × {smallest.name} have it" if ranks > 1 else f"one {smallest.name} has it"
+    yield f"A memory of {f'{ranks} × ' if ranks > 1 else ''}{show_bytes(memory)} would do; {there}."

@@ -25,7 +25,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Print a plan and return the exit status: 0 where it fits, 1 where it does not, 2 for what makes no sense."""
     options = _parser().parse_args(arguments)
     if options.machine == "this":
-        options.machine, options.memory = this_machine(options.memory)
+        options.machine, options.memory = this_machine(options.memory, options.tensor_parallel or 1)
     try:
         console = _console()
         result = plan(
@@ -39,6 +39,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             machine=options.machine,
             bandwidth=options.bandwidth,
             step_tokens=options.step_tokens,
+            tensor_parallel=options.tensor_parallel,
         )
     except LlamaError as error:
         sys.stderr.write(f"{error}\n")
@@ -49,17 +50,19 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return FITS if result.fits else FITS_NOT
 
 
-def this_machine(memory: str | None = None) -> tuple[str, str | None]:
+def this_machine(memory: str | None = None, ranks: int = 1) -> tuple[str, str | None]:
     """Return the name and memory of this machine for a plan: its GPU where one of the known ones is there, else `cpu`.
 
     Args:
         memory: The memory that was asked for; None for the machine's.
+        ranks: Number of ranks, which share a CPU's memory, and have a GPU each.
     """
     name = _gpu_name().lower().replace(" ", "-")
     for known in sorted(MACHINES, key=len, reverse=True):
         if known != "cpu" and known in name:
             return known, memory
-    return "cpu", memory or f"{available_memory() // 10**6}MB"
+    several = f"{ranks}x" if ranks > 1 else ""
+    return "cpu", memory or f"{several}{available_memory() // max(ranks, 1) // 10**6}MB"
 
 
 def _gpu_name() -> str:
@@ -79,7 +82,10 @@ def _parser() -> argparse.ArgumentParser:
         description="What a Llama 4 takes in memory, whether it fits, and how fast it can be at best.",
     )
     parser.add_argument("model", help="scout, maverick, guard-4, nano, a checkpoint folder or a config.json")
-    parser.add_argument("--memory", help="141GB (powers of 1000), 80GiB (powers of 1024); default: the machine's")
+    parser.add_argument(
+        "--memory", help="141GB (powers of 1000), 80GiB (powers of 1024), 8x80GB for 8 ranks; default: the machine's"
+    )
+    parser.add_argument("--tensor-parallel", type=int, help="ranks that divide the network; default: as --memory says")
     parser.add_argument("--quantize", choices=("int4", "fp8"), help="how weights are packed; default: not at all")
     parser.add_argument(
         "--cache",

@@ -33,12 +33,13 @@ def check_fits(
     cache: int | None = None,
     changes: Collection[str] = ("context", "memory"),
     tensors: Mapping[str, StoredTensor] | None = None,
+    ranks: int = 1,
 ) -> Plan:
     """Refuse a model that cannot run in the memory there is, before any of it is loaded.
 
     Args:
         config: The network.
-        memory: Bytes that are free now.
+        memory: Bytes that are free now, for all ranks together.
         name: What errors call it; a checkpoint's folder, say.
         context: Tokens that each sequence must be able to have; by default one chunk of attention, or what the
             model has where that is less.
@@ -51,9 +52,10 @@ def check_fits(
         cache: Bytes that the cache is going to take, where that has been decided.
         changes: What the caller can change, for the advice; see `advice.CHANGES`.
         tensors: Those of a checkpoint that is in FP8, and is loaded as it is.
+        ranks: Number of ranks, which share the memory equally.
 
     Returns:
-        The plan; its `cache_room` is what the cache may take.
+        The plan of one rank; its `cache_room` is what the rank's cache may take.
 
     Raises:
         CheckpointError: Not even the shortest sequence fits beside the weights.
@@ -68,7 +70,9 @@ def check_fits(
         step_tokens=step_tokens or usual_step_tokens(machine),
         reference=machine.reference,
         tensors=tensors,
+        ranks=ranks,
     )
+    memory //= ranks
     tokens = context or min(config.text.max_positions, config.text.chunk or usual_context(config))
     plan = make_plan(name, sizing, machine, memory=memory, context=tokens, sequences=sequences, changes=changes)
     if plan.longest_single == 0:

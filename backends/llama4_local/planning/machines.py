@@ -17,6 +17,7 @@ class Machine:
         bandwidth: Bytes per second that its memory delivers; None where only its owner knows.
         source: Where the bandwidth comes from.
         reference: Whether the reference functions run there, which copy what they attend to, and not the kernels.
+        link: Bytes per second that one gets from the others of its host; None where that depends on the host.
     """
 
     name: str
@@ -24,19 +25,28 @@ class Machine:
     bandwidth: int | None
     source: str
     reference: bool = False
+    link: int | None = None
 
 
-def _gpu(name: str, gigabytes: int, gigabytes_per_second: int, source: str = "NVIDIA's data sheet") -> Machine:
-    return Machine(name, gigabytes * 10**9, gigabytes_per_second * 10**9, source)
+def _gpu(
+    name: str,
+    gigabytes: int,
+    gigabytes_per_second: int,
+    source: str = "NVIDIA's data sheet",
+    *,
+    nvlink: int | None = None,  # gigabytes per second in one direction: half of what the data sheet gives
+) -> Machine:
+    link = None if nvlink is None else nvlink * 10**9
+    return Machine(name, gigabytes * 10**9, gigabytes_per_second * 10**9, source, link=link)
 
 
 _ALL = (
-    _gpu("H200", 141, 4300, "a copy on one, measured; NVIDIA's data sheet says 4.8 TB/s"),
-    _gpu("H100", 80, 3350, "NVIDIA's data sheet, SXM"),
+    _gpu("H200", 141, 4300, "a copy on one, measured; NVIDIA's data sheet says 4.8 TB/s", nvlink=450),
+    _gpu("H100", 80, 3350, "NVIDIA's data sheet, SXM", nvlink=450),
     _gpu("H100-PCIe", 80, 2000),
     _gpu("H100-NVL", 94, 3900),
-    _gpu("A100-80GB", 80, 2039, "NVIDIA's data sheet, SXM"),
-    _gpu("A100-40GB", 40, 1555),
+    _gpu("A100-80GB", 80, 2039, "NVIDIA's data sheet, SXM", nvlink=300),
+    _gpu("A100-40GB", 40, 1555, nvlink=300),
     _gpu("L40S", 48, 864),
     _gpu("RTX-6000-Ada", 48, 960),
     _gpu("RTX-5090", 32, 1792),

@@ -8,9 +8,12 @@ from __future__ import annotations
 from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING
 
+from llama4_local.config.share import WHOLE
+
 if TYPE_CHECKING:
     from llama4_local.config.formats import Storage
     from llama4_local.config.model import ModelConfig, TextConfig, VisionConfig
+    from llama4_local.config.share import Share
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,13 +46,14 @@ class WeightBytes:
         return sum(getattr(self, part.name) for part in fields(self))
 
 
-def weight_bytes(config: ModelConfig, storage: Storage) -> WeightBytes:
-    """Return the bytes of a network's weights in some formats.
+def weight_bytes(config: ModelConfig, storage: Storage, share: Share = WHOLE) -> WeightBytes:
+    """Return the bytes of a network's weights in some formats, or of one rank's share of them.
 
     Raises:
         InvalidRequest: A matrix cannot be packed.
     """
-    text, item = config.text, storage.itemsize
+    text, item = share.config(config).text, storage.itemsize
+    first, last = share.range(text.vocab_size)
     mixtures = sum(text.moe_layers)
     expert = _feed_forward(text, text.expert_size, storage) if mixtures else 0
     dense = _feed_forward(text, text.dense_size, storage) if mixtures < text.layers else 0
@@ -61,8 +65,8 @@ def weight_bytes(config: ModelConfig, storage: Storage) -> WeightBytes:
         dense=(text.layers - mixtures) * dense,
         routers=(norms + mixtures * text.experts * text.hidden_size) * item,
         embedding=text.vocab_size * text.hidden_size * item,
-        head=text.vocab_size * text.hidden_size * item,
-        vision=_vision(config.vision, text.hidden_size) * item if config.vision else 0,
+        head=(last - first) * text.hidden_size * item,
+        vision=_vision(config.vision, text.hidden_size) * item if config.vision and share.rank == 0 else 0,
     )
 
 

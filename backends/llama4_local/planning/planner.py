@@ -10,7 +10,7 @@ from llama4_local.config import formats
 from llama4_local.planning.advice import CHANGES, Gap, advise
 from llama4_local.planning.machines import DEFAULT, machine_named
 from llama4_local.planning.models import find_model, stored_tensors
-from llama4_local.planning.sizes import parse_bandwidth, parse_bytes, parse_tokens, show_bytes
+from llama4_local.planning.sizes import parse_bandwidth, parse_memories, parse_tokens, show_bytes
 from llama4_local.planning.sizing import Sizing
 from llama4sdk.errors import InvalidRequest
 
@@ -41,13 +41,18 @@ class StepFloor:
         batch: Sequences.
         weight_bytes: Bytes of weights that it reads, experts as expected for equally likely ones.
         cache_bytes: Bytes of keys and values that it reads.
-        seconds: How long reading them takes; None where the bandwidth is not known.
+        seconds: How long reading them takes, and the links, where their bandwidth is known; None where the memory's
+            is not.
+        link_bytes: Bytes that a rank gets from the others: their parts of two sums in each layer.
+        link_seconds: How long the links take at their bandwidth, without their latency; None where it is not known.
     """
 
     batch: int
     weight_bytes: int
     cache_bytes: int
     seconds: float | None
+    link_bytes: int = 0
+    link_seconds: float | None = None
 
     @property
     def tokens_per_second(self) -> float | None:
@@ -57,7 +62,9 @@ class StepFloor:
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """The memory and speed of a model on a machine. All sizes in bytes.
+    """The memory and speed of a model on a machine. All sizes in bytes; of several ranks, those of each.
+
+    Rank 0 is planned for: it alone has the image encoder.
 
     Args:
         model: Its name.
@@ -80,6 +87,7 @@ class Plan:
         bandwidth_source: Where that figure comes from.
         steps: The least time per step, for several batches of sequences of `context` tokens.
         advice: What to change, where it does not fit.
+        ranks: Number of ranks that divide the network.
     """
 
     model: str
@@ -102,6 +110,7 @@ class Plan:
     bandwidth_source: str
     steps: tuple[StepFloor, ...]
     advice: tuple[str, ...]
+    ranks: int = 1
 
     @property
     def needed(self) -> int:
@@ -128,8 +137,10 @@ class Plan:
         """The plan in a sentence, and what to change where it does not fit."""
         parts = ((self.weights, "weights"), (self.cache, "cache"), (self.workspace, "workspace"))
         sizes = ", ".join(f"{show_bytes(part.total)} of {name}" for part, name in parts)
+        each = f" on each of {self.ranks} ranks" if self.ranks > 1 else ""
         verdict = (
-            f"{self.model} needs {show_bytes(self.needed)} ({sizes}) for {self.sequences:,} × {self.context:,} tokens; "
+            f"{self.model} needs {show_bytes(self.needed)}{each} ({sizes}) for "
+            f"{self.sequences:,} × {self.context:,} tokens; "
             f"{show_bytes(self.available)} of {show_bytes(self.memory)} can be used."
         )
         return " ".join((verdict, *self.advice))
@@ -147,12 +158,14 @@ def plan(
     machine: str = DEFAULT,
     bandwidth: float | str | None = None,
     step_tokens: int | None = None,
+    tensor_parallel: int | None = None,
 ) -> Plan:
     """Work out what a model takes, whether it fits, and how fast it can be at best; nothing is loaded.
 
     Args:
         model: `scout`, `maverick`, `guard-4`, `nano`, a checkpoint folder, a `config.json`, or a config.
-        memory: Bytes there are, or a string like `141GB` or `80GiB`; by default what the machine has.
+        memory: Bytes there are, or a string like `141GB` or `80GiB`; for several ranks like `8x80GB`. By default what
+            the machine has, each of them.
         quantize: How matrices are packed.
         cache_dtype: Type of the cache; `auto` for that of the activations.
         context: Tokens of each sequence, or a string like `128K` (128,000) or `1Mi` (1,048,576); by default the
@@ -162,6 +175,8 @@ def plan(
         machine: What it runs on: `h200`, `h100`, …, or `cpu`.
         bandwidth: Bytes per second of its memory, or a string like `4.3TB/s`, in place of the machine's own.
         step_tokens: Most tokens in a step; by default what the engine takes there.
+        tensor_parallel: Ranks that divide the network, each on a machine of its own; by default as many as `memory`
+            names.
 
     Raises:
         CheckpointError: A config that describes no Llama 4.
@@ -171,6 +186,7 @@ def plan(
     place = machine_named(machine)
     if bandwidth is not None:
         place = replace(place, bandwidth=parse_bandwidth(bandwidth), source="as given")
+    ranks, each = _ranks(memory, tensor_parallel, place)
     sizing = Sizing.of(
         config,
         quantize=quantize,
@@ -179,12 +195,13 @@ def plan(
         step_tokens=parse_tokens(step_tokens or usual_step_tokens(place), name="step_tokens"),
         reference=place.reference,
         tensors=stored_tensors(model) if config.stored != "plain" else None,
+        ranks=ranks,
     )
     return make_plan(
         name,
         sizing,
         place,
-        memory=_memory(memory, place),
+        memory=each,
         context=_context(context, name, config),
         sequences=parse_tokens(sequences, name="sequences"),
     )
@@ -224,19 +241,22 @@ def make_plan(
         most_sequences=sizing.most_sequences(usable, context),
         bandwidth=machine.bandwidth,
         bandwidth_source=f"{machine.name}, {machine.source}",
-        steps=_floors(sizing, context, sequences, machine.bandwidth),
+        steps=_floors(sizing, context, sequences, machine),
         advice=() if fits else advise(gap),
+        ranks=sizing.share.size,
     )
 
 
-def _floors(sizing: Sizing, context: int, sequences: int, bandwidth: int | None) -> tuple[StepFloor, ...]:
-    return tuple(_floor(sizing, context, batch, bandwidth) for batch in sorted({*_BATCHES, sequences}))
+def _floors(sizing: Sizing, context: int, sequences: int, machine: Machine) -> tuple[StepFloor, ...]:
+    return tuple(_floor(sizing, context, batch, machine) for batch in sorted({*_BATCHES, sequences}))
 
 
-def _floor(sizing: Sizing, context: int, batch: int, bandwidth: int | None) -> StepFloor:
+def _floor(sizing: Sizing, context: int, batch: int, machine: Machine) -> StepFloor:
     weights, cache = sizing.step_bytes(context, batch)
-    seconds = None if bandwidth is None else (weights + cache) / bandwidth
-    return StepFloor(batch, round(weights), round(cache), seconds)
+    links = sizing.link_bytes(batch)
+    waiting = None if machine.link is None else links / machine.link
+    seconds = None if machine.bandwidth is None else (weights + cache) / machine.bandwidth + (waiting or 0.0)
+    return StepFloor(batch, round(weights), round(cache), seconds, links, waiting)
 
 
 def usual_step_tokens(machine: Machine) -> int:
@@ -249,12 +269,15 @@ def usual_context(config: ModelConfig) -> int:
     return min(config.text.max_positions, _USUAL_CONTEXT)
 
 
-def _memory(memory: int | str | None, machine: Machine) -> int:
+def _ranks(memory: int | str | None, ranks: int | None, machine: Machine) -> tuple[int, int]:
+    """Return the number of ranks, and the bytes of memory of each."""
+    if ranks is not None and (isinstance(ranks, bool) or not isinstance(ranks, int) or ranks < 1):  # pyright: ignore[reportUnnecessaryIsInstance]
+        raise InvalidRequest(f"tensor_parallel is a whole number of at least 1, got {str(ranks)[:80]!r}.")
     if memory is not None:
-        return parse_bytes(memory)
+        return parse_memories(memory, ranks)
     if machine.memory is None:
         raise InvalidRequest(f"How much memory the {machine.name} has is not known here; give it, as in memory='16GB'.")
-    return machine.memory
+    return ranks or 1, machine.memory
 
 
 def _context(context: int | str | None, name: str, config: ModelConfig) -> int:

@@ -9,6 +9,7 @@ from llama4sdk.errors import InvalidRequest
 
 LARGEST = 2**63 - 1
 _POWERS = {"": 1, "k": 10**3, "m": 10**6, "g": 10**9, "t": 10**12, "ki": 2**10, "mi": 2**20, "gi": 2**30, "ti": 2**40}
+_EACH = re.compile(r"([0-9]{1,6}) ?[x×] ?(.+)", re.IGNORECASE)
 _SIZE = re.compile(r"([0-9]{1,30}(?:\.[0-9]{1,30})?) ?([kmgt]i?|)(b|)(/s|)", re.IGNORECASE)
 
 
@@ -23,6 +24,30 @@ def parse_bytes(size: int | str, *, name: str = "memory") -> int:
         InvalidRequest: It means no whole number of bytes, or less than one.
     """
     return _whole(size, name, "a number of bytes or a string like '141GB' or '80GiB'", ending="b")
+
+
+def parse_memories(size: int | str, ranks: int | None) -> tuple[int, int]:
+    """Return the number of ranks and the bytes of each that `8x80GB` means, or `80GB` for one.
+
+    Args:
+        size: As `parse_bytes` reads it, or that behind a number of ranks and an `x`.
+        ranks: Their number where it is given besides.
+
+    Raises:
+        InvalidRequest: It means nothing, it names another number of ranks, or it names none for several.
+    """
+    match = _EACH.fullmatch(str(size))
+    if match is None:
+        each = parse_bytes(size)
+        if ranks is not None and ranks > 1:
+            raise InvalidRequest(f"memory for tensor_parallel={ranks} names that of each, as in '{ranks}x80GB'.")
+        return 1, each
+    count = int(match[1])
+    if count < 1 or ranks not in (None, count):
+        raise InvalidRequest(
+            f"memory={str(size)[:80]!r} is that of {count} ranks; tensor_parallel={ranks or 1} has to agree."
+        )
+    return count, parse_bytes(match[2])
 
 
 def parse_tokens(size: int | str, *, name: str = "context") -> int:

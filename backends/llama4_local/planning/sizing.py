@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Literal, get_args
 
 from llama4_local.config.formats import CACHE_BYTES, CACHE_OF_DTYPE, DTYPE_BYTES, DType, Storage, WeightFormat
+from llama4_local.config.share import INT4_IS_WHOLE, WHOLE, Share, check_split
 from llama4_local.planning.cache import CacheBytes, plan_cache, step_cache_bytes
 from llama4_local.planning.network import WeightBytes, touched_bytes, weight_bytes
 from llama4_local.planning.stored import stored_weight_bytes
@@ -25,7 +26,7 @@ _FARTHEST = 2**40  # tokens or sequences; what memory holds is always less
 
 @dataclass(frozen=True, slots=True)
 class Sizing:
-    """A network, how its numbers are kept, and what runs it.
+    """A network, how its numbers are kept, and what runs it; of several ranks, the bytes of rank 0, which has most.
 
     Args:
         config: The network.
@@ -35,6 +36,7 @@ class Sizing:
         step_tokens: Most tokens in a step.
         reference: Whether the reference functions run.
         stored: Bytes of the weights, where a checkpoint has formats of its own in which it is loaded.
+        share: Rank 0 of those that run it.
     """
 
     config: ModelConfig
@@ -44,6 +46,7 @@ class Sizing:
     step_tokens: int
     reference: bool
     stored: WeightBytes | None = None
+    share: Share = WHOLE
 
     @classmethod
     def of(
@@ -56,6 +59,7 @@ class Sizing:
         step_tokens: int,
         reference: bool,
         tensors: Mapping[str, StoredTensor] | None = None,
+        ranks: int = 1,
     ) -> Sizing:
         """Check the names and fill in what `auto` means.
 
@@ -67,9 +71,10 @@ class Sizing:
             step_tokens: Most tokens in a step.
             reference: Whether the reference functions run.
             tensors: Those of a checkpoint that holds matrices in FP8, where its files are there.
+            ranks: Number of ranks that run it.
 
         Raises:
-            InvalidRequest: No such format or type, or int4 of what is in FP8.
+            InvalidRequest: No such format or type, int4 of what is in FP8, or ranks that do not divide the network.
         """
         if dtype == "auto":
             dtype = config.dtype if config.dtype in DTYPE_BYTES else "bfloat16"
@@ -79,13 +84,17 @@ class Sizing:
         if quantize is not None:
             _check("quantize", quantize, get_args(WeightFormat))
         packing: WeightFormat | None = "int4" if quantize == "int4" else "fp8" if quantize == "fp8" else None
+        share = Share(0, ranks)
+        check_split(config, ranks, quantize=packing)
         if tensors is None and config.stored == "plain":
-            return cls(config, packing, dtype, cache_dtype, step_tokens, reference)
+            return cls(config, packing, dtype, cache_dtype, step_tokens, reference, share=share)
         if packing not in (None, config.stored):
             held = "int4" if config.stored == "int4" else "FP8"
             raise InvalidRequest(f"This checkpoint is in {held} already, and is loaded as it is; leave quantize= out.")
-        stored = stored_weight_bytes(tensors, DTYPE_BYTES[dtype]) if tensors else None
-        return cls(config, None, dtype, cache_dtype, step_tokens, reference, stored)
+        if config.stored == "int4" and ranks > 1:
+            raise InvalidRequest(INT4_IS_WHOLE)
+        stored = stored_weight_bytes(tensors, DTYPE_BYTES[dtype], share) if tensors else None
+        return cls(config, None, dtype, cache_dtype, step_tokens, reference, stored, share)
 
     @property
     def storage(self) -> Storage:
@@ -95,6 +104,11 @@ class Sizing:
         if self.config.stored == "int4":
             return Storage("int4", "int4", DTYPE_BYTES[self.dtype])
         return Storage(kind, "fp8" if self.config.fp8 else kind, DTYPE_BYTES[self.dtype])
+
+    @property
+    def part(self) -> ModelConfig:
+        """The shape of rank 0's share."""
+        return self.share.config(self.config)
 
     @property
     def packed(self) -> bool:
@@ -108,11 +122,11 @@ class Sizing:
 
     def weights(self) -> WeightBytes:
         """Return the bytes of the weights."""
-        return self.stored or weight_bytes(self.config, self.storage)
+        return self.stored or weight_bytes(self.config, self.storage, self.share)
 
     def cache(self, context: int, sequences: int) -> CacheBytes:
         """Return the bytes of the cache."""
-        return plan_cache(self.config.text, context=context, sequences=sequences, itemsize=self.cache_itemsize)
+        return plan_cache(self.part.text, context=context, sequences=sequences, itemsize=self.cache_itemsize)
 
     def workspace(self, context: int, sequences: int) -> Workspace:
         """Return the bytes that a step works with."""
@@ -123,8 +137,9 @@ class Sizing:
             DTYPE_BYTES[self.dtype],
             reference=self.reference,
             packed=self.packed,
+            ranks=self.share.size,
         )
-        return plan_workspace(self.config, step)
+        return plan_workspace(self.part, step)
 
     def needed(self, context: int, sequences: int) -> int:
         """Return the bytes of weights, cache and workspace together."""
@@ -132,8 +147,14 @@ class Sizing:
 
     def step_bytes(self, context: int, batch: int) -> tuple[float, float]:
         """Return the bytes of weights and of cache that a step reads which gives each of `batch` sequences a token."""
-        cache = step_cache_bytes(self.config.text, context=context, itemsize=self.cache_itemsize)
+        cache = step_cache_bytes(self.part.text, context=context, itemsize=self.cache_itemsize)
         return touched_bytes(self.weights(), self.config.text.experts, batch), batch * cache
+
+    def link_bytes(self, batch: int) -> int:
+        """Return the bytes that a rank gets from the others in such a step: two sums in each layer."""
+        text = self.config.text
+        each = text.hidden_size * DTYPE_BYTES[self.dtype]
+        return 2 * text.layers * (self.share.size - 1) * each * batch
 
     def longest_context(self, memory: int, sequences: int) -> int:
         """Return the most tokens that each of `sequences` sequences may have; 0 where not even one fits."""
@@ -144,8 +165,18 @@ class Sizing:
         return _most(lambda sequences: self.needed(context, sequences) <= memory)
 
     def changed(self, *, quantize: WeightFormat | None = None, cache_dtype: str | None = None) -> Sizing:
-        """Return the same with other formats."""
+        """Return the same with other formats.
+
+        Raises:
+            InvalidRequest: Its matrices cannot be packed that way among so many ranks.
+        """
+        if quantize is not None:
+            check_split(self.config, self.share.size, quantize=quantize)
         return replace(self, quantize=quantize or self.quantize, cache_dtype=cache_dtype or self.cache_dtype)
+
+    def over(self, ranks: int) -> Sizing:
+        """Return the same over another number of ranks; only of a network without `stored` bytes."""
+        return replace(self, share=Share(0, ranks))
 
 
 def _check(name: str, value: str, known: tuple[str, ...]) -> None:

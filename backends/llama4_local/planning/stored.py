@@ -9,13 +9,16 @@ from collections import Counter
 from math import prod
 from typing import TYPE_CHECKING
 
+from llama4_local.checkpoint.cuts import cut_of, cut_shape
 from llama4_local.config.formats import FP8_SCALE_BYTES, STORED_BYTES, STORED_E4M3
+from llama4_local.config.share import WHOLE
 from llama4_local.planning.network import WeightBytes
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from llama4_local.checkpoint.headers import StoredTensor
+    from llama4_local.config.share import Share
 
 _PARTS = (  # the first of these words in a tensor's name says where it belongs
     ("vision_model.", "vision"),
@@ -33,12 +36,13 @@ _PARTS = (  # the first of these words in a tensor's name says where it belongs
 _OF_PACKED = ("_scale", "_shape", "_g_idx")
 
 
-def stored_weight_bytes(tensors: Mapping[str, StoredTensor], itemsize: int) -> WeightBytes:
-    """Return the bytes that a checkpoint's network takes once it is loaded as it is.
+def stored_weight_bytes(tensors: Mapping[str, StoredTensor], itemsize: int, share: Share = WHOLE) -> WeightBytes:
+    """Return the bytes that a checkpoint's network takes once it is loaded as it is, or one rank's share of it.
 
     Args:
         tensors: Those of its files, as `find_tensors` returns them.
         itemsize: Bytes of a number that is not in FP8.
+        share: The rank; matrices in int4 are not divided.
     """
     parts: Counter[str] = Counter()
     for name, tensor in tensors.items():
@@ -46,7 +50,10 @@ def stored_weight_bytes(tensors: Mapping[str, StoredTensor], itemsize: int) -> W
             scales = tensors.get(name.removesuffix("packed") + "scale")
             parts[_part(name)] += _int4_bytes(tensor, scales)
         elif not name.endswith(_OF_PACKED):
-            parts[_part(name)] += _bytes(tensor, itemsize)
+            part = _part(name)
+            if part != "vision" or share.rank == 0:
+                own = cut_shape(tensor, cut_of(name, tensor, share))
+                parts[part] += _bytes(own, itemsize)
     names = ("attention", "experts", "shared", "dense", "routers", "embedding", "head", "vision")
     return WeightBytes(**{name: parts[name] for name in names})
 

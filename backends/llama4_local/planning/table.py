@@ -38,11 +38,14 @@ def print_plan(plan: Plan, console: Console) -> None:
     console.print("\nRead for one more token of each sequence, and the least time that takes", style="bold")
     console.print(_times(plan))
     console.print(_speed(plan), style="dim")
+    if plan.ranks > 1:
+        console.print(_ranks(plan), style="dim")
 
 
 def _title(plan: Plan) -> str:
     kind = f"{plan.quantize or plan.dtype} weights, {plan.cache_dtype} cache"
-    return f"{plan.model} · {kind} · {plan.sequences:,} × {plan.context:,} tokens"
+    ranks = f" · each of {plan.ranks} ranks" if plan.ranks > 1 else ""
+    return f"{plan.model} · {kind} · {plan.sequences:,} × {plan.context:,} tokens{ranks}"
 
 
 def _memory(plan: Plan) -> Table:
@@ -99,12 +102,21 @@ def _times(plan: Plan) -> Table:
     from rich.table import Table
 
     table = Table()
-    for name in ("sequences", "weights", "cache", "time", "tokens/s"):
+    links = ("links",) if plan.ranks > 1 else ()
+    for name in ("sequences", "weights", "cache", *links, "time", "tokens/s"):
         table.add_column(name, justify="right")
     for step in plan.steps:
         if step.batch <= plan.most_sequences or step.batch == plan.sequences:
-            table.add_row(*_time(step))
+            table.add_row(*_time(step, links=plan.ranks > 1))
     return table
+
+
+def _ranks(plan: Plan) -> str:
+    """Say what the links' bytes are, and that no such GPUs have run it."""
+    link = plan.machine.link
+    speed = f"{show_bytes(link)}/s, without latency" if link else "a speed that is not known, which no time includes"
+    served = "" if plan.machine.reference else " Computed: ranks run on CPUs so far."
+    return f"Links: what a rank gets from the others, two sums in each layer, at {speed}.{served}"
 
 
 def _speed(plan: Plan) -> str:
@@ -113,12 +125,13 @@ def _speed(plan: Plan) -> str:
     return f"At {plan.context:,} tokens and {show_bytes(plan.bandwidth)}/s ({plan.bandwidth_source})."
 
 
-def _time(step: StepFloor) -> tuple[str, ...]:
+def _time(step: StepFloor, *, links: bool) -> tuple[str, ...]:
     speed = step.tokens_per_second
     return (
         f"{step.batch:,}",
         show_bytes(step.weight_bytes),
         show_bytes(step.cache_bytes),
+        *((show_bytes(step.link_bytes),) if links else ()),
         "–" if step.seconds is None else show_time(step.seconds),
         "–" if speed is None else f"{speed:,.0f}",
     )

@@ -28,6 +28,7 @@ class Workspace:
     Args:
         layers: Activations of one layer for a whole step.
         gathered: Beside them copies of one layer's cache, which only the reference functions make.
+        exchanged: Beside them the parts of one product that the ranks gather, and their sum in fp32.
         unpacked: Beside them the part of a packed matrix that is unpacked at once, and the activations that meet it,
             in fp32, which only the reference functions make.
         scores: Logits and what choosing tokens from them takes.
@@ -38,6 +39,7 @@ class Workspace:
 
     layers: int
     gathered: int
+    exchanged: int
     unpacked: int
     scores: int
     images: int
@@ -47,7 +49,7 @@ class Workspace:
     @property
     def total(self) -> int:
         """Bytes at the worst moment."""
-        running = self.layers + self.gathered + self.unpacked
+        running = self.layers + self.gathered + self.exchanged + self.unpacked
         return max(running, self.scores, self.images) + self.features + self.tables
 
 
@@ -62,6 +64,7 @@ class Step:
         itemsize: Bytes of an activation.
         reference: Whether the reference functions run.
         packed: Whether weights are packed.
+        ranks: Number of ranks.
     """
 
     tokens: int
@@ -70,10 +73,11 @@ class Step:
     itemsize: int
     reference: bool
     packed: bool = False
+    ranks: int = 1
 
 
 def plan_workspace(config: ModelConfig, step: Step) -> Workspace:
-    """Return the most bytes that a step works with."""
+    """Return the most bytes that a step works with; of several ranks, those of one whose share `config` describes."""
     text = config.text
     tokens = max(step.sequences, min(step.tokens, step.sequences * step.context))
     return Workspace(
@@ -82,6 +86,7 @@ def plan_workspace(config: ModelConfig, step: Step) -> Workspace:
         images=_tiles(config) * _tile(config.vision, step.itemsize) if config.vision else 0,
         features=_tiles(config) * _features(config, step.itemsize) * step.sequences,
         gathered=_gathered(text, step, tokens) if step.reference else 0,
+        exchanged=tokens * text.hidden_size * (step.ranks * step.itemsize + 2 * _WIDE) if step.ranks > 1 else 0,
         unpacked=_unpacked(text, step, tokens) if step.reference and step.packed else 0,
         tables=(text.chunk or tokens) * text.head_dim // 2 * _ANGLE,
     )

@@ -12,10 +12,10 @@ from llama4_local.cache.kv_cache import cache_dtype_of
 from llama4_local.cache.sizing import cache_shape
 from llama4_local.checkpoint.loader import load_model
 from llama4_local.config.options import step_tokens
+from llama4_local.config.share import Share
 from llama4_local.engine.cuda_graphs import cuda_capture
 from llama4_local.engine.engine import Engine, EngineLimits
 from llama4_local.nano import CHECKPOINT
-from llama4_local.parallel.share import Share
 from llama4_local.parallel.starting import load_over_ranks
 from llama4_local.serving.load_log import log_cache, log_loaded
 from llama4_local.serving.progress_bar import packing_bar
@@ -96,7 +96,7 @@ def _engine(model: Model, options: Options, served: ServedModel, *, outbox: Outb
         model.config.text,
         context=served.context,
         sequences=options.max_sequences,
-        memory=served.cache_memory // options.tensor_parallel,  # for this rank's heads
+        memory=served.cache_memory,
         itemsize=cache_dtype.itemsize,
     )
     log_cache(shape, cache_dtype, served.context, options.max_sequences)

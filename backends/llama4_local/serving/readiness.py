@@ -39,7 +39,7 @@ class ServedModel:
         max_images: Most images in a request.
         grammars: Makes the token masks of constrained answers.
         device: Torch device.
-        cache_memory: Bytes that the cache may take.
+        cache_memory: Bytes that the cache may take, in each rank.
     """
 
     config: ModelConfig
@@ -150,7 +150,7 @@ def _device(options: Options, config: ModelConfig) -> str:
 
 
 def _device_of_ranks(options: Options, config: ModelConfig) -> str:
-    from llama4_local.parallel.share import check_split
+    from llama4_local.config.share import check_split
 
     check_split(config, options.tensor_parallel, quantize=options.quantize)
     if options.device not in ("auto", "cpu"):
@@ -162,7 +162,7 @@ def _device_of_ranks(options: Options, config: ModelConfig) -> str:
 
 
 def _cache_memory(folder: Path, config: ModelConfig, options: Options, device: str, formats: _Formats) -> int:
-    """Return the bytes left for the cache beside the weights."""
+    """Return the bytes left for the cache beside the weights, in each rank."""
     import torch
 
     kind = torch.device(device).type
@@ -182,11 +182,12 @@ def _cache_memory(folder: Path, config: ModelConfig, options: Options, device: s
         tensors=formats.fp8,
         device=kind,
         step_tokens=step_tokens(options, kind),
+        ranks=options.tensor_parallel,
     )
     room = _room_beside_scores(plan, options.max_sequences)
     # Other processes share a CPU's memory: without memory=, the cache takes a modest part of it.
     modest = kind == "cpu" and options.memory is None
-    return min(room, memory // _MODEST_SHARE) if modest else room
+    return min(room, memory // options.tensor_parallel // _MODEST_SHARE) if modest else room
 
 
 def _room_beside_scores(plan: Plan, sequences: int) -> int:

@@ -1,4 +1,7 @@
-"""One rank's share of a network: whole heads, and equal slices of every feed-forward and of the vocabulary."""
+"""One rank's share of a network: whole heads, and equal slices of every feed-forward and of the vocabulary.
+
+Needs no torch, since it is planned for as well.
+"""
 
 from __future__ import annotations
 
@@ -6,14 +9,11 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from llama4_local.config.formats import int4_group
-from llama4_local.weights.schema import TensorPart, weight_schema
 from llama4sdk.errors import InvalidRequest
 
 if TYPE_CHECKING:
     from llama4_local.config.formats import WeightFormat
     from llama4_local.config.model import ModelConfig, TextConfig
-    from llama4_local.weights.schema import TensorParts
-    from llama4_local.weights.tree import WeightTree
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,12 +54,12 @@ class Share:
             ),
         )
 
-    def schema(self, config: ModelConfig) -> WeightTree[TensorParts]:
-        """Return the tensors of this rank's part; only rank 0 has the image encoder."""
-        own = weight_schema(self.config(config))
-        start, stop = self.range(config.text.vocab_size)
-        head = (TensorPart(own.head[0].name, (stop - start, config.text.hidden_size)),)
-        return replace(own, head=head, vision=own.vision if self.rank == 0 else None)
+
+WHOLE = Share(0, 1)  # of a network that one process runs
+INT4_IS_WHOLE = (
+    "This checkpoint is published in int4, which tensor_parallel= does not divide yet; give the checkpoint in bf16 "
+    "with quantize='int4', or leave tensor_parallel= out."
+)
 
 
 def check_split(config: ModelConfig, size: int, *, quantize: WeightFormat | None = None) -> None:
@@ -68,14 +68,20 @@ def check_split(config: ModelConfig, size: int, *, quantize: WeightFormat | None
     Raises:
         InvalidRequest: It proposes the numbers that can.
     """
-    if _divides(config.text, size, quantize):
+    if size == 1 or _divides(config.text, size, quantize):
         return
-    possible = [n for n in range(1, config.text.kv_heads + 1) if _divides(config.text, n, quantize)]
+    possible = possible_sizes(config, quantize=quantize)
     raise InvalidRequest(
         f"tensor_parallel={size} does not divide this network ({config.text.kv_heads} key/value heads, experts of "
         f"{config.text.expert_size}, dense layers of {config.text.dense_size}"
         f"{', int4 groups' if quantize == 'int4' else ''}); possible: {', '.join(map(str, possible))}."
     )
+
+
+def possible_sizes(config: ModelConfig, *, quantize: WeightFormat | None = None) -> tuple[int, ...]:
+    """Return the numbers of ranks that a network can be divided among, 1 the first."""
+    sizes = range(2, config.text.kv_heads + 1)
+    return (1, *(size for size in sizes if _divides(config.text, size, quantize)))
 
 
 def _divides(text: TextConfig, size: int, quantize: WeightFormat | None) -> bool:
