@@ -61,7 +61,8 @@ class LocalBackend:
         checkpoint: Folder in Hugging Face form, or a checkpoint's name on the Hugging Face hub with or without
             `@revision`, which `start` downloads into that client's cache; None for the bundled nano model.
         device: `auto` (a CUDA device where there is one), or a torch device.
-        dtype: Type of weights and activations; `auto` for the one that the weights are stored in.
+        dtype: Type of weights and activations: `float32`, `bfloat16`, `float16`, or `auto` for the one that the
+            weights are stored in.
         quantize: `int4` or `fp8` to pack the layers' matrices, None to leave them as they are. The packed form is
             kept beside the checkpoint for the next start. Checkpoints published in FP8 or W4A16 are loaded as they
             are.
