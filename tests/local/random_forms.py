@@ -88,6 +88,25 @@ def random_counted_object(rng: random.Random) -> dict[str, Any]:
     return schema
 
 
+def random_object_in_parts(rng: random.Random, depth: int = 0) -> dict[str, Any]:
+    """An object that `allOf`, `anyOf` and its own keywords describe together; some fit no value."""
+    kinds: list[Any] = [{"type": "integer"}, {"minimum": 3}, {"type": ["integer", "null"]}, True, {"enum": [1, True]}]
+    names = rng.sample(["a", "b", "ab", "c"], rng.randint(1, 3))
+    more: dict[str, Any] = {
+        "additionalProperties": rng.choice([False, True, {"type": "integer"}]),
+        "patternProperties": {rng.choice(["^a", "b$"]): rng.choice([{"type": "integer"}, False])},
+        "required": rng.sample(["a", "b", "ab", "c"], rng.randint(1, 2)),
+        "propertyNames": rng.choice([{"pattern": "^[a-b]"}, {"maxLength": 1}, {"enum": ["a", "b"]}]),
+        "minProperties": rng.randint(0, 2),
+        "maxProperties": rng.randint(1, 3),
+    }
+    schema: dict[str, Any] = {"type": "object", "properties": {name: rng.choice(kinds) for name in names}}
+    schema |= {key: more[key] for key in more if rng.random() < 0.2}
+    if depth < 2 and rng.random() < 0.6:
+        schema[rng.choice(["allOf", "anyOf"])] = [random_object_in_parts(rng, depth + 1) for _ in range(2)]
+    return schema
+
+
 def random_tool(rng: random.Random, name: str) -> ToolSpec:
     """A tool with up to five parameters, some of them needed."""
     names = rng.sample(["city", "days", "on", "unit", "größe", "user-id", "x"], rng.randint(0, 5))

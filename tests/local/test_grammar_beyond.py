@@ -94,7 +94,7 @@ def is_documented(schema: dict[str, Any], text: str) -> bool:
     used = keywords(schema)
     if used & {*DOCUMENTED, *FORMATS, "patternProperties"}:
         return True
-    if used & {"allOf", "prefixItems"} and used & {"propertyNames", "minProperties", "maxProperties"}:
+    if "prefixItems" in used and used & {"propertyNames", "minProperties", "maxProperties"}:
         return True
     return _has_twin_names(text)
 

@@ -155,3 +155,25 @@ def test_what_does_not_fit_is_said(schema: Any, value: Any) -> None:
 def test_places_are_named() -> None:
     schema = JsonSchema({"properties": {"list": {"items": {"properties": {"n": {"type": "integer"}}}}}})
     assert fit(schema, {"list": [{"n": 1}, {"n": "x"}]})[1] == ["list[1].n: is string, not integer"]
+
+
+@pytest.mark.parametrize(
+    ("place", "value", "fitting"),
+    [
+        ({"pattern": "^a"}, "b", False),
+        ({"patternProperties": {"^a": {"type": "integer"}}}, {"a": "x"}, False),
+        ({"patternProperties": {"^a": {"type": "integer"}}}, {"a": 1}, True),
+        ({"anyOf": [{"pattern": "^a"}, {"minimum": 3}]}, "a", True),
+    ],
+)
+def test_a_reference_to_a_place_that_no_keyword_leads_to_is_followed(
+    place: dict[str, Any], value: object, fitting: bool
+) -> None:
+    schema = JsonSchema({"$ref": "#/x-shared/y", "x-shared": {"y": {"$ref": "#/x-other"}}, "x-other": place})
+    assert (fit(schema, value, mending=False)[1] == []) is fitting
+
+
+@pytest.mark.parametrize("place", [{"type": "text"}, {"minimum": "3"}, {"enum": 3}, {"pattern": "(?=a)"}, {"items": 5}])
+def test_what_is_referred_to_is_checked_wherever_it_stands(place: dict[str, Any]) -> None:
+    with pytest.raises(InvalidRequest):
+        JsonSchema({"$ref": "#/x-shared/y", "x-shared": {"y": {"$ref": "#/x-other"}}, "x-other": place})

@@ -11,9 +11,10 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Final, cast
 
-from llama4_local.decoding.object_fields import ObjectFields
+from llama4_local.decoding.object_fields import Node, ObjectFields, Unsatisfiable, Way, all_of, count_of, ways_of
 from llama4_local.decoding.string_formats import FORMATS
 from llama4sdk.errors import InvalidRequest
 from llama4sdk.output import JsonSchema
@@ -40,6 +41,7 @@ _LIMITS: Mapping[str, tuple[str, ...]] = {
     "array": ("prefixItems", "contains"),
 }
 _COMBINING: Final = frozenset({"$ref", "anyOf", "oneOf", "allOf", "not", "if"})
+_JOINING: Final = frozenset({"$ref", "anyOf", "oneOf", "allOf"})
 _CHOOSING: Final = frozenset({"enum", "const"})
 _CONSTRAINING: Final = (
     _COMBINING
@@ -159,14 +161,15 @@ class Values:
             InvalidRequest: When no value can, or the grammar gets too large.
         """
         if schema is False:
-            raise InvalidRequest("A schema allows no value where one is needed.")
+            raise Unsatisfiable("A schema allows no value where one is needed.")
         if not isinstance(schema, Mapping) or not _CONSTRAINING & set(cast("Mapping[str, Any]", schema)):
             return self._anything()
         node = cast("Mapping[str, Any]", schema)
         self._depth += 1
-        rule = self._leaf(node) if self._depth > _MAX_DEPTH else self._rule(node)
-        self._depth -= 1
-        return rule
+        try:
+            return self._leaf(node) if self._depth > _MAX_DEPTH else self._rule(node)
+        finally:
+            self._depth -= 1
 
     def _rule(self, node: Mapping[str, Any]) -> str:
         if _CHOOSING & set(node) and not _COMBINING & set(node):
@@ -175,8 +178,9 @@ class Values:
             case ["$ref"]:
                 return self._reference(str(node["$ref"]))
             case ["anyOf" | "oneOf" as key]:
-                options = [self.value(option) for option in node[key] if option is not False]
-                return self._rules.add(" | ".join(options) if options else self._leaf(node))
+                return self._any_of([partial(self.value, option) for option in node[key]])
+            case keys if _JOINING & set(keys) and (ways := ways_of(self._schema, node, _CONSTRAINING)) is not None:
+                return self._any_of([partial(self._merged, way) for way in ways])
             case keys if _COMBINING & set(keys) or not {"type", "properties", "items"} & set(keys):
                 return self._leaf(node)
             case _:
@@ -198,7 +202,7 @@ class Values:
             case "array":
                 return self._array(node)
             case "object":
-                return self._object(node)
+                return self._object([node])
             case _:
                 return self._leaf({"type": kind})
 
@@ -206,55 +210,84 @@ class Values:
         high = node.get("maxItems")
         low, high = int(node.get("minItems", 0)), None if high is None else int(high)
         if high is not None and high < low:
-            raise InvalidRequest(f"A schema asks for at least {low} items and at most {high}.")
+            raise Unsatisfiable(f"A schema asks for at least {low} items and at most {high}.")
         if max(low, high or 0) > _MAX_FIELDS:
             return self._leaf({**node, "type": "array"})
         items = node.get("items", True)
         if items is False or high == 0:
             if low:
-                raise InvalidRequest(f"A schema asks for at least {low} items and allows none.")
+                raise Unsatisfiable(f"A schema asks for at least {low} items and allows none.")
             return '"[]"'
         return f'"[" {_repeated(self.value(items), low, high)} "]"'
 
-    def _object(self, node: Mapping[str, Any]) -> str:
-        if not (node.get("properties") or node.get("required")):
-            high = node.get("maxProperties")
-            return self._map(node, int(node.get("minProperties", 0)), None if high is None else int(high))
-        fields = ObjectFields.of(node)
-        return f'"{{" {self.fields(fields, node, lambda name: f"{quoted(name)}: ")} "}}"'
+    def _any_of(self, options: Sequence[Callable[[], str]]) -> str:
+        """Return the rule of the values that one of several rules allows; those that no value fits are left out."""
+        rules: list[str] = []
+        refusal = Unsatisfiable("A schema offers alternatives of which none can be written.")
+        for option in options:
+            try:
+                rules.append(option())
+            except Unsatisfiable as error:
+                refusal = error
+        if not rules:
+            raise refusal
+        return self._rules.add(" | ".join(rules))
 
-    def fields(self, fields: ObjectFields, node: Mapping[str, Any], begun: Callable[[str], str]) -> str:
-        """Return the rule of an object's fields between its brackets.
+    def _merged(self, way: Way) -> str:
+        """Return the rule of the objects that fit several schemas at once; the same schemas share one rule."""
+        return self._shared(json.dumps(way), lambda: self._object(way))
+
+    def _object(self, parts: Sequence[Node]) -> str:
+        if not any(part.get("properties") or part.get("required") for part in parts):
+            return self._map(parts)
+        fields = ObjectFields.of(self._schema, parts)
+        return f'"{{" {self.fields(fields, lambda name: f"{quoted(name)}: ")} "}}"'
+
+    def object_fields(self, node: Node) -> ObjectFields:
+        """Return the fields of the object that a schema describes.
+
+        Raises:
+            InvalidRequest: When a required field cannot be written.
+        """
+        ways = ways_of(self._schema, node, _CONSTRAINING)
+        return ObjectFields.of(self._schema, ways[0] if ways and len(ways) == 1 else [node])
+
+    def fields(self, fields: ObjectFields, begun: Callable[[str], str]) -> str:
+        """Return the rule of an object's fields between its brackets; a field that no value fits is left out.
 
         Args:
             fields: The fields.
-            node: The object's schema, for the least and the most fields.
             begun: From a field's name to the text before its value.
 
         Raises:
-            InvalidRequest: When no number of the fields is allowed.
+            InvalidRequest: When no number of the fields is allowed, or no value fits a required one.
         """
-        items = [
-            (f"{quoted(begun(name))} {self.value(schema)}", name in fields.required)
-            for name, schema in fields.schemas.items()
-        ]
-        low, high = int(node.get("minProperties", 0)), int(node.get("maxProperties", len(items)))
-        if low <= len(fields.required) and high >= len(items):
+        items: list[tuple[str, bool]] = []
+        for name, schema in fields.schemas.items():
+            try:
+                items.append((f"{quoted(begun(name))} {self.value(schema)}", name in fields.required))
+            except Unsatisfiable:
+                if name in fields.required:
+                    raise
+        most = len(items) if fields.most is None else fields.most
+        if fields.least <= len(fields.required) and most >= len(items):
             return self.listed(items)
-        return self._counted(items, low, min(high, len(items)))
+        return self._counted(items, fields.least, min(most, len(items)))
 
-    def _map(self, node: Mapping[str, Any], low: int, high: int | None) -> str:
+    def _map(self, parts: Sequence[Node]) -> str:
         """Return the rule of an object whose fields' names are not known; equal names are left to the final check."""
+        low, high = count_of(parts)
         if high is not None and high < low:
-            raise InvalidRequest(f"A schema asks for at least {low} fields and at most {high}.")
-        if node.get("patternProperties"):
-            return self._leaf({**node, "type": "object"})
-        others = node.get("additionalProperties", True)
+            raise Unsatisfiable(f"A schema asks for at least {low} fields and at most {high}.")
+        if any(part.get("patternProperties") for part in parts):
+            return self._leaf({**(parts[0] if len(parts) == 1 else {"allOf": list(parts)}), "type": "object"})
+        others = all_of([part.get("additionalProperties", True) for part in parts])
         if others is False or high == 0:
             if low:
-                raise InvalidRequest(f"A schema asks for at least {low} fields and allows none.")
+                raise Unsatisfiable(f"A schema asks for at least {low} fields and allows none.")
             return '"{}"'
-        field = f'{self._name(node.get("propertyNames", {}))} ": " {self.value(others)}'
+        names = all_of([part.get("propertyNames", True) for part in parts])
+        field = f'{self._name(names)} ": " {self.value(others)}'
         return f'"{{" {_repeated(field, low, high)} "}}"'
 
     def _counted(self, items: Sequence[tuple[str, bool]], low: int, high: int) -> str:
@@ -275,7 +308,7 @@ class Values:
                     before[count] = self._rules.add(" | ".join([*taken, *left_out]))
             rules = before
         if 0 not in rules:
-            raise InvalidRequest(
+            raise Unsatisfiable(
                 f"A schema asks for {low} to {high} fields, which the {len(items)} that can be written do not allow; "
                 "declare the fields, or change minProperties and maxProperties."
             )
@@ -287,10 +320,20 @@ class Values:
         return self.value(node if _COMBINING & set(node) else {**node, "type": "string"})
 
     def _reference(self, reference: str) -> str:
-        if reference not in self._references:
-            name = self._references[reference] = self._rules.reserve()
-            self._rules.fill(name, self.value(self._schema.resolve(reference)))
-        return self._references[reference]
+        return self._shared(reference, lambda: self.value(self._schema.resolve(reference)))
+
+    def _shared(self, key: str, body: Callable[[], str]) -> str:
+        """Return the rule that a key stands for, which may refer to itself; its body is made at its first use."""
+        if key not in self._references:
+            known = dict(self._references)
+            name = self._references[key] = self._rules.reserve()
+            try:
+                self._rules.fill(name, body())
+            except Unsatisfiable:  # what was made meanwhile may refer to this rule
+                self._rules.fill(name, '""')
+                self._references = known
+                raise
+        return self._references[key]
 
     def _choices(self, node: Mapping[str, Any]) -> str:
         values = cast("list[Any]", node["enum"] if "enum" in node else [node["const"]])
@@ -298,7 +341,7 @@ class Values:
             whole = JsonSchema(node)
             values = [value for value in values if not fit(whole, value)[1]]
         if not values:
-            raise InvalidRequest("A schema's enum holds no value that fits the rest of it.")
+            raise Unsatisfiable("A schema's enum holds no value that fits the rest of it.")
         return self._rules.add(" | ".join(quoted(self._notation.text(value)) for value in values))
 
     def _anything(self) -> str:

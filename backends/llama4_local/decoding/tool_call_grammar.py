@@ -10,7 +10,6 @@ import re
 from typing import TYPE_CHECKING, Final
 
 from llama4_local.decoding.json_grammar import PYTHON, Rules, Values, quoted
-from llama4_local.decoding.object_fields import ObjectFields
 from llama4sdk.errors import InvalidRequest
 
 if TYPE_CHECKING:
@@ -44,12 +43,12 @@ def add_words(rules: Rules, tools: Iterable[ToolSpec]) -> None:
 
 def _arguments(tool: ToolSpec, rules: Rules) -> str:
     values = Values(tool.parameters, rules, PYTHON)
-    fields = ObjectFields.of(tool.parameters)
-    writable = {name: schema for name, schema in fields.schemas.items() if _NAME.fullmatch(name)}
-    missing = sorted(fields.required - set(writable))
+    fields = values.object_fields(tool.parameters)
+    writable = fields.only(frozenset(filter(_NAME.fullmatch, fields.schemas)))
+    missing = sorted(fields.required - set(writable.schemas))
     if missing:
         raise InvalidRequest(f"The tool {tool.name} needs {missing[0]!r}, which cannot be written as an argument.")
-    return values.fields(ObjectFields(writable, fields.required), tool.parameters, lambda name: f"{name}=")
+    return values.fields(writable, lambda name: f"{name}=")
 
 
 def _no_call(names: Sequence[str]) -> str:

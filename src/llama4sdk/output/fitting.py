@@ -38,6 +38,13 @@ def fit(schema: JsonSchema, value: object, *, mending: bool = True) -> tuple[Any
     return fitted, work.problems
 
 
+def fits_part(schema: JsonSchema, part: object, value: object) -> bool:
+    """Return whether a value fits one of a schema's parts as it is, references within the schema followed."""
+    work = _Fit(schema, mending=False)
+    work.node(part, value, "")
+    return not work.problems
+
+
 class _Fit:
     """One check: the problems so far and the work left."""
 

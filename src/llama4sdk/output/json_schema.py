@@ -55,8 +55,14 @@ class JsonSchema:
         _check_size(cast("Schema", schema))
         self.root: Schema = modern(cast("Schema", schema))
         """The schema in the form of draft 2020-12."""
-        for path, node in _nodes(self.root):
-            self._check(path, node)
+        waiting: list[tuple[str, object]] = [("#", self.root)]
+        seen: set[int] = set()
+        while waiting:  # what is referred to may stand where no keyword of schemas leads
+            place, target = waiting.pop()
+            for path, node in () if id(target) in seen else _nodes(place, target):
+                if id(node) not in seen:
+                    seen.add(id(node))
+                    waiting += self._check(path, node)
 
     def matches(self, pattern: str, text: str) -> bool:
         """Return whether one of the schema's patterns is found in a text."""
@@ -86,7 +92,8 @@ class JsonSchema:
                 raise InvalidRequest(f"The JSON schema refers to {reference[:80]!r}, which is not in it.")
         return node
 
-    def _check(self, path: str, node: Schema) -> None:
+    def _check(self, path: str, node: Schema) -> Iterator[tuple[str, object]]:
+        """Check one schema without those in it, and yield the place and the schema that it refers to."""
         unsupported = sorted(_UNSUPPORTED & set(node))
         if unsupported:
             raise InvalidRequest(f"The JSON schema uses {', '.join(unsupported)} at {path}, which is not supported.")
@@ -102,12 +109,14 @@ class JsonSchema:
             if key in _SIZES and not isinstance(number, int):
                 raise InvalidRequest(f"The JSON schema's {key} at {path} is no whole number.")
         self._check_containers(path, node)
-        reference = node.get("$ref")
-        if reference is not None and not isinstance(self.resolve(str(reference)), Mapping | bool):
-            raise InvalidRequest(f"The JSON schema refers at {path} to something that is no schema.")
         for pattern in _patterns_of(node):
             if pattern not in self._patterns:
                 self._patterns[pattern] = _compiled(pattern, path)
+        if "$ref" in node:
+            target = self.resolve(str(node["$ref"]))
+            if not isinstance(target, Mapping | bool):
+                raise InvalidRequest(f"The JSON schema refers at {path} to something that is no schema.")
+            yield str(node["$ref"]), cast("object", target)
 
     def _check_containers(self, path: str, node: Schema) -> None:
         for key, kind in (("required", list), ("enum", list), *((key, list) for key in _SCHEMA_LISTS)):
@@ -157,9 +166,9 @@ def _parts(node: object) -> Iterator[object]:
         raise InvalidRequest(f"A JSON schema holds JSON values only, no {type(node).__name__}.")
 
 
-def _nodes(schema: Schema) -> Iterator[tuple[str, Schema]]:
-    """Yield every schema within a schema, with its place."""
-    waiting: list[tuple[str, object]] = [("#", schema)]
+def _nodes(place: str, schema: object) -> Iterator[tuple[str, Schema]]:
+    """Yield a schema that stands at a place and every one within it, with its place."""
+    waiting: list[tuple[str, object]] = [(place, schema)]
     while waiting:
         path, node = waiting.pop()
         if isinstance(node, bool):
