@@ -25,12 +25,17 @@ def rank_file() -> bytes:
 
 
 def json_file(
-    specials: Sequence[str] = NAMES, *, special: bool = True, in_vocabulary: bool = False, first: int = 0
+    specials: Sequence[str] = NAMES,
+    *,
+    special: bool = True,
+    in_vocabulary: bool = False,
+    first: int = 0,
+    words: dict[bytes, int] | None = None,
 ) -> bytes:
-    """A `tokenizer.json` of the same words whose special tokens stand at ids from `first` on."""
+    """A `tokenizer.json` of the same words, or others, whose special tokens stand at ids from `first` on."""
     from llama4sdk.prompting.tiktoken_file import build_engine
 
-    tree = json.loads(build_engine(ranks()).to_str())
+    tree = json.loads(build_engine(words or ranks()).to_str())
     model = cast("dict[str, dict[str, int]]", tree["model"])
     places = {name: first + place for place, name in enumerate(specials)}
     moved = len(places) if first == 0 else 0  # specials first, as a trainer puts them

@@ -9,6 +9,7 @@ from typing import Any
 import PIL.Image
 import pytest
 
+from guards.guard_checkpoints import TEMPLATE, random_guard
 from image_files import encoded
 from llama4_local import LocalBackend
 from llama4_local.checkpoint.chat_template import read_chat_template
@@ -29,14 +30,6 @@ from llama4sdk.messages import AssistantMessage, SystemMessage, ToolCall, ToolMe
 from llama4sdk.testing import ScriptedBackend
 from llama4sdk.testing.faults import FaultServer, honest
 from llama4sdk.testing.faults.wire import Received, Wire
-from local.small_backends import chatting, saved_chat
-from local.small_checkpoints import guard as guard_shape
-
-TEMPLATE = """{{ bos_token }}<|header_start|>user<|header_end|>
-{%- for message in messages %}
-{{ 'User' if message['role'] == 'user' else 'Agent' }}: {% for part in message['content'] %}
-{%- if part['type'] == 'image' %}<|image|>{% else %}{{ part['text'] }}{% endif %}{% endfor %}
-{% endfor %}<|eot|>{% if add_generation_prompt %}<|header_start|>assistant<|header_end|>{% endif %}"""
 
 
 def judge(text: str) -> str:
@@ -186,9 +179,7 @@ async def test_a_guard_server_that_is_gone_lets_nothing_through() -> None:
 
 @pytest.fixture
 def checkpoint(tmp_path: Path) -> Path:
-    folder = saved_chat(tmp_path / "guard", chatting(guard_shape()))
-    (folder / "chat_template.jinja").write_text(TEMPLATE)
-    return folder
+    return random_guard(tmp_path / "guard")
 
 
 async def test_a_random_model_of_its_shape_runs_locally_and_fails_its_selftest(checkpoint: Path) -> None:

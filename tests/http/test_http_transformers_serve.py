@@ -8,19 +8,12 @@ penalty and no second choice: asking for one of them is refused before anything 
 
 from __future__ import annotations
 
-import importlib.util
-import os
 import shutil
-import socket
-import subprocess
-import sys
-import time
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
 import anyio
-import httpx
 import pytest
 from PIL import Image as Pillow
 
@@ -33,13 +26,9 @@ from llama4sdk.images import grid_for
 from llama4sdk.messages import Image, UserMessage, conversation
 from llama4sdk.request import Deadlines, Request, Sampling
 from llama4sdk.testing.conformance import BackendConformance
+from transformers_serving import SEES, needs_images, needs_serving, transformers_serving
 
-missing = [name for name in ("fastapi", "uvicorn", "openai", "transformers") if importlib.util.find_spec(name) is None]
-pytestmark = pytest.mark.skipif(
-    bool(missing), reason=f"transformers serve needs pip install 'transformers[serving]' (no {', '.join(missing)})"
-)
-SEES = importlib.util.find_spec("torchvision") is not None
-STARTING = 900.0  # seconds; on a quiet machine about twelve are enough
+pytestmark = needs_serving
 TILE, MAX_TILES = 56, 4
 _BUNDLED = Path(__file__).parents[2] / "backends/llama4_local/nano/checkpoint"
 
@@ -73,39 +62,8 @@ def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def server(checkpoint: Path) -> Iterator[str]:
     """The address of the running server."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    launcher = Path(__file__).with_name("serve_llama4.py")
-    log = checkpoint.with_name("server.log")
-    with log.open("wb") as output:
-        process = subprocess.Popen(
-            [sys.executable, launcher, checkpoint, str(port)],
-            stdout=output,
-            stderr=subprocess.STDOUT,
-            env={**os.environ, "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"},
-        )
-        try:
-            _wait(process, f"http://127.0.0.1:{port}/health", log)
-            yield f"http://127.0.0.1:{port}/v1"
-        finally:
-            process.terminate()
-            try:
-                process.wait(10)
-            except subprocess.TimeoutExpired:
-                process.kill()
-                process.wait()
-
-
-def _wait(process: subprocess.Popen[bytes], url: str, log: Path) -> None:
-    until = time.monotonic() + STARTING
-    while time.monotonic() < until and process.poll() is None:
-        try:
-            if httpx.get(url, timeout=2).status_code == 200:
-                return
-        except httpx.HTTPError:
-            time.sleep(0.1)
-    pytest.fail(f"transformers serve did not start: {log.read_text('utf-8', 'replace')[-1500:]}")
+    with transformers_serving(checkpoint) as url:
+        yield url
 
 
 def backend_for(server: str, checkpoint: Path) -> HttpBackend:
@@ -165,7 +123,7 @@ async def test_what_it_cannot_do_is_refused_before_it_is_asked(server: str, chec
     await backend.aclose()
 
 
-@pytest.mark.skipif(not SEES, reason="images need torchvision: pip install --no-deps torchvision")
+@needs_images
 @pytest.mark.parametrize("size", [(40, 30), (112, 56), (300, 200)])
 async def test_an_image_takes_the_tokens_of_its_tiles(server: str, checkpoint: Path, size: tuple[int, int]) -> None:
     backend = HttpBackend(server, model=str(checkpoint), profile="transformers", tile=TILE, max_tiles=MAX_TILES)

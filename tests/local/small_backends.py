@@ -54,12 +54,13 @@ GREEDY = Sampling(temperature=0, max_tokens=12)
 ENDLESS = Sampling(temperature=0, max_tokens=400)
 
 
-def tokenizer_file() -> bytes:
-    """A tokenizer that knows every id of the small checkpoints."""
+def tokenizer_file(words: dict[bytes, int] | None = None, *, padding: str | None = None) -> bytes:
+    """A tokenizer that knows every id of the small checkpoints; of other words, as many, where they are given."""
     count = VOCABULARY - FIRST_SPECIAL
     names = [*_NAMED, *(f"<|reserved_special_token_{n}|>" for n in range(count - len(_NAMED)))]
     names[PATCH - FIRST_SPECIAL] = "<|patch|>"
-    return json_file(names, first=FIRST_SPECIAL)
+    names[-1] = padding or names[-1]
+    return json_file(names, first=FIRST_SPECIAL, words=words)
 
 
 def chatting(config: ModelConfig | None = None, stop_ids: tuple[int, ...] = (EOM, EOT)) -> ModelConfig:

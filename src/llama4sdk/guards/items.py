@@ -22,8 +22,8 @@ if TYPE_CHECKING:
 def prompt_items(request: Request) -> dict[int, Item]:
     """Return the items of a request's last turn, by the place of their message.
 
-    The last turn is all that follows the last answer; of an opening of a session, every message of the user's or a
-    tool's.
+    The last turn is all that follows the last answer that another message follows; of an opening of a session, every
+    message of the user's or a tool's.
     """
     items: dict[int, Item] = {}
     for place in range(_last_turn(request), len(request.messages)):
@@ -76,7 +76,7 @@ def with_redactions(request: Request, redactions: Mapping[int, Sequence[Redactio
 def _last_turn(request: Request) -> int:
     if request.part == "opening":
         return 0
-    answers = [place for place, message in enumerate(request.messages) if isinstance(message, AssistantMessage)]
+    answers = [place for place, message in enumerate(request.messages[:-1]) if isinstance(message, AssistantMessage)]
     return answers[-1] + 1 if answers else 0
 
 

@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from llama4sdk.messages import AssistantMessage, Image, Message, SystemMessage, Text, UserMessage
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from llama4sdk.errors import LlamaError
     from llama4sdk.guards.protocol import Item
     from llama4sdk.parts import Part
 
 _OVERLAP = 200  # characters that two pieces of a cut turn share
 _SMALLEST = 4 * _OVERLAP
+# The beginning of a special token's name, such as `<|eot|>`.
+_SPECIAL: Final = re.compile(r"<\|(?=[A-Za-z0-9_]{1,64}\|>)")
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,9 +51,13 @@ class Turns:
 
     @property
     def messages(self) -> tuple[Message, ...]:
-        """The turns as messages, their content in parts, as the model's template reads it."""
-        content = [*self.images, Text(self.text)]
-        return (*self.before, AssistantMessage(content) if self.agent else UserMessage(content))
+        """The turns as messages, their content in parts, as the model's template reads it.
+
+        Names of special tokens are broken up by a space: many servers read them out of text as tokens, and a turn could
+        end itself and bring its own verdict.
+        """
+        last = [*self.images, Text(self.text)]
+        return (*(_plain(turn) for turn in self.before), _turn(last, agent=self.agent))
 
     def smaller(self, error: LlamaError) -> list[Turns]:
         """Return what takes the place of turns that are too long: the later of them, then the last one in pieces.
@@ -101,6 +110,15 @@ def judged_turns(item: Item) -> Turns:
         turns.pop(0)
     before = tuple(AssistantMessage(parts) if side else UserMessage(parts) for side, parts in turns)
     return Turns(before, agent, item.text, item.images)
+
+
+def _plain(turn: Message) -> Message:
+    return _turn(turn.parts, agent=isinstance(turn, AssistantMessage))
+
+
+def _turn(parts: Sequence[Part], *, agent: bool) -> Message:
+    plain = [Text(_SPECIAL.sub("< |", part.text)) if isinstance(part, Text) else part for part in parts]
+    return AssistantMessage(plain) if agent else UserMessage(plain)
 
 
 def _said(message: Message) -> list[Part]:

@@ -2,24 +2,25 @@
 
 from __future__ import annotations
 
-import threading
-from collections.abc import Callable, Iterator, Mapping
 from functools import partial
-from typing import TYPE_CHECKING, Any, Literal, TypeAlias, cast
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 from llama4sdk.errors import BackendMissing, InvalidRequest
+from llama4sdk.guards.personal_data import CANARY as PERSON
+from llama4sdk.guards.personal_data import Personal, personal_finder
+from llama4sdk.guards.secret_finder import CANARY as KEY
+from llama4sdk.guards.secret_finder import secret_finder
 from llama4sdk.verdict import Action, Redaction, Stage, Verdict
 from llama4sdk.worker_thread import run_in_daemon_thread
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Mapping, Sequence
 
+    from llama4sdk.guards.matches import Finder, Match
     from llama4sdk.guards.protocol import Item
 
 PatternAction: TypeAlias = Literal["flag", "redact", "block", "ask"]
-# A stretch of the text, and the rule that matched it.
-Match: TypeAlias = tuple[int, int, str]
-_Finder: TypeAlias = Callable[[str], Iterator[Match]]
+_BENIGN = "The sky is blue, and water is wet."
 
 
 class PatternGuard:
@@ -31,7 +32,8 @@ class PatternGuard:
         rules: Regular expressions by name; the name is the verdict's category.
         action: What a match leads to: `flag`, `redact`, `block` or, for tool calls, `ask`.
         secrets: Whether keys and tokens count as matches too; needs `detect-secrets`.
-        personal: Whether personal data counts too; needs `presidio-analyzer` and its language model.
+        personal: Whether personal data counts too; needs `presidio-analyzer` and a language model of spaCy's. With
+            `patterns`, without a model: what has a form, such as card and phone numbers, but no names.
         language: Language of the text, for personal data.
         stages: The stages to check; all by default.
         seconds: Time limit of one rule on one item; needs `regex`, whose expressions can be stopped.
@@ -50,7 +52,7 @@ class PatternGuard:
         *,
         action: PatternAction = "block",
         secrets: bool = False,
-        personal: bool = False,
+        personal: Personal = False,
         language: str = "en",
         stages: Sequence[Stage] = ("input", "tool_call", "tool_result", "output"),
         seconds: float = 1.0,
@@ -61,13 +63,15 @@ class PatternGuard:
         self.may_block = action != "flag"
         self.may_redact = action == "redact"
         self._action: Action = action
-        self._finders: list[_Finder] = []
+        self._finders: list[Finder] = []
         if rules:
             self._finders += _compiled(rules, seconds)
+        self._canaries: list[tuple[Finder, str]] = []
         if secrets:
-            self._finders.append(_secrets())
+            self._canaries.append((secret_finder(), KEY))
         if personal:
-            self._finders.append(_personal(language))
+            self._canaries.append((personal_finder(language, by_patterns=personal == "patterns"), PERSON))
+        self._finders += [finder for finder, _ in self._canaries]
         if not self._finders:
             raise InvalidRequest("A PatternGuard needs rules, secrets=True or personal=True.")
 
@@ -84,15 +88,19 @@ class PatternGuard:
         redactions = stretches if action == "redact" else ()
         return Verdict(action, categories=categories, coverage=item.inspected(), redactions=redactions)
 
-    async def selftest(self) -> None:
-        """Check that every rule runs to its end on a benign text within its time."""
-        await run_in_daemon_thread(partial(self._matches, "The sky is blue, and water is wet."))
+    async def selftest(self) -> bool:
+        """Return whether secrets and personal data are found, and only there, and rules run to their end in time."""
+        return await run_in_daemon_thread(self._works)
+
+    def _works(self) -> bool:
+        self._matches(_BENIGN)
+        return all(any(finder(text)) and not any(finder(_BENIGN)) for finder, text in self._canaries)
 
     def _matches(self, text: str) -> list[Match]:
         return [match for finder in self._finders for match in finder(text)]
 
 
-def _compiled(rules: Mapping[str, str], seconds: float) -> Iterator[_Finder]:
+def _compiled(rules: Mapping[str, str], seconds: float) -> Iterator[Finder]:
     try:
         import regex
     except ImportError as error:
@@ -113,42 +121,3 @@ def _by_pattern(pattern: Any, name: str, seconds: float, text: str) -> Iterator[
             yield match.start(), match.end(), name
     except TimeoutError as error:
         raise InvalidRequest(f"The rule {name!r} took longer than {seconds:g} s; simplify it.") from error
-
-
-def _secrets() -> _Finder:
-    try:
-        from detect_secrets.core.scan import scan_line  # pyright: ignore[reportMissingImports]
-        from detect_secrets.settings import default_settings  # pyright: ignore[reportMissingImports]
-    except ImportError as error:
-        raise BackendMissing("Secrets need detect-secrets. Install it with: pip install detect-secrets") from error
-
-    lock = threading.Lock()  # the package keeps its settings for the whole process
-
-    def find(text: str) -> Iterator[Match]:
-        with lock, default_settings():
-            offset = 0
-            for line in text.splitlines(keepends=True):
-                for secret in cast("Iterator[Any]", scan_line(line)):
-                    value = str(secret.secret_value or "")
-                    place = line.find(value) if value else -1
-                    start, end = (place, place + len(value)) if place >= 0 else (0, len(line))
-                    yield offset + start, offset + end, "secret"
-                offset += len(line)
-
-    return find
-
-
-def _personal(language: str) -> _Finder:
-    try:
-        from presidio_analyzer import AnalyzerEngine  # pyright: ignore[reportMissingImports]
-    except ImportError as error:
-        raise BackendMissing(
-            "Personal data needs presidio. Install it with: pip install presidio-analyzer, and its language model"
-        ) from error
-    engine: Any = AnalyzerEngine()
-
-    def find(text: str) -> Iterator[Match]:
-        for result in cast("list[Any]", engine.analyze(text=text, language=language)):
-            yield result.start, result.end, str(result.entity_type).lower()
-
-    return find

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import json
 import re
+from dataclasses import dataclass
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any, TypeAlias, cast
 
 from llama4sdk.errors import InvalidRequest
@@ -21,6 +23,7 @@ if TYPE_CHECKING:
 
 _Json: TypeAlias = "str | int | float | bool | list[_Json] | dict[str, _Json] | None"
 
+_PROBE = "a probe of content"
 _SHOWN_WORDS = 200  # characters of a template's own complaint
 # Private-use characters; one that no message holds breaks up what looks like a special token.
 _BREAKERS = range(0xE000, 0xF8FF)
@@ -46,7 +49,8 @@ def render_chat_template(
     Raises:
         InvalidRequest: When the template fails, does not parse, or reaches for what it may not.
     """
-    messages: list[_Json] = [_as_dict(message) for message in dialog]
+    forms = _content_forms(source)
+    messages: list[_Json] = [_as_dict(message, forms) for message in dialog]
     declared: list[_Json] = [_tool_dict(tool) for tool in tools]
     breaker = _unused_character(json.dumps([messages, declared], ensure_ascii=False))
     guarded = cast("list[_Json]", _guard([messages, declared], breaker))
@@ -80,11 +84,44 @@ def _run(source: str, messages: _Json, tools: _Json, breaker: str, *, answer: bo
         ) from error
 
 
-def _as_dict(message: Message) -> _Json:
+@dataclass(frozen=True, slots=True)
+class _Forms:
+    """The forms of a message's content whose text a template shows."""
+
+    strings: bool = True
+    parts: bool = True
+
+    def as_string(self, content: object) -> bool:
+        """Return whether content without images is given as a string: as it came, where that form is shown."""
+        if self.strings is self.parts:
+            return isinstance(content, str)
+        return self.strings
+
+
+@lru_cache(maxsize=64)
+def _content_forms(source: str) -> _Forms:
+    """Return the forms that a template shows, found by rendering both.
+
+    A template that reads a list of parts leaves out a string's text without an error; one that prints the content
+    as it is shows a list as Python writes it.
+    """
+    parts: _Json = [{"type": "text", "text": _PROBE}]
+    as_string, as_parts = (_probed(source, content) for content in (_PROBE, parts))
+    return _Forms(_PROBE in as_string, _PROBE in as_parts and f"'{_PROBE}'" not in as_parts)
+
+
+def _probed(source: str, content: _Json) -> str:
+    try:
+        return _run(source, [{"role": "user", "content": content}], None, chr(_BREAKERS[0]), answer=True)
+    except InvalidRequest:
+        return ""
+
+
+def _as_dict(message: Message, forms: _Forms) -> _Json:
     parts: list[_Json] = [
         {"type": "image"} if isinstance(part, Image) else {"type": "text", "text": part.text} for part in message.parts
     ]
-    only_text = isinstance(message.content, str)
+    only_text = not message.images and forms.as_string(message.content)
     shown: dict[str, _Json] = {"role": message.role, "content": message.text if only_text else parts}
     if isinstance(message, AssistantMessage) and message.tool_calls:
         shown["tool_calls"] = [_call_dict(call) for call in message.tool_calls]

@@ -75,6 +75,8 @@ def chat_call(body: ChatBody, options: ServerOptions) -> ChatCall:
     begun = ""
     if body.continue_final_message:
         messages, begun = _beginning(messages)
+    # A guard model judges a conversation that ends with the assistant's turn.
+    part = "judged" if messages and isinstance(messages[-1], AssistantMessage) else "whole"
     output, choices = _output(body)
     logprobs = (body.top_logprobs or 0) if body.logprobs else None
     limit = body.max_completion_tokens if body.max_completion_tokens is not None else body.max_tokens
@@ -89,6 +91,7 @@ def chat_call(body: ChatBody, options: ServerOptions) -> ChatCall:
             options.deadlines,
             -(body.priority or 0),  # on the wire, smaller goes first
             body.cache_salt or "",
+            part=part,
             answer_so_far=begun,
         )
         for choice in range(body.choices)
