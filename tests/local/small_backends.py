@@ -148,9 +148,10 @@ class SmallEngine:
         seed: int = 0,
         cache_dtype: torch.dtype | None = None,
         clock: Callable[[], float] = perf_counter,
+        model: Model | None = None,
     ) -> None:
         self.config = config or chatting()
-        self.model = Model.create(self.config, biting_weights(self.config, seed))
+        self.model = model or Model.create(self.config, biting_weights(self.config, seed))
         chunk = self.config.text.chunk
         self.shape = CacheShape(global_pages, local_pages if chunk else 0, page_size, chunk)
         self.tokenizer = Tokenizer.from_bytes(tokenizer_file())

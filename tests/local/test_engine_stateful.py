@@ -15,8 +15,10 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 
 from llama4_local.engine.engine import EngineLimits
 from llama4_local.engine.request import Prefix
+from llama4_local.model.transformer import Model
 from llama4sdk.errors import Overloaded
 from llama4sdk.request import Sampling
+from local.rank_threads import model_over_threads
 from local.small_backends import Reader, SmallEngine, chatting, check_at_rest
 from local.small_checkpoints import prompt
 from long_runs import often
@@ -25,15 +27,30 @@ GREEDY = Sampling(temperature=0, max_tokens=6)
 SEEDED = Sampling(temperature=1.0, top_p=0.9, seed=3, max_tokens=6)
 
 
+DIVIDED = 2
+
+
 @cache
-def alone() -> SmallEngine:
+def model_of(ranks: int) -> Model | None:
+    """The network over ranks in threads; None for one that the engine makes."""
+    return model_over_threads(chatting(stop_ids=()), ranks) if ranks > 1 else None
+
+
+def teardown_module() -> None:
+    if model_of.cache_info().currsize and (model := model_of(DIVIDED)) and model.ranks:
+        model.ranks.close()
+
+
+@cache
+def alone(ranks: int) -> SmallEngine:
     """An engine with room for everything and nothing to share."""
-    return SmallEngine(chatting(stop_ids=()), limits=EngineLimits(step_tokens=16, prefix_caching=False))
+    limits = EngineLimits(step_tokens=16, prefix_caching=False)
+    return SmallEngine(chatting(stop_ids=()), limits=limits, model=model_of(ranks))
 
 
 @cache
-def said_alone(token_ids: tuple[int, ...], sampling: Sampling) -> str:
-    return alone().answer(token_ids, sampling).text
+def said_alone(token_ids: tuple[int, ...], sampling: Sampling, ranks: int) -> str:
+    return alone(ranks).answer(token_ids, sampling).text
 
 
 @dataclass(eq=False)
@@ -55,6 +72,8 @@ class Asked:
 
 
 class EngineLife(RuleBasedStateMachine):
+    ranks = 1
+
     def __init__(self) -> None:
         super().__init__()
         self.small = SmallEngine(
@@ -62,6 +81,7 @@ class EngineLife(RuleBasedStateMachine):
             global_pages=40,
             local_pages=7,
             limits=EngineLimits(11, max_sequences=3, max_waiting=6),
+            model=model_of(self.ranks),
         )
         self.asked: list[Asked] = []
         self.talks: list[Talk] = []
@@ -176,7 +196,7 @@ class EngineLife(RuleBasedStateMachine):
     def answers_are_their_own(self) -> None:
         for asked in self.asked:
             if asked.reader.done:
-                assert asked.reader.text == said_alone(asked.tokens, asked.sampling)
+                assert asked.reader.text == said_alone(asked.tokens, asked.sampling, self.ranks)
             elif asked.reader.error:
                 assert isinstance(asked.reader.error, Overloaded)
         self.asked = [asked for asked in self.asked if not asked.reader.over]
@@ -200,5 +220,13 @@ class EngineLife(RuleBasedStateMachine):
         check_at_rest(self.small)
 
 
+class DividedEngineLife(EngineLife):
+    """The same over two ranks, which are threads here."""
+
+    ranks = DIVIDED
+
+
 TestEngineLife = EngineLife.TestCase
 TestEngineLife.settings = settings(max_examples=often(12, 200), stateful_step_count=often(50, 200), deadline=None)
+TestDividedEngineLife = DividedEngineLife.TestCase
+TestDividedEngineLife.settings = settings(max_examples=often(1, 200), stateful_step_count=often(40, 200), deadline=None)

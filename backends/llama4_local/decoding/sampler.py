@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import torch
 from torch import Tensor
 
-from llama4_local.decoding import token_mask
+from llama4_local.decoding.row_rules import RowRules, adjusted
 from llama4_local.ops.filters import Filters
 from llama4_local.ops.reference import sampling
 
@@ -154,6 +154,25 @@ class SamplerState:
             self._failure = f"The token mask of this request failed with {type(error).__name__}."
             return b"\0"
 
+    def rules(self, like: Tensor) -> RowRules:
+        """Return what changes its logits before the next token.
+
+        Args:
+            like: A row of logits, for size and device.
+        """
+        sampling = self.sampling
+        waits = len(self.written) < sampling.min_tokens
+        return RowRules(
+            sampling.repetition_penalty,
+            sampling.presence_penalty,
+            sampling.frequency_penalty,
+            history=self.history(like) if sampling.penalized else None,
+            biases=sampling.biases,
+            allowed=self.allowed() if self.mask else None,
+            excluded=tuple(token for token in sampling.stop_ids if token < like.shape[0]) if waits else (),
+            logprobs=sampling.logprobs,
+        )
+
     def history(self, like: Tensor) -> tuple[Tensor, Tensor]:
         """Return the tokens that occurred, and how often each was written: [vocab] each.
 
@@ -212,7 +231,7 @@ def sample(
     Returns:
         Tokens, [rows], int64, -1 where no token is possible; and the reports of rows that ask for them.
     """
-    tokens = ops.sample(adjusted(logits, states), *columns)
+    tokens = ops.sample(adjusted(logits, [state.rules(logits[0]) for state in states]), *columns)
     return tokens, log_probabilities(logits, tokens.clamp(min=0), states)
 
 
@@ -242,25 +261,6 @@ def sampling_columns(states: Sequence[SamplerState], device: torch.device) -> Sa
     return SamplingColumns(filters, seeds, column([len(state.written) for state in states], torch.int64))
 
 
-def adjusted(logits: Tensor, states: Sequence[SamplerState]) -> Tensor:
-    """Return logits [rows, vocab] after penalties, biases and masks; the same tensor where no row has any."""
-    penalized = [row for row, state in enumerate(states) if state.sampling.penalized]
-    early = [row for row, state in enumerate(states) if len(state.written) < state.sampling.min_tokens]
-    biased = {row: state.sampling.biases for row, state in enumerate(states) if state.sampling.biases}
-    masks = {row: state.allowed() for row, state in enumerate(states) if state.mask}
-    result = logits.clone() if penalized or biased or early else logits
-    if penalized:
-        result[penalized] = _penalize(logits[penalized], [states[row] for row in penalized])
-    for row, biases in biased.items():
-        tokens, values = zip(*biases, strict=True)
-        result[row, torch.tensor(tokens, device=logits.device)] += torch.tensor(values, device=logits.device)
-    if masks:
-        result = token_mask.apply(result, masks)
-    for row in early:
-        _exclude_stops(result[row], states[row].sampling)
-    return result
-
-
 def log_probabilities(logits: Tensor, tokens: Tensor, states: Sequence[SamplerState]) -> LogProbabilities:
     """Return the reports of those rows that ask for them; see `SampledToken`.
 
@@ -280,23 +280,3 @@ def log_probabilities(logits: Tensor, tokens: Tensor, states: Sequence[SamplerSt
             for row, logprob, top, scores in zip(rows, own.tolist(), ids.tolist(), values.tolist(), strict=True)
         }
     )
-
-
-def _penalize(logits: Tensor, states: Sequence[SamplerState]) -> Tensor:
-    histories = [state.history(row) for state, row in zip(states, logits, strict=True)]
-
-    def column(values: list[float]) -> Tensor:
-        return torch.tensor(values, dtype=torch.float32, device=logits.device)
-
-    return sampling.penalize(
-        logits,
-        torch.stack([seen for seen, _ in histories]),
-        torch.stack([counts for _, counts in histories]),
-        column([state.sampling.repetition_penalty for state in states]),
-        column([state.sampling.presence_penalty for state in states]),
-        column([state.sampling.frequency_penalty for state in states]),
-    )
-
-
-def _exclude_stops(logits: Tensor, parameters: ResolvedSampling) -> None:
-    logits[[token for token in parameters.stop_ids if token < logits.shape[0]]] = -torch.inf

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 from llama4_local.config.invariant import BrokenInvariant
 from llama4_local.decoding.sampler import sample, sampling_columns
+from llama4_local.decoding.sampling_order import sample_over_ranks
 from llama4_local.decoding.token_mask import MaskLookahead
 from llama4_local.engine.step_output import StepOutput
 from llama4_local.model.transformer import forward, sampling_logits
@@ -48,8 +49,13 @@ class EagerRunner:
         batch = build_batch(inputs, image_token_id=model.config.image_token_id, device=model.device)
         with self._mask_lookahead.over([(state.mask, state.written) for state in states if state.mask]):
             hidden = forward(model, batch, self._cache)
-            logits = sampling_logits(model, hidden[batch.last_rows[list(due)]])
-        tokens, log_probabilities = sample(model.ops, logits, states, sampling_columns(states, model.device))
+            rows = batch.last_rows[list(due)]
+            logits = None if model.ranks else sampling_logits(model, hidden[rows])
+        columns = sampling_columns(states, model.device)
+        if logits is not None:
+            tokens, log_probabilities = sample(model.ops, logits, states, columns)
+        else:
+            tokens, log_probabilities = sample_over_ranks(model, hidden, rows, states, columns)
         return StepOutput(tokens.cpu(), log_probabilities=log_probabilities)
 
     def close(self) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from llama4sdk.errors import ServerFault
 
@@ -14,6 +14,7 @@ if TYPE_CHECKING:
 
     from llama4_local.cache.kv_cache import KvCache
     from llama4_local.cache.page_table import PageCopy
+    from llama4_local.config.share import Share
     from llama4_local.ops.batch import Batch
 
 
@@ -24,12 +25,25 @@ class RankLost(ServerFault):
 class Ranks(Protocol):
     """This rank's part in what all ranks compute together.
 
-    On rank 0 each call but `total` tells the other ranks to do the same.
+    On rank 0 each call but `total` and `gather` tells the other ranks to do the same.
     """
 
     @property
     def size(self) -> int:
         """Number of ranks."""
+        ...
+
+    @property
+    def share(self) -> Share:
+        """This rank's place among them."""
+        ...
+
+    def announce(self, command: str, fields: dict[str, Any], tensors: tuple[Tensor, ...]) -> None:
+        """Tell the other ranks to do something of this name; of JSON values and tensors on the CPU."""
+        ...
+
+    def gather(self, part: Tensor) -> list[Tensor]:
+        """Return every rank's tensor of one shape, in the order of the ranks."""
         ...
 
     def begin(self, batch: Batch, cache: KvCache) -> None:

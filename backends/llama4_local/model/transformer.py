@@ -114,6 +114,11 @@ def uncast_logits(model: Model, hidden: Tensor) -> Tensor:
     return scores if model.ranks is None else model.ranks.scores(hidden, scores, model.config.text.vocab_size)
 
 
+def part_logits(model: Model, hidden: Tensor) -> Tensor:
+    """Return this rank's part of `logits`, [rows, tokens of its part], in fp32."""
+    return model.ops.head(hidden, model.weights.head).float()
+
+
 def sampling_logits(model: Model, hidden: Tensor, out: Tensor | None = None) -> Tensor:
     """Return the logits that tokens are sampled from, [rows, vocab], fp32: the image placeholder is excluded.
 

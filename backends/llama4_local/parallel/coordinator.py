@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import weakref
 from collections import deque
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 
@@ -44,6 +44,10 @@ class Coordinator(Member):
     def begin(self, batch: Batch, cache: KvCache) -> None:
         """See `Ranks.begin`."""
         self._processes.tell(step_message(batch, self._number(cache)))
+
+    def announce(self, command: str, fields: dict[str, Any], tensors: tuple[Tensor, ...]) -> None:
+        """See `Ranks.announce`."""
+        self._processes.tell(Message(command, fields, tensors))
 
     def scores(self, hidden: Tensor, part: Tensor, vocab_size: int) -> Tensor:
         """See `Ranks.scores`."""

@@ -39,6 +39,7 @@ class Exchange:
     """
 
     def __init__(self, share: Share, folder: str, patience: float) -> None:
+        self.received = 0  # bytes that the other ranks' parts had, so far
         self._share = share
         gloo = cast("Any", ProcessGroupGloo)  # its options are not in torch's type stubs
         options = gloo._Options()
@@ -56,6 +57,7 @@ class Exchange:
         """Return every rank's part, which all have one shape, in the order of the ranks."""
         part = part.contiguous()
         parts = [torch.empty_like(part) for _ in range(self._share.size)]
+        self.received += (self._share.size - 1) * part.nbytes
         try:
             self._group.allgather([parts], [part]).wait()
         except RuntimeError as error:

@@ -8,12 +8,16 @@ import torch
 
 from llama4_local.cache.kv_cache import KvCache
 from llama4_local.cache.page_table import CacheShape, PageCopy
+from llama4_local.decoding import sampling_order
+from llama4_local.decoding.sampling_order import SamplingOrder
 from llama4_local.model.transformer import forward, uncast_logits
 from llama4_local.parallel.channel import receive
 from llama4_local.parallel.step_message import step_batch
 
 if TYPE_CHECKING:
     import socket
+
+    from torch import Tensor
 
     from llama4_local.model.transformer import Model
     from llama4_local.parallel.channel import Message
@@ -32,6 +36,7 @@ class Follower:
         self._model = model
         self._member = member
         self._caches: dict[int, KvCache] = {}
+        self._hidden: Tensor | None = None  # of the last step
 
     @torch.inference_mode()
     def serve(self, commands: socket.socket) -> None:
@@ -46,7 +51,11 @@ class Follower:
     def _carry_out(self, message: Message) -> None:
         match message.kind:
             case "step":
-                forward(self._model, step_batch(message), self._cache(message))
+                self._hidden = forward(self._model, step_batch(message), self._cache(message))
+            case sampling_order.COMMAND if self._hidden is not None:
+                vocab = self._model.config.text.vocab_size
+                order = SamplingOrder.read(message.fields, message.tensors, vocab)
+                order.carry_out(self._model, self._hidden, self._member)
             case "scores":
                 uncast_logits(self._model, message.tensors[0])
             case "cache":

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch.nn.functional import pad
@@ -37,6 +37,18 @@ class Member:
     def size(self) -> int:
         """See `Ranks.size`."""
         return self._share.size
+
+    @property
+    def share(self) -> Share:
+        """See `Ranks.share`."""
+        return self._share
+
+    def announce(self, command: str, fields: dict[str, Any], tensors: tuple[Tensor, ...]) -> None:
+        """See `Ranks.announce`."""
+
+    def gather(self, part: Tensor) -> list[Tensor]:
+        """See `Ranks.gather`."""
+        return self._exchange.gather(part)
 
     def begin(self, batch: Batch, cache: KvCache) -> None:
         """See `Ranks.begin`."""

@@ -81,8 +81,7 @@ def draw(logits: Tensor, filters: Filters, uniforms: Tensor) -> Tensor:
     Returns:
         [n], int64.
     """
-    best = logits.amax(dim=-1, keepdim=True)
-    weights = ((logits - best) / filters.temperature[:, None].clamp(min=_COLDEST)).exp()  # the argmax weighs 1
+    weights = draw_weights(logits, logits.amax(dim=-1), filters)
     least = filters.min_p.to(weights.dtype)
     if filters.ranked:
         least = torch.maximum(least, _least_ranked(weights, filters))
@@ -94,10 +93,15 @@ def draw(logits: Tensor, filters: Filters, uniforms: Tensor) -> Tensor:
     return torch.searchsorted(mass, target, right=True).squeeze(-1)
 
 
+def draw_weights(logits: Tensor, best: Tensor, filters: Filters) -> Tensor:
+    """Return the weights that tokens are drawn by, 1 for the argmax: logits [n, any], their maxima [n] → [n, any]."""
+    return ((logits - best[:, None]) / filters.temperature[:, None].clamp(min=_COLDEST)).exp()
+
+
 def _least_ranked(weights: Tensor, filters: Filters) -> Tensor:
     """Return the smallest weight that passes top_k and top_p: weights [n, vocab] → [n]."""
     vocab = weights.shape[-1]
-    limit = torch.where(filters.top_k > 0, filters.top_k, vocab).clamp(max=vocab)
+    limit = top_k_limit(filters, vocab)
     everything = weights.sum(dim=-1, dtype=torch.float64)
     least, certain = _least_among(weights, min(_NUCLEUS, vocab), limit, everything, filters.top_p)
     if not bool(certain.all()):
@@ -108,17 +112,41 @@ def _least_ranked(weights: Tensor, filters: Filters) -> Tensor:
 def _least_among(weights: Tensor, size: int, limit: Tensor, everything: Tensor, top_p: Tensor) -> tuple[Tensor, Tensor]:
     """Return the smallest weight that passes among the top `size` tokens, and the rows where these suffice."""
     vocab = weights.shape[-1]
-    ranked = weights.topk(size, dim=-1).values
-    within = torch.arange(size, device=weights.device) < limit[:, None]
+    least, mass = least_passing(weights.topk(size, dim=-1).values, vocab, limit, everything, top_p)
+    total = torch.where(limit < vocab, mass, everything)
+    nucleus = (limit == vocab) & (top_p < 1) & (mass >= top_p * total)
+    unfiltered = (limit == vocab) & (top_p >= 1)
+    return least, (limit <= size) | nucleus | unfiltered
+
+
+def top_k_limit(filters: Filters, vocab: int) -> Tensor:
+    """Return the number of tokens that top_k leaves of each row, [n]."""
+    return torch.where(filters.top_k > 0, filters.top_k, vocab).clamp(max=vocab)
+
+
+def least_passing(
+    ranked: Tensor, vocab: int, limit: Tensor, everything: Tensor, top_p: Tensor
+) -> tuple[Tensor, Tensor]:
+    """Return the smallest weight that passes top_k and top_p, as far as the largest weights tell.
+
+    Args:
+        ranked: [n, size], the largest weights in falling order.
+        vocab: Tokens in all.
+        limit: See `top_k_limit`.
+        everything: [n], fp64: the sum of all weights.
+        top_p: [n], fp64.
+
+    Returns:
+        That weight, [n], 0 where nothing is filtered; and the sum of those within the limit, [n], fp64.
+    """
+    within = torch.arange(ranked.shape[-1], device=ranked.device) < limit[:, None]
     mass = torch.where(within, ranked, 0).cumsum(dim=-1, dtype=torch.float64)
     total = torch.where(limit < vocab, mass[:, -1], everything)
     before = mass - ranked
     kept = within & ((before < (top_p * total)[:, None]) | (top_p >= 1)[:, None])
     least = torch.where(kept, ranked, torch.inf).amin(dim=-1)
-    nucleus = (limit == vocab) & (top_p < 1) & (mass[:, -1] >= top_p * total)
     unfiltered = (limit == vocab) & (top_p >= 1)
-    certain = (limit <= size) | nucleus | unfiltered
-    return torch.where(unfiltered, 0, least), certain
+    return torch.where(unfiltered, 0, least), mass[:, -1]
 
 
 def log_probabilities(logits: Tensor, sampled: Tensor, top: int) -> tuple[Tensor, Tensor, Tensor]:
