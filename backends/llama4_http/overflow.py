@@ -20,9 +20,14 @@ _OVERFLOW = re.compile(
     r"|exceeds? the (available )?context|longer than the (maximum )?model"
     r"|max_(new_)?tokens['\"`]*"
     r"(?: or ['\"`]\w+['\"`])? is too large"
+    r"|exceeds? (the )?max(imum)?[ _](allowed |input |prompt |number of |num_|input_)?(tokens?|length)"
+    r"|not exceed max_(num|input)_tokens|reduce the length of the (messages|prompt|input)|token limit exceeded"
     r"|`?inputs`? (tokens )?(\+|must have)|max_tokens must be at least 1, got -|input tokens exceed",
     re.IGNORECASE,
 )
+# Limits of rates speak of tokens and of too large requests too.
+_RATE = re.compile(r"per (second|minute|hour|day|month)|\b[TR]P[MD]\b|rate[ _-]?limit|quota", re.IGNORECASE)
+_THOUSANDS = re.compile(r"(?<=\d)[,_\u00a0\u202f](?=\d{3}(?!\d))")
 _N = r"(\d{1,9})(?:\.0)?"
 
 
@@ -36,6 +41,9 @@ _LIMIT = _any(
     rf"(?:length|size|window)\W{{0,3}}(?:is|of|:|=|only|\()?\s*(?:only )?\(?{_N}",
     rf"context (?:length|size|window|limit)\W{{0,3}}(?:is |of |:|=|\()?\s*(?:only )?\(?{_N}",
     rf"max_(?:model|seq)_len\W{{0,3}}(?:\(|=|of )?\s*{_N}",
+    rf"max_(?:num|input)_tokens\W{{0,3}}{_N}",
+    rf"maximum number of (?:input )?tokens(?: allowed)?\W{{0,3}}{_N}",
+    rf"\b(?:limit|maximum) (?:is |of )?{_N}\b(?! (?:in|from|output))",
     rf"with {_N} maximum context length",
     rf"`max_new_tokens` must be <= {_N}",
     rf"must have less than {_N} tokens",
@@ -43,12 +51,14 @@ _LIMIT = _any(
     rf"context size has been exceeded.{{0,20}}\(?{_N}",
 )
 _PROMPT = _any(
+    rf"(?:messages|prompt|input) resulted in {_N}",
+    rf"current length is {_N}",
+    rf"token count \({_N}\)",
     rf"\(?{_N} (?:tokens )?(?:in|from|of)(?: the| your)? (?:input )?(?:messages|prompt|text input|input)\b",
     rf"(?:has|contains|passed|contains at least|have)(?: at least)? {_N} (?:input |prompt )?tokens",
     rf"at least {_N} input tokens",
     rf"{_N} input tokens",
     rf"{_N} `inputs` tokens",
-    rf"(?:messages|prompt|input) resulted in {_N}",
     rf"(?:prompt|input)(?: length)?\s?\((?:length )?{_N}",
     rf"splited_prompt_len \({_N}",
     rf"request \({_N} tokens\)",
@@ -119,9 +129,9 @@ def overflow_of(text: str, code: str, fields: Mapping[str, Any]) -> Overflow | N
     limit, prompt = _count(fields.get("n_ctx")), _count(fields.get("n_prompt_tokens"))
     if limit is not None and prompt is not None:
         return Overflow(limit, prompt)
-    if not (_OVERFLOW.search(text) or _OVERFLOW.search(code)):
+    if not (_OVERFLOW.search(text) or _OVERFLOW.search(code)) or _RATE.search(text):
         return None
-    text = text[:2000]
+    text = _THOUSANDS.sub("", text[:2000])
     limit = limit if limit is not None else _first(_LIMIT, text)
     asked = _first(_ASKED, text)
     prompt = prompt if prompt is not None else _first(_PROMPT, text)

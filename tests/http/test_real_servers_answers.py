@@ -50,6 +50,16 @@ OVERFLOWS = [
     ("This endpoint's maximum context length is 131072 tokens. However, you requested about 140000 tokens (130000 of "
      "text input, 10000 in the output).", 131072, 130000, 10000),
     ("prompt is too long: 208310 tokens > 200000 maximum", 200000, 208310, None),
+    ("This model's maximum context length is 8192 tokens. However, your messages resulted in 9123 tokens (9000 in the "
+     "messages, 123 in the functions).", 8192, 9123, None),
+    ("Please reduce the length of the messages or completion. Current length is 9000 while limit is 8192",
+     8192, 9000, None),
+    ("Prompt has 9,000 tokens, but the context window is 8,192 tokens", 8192, 9000, None),
+    ("The sum of prompt length (9000.0) and query length (0) should not exceed max_num_tokens (8192)",
+     8192, 9000, None),
+    ("Prompt length (9000) exceeds max input length (8192)", 8192, 9000, None),
+    ("The input token count (1200000) exceeds the maximum number of tokens allowed (1048576).", 1048576, 1200000, None),
+    ("Token limit exceeded: requested 9000 tokens, maximum 8192", 8192, 9000, None),
 ]  # fmt: skip
 
 
@@ -65,6 +75,15 @@ def test_real_servers_01_the_counts_of_an_overflow_are_read_by_their_role(
     assert (error.limit, error.prompt_tokens) == (limit, prompt)
     assert ("shorten" in str(error)) == (prompt >= limit)
     assert ("max_tokens" in str(error)) == (prompt < limit)
+
+
+@pytest.mark.parametrize("words", [
+    "Request too large for model `llama` on tokens per minute (TPM): Limit 6000, Requested 9000",
+    "You exceeded your rate limit of 8,192 tokens; you requested 9000 tokens of context length 8192.",
+    "Quota exceeded: context length 9000 tokens, 8192 tokens left today.",
+])  # fmt: skip
+def test_real_servers_01_a_limit_of_a_rate_is_no_overflow(words: str) -> None:
+    assert overflow_of(words, "", {}) is None
 
 
 async def test_real_servers_01_an_overflow_names_what_is_too_large_on_the_wire() -> None:
