@@ -7,7 +7,7 @@ finish reason, and then nothing that follows can spoil it; any other end is an e
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from llama4_http.begun_answer import without_repeated
 from llama4_http.errors import Sent, error_in_stream
@@ -272,6 +272,8 @@ class AnswerReader:
         )
 
     def _any_chunk(self, value: Any) -> None:
+        if value is None:  # an empty event
+            return
         if not isinstance(value, dict):
             raise ProtocolError("The server sent an event that is no JSON object.")
         if value.get("error") or value.get("object") == "error":
@@ -325,8 +327,10 @@ class AnswerReader:
             self._reason = self._reason_of(reason)
 
     def _text(self, text: Any) -> None:
+        if isinstance(text, list):  # typed parts, as gateways pass them on
+            text = "".join(map(_text_of_part, cast("list[object]", text)))
         if text is not None and not isinstance(text, str):
-            raise ProtocolError("The server sent text that is no string.")
+            raise _no_text()
         if text:
             text = self._joiner.feed(text)
             self._show(self._marks.feed(text) if self._marks else text)
@@ -355,6 +359,18 @@ class AnswerReader:
         if isinstance(value, dict) and not value.get("error") and not isinstance(value.get("choices"), list):
             raise ProtocolError("The server answered with JSON that is no completion; is base_url right?")
         self._any_chunk(value)
+
+
+def _text_of_part(part: object) -> str:
+    """Return the text of one typed part of a content; parts of other kinds hold none."""
+    if not isinstance(part, dict) or not isinstance(part.get("type"), str):
+        raise _no_text()
+    text = cast("dict[str, object]", part).get("text")
+    return text if isinstance(text, str) else ""
+
+
+def _no_text() -> ProtocolError:
+    return ProtocolError("The server sent text that is no string.")
 
 
 def _cut() -> StreamInterrupted:

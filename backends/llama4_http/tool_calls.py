@@ -62,12 +62,14 @@ class ToolCallReader:
         """Take the `tool_calls` of one delta in and return the events that they make.
 
         Args:
-            deltas: The list.
+            deltas: The list; a single call may stand for a list of one.
             whole: Whether it stands in a complete message, where each entry is a call of its own.
 
         Raises:
             ProtocolError: When they have not the promised form.
         """
+        if isinstance(deltas, Mapping):
+            deltas = [deltas]
         if not isinstance(deltas, list):
             raise ProtocolError("The server sent tool_calls that are no list.")
         events: list[Event] = []
@@ -119,7 +121,7 @@ class ToolCallReader:
         function = delta.get("function") or {}
         if not isinstance(function, Mapping):
             raise ProtocolError("The server sent a tool call whose function is no object.")
-        name, call_id = _text(function, "name"), _text(delta, "id")
+        name, call_id = _text(function, "name").strip(), _text(delta, "id")
         arguments = _arguments(function.get("arguments"))
         call = None if whole else self._call_of(delta.get("index"), call_id, name, arguments)
         if call is None:
@@ -196,6 +198,8 @@ class ToolCallReader:
 
 def _text(value: Mapping[str, Any], key: str) -> str:
     text = value.get(key)
+    if key == "id" and isinstance(text, int) and not isinstance(text, bool):
+        text = str(text)
     if text is not None and not isinstance(text, str):
         raise ProtocolError(f"The server sent a tool call whose {key} is no string.")
     return mended(text or "")
