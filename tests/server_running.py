@@ -18,18 +18,23 @@ from llama4sdk.server import create_app, running
 if TYPE_CHECKING:
     from llama4sdk.backend import Backend
     from llama4sdk.server.options import ServerKeywords
+    from llama4sdk.telemetry import Telemetry
 
 PATIENCE = 120.0
 
 
 @asynccontextmanager
 async def serving(
-    backend: Backend | str = "local", *, key: str = "", **options: Unpack[ServerKeywords]
+    backend: Backend | str = "local",
+    *,
+    key: str = "",
+    telemetry: Telemetry | None = None,
+    **options: Unpack[ServerKeywords],
 ) -> AsyncGenerator[httpx.AsyncClient]:
     """Yield a client of a server in front of a backend."""
     headers = {"authorization": f"Bearer {key}"} if key else {}
     async with (
-        Llama4(backend) as llama,
+        Llama4(backend, telemetry=telemetry) as llama,
         running(create_app(llama, **options), shutdown_seconds=5) as server,
         httpx.AsyncClient(base_url=server.url, headers=headers, timeout=PATIENCE, trust_env=False) as client,
     ):

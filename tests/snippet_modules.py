@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import ast
+import inspect
 import re
 import textwrap
 from pathlib import Path
+from typing import Any
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGES = (ROOT / "README.md", ROOT / "backends" / "README.md", *sorted((ROOT / "docs").glob("*.md")))
@@ -58,6 +60,21 @@ def module_of(page: Path) -> str:
             body = textwrap.indent("\n".join(rest), "    ")
             functions.append(f"async def line_{line}() -> None:\n{body}\n")
     return "\n".join([_PRELUDE, *shared.values(), "", *functions])
+
+
+def snippets_of(page: Path) -> list[str]:
+    """Return the snippets of a page."""
+    return [textwrap.dedent(match[2]) for match in _FENCE.finditer(page.read_text(encoding="utf-8"))]
+
+
+async def run_snippets(snippets: list[str]) -> None:
+    """Run snippets one after the other, as they stand on their page."""
+    names: dict[str, Any] = {}
+    for snippet in snippets:
+        code = compile(snippet, "snippet", "exec", flags=ast.PyCF_ALLOW_TOP_LEVEL_AWAIT)
+        running = eval(code, names)  # a page of our own
+        if inspect.isawaitable(running):
+            await running
 
 
 def _statements(code: str) -> list[ast.stmt]:

@@ -22,7 +22,8 @@ from llama4_http.exchange import Exchange, OpenRequest
 from llama4_http.network import Link, log
 from llama4_http.outgoing import continues
 from llama4_http.profiles import Profile, context_of, detect, json_object, of_release, only_model, profile_named
-from llama4_http.settings import Choices, checked_url, key_for, settings_of
+from llama4_http.server_load import MAX_METRICS, running_in
+from llama4_http.settings import Choices, checked_url, key_for, server_of, settings_of
 from llama4_http.transport import OneServer
 from llama4sdk.backend import Capabilities
 from llama4sdk.errors import DeadlineExceeded, InvalidRequest, LlamaError, Overloaded, ServerFault, Unreachable
@@ -132,7 +133,9 @@ class HttpBackend:
             structured_output=profile.schema != "none",
             seed="seed" in profile.sampling,
             logprobs=profile.logprobs,
+            raw_prompts=profile.completions != "none",
             continues=continues(profile, settings),
+            server=server_of(self._url),
         )
 
     @property
@@ -183,6 +186,17 @@ class HttpBackend:
         link, self._link = self._link, None
         if link is not None:
             await link.aclose()
+
+    async def requests_running(self) -> int | None:
+        """Return how many requests the server runs, by its `/metrics`; None where it has none that are known.
+
+        Raises:
+            LlamaError: It cannot be reached.
+        """
+        await self._prepare()
+        url = f"{self._url.removesuffix('/v1')}/metrics"
+        status, _, body = await self._open_link.fetch("GET", url, self._sent(""), most=MAX_METRICS)
+        return running_in(body.decode("utf-8", "replace")) if status == 200 else None
 
     def _check_usable(self) -> None:
         """Refuse to work when closed, or in another process or event loop than before.

@@ -59,6 +59,6 @@ def continued(request: Request, profile: Profile) -> Sampling:
     changes: dict[str, int] = {}
     if sampling.seed is not None:
         changes["seed"] = (sampling.seed ^ zlib.crc32(request.answer_so_far.encode())) % _SEEDS
-    if sampling.max_tokens is not None and left_out(request.answer_so_far, profile):
+    if sampling.max_tokens is not None and request.raw is None and left_out(request.answer_so_far, profile):
         changes["max_tokens"] = sampling.max_tokens + 1  # the white space that is written again
     return replace(sampling, **changes)

@@ -38,8 +38,10 @@ async def compose(context: Context, request: Request, sent: Sent) -> outgoing.Ou
         for place, pack in enumerate(packed)
         if pack is not None and profile.assets_url and pack.url_bytes > (profile.max_inline or math.inf)
     }
-    prompt_ids = None
-    if settings.prompt_mode == "client" or settings.verify_prompt:
+    prompt_ids: list[int] | None = None
+    if isinstance(request.raw, tuple) and not request.answer_so_far:
+        prompt_ids = list(request.raw)
+    elif settings.prompt_mode == "client" or settings.verify_prompt or isinstance(request.raw, tuple):
         prompt_ids = await _rendered(context, request)
     return outgoing.compose(
         request, profile, settings, model=context.model, packed=packed, assets=assets, prompt_ids=prompt_ids
@@ -49,6 +51,8 @@ async def compose(context: Context, request: Request, sent: Sent) -> outgoing.Ou
 async def _rendered(context: Context, request: Request) -> list[int]:
     template, settings = context.template, context.settings
     if template is None:
+        if request.raw is not None:
+            raise InvalidRequest("Token ids with the beginning of an answer need the model's tokenizer=….")
         raise InvalidRequest("prompt_mode='client' and verify_prompt=True need tokenizer=….")
     return await run_in_daemon_thread(
         lambda: prompt.render(template, request, settings.prefill, show_schema=settings.show_schema)

@@ -245,7 +245,7 @@ class Exchange(AsyncIterator[Event]):
             else (lambda theirs: prompt.compare(ours, theirs)),
             tools=() if self._request.tool_choice == "none" else self._request.tools,
             repeated=""
-            if settings.prompt_mode == "client"
+            if settings.prompt_mode == "client" or self._request.raw is not None
             else left_out(settings.prefill + self._request.answer_so_far, context.profile),
         )
         # Not aiter_raw(): its layers cost a third of the time per chunk, and nothing is encoded.

@@ -53,8 +53,9 @@ class Link:
         content: bytes | None = None,
         headers: Mapping[str, str] | None = None,
         with_key: bool = True,
+        most: int = MAX_ERROR_BODY,
     ) -> tuple[int, Mapping[str, str], bytes]:
-        """Return status, headers and the beginning of the body of one short exchange.
+        """Return status, headers and the body of one short exchange, at most `most` bytes of it.
 
         Raises:
             LlamaError: When there is no answer.
@@ -64,7 +65,7 @@ class Link:
             with translated(sent):
                 response = await Opening(self, request).answer()
                 try:
-                    return response.status_code, dict(response.headers), await beginning(response)
+                    return response.status_code, dict(response.headers), await beginning(response, most)
                 finally:
                     await uncut(response.aclose)
 
@@ -179,12 +180,12 @@ def translated(sent: Sent, *, quiet: bool = False) -> Generator[None]:
             raise named(error_for_exception(error, begun=False), sent) from error
 
 
-async def beginning(response: httpx.Response) -> bytes:
-    """Return the first bytes of an answer, at most `MAX_ERROR_BODY`."""
+async def beginning(response: httpx.Response, most: int = MAX_ERROR_BODY) -> bytes:
+    """Return the first bytes of an answer, at most `most`."""
     body = bytearray()
     async for chunk in response.aiter_raw():
-        body += chunk[: MAX_ERROR_BODY - len(body)]
-        if len(body) >= MAX_ERROR_BODY:
+        body += chunk[: most - len(body)]
+        if len(body) >= most:
             break
     return bytes(body)
 

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from llama4_http.settings import Settings
     from llama4sdk.backend import Continues
     from llama4sdk.messages import Image
-    from llama4sdk.request import Request
+    from llama4sdk.request import RawPrompt, Request
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,7 +56,8 @@ def check(request: Request, profile: Profile, settings: Settings) -> None:
             it does not take.
     """
     if request.raw is not None:
-        raise InvalidRequest("The remote backend takes messages only, no raw prompt.")
+        _check_raw(request.raw, profile, settings)
+        return
     count = len(images_of(request))
     most = settings.max_images if settings.max_images is not None else profile.max_images
     if most is not None and count > most:
@@ -74,6 +75,16 @@ def check(request: Request, profile: Profile, settings: Settings) -> None:
         raise InvalidRequest(f"Servers of the profile {profile.name} cannot go on with given words (prefill).")
     if request.answer_so_far:
         _check_continuing(request, profile, settings)
+
+
+def _check_raw(raw: RawPrompt, profile: Profile, settings: Settings) -> None:
+    if profile.completions == "none":
+        raise InvalidRequest(f"Servers of the profile {profile.name} complete no raw prompts; use chat() or stream().")
+    if profile.completions == "text" and (not isinstance(raw, str) or settings.prompt_mode == "client"):
+        raise InvalidRequest(
+            f"Servers of the profile {profile.name} may take no token ids; send the prompt as text, or name the "
+            "server's own profile."
+        )
 
 
 def continues(profile: Profile, settings: Settings) -> Continues:
@@ -116,7 +127,7 @@ def compose(
         model: The model's name there.
         packed: The prepared images, None where the caller's URL is passed on.
         assets: By image, the id of an upload that stands for it.
-        prompt_ids: The prompt as token ids, when it was made here.
+        prompt_ids: The prompt as token ids, when it was made here or is given as such.
 
     Raises:
         InvalidRequest: For a choice that the server has no field for.
@@ -126,11 +137,17 @@ def compose(
         _url(image, pack, assets.get(place))
         for place, (image, pack) in enumerate(zip(images_of(request), packed, strict=True))
     ]
-    by_completions = settings.prompt_mode == "client" and profile.prompt_ids == "completions"
+    in_ids = settings.prompt_mode == "client" and profile.prompt_ids == "completions"
+    by_completions = in_ids or request.raw is not None
     return_ids = settings.verify_prompt and profile.returns_prompt_ids
     if by_completions:
+        as_text = isinstance(request.raw, str) and not in_ids
         body = wire.completion_body(
-            request, profile, model=model, prompt_ids=prompt_ids or (), return_prompt_ids=return_ids
+            request,
+            profile,
+            model=model,
+            prompt=_text(request) if as_text else prompt_ids or (),
+            return_prompt_ids=return_ids,
         )
     else:
         body = wire.chat_body(
@@ -151,11 +168,15 @@ def compose(
     return Outgoing(
         "/completions" if by_completions else "/chat/completions",
         wire.encoded({**body, **settings.extra_body}),
-        {"NVCF-INPUT-ASSET-REFERENCES": ",".join(assets.values())} if assets else {},
+        dict(request.trace_headers) | ({"NVCF-INPUT-ASSET-REFERENCES": ",".join(assets.values())} if assets else {}),
         sum(pack.prompt_tokens for pack in packed if pack is not None),
         prompt_ids,
         details,
     )
+
+
+def _text(request: Request) -> str:
+    return f"{request.raw}{request.answer_so_far}"
 
 
 def _url(image: Image, pack: Packed | None, asset: str | None) -> str:

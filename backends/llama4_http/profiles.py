@@ -22,6 +22,7 @@ ProfileName: TypeAlias = Literal[
     "openai-generic", "llama4sdk", "vllm", "sglang", "nim", "nvidia-catalog", "llamacpp", "transformers"
 ]
 SchemaField: TypeAlias = Literal["none", "response_format", "response_format_flat", "structured_outputs", "guided_json"]
+Completions: TypeAlias = Literal["none", "text", "everything"]
 PromptIds: TypeAlias = Literal["none", "completions", "input_ids"]
 Prefill: TypeAlias = Literal["none", "automatic", "continue_final_message"]
 
@@ -36,6 +37,7 @@ class Profile:
         schema: Where it takes a JSON schema that the answer must keep to.
         tools: Whether it takes tools as a field and parses the calls; else the prompt declares them.
         prompt_ids: Where it takes a prompt as token ids.
+        completions: Which raw prompts `/completions` takes: none, `text`, or `everything`, token ids too.
         returns_prompt_ids: Whether it can return the token ids that it made of the messages.
         prefill: How it goes on with an assistant message that stands last.
         whole_answer: Whether it takes that message as the beginning of the answer in all respects: exactly as it is,
@@ -55,6 +57,7 @@ class Profile:
     schema: SchemaField = "response_format"
     tools: bool = True
     prompt_ids: PromptIds = "none"
+    completions: Completions = "everything"
     returns_prompt_ids: bool = False
     prefill: Prefill = "none"
     whole_answer: bool = False
@@ -74,7 +77,7 @@ _EXTENDED = _PENALTIES | {"logit_bias", "top_k", "min_p", "repetition_penalty", 
 PROFILES: Mapping[ProfileName, Profile] = {
     profile.name: profile
     for profile in (
-        Profile("openai-generic"),
+        Profile("openai-generic", completions="text"),
         Profile(
             "llama4sdk",
             sampling=(_EXTENDED | {"priority", "cache_salt"}) - {"logit_bias"},
@@ -97,6 +100,7 @@ PROFILES: Mapping[ProfileName, Profile] = {
             "nvidia-catalog",
             sampling=_PENALTIES,
             schema="none",
+            completions="none",
             usage_field=False,
             logprobs=False,
             tools=False,
@@ -116,6 +120,7 @@ PROFILES: Mapping[ProfileName, Profile] = {
             "transformers",
             sampling=frozenset({"seed", "frequency_penalty"}),
             schema="none",
+            completions="none",
             tools=False,
             usage_field=False,
             logprobs=False,

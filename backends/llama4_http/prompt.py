@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 from llama4sdk.errors import ProtocolError
 from llama4sdk.prompting.answer_ids import answer_ids
+from llama4sdk.prompting.raw import raw_ids
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -15,13 +16,16 @@ if TYPE_CHECKING:
 
 
 def render(template: PromptTemplate, request: Request, prefill: str = "", *, show_schema: bool = True) -> list[int]:
-    """Return the prompt's token ids, ending with the assistant's header, the words to begin with and the answer so far.
+    """Return the prompt's token ids, then those of the answer so far.
 
+    Those of a conversation end with the assistant's header and the words to begin with.
     Decodes images: call it in a worker thread.
 
     Raises:
         InvalidRequest: For messages that cannot be rendered.
     """
+    if request.raw is not None:
+        return [*raw_ids(template.tokenizer, request.raw), *answer_ids(template.tokenizer, request.answer_so_far)]
     rendered: Rendered = template.render(
         request.messages, request.tools, tool_choice=request.tool_choice, output=request.output if show_schema else None
     )

@@ -100,6 +100,12 @@ def checked_url(base_url: str) -> str:
     return base_url.rstrip("/") + ("" if parts.path.strip("/") else "/v1")
 
 
+def server_of(url: str) -> tuple[str, int]:
+    """Return host and port of a checked address."""
+    parts = urlsplit(url)
+    return parts.hostname or "", parts.port or (443 if parts.scheme == "https" else 80)
+
+
 def _is_host(host: str) -> bool:
     if ":" in host:  # an IPv6 address, which urlsplit has checked
         return True

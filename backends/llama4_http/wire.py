@@ -14,6 +14,7 @@ from llama4_http.begun_answer import continued
 from llama4_http.call_ids import CallIds
 from llama4sdk.errors import InvalidRequest
 from llama4sdk.messages import AssistantMessage, Image, Message, SystemMessage, ToolMessage, UserMessage
+from llama4sdk.prompting.special_tokens import BEGIN_OF_TEXT
 from llama4sdk.prompting.tool_format import ToolsPlace, with_declarations, write_calls
 from llama4sdk.surrogates import mended_value
 
@@ -35,6 +36,7 @@ _OFF: Mapping[str, float] = {
     "presence_penalty": 0.0,
     "frequency_penalty": 0.0,
 }
+_NULL_IS_NO_LIMIT = frozenset({"llama4sdk", "vllm", "sglang", "nim"})
 _RENAMED = {"llamacpp": {"repetition_penalty": "repeat_penalty"}}
 
 
@@ -93,18 +95,29 @@ def chat_body(
 
 
 def completion_body(
-    request: Request, profile: Profile, *, model: str, prompt_ids: Sequence[int], return_prompt_ids: bool = False
+    request: Request, profile: Profile, *, model: str, prompt: str | Sequence[int], return_prompt_ids: bool = False
 ) -> dict[str, Any]:
-    """Return the body for `/completions`, with the prompt as token ids.
+    """Return the body for `/completions`, whose prompt is text or token ids.
+
+    Servers add the begin token to text themselves. Without `max_tokens` they end after 16 tokens; where `null` stands
+    for all that the context leaves, it is sent.
 
     Raises:
         InvalidRequest: For a choice that the server has no field for.
     """
-    body: dict[str, Any] = {"model": model, "prompt": list(prompt_ids), "stream": True}
+    prompt = _without_begin(prompt, profile) if isinstance(prompt, str) else list(prompt)
+    body: dict[str, Any] = {"model": model, "prompt": prompt, "stream": True}
+    if profile.name in _NULL_IS_NO_LIMIT:
+        body["max_tokens"] = None
     body |= _sampling(continued(request, profile), profile)
     if request.sampling.logprobs is not None:
         body["logprobs"] = request.sampling.logprobs
     return body | _shared(request, profile, return_prompt_ids)
+
+
+def _without_begin(text: str, profile: Profile) -> str:
+    """Return a prompt without the begin token, which the known servers put there, some of them a second time."""
+    return text if profile.name == "openai-generic" else text.removeprefix(BEGIN_OF_TEXT) or text
 
 
 def encoded(body: Mapping[str, Any]) -> bytes:

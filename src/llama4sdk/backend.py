@@ -59,6 +59,7 @@ class Capabilities:
         raw_prompts: Whether it completes prompts without a template (`Request.raw`).
         continues: Which answers it continues behind a request's `answer_so_far`: `nothing`, free `text` only, or
             `everything`, answers that must keep to a form too.
+        server: Host and port of the server that answers; None for a backend in this process, or one of several.
     """
 
     name: str
@@ -74,6 +75,7 @@ class Capabilities:
     sessions: bool = False
     raw_prompts: bool = False
     continues: Continues = "nothing"
+    server: tuple[str, int] | None = None
 
     def can_continue(self, request: Request) -> bool:
         """Return whether it continues an answer to this request."""
@@ -214,6 +216,19 @@ class ReportsLoad(Protocol):
     @property
     def current_load(self) -> BackendLoad:
         """Its load now."""
+        ...
+
+
+@runtime_checkable
+class CountsRunning(Protocol):
+    """A backend in front of a server that tells how much it runs; optional."""
+
+    async def requests_running(self) -> int | None:
+        """Return how many requests the server runs now, those of others too; None where it does not tell.
+
+        Raises:
+            LlamaError: The server cannot be asked.
+        """
         ...
 
 

@@ -15,7 +15,8 @@ from llama4sdk.lifetime import Lifetime
 from llama4sdk.messages import Image, Prompt, UserMessage, conversation
 from llama4sdk.output import answer_form
 from llama4sdk.request import Deadlines, Request, Sampling, ToolChoice
-from llama4sdk.run import Limits, complaint
+from llama4sdk.run import complaint
+from llama4sdk.run_options import Limits
 from llama4sdk.several import several
 from llama4sdk.stream import Stream
 from llama4sdk.tools import ToolLike, specs_of
@@ -94,7 +95,7 @@ class Chatting(Lifetime):
             priority=priority,
             cache_salt=cache_salt,
         )
-        return Stream(self.answers, request, form=form, owner=self._streams)
+        return Stream(self.answers, request, form=form, owner=self._streams, telemetry=self._telemetry)
 
     @overload
     async def chat(self, prompt: Prompt, *, output: None = None, **options: Unpack[ChatOptions]) -> Reply[None]: ...
@@ -187,7 +188,7 @@ class Chatting(Lifetime):
                 cache_salt=cache_salt,
                 raw=raw,
             )
-            async with Stream[None](self.answers, request, owner=self._streams) as stream:
+            async with Stream[None](self.answers, request, owner=self._streams, telemetry=self._telemetry) as stream:
                 return await stream.result()
 
         return await several(ask, sampling)

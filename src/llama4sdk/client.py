@@ -12,7 +12,8 @@ from llama4sdk.guards.kept import GuardedSession
 from llama4sdk.keywords import check_keywords, explains_keywords
 from llama4sdk.output import answer_form
 from llama4sdk.request import Deadlines, Request, Sampling, ToolChoice
-from llama4sdk.run import Run, RunOptions, RunStream, limits_of, runnable
+from llama4sdk.run import Run, RunStream, runnable
+from llama4sdk.run_options import RunOptions, limits_of
 from llama4sdk.session import Session, keeping_sessions
 from llama4sdk.tools import ToolLike, specs_of
 
@@ -44,6 +45,7 @@ class Llama4(Chatting):
         guards: Guards around every turn, such as `[LlamaGuard("http://127.0.0.1:8001/v1")]`; None for none. An empty
             list leaves the checks that cost nothing.
         guard_policy: How the guards are applied; see `GuardPolicy`.
+        telemetry: Observes requests, tools and maps, such as `llama4sdk.telemetry.OpenTelemetry()`; None for none.
         options: Handed to the backend that a string names.
 
     Raises:
@@ -134,6 +136,7 @@ class Llama4(Chatting):
             form=form,
             on_tool_error=options.get("on_tool_error", "tell"),
             owner=self._streams,
+            telemetry=self._telemetry,
         )
 
     @explains_keywords
@@ -166,9 +169,10 @@ class Llama4(Chatting):
             prompt, tools=specs_of(tools), deadlines=deadlines, priority=priority, cache_salt=cache_salt, part="opening"
         )
         if self._guarding is None:
-            return Session(await backend.session(request), request.tools)
+            return Session(await backend.session(request), request.tools, self._telemetry)
         request = await admit(self._guarding, request)
-        return Session(GuardedSession(await backend.session(request), self._guarding), request.tools)
+        kept = GuardedSession(await backend.session(request), self._guarding)
+        return Session(kept, request.tools, self._telemetry)
 
     @explains_keywords
     async def restore(self, path: str | os.PathLike[str], *, tools: Sequence[ToolLike] = ()) -> Session:
@@ -187,7 +191,8 @@ class Llama4(Chatting):
         backend = keeping_sessions(self._backend)
         specs = specs_of(tools)
         kept = await backend.restore(path)
-        return Session(kept if self._guarding is None else GuardedSession(kept, self._guarding), specs)
+        guarded = kept if self._guarding is None else GuardedSession(kept, self._guarding)
+        return Session(guarded, specs, self._telemetry)
 
     @overload
     def map(self, prompts: Prompts, *, output: None = None, **options: Unpack[MapOptions]) -> Bulk[None]: ...
@@ -254,6 +259,7 @@ class Llama4(Chatting):
             deadlines=deadlines,
             retries=retries,
             progress=progress,
+            telemetry=self._telemetry,
         )
 
     @explains_keywords

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from llama4sdk.guards.policy import GuardPolicy
     from llama4sdk.guards.protocol import Guard
     from llama4sdk.stream import Pumped
+    from llama4sdk.telemetry.hook import Telemetry
 
 
 class Lifetime:
@@ -31,6 +32,7 @@ class Lifetime:
         backend: A backend, or a string that names one; left out, the one that the environment names, else `local`.
         guards: Guards around every turn; None for none. An empty list leaves the checks that cost nothing.
         guard_policy: How the guards are applied.
+        telemetry: Observes requests, tools and maps; None for none.
         options: Handed to the backend that a string names; they go before those of the environment.
 
     Raises:
@@ -45,12 +47,14 @@ class Lifetime:
         *,
         guards: Sequence[Guard] | None = None,
         guard_policy: GuardPolicy | None = None,
+        telemetry: Telemetry | None = None,
         **options: object,
     ) -> None:
         self._started = False
         self._closed = False
         self._streams: set[Pumped[Any]] = set()
         self._entered = False
+        self._telemetry = telemetry
         if guards is None and guard_policy is not None:
             raise InvalidRequest("A guard_policy needs guards=[…]; an empty list leaves the checks that cost nothing.")
         self._guarding = None if guards is None else Guarding(guards, guard_policy)
@@ -70,6 +74,11 @@ class Lifetime:
     def backend(self) -> Backend:
         """The backend, which runs the model."""
         return self._backend
+
+    @property
+    def telemetry(self) -> Telemetry | None:
+        """The hook that observes its work, if any."""
+        return self._telemetry
 
     @property
     def guard_counts(self) -> Mapping[tuple[str, str, str], int]:

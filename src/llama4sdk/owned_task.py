@@ -7,6 +7,7 @@ another, as an async generator that is finalized is, it fails.
 from __future__ import annotations
 
 import asyncio
+import contextvars
 import sys
 from typing import TYPE_CHECKING
 
@@ -60,4 +61,4 @@ def _spawn_in_trio(function: Callable[[], Awaitable[None]]) -> None:
         except trio.Cancelled:  # the end of the loop; a system task must not raise it
             return
 
-    trio.lowlevel.spawn_system_task(run, name="llama4sdk stream")
+    trio.lowlevel.spawn_system_task(run, name="llama4sdk stream", context=contextvars.copy_context())

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import os
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, Self, TypeAlias, get_args
@@ -129,6 +130,7 @@ class Request:
         request_id: Names the request in events, errors and logs.
         raw: A prompt that is completed as it stands, without template, in place of messages; for backends with
             `Capabilities.raw_prompts`. In text, the names of special tokens stand for these tokens.
+        trace_headers: Headers by which a server's trace goes on from the caller's, as pairs; others pass them over.
 
     Raises:
         InvalidRequest: For an empty conversation, roles in a wrong order, tools named twice, or a
@@ -147,6 +149,7 @@ class Request:
     answer_so_far: str = ""
     request_id: str = field(default_factory=lambda: os.urandom(16).hex())
     raw: RawPrompt | None = None
+    trace_headers: tuple[tuple[str, str], ...] = ()
 
     @classmethod
     def of(
@@ -230,8 +233,19 @@ class Request:
         check_text("cache_salt", self.cache_salt, _LONGEST_NAME)
         check_text("answer_so_far", self.answer_so_far, _LONGEST_ANSWER)
         check_text("request_id", self.request_id, _LONGEST_NAME)
+        _check_headers(self.trace_headers)
 
 
+def _check_headers(headers: object) -> None:
+    for pair in headers if isinstance(headers, tuple) else (headers,):
+        match pair:
+            case (str(name), str(value)) if _HEADER.fullmatch(name) and value.isascii() and value.isprintable():
+                continue
+            case _:
+                raise InvalidRequest("trace_headers is a tuple of pairs, a header's name and its printable value.")
+
+
+_HEADER = re.compile(r"[A-Za-z0-9-]{1,64}")
 _MESSAGES = (SystemMessage, UserMessage, AssistantMessage, ToolMessage)
 _HOW = {
     "messages": "is a tuple of messages, as conversation() returns it",

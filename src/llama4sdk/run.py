@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Awaitable, Callable, Sequence
-from dataclasses import dataclass, fields, replace
-from typing import TYPE_CHECKING, Any, Generic, Literal, TypeAlias, TypedDict, cast
+from contextlib import nullcontext
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any, Generic, Literal, TypeAlias, cast
 
 import anyio
 
@@ -13,19 +13,22 @@ from llama4sdk.errors import DeadlineExceeded, InvalidRequest, LlamaError, Outpu
 from llama4sdk.events import Event, GuardFlag, Usage
 from llama4sdk.messages import AssistantMessage, Message, ToolCall, UserMessage
 from llama4sdk.reply import Answer, Reply
+from llama4sdk.run_options import Limits
 from llama4sdk.stream import Pumped, Stream, one_error
 from llama4sdk.tools import Tool, ToolLike, declared
 from llama4sdk.tools.bad_items import undeclared_call
 from llama4sdk.tools.calling import CallResult, failed, in_thread, run_call
 
 if TYPE_CHECKING:
+    from collections.abc import Awaitable, Sequence
+
     from llama4sdk.backend import Answers
     from llama4sdk.output import AnswerForm
-    from llama4sdk.request import Deadlines, Request, Sampling, ToolChoice
+    from llama4sdk.request import Request
+    from llama4sdk.run_options import Approve, Decision
+    from llama4sdk.telemetry.hook import Telemetry
 
 Stopped: TypeAlias = Literal["answered", "max_rounds", "length", "content_filter", "cancelled"]
-Decision: TypeAlias = "bool | str | ToolCall"
-Approve: TypeAlias = Callable[[ToolCall], "Decision | Awaitable[Decision]"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,76 +87,7 @@ class Run(Generic[Answer]):
         return self.reply.text
 
 
-@dataclass(frozen=True, slots=True)
-class Limits:
-    """The limits of a run.
-
-    Args:
-        max_rounds: How often the model is asked at most.
-        max_parallel: Calls of one reply that run at the same time.
-        tool_timeout: Seconds for one call, where its tool does not say; None for no limit.
-        max_result: Characters of a result that the model is shown, where its tool does not say.
-        repair: How often a typed answer that does not fit may be tried again.
-    """
-
-    max_rounds: int = 10
-    max_parallel: int = 8
-    tool_timeout: float | None = 60.0
-    max_result: int = 50_000
-    repair: int = 0
-
-    def __post_init__(self) -> None:
-        for name, low, high in (
-            ("max_rounds", 1, 1000),
-            ("max_parallel", 1, 1000),
-            ("max_result", 1, 10**8),
-            ("repair", 0, 5),
-        ):
-            value: object = getattr(self, name)
-            if isinstance(value, bool) or not isinstance(value, int) or not low <= value <= high:
-                raise InvalidRequest(f"{name} is a whole number from {low} to {high}; got {value!r}.")
-        timeout: object = self.tool_timeout
-        if timeout is not None and (not isinstance(timeout, int | float) or not timeout > 0):
-            raise InvalidRequest(f"tool_timeout is a number of seconds above 0, or None; got {self.tool_timeout!r}.")
-
-
-class RunOptions(TypedDict, total=False):
-    """The options of `Llama4.run` and `run_stream`, each with a default.
-
-    Args:
-        tool_choice: For the first round; later ones are free.
-        approve: Called before each call, one at a time, in a worker thread when it is no coroutine function:
-            returns True to allow, False or a reason in words to refuse, another `ToolCall` to run that instead.
-        max_rounds: See `Limits`, as the next four.
-        max_parallel: See `Limits`.
-        tool_timeout: See `Limits`.
-        max_result: See `Limits`.
-        repair: See `Limits`.
-        on_tool_error: `tell` the model of a call that failed, or `raise` `ToolFailed`.
-        sampling: Sampling parameters, in every round.
-        deadlines: Seconds for each phase of a round; `total` spans the whole run.
-    """
-
-    tool_choice: ToolChoice
-    approve: Approve | None
-    max_rounds: int
-    max_parallel: int
-    tool_timeout: float | None
-    max_result: int
-    repair: int
-    on_tool_error: Literal["tell", "raise"]
-    sampling: Sampling | None
-    deadlines: Deadlines | None
-
-
-def limits_of(options: RunOptions) -> Limits:
-    """Return the limits among a run's options.
-
-    Raises:
-        InvalidRequest: For one out of range.
-    """
-    given: dict[str, Any] = {each.name: options[each.name] for each in fields(Limits) if each.name in options}
-    return Limits(**given)
+_DEFAULTS = Limits()
 
 
 class RunStream(Pumped[RunEvent], Generic[Answer]):
@@ -175,6 +109,7 @@ class RunStream(Pumped[RunEvent], Generic[Answer]):
         form: The form of the last reply.
         on_tool_error: `tell` the model of it, or `raise` `ToolFailed`.
         owner: The client's running streams.
+        telemetry: Observes the run, its requests and its tools.
     """
 
     def __init__(
@@ -183,11 +118,12 @@ class RunStream(Pumped[RunEvent], Generic[Answer]):
         request: Request,
         tools: Sequence[ToolLike],
         *,
-        limits: Limits = Limits(),
+        limits: Limits = _DEFAULTS,
         approve: Approve | None = None,
         form: AnswerForm | None = None,
         on_tool_error: Literal["tell", "raise"] = "tell",
         owner: set[Pumped[Any]] | None = None,
+        telemetry: Telemetry | None = None,
     ) -> None:
         super().__init__("run_stream", owner)
         self._backend = backend
@@ -197,6 +133,7 @@ class RunStream(Pumped[RunEvent], Generic[Answer]):
         self._approve = approve
         self._form = form
         self._on_tool_error = on_tool_error
+        self._telemetry = telemetry
         self._messages = list(request.messages)
         self._calls: list[CallResult] = []
         self._usage = Usage()
@@ -223,6 +160,19 @@ class RunStream(Pumped[RunEvent], Generic[Answer]):
         return self.snapshot
 
     async def _produce(self) -> None:
+        if self._telemetry is None:
+            await self._run()
+            return
+        with self._telemetry.run(self._request, self._backend.capabilities) as observed:
+            try:
+                await self._run()
+            except Exception as error:  # noqa: BLE001 - the hook sees the error that the reader gets
+                one = self._explained(error)
+                raise one from one.__cause__
+            finally:
+                observed.stopped(self._stopped or "cancelled", self._usage)
+
+    async def _run(self) -> None:
         total = self._request.deadlines.total
         with anyio.move_on_after(total) as scope:
             self._stopped = await self._loop(scope)
@@ -271,7 +221,9 @@ class RunStream(Pumped[RunEvent], Generic[Answer]):
                 request_id=f"{self._request.request_id}-{self._rounds + 1}",
             )
         self._rounds += 1
-        self._stream = Stream[Any](self._backend, request, form=self._form, owner=self._owner)
+        self._stream = Stream[Any](
+            self._backend, request, form=self._form, owner=self._owner, telemetry=self._telemetry
+        )
         async with self._stream as stream:
             try:
                 async for event in stream:
@@ -350,8 +302,11 @@ class RunStream(Pumped[RunEvent], Generic[Answer]):
                 return call if decision is True else failed(call, "The call was refused by the user.")
 
     async def _run_one(self, call: ToolCall) -> CallResult:
-        limits = self._limits
-        result = await run_call(self._tools[call.name], call, timeout=limits.tool_timeout, max_result=limits.max_result)
+        limits, tool = self._limits, self._tools[call.name]
+        with nullcontext() if self._telemetry is None else self._telemetry.tool(call, tool.spec) as observed:
+            result = await run_call(tool, call, timeout=limits.tool_timeout, max_result=limits.max_result)
+            if observed is not None:
+                observed.returned(result.message.text, result.error)
         if result.error is not None and self._on_tool_error == "raise":
             raise ToolFailed(f"The tool {call.name} failed: {result.error}")
         return result

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from typing import TYPE_CHECKING, Any, Self, Unpack, overload
 
 from llama4sdk.backend import Backend, KeepsSessions, KeptSession
@@ -11,7 +12,6 @@ from llama4sdk.request import Deadlines, Request, Sampling, ToolChoice, ToolSpec
 from llama4sdk.stream import Stream
 
 if TYPE_CHECKING:
-    import os
     import re
     from types import TracebackType
 
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from llama4sdk.messages import Prompt
     from llama4sdk.options import T, TurnOptions
     from llama4sdk.reply import Reply
+    from llama4sdk.telemetry.hook import Telemetry
 
 
 class Session:
@@ -38,11 +39,19 @@ class Session:
     Args:
         kept: What the backend keeps.
         tools: The tools that the opening declared.
+        telemetry: Observes the turns.
     """
 
-    def __init__(self, kept: KeptSession, tools: tuple[ToolSpec, ...] = ()) -> None:
+    def __init__(self, kept: KeptSession, tools: tuple[ToolSpec, ...] = (), telemetry: Telemetry | None = None) -> None:
         self._kept = kept
         self._tools = tools
+        self._telemetry = telemetry
+        self._id = os.urandom(16).hex()
+
+    @property
+    def id(self) -> str:
+        """Its name in traces, as long as it is open; a fork has its own."""
+        return self._id
 
     @property
     def tokens(self) -> int:
@@ -97,7 +106,7 @@ class Session:
             priority=priority,
             part="turn",
         )
-        return Stream(self._kept, request, form=form)
+        return Stream(self._kept, request, form=form, telemetry=self._telemetry, session=self._id)
 
     @overload
     async def chat(self, prompt: Prompt, *, output: None = None, **options: Unpack[TurnOptions]) -> Reply[None]: ...
@@ -140,7 +149,7 @@ class Session:
         Raises:
             InvalidRequest: The session is closed, or being answered.
         """
-        return Session(await self._kept.fork(), self._tools)
+        return Session(await self._kept.fork(), self._tools, self._telemetry)
 
     async def save(self, path: str | os.PathLike[str]) -> None:
         """Write the session to a file, complete or not at all, for `Llama4.restore`.

@@ -33,6 +33,7 @@ if TYPE_CHECKING:
 
     from llama4sdk.backend import Answers
     from llama4sdk.request import Request
+    from llama4sdk.telemetry.hook import ObservedRequest, Telemetry
 
 E = TypeVar("E")
 _LOG = logging.getLogger("llama4sdk")
@@ -175,6 +176,8 @@ class Stream(Pumped[Event], Generic[Answer]):
         request: What to run.
         form: The form of a typed answer.
         owner: The client's running streams.
+        telemetry: Observes the request.
+        session: Id of the session that it is a turn of.
     """
 
     def __init__(
@@ -184,6 +187,8 @@ class Stream(Pumped[Event], Generic[Answer]):
         *,
         form: AnswerForm | None = None,
         owner: set[Pumped[Any]] | None = None,
+        telemetry: Telemetry | None = None,
+        session: str = "",
     ) -> None:
         super().__init__("stream", owner)
         if request.sampling.n != 1:
@@ -196,6 +201,8 @@ class Stream(Pumped[Event], Generic[Answer]):
         self._over = False
         self._metered: Metered | None = None
         self._watch: Stopwatch | None = None
+        self._telemetry = telemetry
+        self._session = session
 
     @property
     def request(self) -> Request:
@@ -239,14 +246,29 @@ class Stream(Pumped[Event], Generic[Answer]):
     async def _produce(self) -> None:
         self._watch = Stopwatch()
         try:
-            await self._run(self._watch)
+            if self._telemetry is None:
+                await self._run(self._request, self._watch)
+            else:
+                await self._run_observed(self._telemetry, self._watch)
         finally:
             self._watch.stop()
-            _log_end(self._request, self._watch, self._metered)
+            log_end(self._request, self._watch, self._metered)
 
-    async def _run(self, watch: Stopwatch) -> None:
+    async def _run_observed(self, telemetry: Telemetry, watch: Stopwatch) -> None:
+        with telemetry.request(self._request, self._backend.capabilities, self._session) as observed:
+            try:
+                request = replace(self._request, trace_headers=tuple(observed.headers.items()))
+                await self._run(request, watch, observed)
+            except Exception as error:  # noqa: BLE001 - the hook sees the error that the reader gets
+                one = self._explained(error)
+                raise one from one.__cause__
+            finally:
+                if self._metered is not None:
+                    observed.cost(self._metered.usage)
+
+    async def _run(self, request: Request, watch: Stopwatch, observed: ObservedRequest | None = None) -> None:
         async with AsyncExitStack() as stack:
-            block = self._backend.open(self._request)
+            block = self._backend.open(request)
             self._metered = block if isinstance(block, Metered) else None
             events = await stack.enter_async_context(block)
             async for event in events:
@@ -255,6 +277,8 @@ class Stream(Pumped[Event], Generic[Answer]):
                 if self._output is not None and isinstance(event, Done) and event.usage is not None:
                     await self._send.send(UsageUpdate(event.usage))  # known even if the answer does not fit
                 for made in self._read(event):
+                    if observed is not None:
+                        observed.saw(made)
                     await self._send.send(made)
                 if isinstance(event, Done):
                     watch.stop()
@@ -305,7 +329,7 @@ class _Texts(AsyncIterator[str]):
                 return event.text
 
 
-def _log_end(request: Request, watch: Stopwatch, metered: Metered | None) -> None:
+def log_end(request: Request, watch: Stopwatch, metered: Metered | None) -> None:
     """Log one line on a request that ended; never what was said in it."""
     if _LOG.isEnabledFor(logging.DEBUG):
         usage = metered.usage if metered is not None else None

@@ -38,7 +38,8 @@ if TYPE_CHECKING:
     from llama4sdk.messages import Prompt
     from llama4sdk.options import ChatOptions, MapOptions, StreamOptions, T
     from llama4sdk.prompting import Rendered, TokenCount
-    from llama4sdk.run import Run, RunOptions
+    from llama4sdk.run import Run
+    from llama4sdk.run_options import RunOptions
     from llama4sdk.sampling import Sampling
     from llama4sdk.stream import Stream as AsyncStream
     from llama4sdk.tools import ToolLike

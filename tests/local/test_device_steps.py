@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import logging
 from dataclasses import replace
 
 import numpy as np
@@ -241,6 +242,17 @@ def test_progress_counts_up_to_the_end() -> None:
     small.engine.warm_up(Rerun, lambda done, total: seen.append((done, total)))
     assert [done for done, _ in seen] == list(range(len(seen)))
     assert seen[-1][0] == seen[-1][1] == len(seen) - 1
+
+
+def test_capture_is_logged(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO, "llama4_local")
+    small = SmallEngine(limits=LIMITS)
+    small.engine.warm_up(Rerun)
+    small.engine.warm_up(None)
+    captured, eager = [record.getMessage() for record in caplog.records if record.name == "llama4_local"]
+    assert captured.startswith("Warmed up in ")
+    assert captured.endswith("CUDA graphs for 1, 2, 4, 6 sequences.")
+    assert eager.endswith("no CUDA graphs.")
 
 
 @pytest.mark.parametrize(("most", "sizes"), [(1, (1,)), (6, (1, 2, 4, 6)), (64, (1, 2, 4, 8, 16, 32, 64))])

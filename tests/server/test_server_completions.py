@@ -147,12 +147,15 @@ async def test_a_server_in_front_of_a_server_chats_and_names_what_it_cannot() ->
     async with serving() as inner, serving(HttpBackend(str(inner.base_url).rstrip("/") + "/v1")) as outer:
         question = {"messages": [{"role": "user", "content": "What is 17 + 25?"}], "temperature": 0}
         answer = (await outer.post("/v1/chat/completions", json=question)).json()
+        completed = (await outer.post(COMPLETIONS, json={"prompt": TURN, "temperature": 0})).json()
         refused = [
-            await outer.post(COMPLETIONS, json={"prompt": TURN}),
+            await outer.post(COMPLETIONS, json={"prompt": [5, 6]}),
+            await outer.post(COMPLETIONS, json={"prompt": TURN, "echo": True, "logprobs": 1}),
             await outer.post("/tokenize", json={"prompt": TURN}),
             await outer.post("/detokenize", json={"tokens": [5]}),
         ]
     assert answer["choices"][0]["message"]["content"] == "17 + 25 = 42."
+    assert completed["choices"][0]["text"] == "17 + 25 = 42."
     for response in refused:
         assert response.status_code == 400
         assert error_of(response)["message"]

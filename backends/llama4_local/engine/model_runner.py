@@ -6,6 +6,8 @@ one token is a CUDA graph; all others run eagerly.
 
 from __future__ import annotations
 
+import logging
+import time
 from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING
@@ -33,6 +35,7 @@ if TYPE_CHECKING:
     from llama4_local.model.transformer import Model
     from llama4_local.ops.batch import SequenceInput
 
+_LOG = logging.getLogger("llama4_local")
 _WIDEST = 8  # bytes of the widest number that is sent
 _COLUMNS = 16  # numbers for each token and sequence, beside page tables; 12 are needed
 _GAPS = 4096  # bytes of alignment between regions
@@ -70,6 +73,7 @@ class ModelRunner:
         Args:
             progress: Called with steps done and in all; an exception from it ends the work.
         """
+        began = time.monotonic()
         graphs = self._graphs
         todo: list[Callable[[], object]] = (
             [partial(graphs.add, size) for size in reversed(graphs.sizes)] if graphs else []
@@ -80,6 +84,8 @@ class ModelRunner:
             progress(done, len(todo))
             run()
         progress(len(todo), len(todo))
+        captured = f"CUDA graphs for {', '.join(map(str, graphs.sizes))} sequences" if graphs else "no CUDA graphs"
+        _LOG.info("Warmed up in %.1f s: %d steps, %s.", time.monotonic() - began, len(todo), captured)
 
     def launch(
         self,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import warnings
 from collections.abc import AsyncIterator, Callable
 from dataclasses import replace
@@ -13,7 +14,7 @@ import anyio
 from llama4_local.engine.mailbox import Mailbox
 from llama4_local.serving.prepare import prepare
 from llama4sdk.backend import keep_deadlines
-from llama4sdk.errors import InvalidRequest, LlamaError
+from llama4sdk.errors import ContextOverflow, InvalidRequest, LlamaError, Overloaded
 from llama4sdk.events import Done, Event, Started, Usage
 from llama4sdk.prompting.remote_images import with_fetched_images
 from llama4sdk.worker_thread import run_in_daemon_thread
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
     from llama4_local.serving.readiness import ServedModel
     from llama4sdk.request import Request
 
+_LOG = logging.getLogger("llama4_local")
 _ROOM = 64  # events that may wait for a slow reader
 
 
@@ -101,6 +103,7 @@ class Generation(AsyncIterator[Event]):
             self._stop()
             error.backend = error.backend or "local"
             error.request_id = error.request_id or self._request.request_id
+            _log_refusal(error)
             raise
 
     async def _next(self) -> Event:
@@ -150,3 +153,11 @@ class Generation(AsyncIterator[Event]):
                 stacklevel=2,
             )
             self._stop()
+
+
+def _log_refusal(error: LlamaError) -> None:
+    """Log a request that is not taken; the words of an error are left out where they may quote the request."""
+    if isinstance(error, ContextOverflow | Overloaded):
+        _LOG.info("Request %s is refused: %s", error.request_id, error)
+    elif isinstance(error, InvalidRequest):
+        _LOG.info("Request %s is refused: %s.", error.request_id, type(error).__name__)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import random
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
     from llama4sdk.messages import Message, Prompt
     from llama4sdk.reply import Reply
     from llama4sdk.request import Deadlines, Sampling
+    from llama4sdk.telemetry.hook import Telemetry
 
 _LONGEST = 60.0  # seconds that a server may tell us to wait
 _FIRST, _LONGEST_OWN = 0.5, 8.0  # seconds, doubled from try to try
@@ -73,6 +75,7 @@ class Asking:
         sampling: How tokens are chosen.
         deadlines: How long each phase may take; `total` spans all tries of one prompt.
         retries: How often a prompt is asked again after an error that may pass.
+        telemetry: Observes each prompt.
     """
 
     client: Chats
@@ -81,13 +84,22 @@ class Asking:
     sampling: Sampling
     deadlines: Deadlines
     retries: int
+    telemetry: Telemetry | None = None
 
-    async def ask(self, messages: Sequence[Message]) -> Reply[Any]:
+    async def ask(self, messages: Sequence[Message], index: int) -> Reply[Any]:
         """Return the reply to one conversation.
+
+        Args:
+            messages: The conversation.
+            index: Its place among the prompts.
 
         Raises:
             LlamaError: The error of the last try.
         """
+        with nullcontext() if self.telemetry is None else self.telemetry.entry(index):
+            return await self._tried(messages)
+
+    async def _tried(self, messages: Sequence[Message]) -> Reply[Any]:
         total = self.deadlines.total
         until = math.inf if total is None else anyio.current_time() + total
         attempt = 1

@@ -32,6 +32,8 @@ if TYPE_CHECKING:
     from anyio.abc import TaskGroup
     from anyio.streams.memory import MemoryObjectReceiveStream, MemoryObjectSendStream
 
+    from llama4sdk.telemetry.hook import Telemetry
+
 # Prompts that are taken and not yet read as outcomes, for each that may run: what keeps the backend busy
 # while the reader is busy, and bounds what is held for it.
 _ROOM = 2
@@ -63,6 +65,7 @@ def map_prompts(
     deadlines: Deadlines | None = None,
     retries: int = 2,
     progress: bool | None = None,
+    telemetry: Telemetry | None = None,
 ) -> Bulk[Any]:
     """Ask many prompts; return the work, to be entered with `async with` and read with `async for`.
 
@@ -80,6 +83,7 @@ def map_prompts(
         deadlines: How long each phase may take; `total` spans all tries of one prompt.
         retries: How often a prompt is asked again after an error that may pass, 0 to 10.
         progress: Whether a progress bar is shown on the terminal; None for one where rich is installed.
+        telemetry: Observes each prompt.
 
     Raises:
         InvalidRequest: For arguments out of range.
@@ -87,7 +91,7 @@ def map_prompts(
     _check_range("concurrency", concurrency, 1, 10_000)
     _check_range("retries", retries, 0, 10)
     _check_range("repair", repair, 0, 5)
-    asking = Asking(client, output, repair, sampling or Sampling(), deadlines or Deadlines(), retries)
+    asking = Asking(client, output, repair, sampling or Sampling(), deadlines or Deadlines(), retries, telemetry)
     return Bulk(asking, prompts, concurrency=concurrency, ordered=ordered, journal=journal, progress=progress)
 
 
@@ -292,7 +296,7 @@ class Bulk(AsyncIterator[Answered[Answer] | Failed[Answer]], Generic[Answer]):
 
     async def _one(self, question: _Question, all_of_them: anyio.CancelScope) -> None:
         try:
-            reply = await self._asking.ask(question.messages)
+            reply = await self._asking.ask(question.messages, question.index)
             outcome: _Outcome = Answered(question.index, question.key, question.prompt, reply=reply)
         except Exception as error:  # noqa: BLE001 - this is the edge where every failure becomes one error
             outcome = self._failed(question, error)

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import math
 import statistics
 import time
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import anyio
 from rich.console import Console
@@ -38,37 +39,51 @@ def measure(name: str | Backend, options: dict[str, Any], *, concurrency: str, t
             await llama.ready()
             await llama.chat(prompt, sampling=Sampling(max_tokens=1))
             for width in widths:
-                began = time.perf_counter()
-                replies = await ask_all(llama, prompt, width, tokens)
-                table.add_row(*row_of(replies, time.perf_counter() - began))
+                table.add_row(str(width), *(await figures_of(llama, prompt, width, tokens)).shown())
 
     anyio.run(run)
     Console(highlight=False).print(table)
 
 
-async def ask_all(llama: Llama4, prompt: str, width: int, tokens: int) -> list[Reply[None]]:
-    """Return the replies of as many requests at once."""
+class Figures(NamedTuple):
+    """The figures of some streams at once.
+
+    Args:
+        first: Median of the seconds to the first token.
+        slowest_first: The longest of them.
+        of_a_stream: Median of the tokens per second of a stream, from its first token on.
+        of_all: Tokens of all streams by the seconds from the first request to the last end.
+    """
+
+    first: float
+    slowest_first: float
+    of_a_stream: float
+    of_all: float
+
+    def shown(self) -> tuple[str, ...]:
+        """Return the cells of a table."""
+        return (
+            f"{self.first * 1000:.0f} ms",
+            f"{self.slowest_first * 1000:.0f} ms",
+            f"{self.of_a_stream:.1f}",
+            f"{self.of_all:.1f}",
+        )
+
+
+async def figures_of(llama: Llama4, prompt: str, width: int, tokens: int) -> Figures:
+    """Ask a question in some streams at once, each with its own seed, and return the figures."""
     replies: list[Reply[None]] = []
 
     async def ask(seed: int) -> None:
         replies.append(await llama.chat(prompt, sampling=Sampling(max_tokens=tokens, seed=seed)))
 
+    began = time.perf_counter()
     async with anyio.create_task_group() as tasks:
         for seed in range(width):
             tasks.start_soon(ask, seed)
-    return replies
-
-
-def row_of(replies: list[Reply[None]], seconds: float) -> tuple[str, ...]:
-    """Return the table's row for replies that took so many seconds together."""
+    seconds = time.perf_counter() - began
     timings = [reply.timing for reply in replies if reply.timing is not None]
-    firsts = [timing.first_token for timing in timings if timing.first_token is not None] or [float("nan")]
-    speeds = [timing.tokens_per_second for timing in timings if timing.tokens_per_second is not None] or [float("nan")]
+    firsts = [timing.first_token for timing in timings if timing.first_token is not None] or [math.nan]
+    speeds = [timing.tokens_per_second for timing in timings if timing.tokens_per_second is not None] or [math.nan]
     total = sum(reply.usage.completion_tokens for reply in replies)
-    return (
-        str(len(replies)),
-        f"{statistics.median(firsts) * 1000:.0f} ms",
-        f"{max(firsts) * 1000:.0f} ms",
-        f"{statistics.median(speeds):.1f}",
-        f"{total / seconds:.1f}",
-    )
+    return Figures(statistics.median(firsts), max(firsts), statistics.median(speeds), total / seconds)

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from llama4sdk.backend import Backend
 
 _HELP = "/image FILE   /system TEXT   /save FILE   /new   /quit; Ctrl-C stops an answer, Ctrl-D ends"
+_INTERRUPTED = 130  # exit status, as shells give it to what Ctrl-C ended
 
 
 def chat_with(
@@ -43,21 +44,35 @@ def chat_with(
             return 0 if dialog.ask(prompt) else 1
         if sys.stdin.isatty():
             console.print(f"{llama.capabilities.model or llama.capabilities.name}   {_HELP}", style="dim", markup=False)
-        while (line := _line(console)) is not None:
-            if line.strip() and not dialog.take(line.strip()):
-                break
+        try:
+            while (line := _line(console, dialog)) is not None:
+                if line.strip() and not dialog.take(line.strip()):
+                    break
+        except KeyboardInterrupt:
+            return _INTERRUPTED
     return 1 if dialog.failed and not sys.stdin.isatty() else 0
 
 
-def _line(console: Console) -> str | None:
-    """Return the next line of the input, None at its end."""
-    try:
-        return console.input("[bold]you[/]   " if sys.stdin.isatty() else "")
-    except EOFError:
-        return None
-    except KeyboardInterrupt:
-        console.print()
-        return ""
+def _line(console: Console, dialog: Dialog) -> str | None:
+    """Return the next line of the input, None at its end.
+
+    Raises:
+        KeyboardInterrupt: The second Ctrl-C with nothing between: one that stopped an answer counts as the first.
+    """
+    while True:
+        try:
+            line = console.input("[bold]you[/]   " if sys.stdin.isatty() else "")
+        except EOFError:
+            return None
+        except KeyboardInterrupt:
+            console.print()
+            if dialog.interrupted:
+                raise
+            dialog.interrupted = True
+            console.print("Ctrl-C again, or Ctrl-D, ends.", style="dim")
+            continue
+        dialog.interrupted = False
+        return line
 
 
 class Dialog:
@@ -77,6 +92,8 @@ class Dialog:
         self._images: list[Image] = []
         self.failed = False
         """Whether a question was not answered."""
+        self.interrupted = False
+        """Whether Ctrl-C was the last thing that happened."""
 
     def take(self, line: str) -> bool:
         """Carry out a line of input; return False where it ends the dialog."""
@@ -115,9 +132,11 @@ class Dialog:
                     for text in stream.text():
                         self._console.print(text, end="", markup=False)
                 except KeyboardInterrupt:
+                    self.interrupted = True
                     stream.cancel()
                 reply = stream.snapshot
         except KeyboardInterrupt:
+            self.interrupted = True
             return False
         except LlamaError as error:
             self.failed = True

@@ -3,32 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
-from typing import Any, Literal, NamedTuple, TypeAlias
+from typing import Any, TypeAlias
 
 import anyio
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from llama4sdk.backend import Backend, Renders, ReportsLoad
+from llama4sdk.backend import Backend, Renders
 from llama4sdk.client import Llama4
+from llama4sdk.command.cancelling import cancels
+from llama4sdk.command.finding import PATIENCE, Finding, Verdict
 from llama4sdk.errors import LlamaError
 from llama4sdk.events import TextDelta
-from llama4sdk.request import Deadlines
 from llama4sdk.sampling import Sampling
 
-Verdict: TypeAlias = Literal["yes", "no", "unknown", "failed"]
 _STYLES: dict[Verdict, str] = {"yes": "green", "no": "yellow", "unknown": "dim", "failed": "bold red"}
-_PATIENCE = Deadlines(first_token=120, idle=60, total=180)
 _SHORT = Sampling(max_tokens=64, temperature=0)
-_STOPS_WITHIN = 5.0  # seconds in which a left request must end
-
-
-class Finding(NamedTuple):
-    """The outcome of one probe."""
-
-    verdict: Verdict
-    detail: str = ""
 
 
 Probe: TypeAlias = Callable[[Llama4], Awaitable[Finding]]
@@ -66,13 +57,13 @@ async def tried(probe: Probe, llama: Llama4) -> Finding:
 
 
 async def _answers(llama: Llama4) -> Finding:
-    reply = await llama.chat("Say hello.", sampling=_SHORT, deadlines=_PATIENCE)
+    reply = await llama.chat("Say hello.", sampling=_SHORT, deadlines=PATIENCE)
     counted = reply.usage.prompt_tokens and reply.usage.completion_tokens
     return Finding("yes" if reply.text else "failed", f"{reply.model}; {'' if counted else 'no '}token counts")
 
 
 async def _streams(llama: Llama4) -> Finding:
-    async with llama.stream("Count from 1 to 9.", sampling=_SHORT, deadlines=_PATIENCE) as stream:
+    async with llama.stream("Count from 1 to 9.", sampling=_SHORT, deadlines=PATIENCE) as stream:
         pieces = [event async for event in stream if isinstance(event, TextDelta)]
     timing = stream.snapshot.timing
     first = f", the first after {timing.first_token:.2f} s" if timing and timing.first_token else ""
@@ -81,35 +72,21 @@ async def _streams(llama: Llama4) -> Finding:
 
 
 async def _limits(llama: Llama4) -> Finding:
-    reply = await llama.chat("Count from 1 to 9.", sampling=Sampling(max_tokens=2), deadlines=_PATIENCE)
+    reply = await llama.chat("Count from 1 to 9.", sampling=Sampling(max_tokens=2), deadlines=PATIENCE)
     kept = reply.finish_reason == "length" and reply.usage.completion_tokens <= 2
     return Finding("yes" if kept else "failed", f"max_tokens=2: {reply.finish_reason}")
 
 
-async def _cancels(llama: Llama4) -> Finding:
-    async with llama.stream("Count from 1 to 30.", deadlines=_PATIENCE) as stream:
-        async for _ in stream.text():
-            break
-    backend = llama.backend
-    if not isinstance(backend, ReportsLoad):
-        return Finding("unknown", "left without error; the backend does not report its load")
-    with anyio.move_on_after(_STOPS_WITHIN):
-        while backend.current_load.running:  # noqa: ASYNC110 - a load is read, it announces nothing
-            await anyio.sleep(0.02)
-        return Finding("yes", "nothing runs after the stream was left")
-    return Finding("failed", f"it still runs {_STOPS_WITHIN:g} s after the stream was left")
-
-
 async def _seeds(llama: Llama4) -> Finding:
     sampling = Sampling(temperature=1, seed=7, max_tokens=24)
-    texts = [(await llama.chat("Tell me a joke.", sampling=sampling, deadlines=_PATIENCE)).text for _ in range(2)]
+    texts = [(await llama.chat("Tell me a joke.", sampling=sampling, deadlines=PATIENCE)).text for _ in range(2)]
     return Finding("yes" if texts[0] == texts[1] else "no", "the same seed, twice")
 
 
 async def _schemas(llama: Llama4) -> Finding:
     schema = {"type": "object", "properties": {"word": {"enum": ["yes", "no"]}}, "required": ["word"]}
     try:
-        reply = await llama.chat("Is water wet?", output=schema, sampling=_SHORT, deadlines=_PATIENCE)
+        reply = await llama.chat("Is water wet?", output=schema, sampling=_SHORT, deadlines=PATIENCE)
     except LlamaError as error:
         return Finding("no", f"{type(error).__name__}: {str(error)[:120]}")
     return Finding("yes" if reply.output else "no", reply.text[:60])
@@ -121,7 +98,7 @@ async def _tools(llama: Llama4) -> Finding:
         return city
 
     try:
-        reply = await llama.chat("What is the weather in Paris?", tools=[get_weather], deadlines=_PATIENCE)
+        reply = await llama.chat("What is the weather in Paris?", tools=[get_weather], deadlines=PATIENCE)
     except LlamaError as error:
         return Finding("no", f"{type(error).__name__}: {str(error)[:120]}")
     calls = ", ".join(f"{call.name}({call.arguments})" for call in reply.tool_calls)
@@ -137,7 +114,7 @@ async def _sees(llama: Llama4) -> Finding:
     most = f"at most {capabilities.max_images}" if capabilities.max_images is not None else "no known limit"
     try:
         image = Pillow.new("RGB", (336, 336), (255, 255, 255))
-        reply = await llama.vision("What is in this image?", image, sampling=_SHORT, deadlines=_PATIENCE)
+        reply = await llama.vision("What is in this image?", image, sampling=_SHORT, deadlines=PATIENCE)
     except LlamaError as error:
         return Finding("no", f"{type(error).__name__}: {str(error)[:120]}")
     return Finding("yes" if reply.text else "no", f"{most}; {reply.usage.image_tokens or '?'} tokens for one image")
@@ -150,7 +127,7 @@ async def _same_prompt(llama: Llama4) -> Finding:
         ours = llama.count("Say hello.").total
     except LlamaError:
         return Finding("unknown", "the backend has no tokenizer; give tokenizer= to compare")
-    theirs = (await llama.chat("Say hello.", sampling=Sampling(max_tokens=1), deadlines=_PATIENCE)).usage.prompt_tokens
+    theirs = (await llama.chat("Say hello.", sampling=Sampling(max_tokens=1), deadlines=PATIENCE)).usage.prompt_tokens
     return Finding("yes" if ours == theirs else "no", f"{theirs} tokens there, {ours} as the reference has them")
 
 
@@ -158,7 +135,7 @@ PROBES: dict[str, Probe] = {
     "answers": _answers,
     "streams": _streams,
     "max_tokens": _limits,
-    "a left stream stops": _cancels,
+    "a left stream stops": cancels,
     "seed": _seeds,
     "JSON schema": _schemas,
     "tools": _tools,

@@ -39,7 +39,7 @@ async def replies_to(serving: Serving, requests: Sequence[Request]) -> list[Repl
 
     async def ask(index: int, request: Request) -> None:
         clock = AnswerClock(serving.metrics)
-        async with FilteredStream(serving.answers, request) as stream:
+        async with FilteredStream(serving.answers, request, telemetry=serving.llama.telemetry) as stream:
             try:
                 async for event in stream:
                     clock.saw(event)
@@ -84,7 +84,8 @@ async def stream_answers(
     async def write(index: int) -> None:
         clock = AnswerClock(serving.metrics)
         writer = _Writer(chunks[index], one_call=one_call, unquoted=unquoted)
-        async with AnswerEvents(serving.answers, requests[index]) as answer, aclosing(answer.events()) as events:
+        answering = AnswerEvents(serving.answers, requests[index], serving.llama.telemetry)
+        async with answering as answer, aclosing(answer.events()) as events:
             try:
                 async for event in events:
                     clock.saw(event)

@@ -34,12 +34,12 @@ class CompletionCall:
     Args:
         body: Its fields.
         prompts: The prompts, as text or token ids.
-        max_tokens: Most tokens of an answer; 0 for the prompt alone.
+        max_tokens: Most tokens of an answer; 0 for the prompt alone, None for all that the context leaves.
     """
 
     body: CompletionBody
     prompts: tuple[str | tuple[int, ...], ...]
-    max_tokens: int
+    max_tokens: int | None
 
     def requests(self, prompts: list[tuple[int, ...] | str], options: ServerOptions) -> list[Request]:
         """Return the requests for prompts, `n` for each.
@@ -51,7 +51,9 @@ class CompletionCall:
         return [
             Request(
                 (),
-                sampling=body.sampling(max_tokens=self.max_tokens or 1, logprobs=body.logprobs, choice=choice),
+                sampling=body.sampling(
+                    max_tokens=1 if self.max_tokens == 0 else self.max_tokens, logprobs=body.logprobs, choice=choice
+                ),
                 deadlines=options.deadlines,
                 priority=-(body.priority or 0),
                 cache_salt=body.cache_salt or "",
@@ -74,8 +76,8 @@ def completion_call(body: CompletionBody, options: ServerOptions) -> CompletionC
         raise refused("best_of is not supported by this server; leave it out, or ask for n answers.", "best_of")
     if body.logprobs is not None and not 0 <= body.logprobs <= _MOST_LOGPROBS:
         raise refused(f"Invalid value for 'logprobs': it is 0 to {_MOST_LOGPROBS}.", "logprobs", "invalid_value")
-    max_tokens = _DEFAULT_TOKENS if body.max_tokens is None else body.max_tokens
-    if max_tokens < 0 or (max_tokens == 0 and not body.echo):
+    max_tokens = body.max_tokens if "max_tokens" in body.model_fields_set else _DEFAULT_TOKENS
+    if max_tokens is not None and (max_tokens < 0 or (max_tokens == 0 and not body.echo)):
         raise refused("Invalid value for 'max_tokens': it is at least 1, or 0 with echo.", "max_tokens")
     prompts = _prompts(body.prompt)
     if len(prompts) * body.choices > options.max_choices:

@@ -38,7 +38,7 @@ class CompletionEndpoint(Endpoint):
         prompts = [await raw.read(prompt, begin=call.body.add_special_tokens is not False) for prompt in call.prompts]
         requests = call.requests(self._raws(call, prompts), self.serving.options)
         head = Head("text_completion", "cmpl", exchange.request_id, model)
-        if not call.max_tokens:
+        if call.max_tokens == 0:
             await self._prompts_alone(exchange, call, head, prompts)
             return
         echoes = await self._echoes(call, prompts)
