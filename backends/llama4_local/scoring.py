@@ -10,6 +10,7 @@ import numpy as np
 import torch
 
 from llama4_local.checkpoint.loader import load_model
+from llama4_local.config.share import checked_ranks
 from llama4_local.engine.prompt_logits import placeholder_of, prompt_logits
 from llama4_local.model.vision import encode_tiles
 from llama4_local.parallel.starting import load_over_ranks
@@ -72,7 +73,7 @@ def score(
         InvalidRequest: No tokens, ids outside the vocabulary, or tiles that do not match the placeholders.
     """
     pixels = _pixels(tiles)
-    if tensor_parallel > 1:
+    if checked_ranks(tensor_parallel) > 1:
         if torch.device(device).type != "cpu":
             raise InvalidRequest(f"tensor_parallel={tensor_parallel} runs on CPUs only, not on {device!r}")
         model = load_over_ranks(path, tensor_parallel, dtype=dtype, quantize=quantize)

@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import anyio
 import pytest
@@ -17,6 +18,7 @@ from safetensors.torch import load_file
 
 from llama4_local import LocalBackend
 from llama4_local.nano import CHECKPOINT as NANO
+from llama4_local.scoring import score
 from llama4sdk import Llama4
 from llama4sdk.backend import Backend
 from llama4sdk.errors import InvalidRequest, LlamaError, ServerFault
@@ -114,6 +116,31 @@ def test_ranks_end_with_an_application_that_is_killed(folder: Path):
     while any(alive(rank) for rank in ranks) and time.monotonic() < deadline:
         time.sleep(0.05)
     assert not any(alive(rank) for rank in ranks)
+
+
+@pytest.mark.parametrize(
+    ("place", "broken", "words"),
+    [
+        ("sys.executable", "", "sys.executable names no Python"),
+        ("sys.executable", "/nowhere/python", "Rank 1 of the engine cannot be started"),
+        ("tempfile.tempdir", "/nowhere", "a folder for temporary files"),
+    ],
+)
+def test_ranks_that_cannot_be_started_are_refused_in_words(
+    place: str, broken: str, words: str, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(place, broken)
+    with pytest.raises(ServerFault, match=words):
+        score(NANO, [1, 2], tensor_parallel=2)
+    assert children() == []
+
+
+@pytest.mark.parametrize("ranks", [0, -1, True, "2", 2.0, None])
+def test_a_number_of_ranks_that_is_none_is_refused(ranks: Any):
+    with pytest.raises(InvalidRequest, match="tensor_parallel is a whole number of at least 1"):
+        score(NANO, [1, 2], tensor_parallel=ranks)
+    with pytest.raises(InvalidRequest, match="tensor_parallel is a whole number of at least 1"):
+        LocalBackend(NANO, tensor_parallel=ranks)
 
 
 async def test_an_engine_over_ranks_is_refused_on_a_gpu(folder: Path):

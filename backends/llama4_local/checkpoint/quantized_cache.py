@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from llama4_local.checkpoint.sealed_file import UnreadableFile, read_sealed, write_sealed
+from llama4_local.config.share import WHOLE
 from llama4_local.weights.quantized import Fp8Matrix, Int4Matrix, Packed
 from llama4sdk.errors import InvalidRequest
 from llama4sdk.prompting.tokenizer_cache import cache_folder
@@ -25,6 +26,8 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from torch import Tensor
+
+    from llama4_local.config.share import Share
 
 VERSION = "4"  # of the packing and its files: another scale search or order of nibbles makes other files
 _FORMATS = {(torch.uint8, torch.bfloat16): Int4Matrix, (torch.float8_e4m3fn, torch.float32): Fp8Matrix}
@@ -45,15 +48,17 @@ class QuantizedCache:
     mark: str
 
     @classmethod
-    def of(cls, checkpoint: Path, kind: str, identity: str) -> QuantizedCache:
-        """Return the places for a checkpoint: within its own folder, then in the user's cache.
+    def of(cls, checkpoint: Path, kind: str, identity: str, share: Share = WHOLE) -> QuantizedCache:
+        """Return the places for a checkpoint, or a rank's share: within its own folder, then in the user's cache.
 
         Args:
             checkpoint: Its folder.
             kind: `int4` or `fp8`.
             identity: Says which checkpoint it is, see `fingerprint.file_identity`.
+            share: The rank.
         """
-        mark = f"{kind}-{VERSION}-{identity[:16]}"
+        part = f"-{share.rank}-of-{share.size}" if share.size > 1 else ""
+        mark = f"{kind}-{VERSION}-{identity[:16]}{part}"
         cache = cache_folder()
         spare = () if cache is None else (cache.with_name("packed") / mark,)
         return cls((checkpoint / f".packed-{mark}", *spare), mark)

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import get_args
 
 from llama4_local.config.formats import MOST_STEP_TOKENS, CacheType, DType, WeightFormat, usual_step_tokens
+from llama4_local.config.share import checked_ranks
 from llama4sdk.errors import InvalidRequest
 from llama4sdk.image_limits import DEFAULT_LIMITS, ImageLimits
 from llama4sdk.prompting.tool_format import ToolsPlace, tools_place
@@ -49,7 +50,8 @@ class Options:
             )
         if self.cache_dtype not in get_args(CacheType):
             raise InvalidRequest(f"cache_dtype is one of {', '.join(get_args(CacheType))}; got {self.cache_dtype!r}.")
-        counts = ("context", "max_sequences", "max_waiting", "max_images", "step_tokens", "threads", "tensor_parallel")
+        checked_ranks(self.tensor_parallel)
+        counts = ("context", "max_sequences", "max_waiting", "max_images", "step_tokens", "threads")
         for name in counts:
             value = getattr(self, name)
             if value is not None and (isinstance(value, bool) or not isinstance(value, int) or value < 1):

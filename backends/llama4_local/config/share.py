@@ -55,6 +55,17 @@ class Share:
         )
 
 
+def checked_ranks(ranks: object) -> int:
+    """Return a number of ranks as it was given.
+
+    Raises:
+        InvalidRequest: It is no whole number of at least 1.
+    """
+    if isinstance(ranks, bool) or not isinstance(ranks, int) or ranks < 1:
+        raise InvalidRequest(f"tensor_parallel is a whole number of at least 1, got {str(ranks)[:80]!r}.")
+    return ranks
+
+
 WHOLE = Share(0, 1)  # of a network that one process runs
 INT4_IS_WHOLE = (
     "This checkpoint is published in int4, which tensor_parallel= does not divide yet; give the checkpoint in bf16 "

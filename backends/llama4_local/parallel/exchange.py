@@ -44,14 +44,18 @@ class Exchange:
         gloo = cast("Any", ProcessGroupGloo)  # its options are not in torch's type stubs
         options = gloo._Options()
         options._timeout = timedelta(seconds=patience)
-        options._devices = [gloo.create_device(hostname="127.0.0.1")]  # reached from this host alone
         options._threads = 1
         try:
+            options._devices = [gloo.create_device(hostname="127.0.0.1")]  # reached from this host alone
             store = cast("Any", torch.distributed).FileStore(str(Path(folder) / STORE_FILE), share.size)
             self._group: Any = gloo(store, share.rank, share.size, options)
             self.total(torch.zeros(1))  # all have read the store after it
         except RuntimeError as error:
-            raise RankLost(f"The ranks of the engine did not find one another: {error}", retryable=False) from error
+            reason = str(error).partition("\n")[0]
+            raise RankLost(
+                f"The ranks of the engine did not find one another over this host's loopback interface: {reason}",
+                retryable=False,
+            ) from error
 
     def gather(self, part: Tensor) -> list[Tensor]:
         """Return every rank's part, which all have one shape, in the order of the ranks."""

@@ -11,9 +11,11 @@ import torch
 from torch import Tensor
 
 from llama4_local.checkpoint.assembler import Assembler
+from llama4_local.checkpoint.fingerprint import file_identity
 from llama4_local.checkpoint.fp8 import activation_bound, check_fp8, check_kind, holds_int4, is_fp8
 from llama4_local.checkpoint.network import read_network
 from llama4_local.checkpoint.plain import check_checkpoint, stored_dtype
+from llama4_local.checkpoint.quantized_cache import QuantizedCache
 from llama4_local.checkpoint.quantizing import Packing
 from llama4_local.checkpoint.reader import MappedFiles
 from llama4_local.config.formats import DTYPE_BYTES, MOST_STEP_TOKENS
@@ -44,6 +46,7 @@ class ShardSource:
     folder: str
     dtype: str = "auto"
     quantize: WeightFormat | None = None
+    keep: bool = True
 
     def __post_init__(self) -> None:
         if self.dtype != "auto" and self.dtype not in DTYPE_BYTES:
@@ -75,7 +78,7 @@ def load_share(source: ShardSource, share: Share, progress: Callable[[int, int],
         weights = assembler.network(share_schema(config, share))
     else:
         check_checkpoint(folder, config)
-        weights = _plain(config, source, share, reader, dtype)
+        weights = _plain(config, source, share, reader, dtype, progress)
     if reader.problems:
         raise CheckpointError(folder, reader.problems)
     return cast("Weights", weights)
@@ -106,10 +109,17 @@ def _needed(stored: dict[str, StoredTensor], share: Share) -> dict[str, StoredTe
 
 
 def _plain(
-    config: ModelConfig, source: ShardSource, share: Share, reader: SlicedReader, dtype: torch.dtype
+    config: ModelConfig,
+    source: ShardSource,
+    share: Share,
+    reader: SlicedReader,
+    dtype: torch.dtype,
+    progress: Callable[[int, int], None] | None,
 ) -> WeightTree[Matrix]:
     schema = share_schema(config, share)
     if source.quantize is not None:
-        return Packing(reader, source.quantize, None, dtype, "cpu", None).network(schema)
+        folder = Path(source.folder)
+        files = QuantizedCache.of(folder, source.quantize, file_identity(folder), share) if source.keep else None
+        return Packing(reader, source.quantize, files, dtype, "cpu", progress).network(schema)
     with contextlib.ExitStack() as files:
         return Assembler(reader, dtype, "cpu", mapped=MappedFiles(files)).network(schema)

@@ -43,21 +43,19 @@ class RankProcesses:
     """
 
     def __init__(self, orders: list[Mapping[str, Any]]) -> None:
-        self.meeting = tempfile.mkdtemp(prefix="llama4-ranks-")  # readable by this user alone
         self._lock = threading.Lock()
         self._loss: str | None = None
         self._closed = False
         self._ranks: list[_Rank] = []
         try:
-            self._ranks = [_spawn(number) for number in range(1, len(orders) + 1)]
+            self.meeting = tempfile.mkdtemp(prefix="llama4-ranks-")  # readable by this user alone
+        except OSError as error:
+            raise RankLost(f"The ranks need a folder for temporary files: {error}", retryable=False) from error
+        try:
+            self._start(orders)
         except BaseException:
             self.close()
             raise
-        self._watchers = [threading.Thread(target=self._watch, args=(rank,), daemon=True) for rank in self._ranks]
-        for watcher in self._watchers:
-            watcher.start()
-        for rank, order in zip(self._ranks, orders, strict=True):
-            self._send(rank, encode(Message("share", {**order, "meeting": self.meeting})))
 
     @property
     def pids(self) -> list[int]:
@@ -108,6 +106,17 @@ class RankProcesses:
             _shut(rank.reports)
         self.met()
 
+    def _start(self, orders: list[Mapping[str, Any]]) -> None:
+        for number in range(1, len(orders) + 1):
+            try:
+                self._ranks.append(_spawn(number))
+            except OSError as error:
+                raise RankLost(f"Rank {number} of the engine cannot be started: {error}", retryable=False) from error
+        for rank in self._ranks:
+            threading.Thread(target=self._watch, args=(rank,), daemon=True).start()
+        for rank, order in zip(self._ranks, orders, strict=True):
+            self._send(rank, encode(Message("share", {**order, "meeting": self.meeting})))
+
     def _check(self) -> None:
         if self._loss is not None:
             raise RankLost(self._loss, retryable=False)
@@ -150,9 +159,13 @@ class RankProcesses:
 
 
 def _spawn(number: int) -> _Rank:
+    if not sys.executable:
+        raise OSError("sys.executable names no Python; leave tensor_parallel= out of a frozen program.")
     own_commands, commands = socket.socketpair()
     own_reports, reports = socket.socketpair()
-    with commands, reports:
+    with contextlib.ExitStack() as unless_started, commands, reports:
+        unless_started.enter_context(own_commands)
+        unless_started.enter_context(own_reports)
         numbers = (commands.fileno(), reports.fileno())
         # A session of its own: an interrupt from the terminal goes to the application alone.
         process = subprocess.Popen(
@@ -162,6 +175,7 @@ def _spawn(number: int) -> _Rank:
             start_new_session=True,
             env={**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
         )
+        unless_started.pop_all()
     return _Rank(number, process, own_commands, own_reports)
 
 

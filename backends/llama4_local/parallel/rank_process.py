@@ -5,6 +5,7 @@ The arguments are the numbers of two sockets that it inherits. The first command
 
 from __future__ import annotations
 
+import os
 import signal
 import socket
 import sys
@@ -46,7 +47,7 @@ def _serve(commands: socket.socket, reports: Reports) -> None:
     reports.meeting = orders["meeting"]
     torch.set_num_threads(orders["threads"])
     share = Share(orders["rank"], orders["size"])
-    source = ShardSource(orders["folder"], orders["dtype"], orders["quantize"])
+    source = ShardSource(orders["folder"], orders["dtype"], orders["quantize"], orders["keep"])
     weights = load_share(source, share, lambda done, total: reports.send(Message("loading", {"bytes": [done, total]})))
     reports.send(Message("loaded"))
     receive(commands)  # all ranks are there
@@ -60,4 +61,4 @@ def _described(error: Exception) -> dict[str, Any]:
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    os._exit(main(sys.argv[1:]))  # taking torch down in order would take seconds, and nothing is left to be written

@@ -34,6 +34,7 @@ def load_over_ranks(
     dtype: str = "auto",
     quantize: WeightFormat | None = None,
     threads: int | None = None,
+    keep: bool = True,
     progress: Callable[[int, int], None] | None = None,
 ) -> Model:
     """Start the other ranks, load all shares at once, and return rank 0's model; its `ranks` have to be closed.
@@ -42,7 +43,8 @@ def load_over_ranks(
         folder: In Hugging Face form.
         size: Number of ranks, this process included.
         dtype: See `load_model`.
-        quantize: See `load_model`; packed on every start, since the packed form of a share is not kept.
+        quantize: See `load_model`.
+        keep: Whether each rank keeps the packed form of its share.
         threads: Threads of torch for each rank, a setting of the whole process; None divides those it has now.
         progress: Called with the bytes that all ranks have read and in all; whatever it raises ends the loading.
 
@@ -52,7 +54,7 @@ def load_over_ranks(
         RankLost: Another rank failed.
     """
     share = Share(0, size)
-    source = ShardSource(str(Path(folder).resolve()), dtype, quantize)
+    source = ShardSource(str(Path(folder).resolve()), dtype, quantize, keep)
     check_split(read_network(folder).config, size, quantize=quantize)
     threads = threads or threads_each(size)
     torch.set_num_threads(threads)

@@ -7,6 +7,7 @@ from fractions import Fraction
 from typing import TYPE_CHECKING
 
 from llama4_local.config import formats
+from llama4_local.config.share import checked_ranks
 from llama4_local.planning.advice import CHANGES, Gap, advise
 from llama4_local.planning.machines import DEFAULT, machine_named
 from llama4_local.planning.models import find_model, stored_tensors
@@ -271,8 +272,8 @@ def usual_context(config: ModelConfig) -> int:
 
 def _ranks(memory: int | str | None, ranks: int | None, machine: Machine) -> tuple[int, int]:
     """Return the number of ranks, and the bytes of memory of each."""
-    if ranks is not None and (isinstance(ranks, bool) or not isinstance(ranks, int) or ranks < 1):  # pyright: ignore[reportUnnecessaryIsInstance]
-        raise InvalidRequest(f"tensor_parallel is a whole number of at least 1, got {str(ranks)[:80]!r}.")
+    if ranks is not None:
+        checked_ranks(ranks)
     if memory is not None:
         return parse_memories(memory, ranks)
     if machine.memory is None:

@@ -65,6 +65,7 @@ def build_engine(folder: Path, options: Options, served: ServedModel, *, outbox:
                 dtype=options.dtype,
                 quantize=options.quantize,
                 threads=options.threads,
+                keep=folder != CHECKPOINT,
                 progress=report,
             )
         else:
