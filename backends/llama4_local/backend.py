@@ -79,8 +79,10 @@ class LocalBackend:
         max_images: Most images in a request.
         step_tokens: Most tokens of a step: more is faster, less keeps streams smoother.
         prefix_caching: Whether prompts that begin alike are computed once; see `Request.cache_salt`.
-        deterministic: On a Hopper GPU, one tile config of each kernel for any number of tokens, so that an answer never
-            depends on its batch; slower. On a CPU, forms of products that no measurement at load decides.
+        deterministic: An answer is the same bits alone and in any company, from start to start on one machine; slower.
+            On a Hopper GPU, one tile config of each kernel for any number of tokens; elsewhere, numbers of rows that
+            were tried to round alike. Without it an answer may change with what runs beside it. Not with
+            `tensor_parallel`.
         cuda_graphs: On a Hopper GPU, whether decoding steps are CUDA graphs, captured at load.
         threads: Threads for torch, a setting of the whole process; None leaves it as it is.
         tools_in: Whether tools are declared in the `system` message or in the first `user` message.
@@ -181,6 +183,7 @@ class LocalBackend:
             sessions=self._options.prefix_caching,
             raw_prompts=True,
             continues="everything",
+            batch_invariant=self._options.deterministic,
         )
 
     @property

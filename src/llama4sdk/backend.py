@@ -53,13 +53,14 @@ class Capabilities:
         tools: Whether the model is told of tools.
         parses_tool_calls: Whether it emits tool calls as events rather than as text.
         structured_output: Whether it makes the answer keep to a JSON schema while it is written.
-        seed: Whether the same seed gives the same text.
+        seed: Whether the same seed gives the same text to a request that runs alone.
         logprobs: Whether it reports log-probabilities.
         sessions: Whether it can keep, fork and save a prompt's state.
         raw_prompts: Whether it completes prompts without a template (`Request.raw`).
         continues: Which answers it continues behind a request's `answer_so_far`: `nothing`, free `text` only, or
             `everything`, answers that must keep to a form too.
         server: Host and port of the server that answers; None for a backend in this process, or one of several.
+        batch_invariant: Whether it does so in any company: an answer is the same whatever else runs beside it.
     """
 
     name: str
@@ -76,6 +77,7 @@ class Capabilities:
     raw_prompts: bool = False
     continues: Continues = "nothing"
     server: tuple[str, int] | None = None
+    batch_invariant: bool = False
 
     def can_continue(self, request: Request) -> bool:
         """Return whether it continues an answer to this request."""

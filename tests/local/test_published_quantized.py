@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, cast
@@ -13,7 +14,7 @@ from compressed_tensors.compressors.pack_quantized.base import PackedQuantizatio
 from compressed_tensors.quantization import QuantizationArgs, QuantizationScheme
 from safetensors.torch import load_file, save_file
 
-from llama4_local.checkpoint.headers import SINGLE_FILE
+from llama4_local.checkpoint.headers import SINGLE_FILE, find_tensors
 from llama4_local.checkpoint.loader import load_model
 from llama4_local.checkpoint.network import read_network
 from llama4_local.checkpoint.writer import save_checkpoint
@@ -26,6 +27,7 @@ from llama4_local.weights.quantized import Fp8Matrix, Int4Matrix, Matrix
 from llama4_local.weights.tree import WeightTree
 from llama4sdk.errors import CheckpointError, InvalidRequest
 from local.small_checkpoints import biting_weights, prompt, scout, tile_pixels
+from long_runs import often
 
 Tensors = dict[str, torch.Tensor]
 Json = dict[str, Any]
@@ -219,6 +221,102 @@ def test_fused_experts_of_modelopt_have_one_scale(tmp_path: Path):
             packed |= {f"{name}_weight_scale": scale, f"{name}_input_scale": torch.tensor(0.1)}
             wide[name] = packed[name].float() * scale
     agree(saved(tmp_path / "packed", packed), saved(tmp_path / "wide", wide))
+
+
+RECORDED = cast("dict[str, Json]", json.loads(Path(__file__).with_name("modelopt_exports.json").read_text()))
+
+
+def unpacked(tensors: Tensors) -> Tensors:
+    """What an export of ModelOpt's means: each number times its matrix's scale, its expert's, or its output's."""
+    wide: Tensors = {}
+    for name, tensor in tensors.items():
+        if name.endswith("_scale"):
+            continue
+        scale = tensors.get(f"{name}_scale", tensors.get(f"{name}_weight_scale", torch.tensor(1.0)))
+        wide[name] = tensor.float() * scale.reshape(-1, *(1,) * (tensor.ndim - 1) * scale.ndim)
+    return wide
+
+
+def as_recorded(folder: Path, recorded: Json) -> tuple[Path, Path]:
+    """Return folders with the names, shapes, types and config of an export, its layers all like its first."""
+    source = torch.Generator().manual_seed(3)
+    names = cast("dict[str, tuple[str, list[int]]]", recorded["tensors"])
+    text = "language_model.lm_head.weight" not in names
+    config = wide_scout()
+    shared = {} if text else {n: t for n, t in plain(folder / "plain").items() if n.startswith(("vision", "multi"))}
+    tensors = dict(shared)
+    for name, (kind, shape) in names.items():
+        for layer in range(config.text.layers) if ".layers." in name else range(1):
+            if kind == "F32":
+                tensor = torch.rand(shape, generator=source) * 0.001 + 0.001
+            else:
+                tensor = torch.randn(shape, generator=source) * (60 if kind == "F8_E4M3" else 0.5)
+            dtype = {"F8_E4M3": torch.float8_e4m3fn, "BF16": torch.bfloat16, "F32": torch.float32}[kind]
+            tensors[name.replace("layers.0.", f"layers.{layer}.")] = tensor.to(dtype)
+    packed, wide = (
+        saved(folder / "packed", tensors, recorded["quantization_config"]),
+        saved(folder / "wide", unpacked(tensors)),
+    )
+    (packed / "hf_quant_config.json").write_text(json.dumps(recorded["hf_quant_config"]))
+    if text:
+        for own in (packed, wide):
+            content = json.loads((own / "config.json").read_text())
+            only = content["text_config"] | {key: content[key] for key in ("quantization_config",) if key in content}
+            (own / "config.json").write_text(json.dumps(only | {"architectures": ["Llama4ForCausalLM"]}))
+    return packed, wide
+
+
+@pytest.mark.parametrize("form", list(RECORDED)[: often(1, 3)])
+def test_what_modelopt_was_seen_to_export_is_read(tmp_path: Path, form: str):
+    packed, wide = as_recorded(tmp_path, RECORDED[form])
+    assert read_config(packed).fp8
+    ids = prompt(wide_scout(), 20)
+    torch.testing.assert_close(score(packed, ids), score(wide, ids), atol=1e-3, rtol=0)
+    assert len(packed_matrices(packed)) == 6 * wide_scout().text.layers
+
+
+@pytest.mark.parametrize("form", RECORDED)
+def test_modelopt_exports_what_was_recorded(tmp_path: Path, form: str):
+    pytest.importorskip("modelopt", reason="NVIDIA's exporter is not installed: pip install nvidia-modelopt")
+    packed = exported(tmp_path, form)
+    found = {
+        name: [stored.dtype, list(stored.shape)]
+        for name, stored in find_tensors(packed).items()
+        if ("layers.0." in name or ".layers." not in name) and not name.startswith(("vision", "multi"))
+    }
+    assert found == RECORDED[form]["tensors"]
+    tensors = load_file(packed / SINGLE_FILE)
+    (tmp_path / "wide").mkdir()
+    save_file(unpacked(tensors), tmp_path / "wide" / SINGLE_FILE)
+    content = json.loads((packed / "config.json").read_text())
+    assert content.pop("quantization_config") | {"producer": {}} == RECORDED[form]["quantization_config"] | {
+        "producer": {}
+    }
+    (tmp_path / "wide" / "config.json").write_text(json.dumps(content))
+    ids = prompt(wide_scout(), 20)
+    torch.testing.assert_close(score(packed, ids), score(tmp_path / "wide", ids), atol=1e-3, rtol=0)
+
+
+def exported(folder: Path, form: str) -> Path:
+    """Let ModelOpt quantize and export a network that transformers loaded."""
+    import modelopt.torch.quantization as mtq  # pyright: ignore[reportMissingImports]
+    from modelopt.torch.export import export_hf_checkpoint  # pyright: ignore[reportMissingImports]
+    from transformers import Llama4ForCausalLM, Llama4ForConditionalGeneration
+
+    save_checkpoint(folder / "plain", wide_scout(), biting_weights(wide_scout(), dtype=torch.bfloat16))
+    kind: Any = Llama4ForCausalLM if "text" in form else Llama4ForConditionalGeneration
+    model = kind.from_pretrained(folder / "plain", dtype=torch.bfloat16, attn_implementation="eager")
+    model.config.architectures = [kind.__name__]
+    ids = torch.tensor([prompt(wide_scout(), 16)])
+    parts: list[Any] = [getattr(mtq, name) for name in re.findall(r"FP8_[A-Z_]+CFG", form)]
+    how = parts[0] | {"quant_cfg": [rule for part in parts for rule in part["quant_cfg"]]}
+
+    def calibrated(own: Any) -> None:
+        own(input_ids=ids)
+
+    with torch.inference_mode():
+        export_hf_checkpoint(mtq.quantize(model, how, calibrated), export_dir=folder / "exported")
+    return folder / "exported"
 
 
 @pytest.mark.parametrize(

@@ -249,7 +249,7 @@ def laid_out(experts: Tensor) -> Tensor:
 @pytest.mark.parametrize("fused", [True, False])
 def test_a_network_loaded_in_any_layout_computes_the_same(tmp_path: Path, layout: Layout, fused: bool):
     config = text_only()
-    save_checkpoint(tmp_path, config, load_model(saved(tmp_path, config)).weights, fused=fused)
+    save_checkpoint(tmp_path, config, load_model(saved(tmp_path, config), deterministic=True).weights, fused=fused)
     choice = Choice(dict.fromkeys(matrix_shapes(config.text), (layout, layout)))
     weights = load_weights(tmp_path, config, choice=choice)
     moe = weights.layers[0].moe
@@ -277,7 +277,7 @@ def test_a_deterministic_backend_measures_nothing(tmp_path: Path, monkeypatch: p
 def test_single_and_fused_experts_are_loaded_to_one_layout(tmp_path: Path, layout: Layout):
     config = text_only()
     choice = Choice(dict.fromkeys(matrix_shapes(config.text), (layout, layout)))
-    written = load_model(saved(tmp_path / "fused", config)).weights
+    written = load_model(saved(tmp_path / "fused", config), deterministic=True).weights
     save_checkpoint(tmp_path / "single", config, written, fused=False)
     fused, single = (load_weights(tmp_path / form, config, choice=choice) for form in ("fused", "single"))
     for one, other in zip(fused.leaves(), single.leaves(), strict=True):

@@ -52,8 +52,8 @@ def load_model(
             dtype of the activations.
         quantize: Weight format that the layers' matrices of a plain checkpoint are quantized to; None for none.
         keep: Whether the quantized form is kept beside the checkpoint for the next start.
-        deterministic: On a Hopper GPU, one tile config of each kernel for any number of tokens; on a CPU, products
-            as PyTorch makes them, without a measurement that may come out otherwise at the next start.
+        deterministic: A row's result is the same bits in any step: on a Hopper GPU, one tile config of each kernel for
+            any number of tokens; elsewhere `InvariantOps`, whose choice no timing decides.
         progress: Called with the bytes of the checkpoint done so far and in all.
         packing: Called instead of `progress` while matrices are quantized.
 
@@ -133,6 +133,8 @@ def model_of(
     ops = select_ops(plain.device, dtype=plain.dtype, head_dim=config.text.head_dim, deterministic=deterministic)
     if ops.prepared_weights:
         weights = prepare(weights)
+    elif deterministic:
+        pass
     elif not all(isinstance(leaf, Tensor | ExpertStack) for leaf in weights.leaves()):
         # Rounding activations buys nothing without the kernels' FP8 products.
         ops = QuantizedReferenceOps(exact_rows=MOST_STEP_TOKENS)

@@ -62,6 +62,8 @@ class Options:
             raise InvalidRequest(
                 f"A step holds at most {MOST_STEP_TOKENS:,} tokens; lower step_tokens= or max_sequences=."
             )
+        if self.deterministic and self.tensor_parallel > 1:
+            raise InvalidRequest("deterministic=True holds in one process: leave it or tensor_parallel= out.")
         if not isinstance(self.image_limits, ImageLimits):
             raise InvalidRequest(f"image_limits is an ImageLimits, not {type(self.image_limits).__name__}.")
         if not isinstance(self.device, str):

@@ -10,6 +10,8 @@ if TYPE_CHECKING:
 
 _READ = "compressed-tensors W4A16 or FP8, ModelOpt FP8 and fbgemm FP8 are read, and bf16 with quantize='int4'"
 
+_MODELOPT = ("FP8", "FP8_PER_CHANNEL_PER_TOKEN")  # one scale for a matrix; one for each output, one for each expert
+
 
 def stored_format(config: Fields, modelopt: Fields) -> MatrixFormat:
     """Return the format of a checkpoint's matrices; other kinds are refused with one that works.
@@ -35,7 +37,7 @@ def stored_format(config: Fields, modelopt: Fields) -> MatrixFormat:
 
 
 def _modelopt(fields: Fields) -> MatrixFormat:
-    if (fields.text("quant_algo") or "").upper() == "FP8":
+    if (fields.text("quant_algo") or "").upper() in _MODELOPT:
         return "fp8"
     fields.refuse("quant_algo", f"is of a kind that is not read: {_READ}")
     return "plain"

@@ -231,4 +231,4 @@ def temperature(text: TextConfig, positions: Tensor) -> Tensor | None:
     if not text.temperature_tuning:
         return None
     steps = torch.div(positions + 1, text.floor_scale, rounding_mode="floor")
-    return 1 + text.attn_scale * torch.log1p(steps.float())
+    return (1 + text.attn_scale * torch.log1p(steps.double())).float()  # fp64: one result in code of any kind

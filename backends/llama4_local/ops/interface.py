@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Protocol, TypeAlias
 import torch
 
 from llama4_local.ops.reference.functions import ReferenceOps
+from llama4_local.ops.reference.invariant import InvariantOps
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -130,11 +131,11 @@ def select_ops(
         device: Where the weights are.
         dtype: Their type where they are not packed.
         head_dim: Width of an attention head; the kernels take powers of two from 16 on.
-        deterministic: One cut of each kernel for any number of tokens.
+        deterministic: One cut of each kernel for any number of tokens; without kernels, `InvariantOps`.
     """
     fits = dtype == torch.bfloat16 and head_dim >= 16 and head_dim & (head_dim - 1) == 0
     if not fits or not is_hopper(device):
-        return ReferenceOps()
+        return InvariantOps() if deterministic else ReferenceOps()
     from llama4_local.ops.kernels.functions import KernelOps
     from llama4_local.ops.kernels.tile_table import TileTable
 

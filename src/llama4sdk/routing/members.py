@@ -115,6 +115,7 @@ class Members:
             parses_tool_calls=any(able.parses_tool_calls for able in each),
             structured_output=all(able.structured_output for able in each),
             seed=all(able.seed for able in each) and len({able.model for able in each}) == 1,
+            batch_invariant=all(able.batch_invariant for able in each) and len({able.model for able in each}) == 1,
             logprobs=all(able.logprobs for able in each),
             raw_prompts=any(able.raw_prompts for able in each),
             continues=_CONTINUES[max(_CONTINUES.index(able.continues) for able in each)],

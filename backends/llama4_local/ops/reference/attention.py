@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import torch
-from torch.nn.functional import scaled_dot_product_attention
+from torch.nn.functional import pad, scaled_dot_product_attention
 
 from llama4_local.weights.e4m3 import rounded, widened, words
 
@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from llama4_local.ops.batch import Batch, PoolTable, Segment
 
 _RATIO, _SLACK = 1.25, 64  # contexts up to so many times, plus so many tokens, longer share a padded group
+_TILE = 8  # queries that attend together where a row has one result in all steps
 
 
 def write(layer: LayerCache, slots: Tensor, keys: Tensor, values: Tensor) -> None:
@@ -78,6 +79,42 @@ def paged_attention(queries: Tensor, layer: LayerCache, batch: Batch, plans: Dec
         rows = torch.tensor([batch.segments[i].start for i in single], device=queries.device)
         out[rows] = _decode(queries[rows], layer, groups)
     return out
+
+
+def tiled_attention(queries: Tensor, layer: LayerCache, batch: Batch) -> Tensor:
+    """Return `paged_attention`, a row of which is the same bits in any step that computes it.
+
+    A query attends within the tile of its position, `_TILE` of them over keys up to the tile's end, whether the others
+    of the tile are there or not: the products are those of every other step.
+    """
+    table = batch.tables[layer.pool]
+    out = torch.empty_like(queries).flatten(1)
+    for i, segment in enumerate(batch.segments):
+        rows = slice(segment.start, segment.start + segment.length)
+        out[rows] = _in_tiles(queries[rows], layer, table, i)
+    return out
+
+
+def _in_tiles(queries: Tensor, layer: LayerCache, table: PoolTable, i: int) -> Tensor:
+    (count, heads, width), context = queries.shape, table.contexts[i]
+    begin, end = (context - count) // _TILE, -(-context // _TILE)
+    first, pages = _pages(table, [i], -(-context // layer.keys.shape[1]))
+    kept = _cached(layer, 1, context, first, pages, queries.dtype)
+    keys, values = (pad(cached, (0, 0, 0, end * _TILE - context)) for cached in kept)
+    tiles = queries.new_zeros((end - begin, _TILE, heads, width))
+    rows = slice(context - count - begin * _TILE, context - begin * _TILE)
+    tiles.flatten(0, 1)[rows] = queries
+    # As in decoding, the query heads of a group become the query rows of their key head.
+    grouped = tiles.unflatten(2, (keys.shape[1], -1)).permute(0, 2, 3, 1, 4).flatten(2, 3)
+    seen = queries.new_ones((_TILE, end * _TILE), dtype=torch.bool).tril((end - 1) * _TILE)
+    seen = seen.repeat(heads // keys.shape[1], 1)
+    parts: list[Tensor] = []
+    for place, tile in enumerate(grouped, begin + 1):
+        length = place * _TILE
+        near = keys[:, :, :length], values[:, :, :length]
+        parts.append(scaled_dot_product_attention(tile[None], *near, seen[:, -length:].contiguous()))
+    done = torch.cat(parts).unflatten(2, (-1, _TILE)).permute(0, 3, 1, 2, 4)  # tiles, _TILE, kv heads, group, width
+    return done.flatten(2).flatten(0, 1)[rows]
 
 
 def _decode(queries: Tensor, layer: LayerCache, groups: list[DecodeGroup]) -> Tensor:

@@ -12,6 +12,7 @@ from llama4_local.ops.reference.functions import ReferenceOps
 from llama4_local.weights.quantized import E4M3_LARGEST, LEAST_SCALE, Fp8Matrix
 
 if TYPE_CHECKING:
+    from llama4_local.ops.reference.moe import Linear
     from llama4_local.weights.quantized import Matrix
     from llama4_local.weights.tree import MlpTree, MoeTree
 
@@ -30,35 +31,48 @@ class QuantizedReferenceOps(ReferenceOps):
         super().__init__()
         self._exact_rows = exact_rows
 
+    def product(self, x: Tensor, weight: Tensor) -> Tensor:
+        """Return x [rows, in] times the transpose of an unpacked matrix [out, in]."""
+        return rows.linear(x, weight)
+
+    def swiglu(self, gate_up: Tensor) -> Tensor:
+        """Return silu(gate) · up of [rows, 2·I]."""
+        return rows.swiglu(gate_up)
+
+    def sigmoid(self, logits: Tensor) -> Tensor:
+        """Return the sigmoid of one number of each row, [rows], fp32."""
+        return torch.sigmoid(logits)
+
     def linear(self, x: Tensor, weight: Matrix) -> Tensor:
         """See `Ops.linear`; the weight may be packed."""
-        return linear(x, weight, exact=len(x) <= self._exact_rows)
+        return linear(x, weight, exact=len(x) <= self._exact_rows, product=self.product)
 
     def mlp(self, x: Tensor, weights: MlpTree[Matrix]) -> Tensor:
         """See `Ops.mlp`; the weights may be packed."""
-        return self.linear(rows.swiglu(self.linear(x, weights.gate_up)), weights.down)
+        return self.linear(self.swiglu(self.linear(x, weights.gate_up)), weights.down)
 
     def moe(self, x: Tensor, weights: MoeTree[Matrix]) -> Tensor:
         """See `Ops.moe`; experts may be packed, routers are not."""
         exact = len(x) <= self._exact_rows
-        logits, top_1 = linear(x, weights.router).float().max(dim=-1)
-        scaled = x * torch.sigmoid(logits).to(x.dtype)[:, None]
+        logits, top_1 = linear(x, weights.router, product=self.product).float().max(dim=-1)
+        scaled = x * self.sigmoid(logits).to(x.dtype)[:, None]
         routed = torch.empty_like(x)
         for expert in top_1.unique().tolist():
             own = top_1 == expert
-            hidden = rows.swiglu(expert_linear(scaled[own], weights.gate_up, expert, exact=exact))
-            routed[own] = expert_linear(hidden, weights.down, expert, exact=exact).to(x.dtype)
+            hidden = self.swiglu(expert_linear(scaled[own], weights.gate_up, expert, exact=exact, product=self.product))
+            done = expert_linear(hidden, weights.down, expert, exact=exact, product=self.product)
+            routed[own] = done.to(x.dtype)
         return routed + self.mlp(x, weights.shared)
 
 
-def linear(x: Tensor, weight: Matrix, *, exact: bool = False) -> Tensor:
+def linear(x: Tensor, weight: Matrix, *, exact: bool = False, product: Linear = rows.linear) -> Tensor:
     """Return x [rows, in] times the transpose of a matrix [out, in], in x's type.
 
-    Packed weights are unpacked to fp32, some outputs at a time, and multiplied in it. FP8 weights are multiplied
-    with activations in FP8, each row with its own scale, unless `exact`.
+    Packed weights are unpacked to fp32, some outputs at a time, and multiplied in it by `product`. FP8 weights are
+    multiplied with activations in FP8, each row with its own scale, unless `exact`.
     """
     if isinstance(weight, Tensor):
-        return rows.linear(x, weight)
+        return product(x, weight)
     values = x.float()
     if isinstance(weight, Fp8Matrix) and not exact:
         rounded, scales = quantize_rows(x, weight.bound)
@@ -66,14 +80,16 @@ def linear(x: Tensor, weight: Matrix, *, exact: bool = False) -> Tensor:
     outputs, inputs = weight.shape
     step = max(1, UNPACKED_AT_ONCE // inputs)
     parts = (weight.rows(start, start + step) for start in range(0, outputs, step))
-    return torch.cat([rows.linear(values, part.dequantize()).to(x.dtype) for part in parts], dim=1)
+    return torch.cat([product(values, part.dequantize()).to(x.dtype) for part in parts], dim=1)
 
 
-def expert_linear(x: Tensor, experts: Matrix, expert: int, *, exact: bool = False) -> Tensor:
+def expert_linear(
+    x: Tensor, experts: Matrix, expert: int, *, exact: bool = False, product: Linear = rows.linear
+) -> Tensor:
     """Return `linear` with one of a stack of experts; plain ones are [experts, in, out]."""
     if isinstance(experts, Tensor):
-        return x @ experts[expert]
-    return linear(x, experts[expert], exact=exact)
+        return product(x, experts[expert].t())
+    return linear(x, experts[expert], exact=exact, product=product)
 
 
 def quantize_rows(x: Tensor, bound: float | None = None) -> tuple[Tensor, Tensor]:

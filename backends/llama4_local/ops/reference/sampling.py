@@ -57,14 +57,19 @@ def argmax(logits: Tensor) -> Tensor:
     return logits.argmax(dim=-1)
 
 
-def sample(logits: Tensor, filters: Filters, seeds: Tensor, steps: Tensor) -> Tensor:
-    """Return the next token of each row, the argmax at temperature 0; see `Ops.sample`."""
+def sample(logits: Tensor, filters: Filters, seeds: Tensor, steps: Tensor, *, one_by_one: bool = False) -> Tensor:
+    """Return the next token of each row, the argmax at temperature 0; see `Ops.sample`.
+
+    With `one_by_one`, rows are drawn one after the other: a library may round otherwise over several.
+    """
     bad = unusable(logits)
     tokens = argmax(logits)
     rows = (filters.temperature > 0).nonzero().squeeze(-1)
     if len(rows):
         usable = torch.where(bad[rows, None], 0, logits[rows])
-        tokens[rows] = draw(usable, filters.rows(rows), uniforms(seeds[rows], steps[rows]))
+        numbers = uniforms(seeds[rows], steps[rows])
+        for own in torch.arange(len(rows), device=rows.device).split(1 if one_by_one else len(rows)):
+            tokens[rows[own]] = draw(usable[own], filters.rows(rows[own]), numbers[own])
     return torch.where(bad, -1, tokens)
 
 
