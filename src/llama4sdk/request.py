@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import os
 import re
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, Self, TypeAlias, get_args
@@ -189,9 +190,7 @@ class Request:
             return
         check_order(self.messages, self.part)
         names = [tool.name for tool in self.tools]
-        twice = sorted({name for name in names if names.count(name) > 1})
-        if twice:
-            raise InvalidRequest(f"Tools must have different names; declared twice: {', '.join(twice)}.")
+        check_different(names)
         if self.tool_choice not in ("auto", "none", "required") and self.tool_choice not in names:
             raise InvalidRequest(
                 f"tool_choice is auto, none, required or a declared tool ({', '.join(names) or 'there is none'}); "
@@ -234,6 +233,17 @@ class Request:
         check_text("answer_so_far", self.answer_so_far, _LONGEST_ANSWER)
         check_text("request_id", self.request_id, _LONGEST_NAME)
         _check_headers(self.trace_headers)
+
+
+def check_different(names: Sequence[str]) -> None:
+    """Refuse names of tools that occur more than once.
+
+    Raises:
+        InvalidRequest: Naming them.
+    """
+    twice = sorted(name for name, times in Counter(names).items() if times > 1)
+    if twice:
+        raise InvalidRequest(f"Tools must have different names; declared twice: {', '.join(twice)}.")
 
 
 def _check_headers(headers: object) -> None:

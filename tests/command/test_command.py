@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 from PIL import Image as Pillow
 
+from benchmarks.bench_agreement import compare
 from llama4_local.checkpoint.pull import pull_checkpoint
 from llama4sdk import InvalidRequest, Overloaded
 from llama4sdk.command import app
@@ -98,6 +99,12 @@ def test_bench_asks_as_often_as_it_is_told() -> None:
     assert backend.requests[-1].sampling.max_tokens == 2
     with pytest.raises(InvalidRequest, match="concurrency"):
         measure(backend, {}, concurrency="1,x", tokens=2, prompt="a")
+
+
+async def test_bench_agrees_with_a_clock_below_the_client() -> None:
+    rows = await compare(ScriptedBackend("a b c d e f g h", pause=0.03), [1, 4], tokens=8)
+    assert [row["streams"] for row in rows] == [1, 4]
+    assert max(row["largest difference"] for row in rows) < 0.15
 
 
 def test_what_is_no_name_on_the_hub_is_refused_in_words(tmp_path: Path) -> None:

@@ -22,6 +22,8 @@ M = TypeVar("M", bound=BaseModel)
 T = TypeVar("T")
 
 _INLINE = 64 << 10  # bytes that are parsed on the event loop in a millisecond or two
+_BOM = b"\xef\xbb\xbf"  # some clients begin UTF-8 with it
+_CLOSE = {"connection": "close"}  # the rest of the body is not waited for
 _LAST_BYTES = 5.0  # seconds in which a body that is too large may come to its end
 
 
@@ -45,6 +47,8 @@ async def read_body(receive: Receive, headers: Headers, options: ServerOptions) 
     if "json" not in headers.get("content-type", "").partition(";")[0].lower():
         # A page of another origin cannot send this type without being asked for it (CORS).
         raise ApiError(Failure(415, "Send JSON with the header: Content-Type: application/json."))
+    if headers.get("content-encoding", "identity").strip().lower() != "identity":
+        raise ApiError(Failure(415, "Send the body as it is, without Content-Encoding."))
     announced = headers.get("content-length", "")
     chunks: list[bytes] = []
     size = int(announced) if announced.isdigit() and len(announced) < 20 else 0
@@ -67,11 +71,17 @@ async def read_body(receive: Receive, headers: Headers, options: ServerOptions) 
                 chunks.append(chunk)
     if not fits:
         raise ApiError(
-            Failure(413, f"The body of the request is larger than {options.max_body} bytes.", code="request_too_large")
+            Failure(
+                413,
+                f"The body of the request is larger than {options.max_body} bytes.",
+                code="request_too_large",
+                headers=_CLOSE,
+            )
         )
     if scope.cancelled_caught:
-        raise ApiError(Failure(408, f"The body of the request did not come within {options.body_seconds:g} seconds."))
-    return b"".join(chunks)
+        late = f"The body of the request did not come within {options.body_seconds:g} seconds."
+        raise ApiError(Failure(408, late, headers=_CLOSE))
+    return b"".join(chunks).removeprefix(_BOM)
 
 
 async def parsed(body: bytes, kind: type[M], work: Callable[[M], T]) -> T:

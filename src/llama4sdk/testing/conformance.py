@@ -103,6 +103,18 @@ class BackendConformance:
         assert (kinds[0], kinds[-1]) == (Started, Done)
         assert (kinds.count(Started), kinds.count(Done)) == (1, 1)
 
+    async def test_a_prompt_without_template_is_completed_within_its_limit(self) -> None:
+        request = Request((), raw=self.prompt, sampling=Sampling(temperature=0, max_tokens=3, seed=1))
+        async with self.running() as backend:
+            if not backend.capabilities.raw_prompts:
+                pytest.skip("this backend completes no raw prompts")
+            events = await self.events(backend, request)
+            await self.at_rest(backend)
+        last = events[-1]
+        assert isinstance(events[0], Started)
+        assert isinstance(last, Done)
+        assert last.usage is None or last.usage.completion_tokens <= 3
+
     async def test_deltas_add_up_to_the_reply_in_whole_characters(self) -> None:
         request = self.request(self.prompt)
         async with self.running() as backend:

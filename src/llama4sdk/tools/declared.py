@@ -10,7 +10,7 @@ from llama4sdk.errors import InvalidRequest
 from llama4sdk.messages import tool_name
 from llama4sdk.output.fitting import fit
 from llama4sdk.output.json_schema import JsonSchema
-from llama4sdk.request import ToolSpec
+from llama4sdk.request import ToolSpec, check_different
 from llama4sdk.tools.docstrings import describe
 from llama4sdk.tools.schema import BadArgumentsError, FunctionSchema, is_unbound_method
 from llama4sdk.tools.whole_text import CallsRead, read_specs
@@ -172,10 +172,7 @@ def declared(tools: Iterable[ToolLike]) -> tuple[Tool[..., Any] | ToolSpec, ...]
     if isinstance(tools, str | Mapping | ToolSpec) or not isinstance(tools, Iterable):
         raise InvalidRequest("tools is a list of tools.")
     tools_declared = tuple(_one(tool) for tool in tools)
-    names = [each.name for each in tools_declared]
-    twice = sorted({name for name in names if names.count(name) > 1})
-    if twice:
-        raise InvalidRequest(f"Tools must have different names; declared twice: {', '.join(twice)}.")
+    check_different([each.name for each in tools_declared])
     return tools_declared
 
 
