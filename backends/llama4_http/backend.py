@@ -21,7 +21,16 @@ from llama4_http.errors import Sent, error_for_status, named
 from llama4_http.exchange import Exchange, OpenRequest
 from llama4_http.network import Link, log
 from llama4_http.outgoing import continues
-from llama4_http.profiles import Profile, context_of, detect, json_object, of_release, only_model, profile_named
+from llama4_http.profiles import (
+    Profile,
+    context_of,
+    detect,
+    guards_of,
+    json_object,
+    of_release,
+    only_model,
+    profile_named,
+)
 from llama4_http.server_load import MAX_METRICS, running_in
 from llama4_http.settings import Choices, checked_url, key_for, server_of, settings_of
 from llama4_http.transport import OneServer
@@ -89,6 +98,7 @@ class HttpBackend:
         self._tokenizer = tokenizer
         self._template: PromptTemplate | None = None
         self._context: int | None = None
+        self._guards: tuple[str, ...] | None = None
         self._prepared = self._closed = False
         self._home: tuple[int, object] | None = None  # process and event loop
         self._preparing = anyio.Lock()
@@ -136,6 +146,7 @@ class HttpBackend:
             raw_prompts=profile.completions != "none",
             continues=continues(profile, settings),
             server=server_of(self._url),
+            guards=self._guards,
         )
 
     @property
@@ -244,6 +255,7 @@ class HttpBackend:
                 raise failure
             self._model = only_model(models)
         self._context = context_of(models, self._model)
+        self._guards = guards_of(models, self._model)
         if self._profile is not None or isinstance(failure, Unreachable | DeadlineExceeded):
             return
         version = await self._version()

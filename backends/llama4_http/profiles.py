@@ -235,6 +235,15 @@ def context_of(models: Mapping[str, Any] | None, model: str) -> int | None:
     return None
 
 
+def guards_of(models: Mapping[str, Any] | None, model: str) -> tuple[str, ...] | None:
+    """Return the names of the guards in front of the model, where the server lists them."""
+    for entry in listed(models):
+        names = entry.get("guards")
+        if entry["id"] == model and isinstance(names, list):
+            return tuple(name[:80] for name in names if isinstance(name, str))
+    return None
+
+
 def only_model(models: Mapping[str, Any] | None) -> str:
     """Return the one model that a server lists.
 

@@ -184,6 +184,7 @@ class LocalBackend:
             raw_prompts=True,
             continues="everything",
             batch_invariant=self._options.deterministic,
+            guards=(),
         )
 
     @property

@@ -61,6 +61,7 @@ class Capabilities:
             `everything`, answers that must keep to a form too.
         server: Host and port of the server that answers; None for a backend in this process, or one of several.
         batch_invariant: Whether it does so in any company: an answer is the same whatever else runs beside it.
+        guards: Names of the guards in front of the model.
     """
 
     name: str
@@ -78,6 +79,7 @@ class Capabilities:
     continues: Continues = "nothing"
     server: tuple[str, int] | None = None
     batch_invariant: bool = False
+    guards: tuple[str, ...] | None = None
 
     def can_continue(self, request: Request) -> bool:
         """Return whether it continues an answer to this request."""

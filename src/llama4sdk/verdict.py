@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Literal, NamedTuple, TypeAlias, get_args
+from typing import Literal, NamedTuple, TypeAlias, cast, get_args
 
 from llama4sdk.errors import InvalidRequest
 
@@ -121,12 +121,28 @@ class Verdict:
             raise InvalidRequest(f"status is one of {', '.join(get_args(Status))}; got {str(self.status)[:80]!r}.")
         if not isinstance(self.coverage, Coverage):
             raise InvalidRequest("A verdict's coverage is a Coverage value.")
-        if self.score is not None and not (math.isfinite(self.score) and 0 <= self.score <= 1):
-            raise InvalidRequest(f"A score lies in [0, 1]; got {self.score!r}.")
+        if self.score is not None and not _is_share(self.score):
+            raise InvalidRequest(f"A score lies in [0, 1]; got {str(self.score)[:80]!r}.")
+        _check_members("categories", self.categories, str)
+        _check_members("redactions", self.redactions, Redaction)
+        if not isinstance(self.reason, str):
+            raise InvalidRequest("A verdict's reason is text.")
         object.__setattr__(self, "categories", tuple(self.categories))
         object.__setattr__(self, "redactions", tuple(sorted(self.redactions, key=lambda each: each.start)))
         if self.action == "redact" and not self.redactions:
             raise InvalidRequest("A verdict that redacts names the stretches to be replaced.")
+        if self.action == "allow" and self.redactions:
+            raise InvalidRequest("A verdict that names stretches to be replaced has the action redact.")
+
+
+def _is_share(value: object) -> bool:
+    return type(value) in (int, float) and math.isfinite(cast("float", value)) and 0 <= cast("float", value) <= 1
+
+
+def _check_members(name: str, value: object, kind: type) -> None:
+    members = cast("tuple[object, ...]", value) if isinstance(value, tuple | list) else None
+    if members is None or not all(isinstance(member, kind) for member in members):
+        raise InvalidRequest(f"A verdict's {name} are a tuple of {kind.__name__}.")
 
 
 def _sum(one: tuple[int, int], other: tuple[int, int]) -> tuple[int, int]:

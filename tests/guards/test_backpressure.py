@@ -36,6 +36,20 @@ async def test_deltas_of_any_size_pass(size: int, streaming: str) -> None:
             assert len((await llama.chat("Hi")).text) == 20 * size
 
 
+@pytest.mark.parametrize(("growth", "most"), [(0.0, 10_000), (0.1, 11)])
+async def test_a_guard_reads_as_much_of_an_answer_as_its_growth_allows(growth: float, most: int) -> None:
+    sentences = [TextDelta("A sentence. ") for _ in range(400)]
+    steps = [step for sentence in sentences for step in (sentence, 0.0)]  # so that each sentence could be checked
+    guard = WordGuard(stages=["output"])
+    async with Llama4(ScriptedBackend(steps), guards=[guard], guard_policy=GuardPolicy(growth=growth)) as llama:
+        with anyio.fail_after(60):
+            text = (await llama.chat("Hi")).text
+    read = sum(len(item.text) for item in guard.items)
+    assert text == "A sentence. " * 400
+    assert read <= (most + 1) * len(text)
+    assert growth or read > 20 * len(text)
+
+
 async def test_a_guard_may_wait_for_the_whole_answer() -> None:
     text = "A sentence. " * 500
     async with Llama4(ScriptedBackend(text), guards=[WaitsForTheEnd()]) as llama:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import stat
 import sys
 from collections.abc import Sequence
@@ -12,6 +13,7 @@ import pytest
 from llama4sdk import GuardBlocked, GuardUnavailable, Llama4
 from llama4sdk.guards import CodeShield, GuardPolicy, Item
 from llama4sdk.guards.code_blocks import code_blocks
+from llama4sdk.guards.scanners import Semgrep
 from llama4sdk.messages import ToolCall
 from llama4sdk.testing import ScriptedBackend
 
@@ -139,3 +141,34 @@ async def test_a_scan_of_no_file_lets_nothing_through(tmp_path: Path, body: list
     async with Llama4(ScriptedBackend("```c\nint x;\n```"), guards=[guard], guard_policy=PATIENT) as llama:
         with pytest.raises(GuardUnavailable):
             await llama.chat("Go")
+
+
+REPORTS_AN_ERROR = [
+    "files = [str(f) for f in pathlib.Path(sys.argv[-1]).iterdir()]",
+    "errors = [{'type': 'Syntax error', 'level': 'warn', 'path': f} for f in files]",
+    "errors += [{'type': 'Rule parse error', 'level': 'error', 'rule_id': 'x'}]",
+    "print(json.dumps({'results': [], 'errors': errors, 'paths': {'scanned': files}}))",
+]
+
+
+async def test_a_file_that_semgrep_cannot_parse_is_not_covered(tmp_path: Path) -> None:
+    program, rules = fake_semgrep(tmp_path, REPORTS_AN_ERROR)
+    assert (await check(CodeShield(semgrep=program, rules=rules), "```c\nint main( {{{\n```"))[2] == (0, 1)
+
+
+@pytest.mark.parametrize("code", ["eval($_GET['x']);", "<?php eval($_GET['x']);", "<?= eval($_GET['x']) ?>"])
+def test_php_is_read_as_code_without_its_opening_tag_too(code: str) -> None:
+    (block,) = code_blocks(f"```php\n{code}\n```")
+    assert block.code.startswith("<?")
+    assert block.code.count("<?") == 1
+
+
+@pytest.mark.parametrize("language", ["java", "c", "cpp"])
+def test_rules_of_our_own_stand_beside_those_of_codeshield(tmp_path: Path, language: str) -> None:
+    (tmp_path / "_generated_").mkdir()
+    (tmp_path / "_generated_" / f"{language}_codeshield.json").write_text('{"rules": []}')
+    configs = Semgrep("semgrep", tmp_path).configs(language)
+    rules = [rule for config in configs for rule in json.loads(config.read_text())["rules"]]
+    assert len(configs) == 2
+    assert all(language in rule["languages"] and rule["severity"] in ("WARNING", "ERROR") for rule in rules)
+    assert rules

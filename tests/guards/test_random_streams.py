@@ -54,7 +54,10 @@ async def one_stream(seed: int) -> None:
     slow: Callable[[], float] = lambda: dice.choice([0.0, 0.0, 0.001, 0.003])  # noqa: E731
     guard = WordGuard(seconds=slow)
     policy = GuardPolicy(
-        streaming=dice.choice(["hold", "hold", "final"]), window=dice.choice([8, 40, 256]), overlap=dice.choice([0, 8])
+        streaming=dice.choice(["hold", "hold", "final"]),
+        window=dice.choice([8, 40, 256]),
+        overlap=dice.choice([0, 8]),
+        growth=dice.choice([0, 0, 0.5]),
     )
     steps = random_answer(dice)
     backend = ScriptedBackend(steps)

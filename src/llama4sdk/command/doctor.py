@@ -16,6 +16,7 @@ from llama4sdk.command.cancelling import cancels
 from llama4sdk.command.finding import PATIENCE, Finding, Verdict
 from llama4sdk.errors import LlamaError
 from llama4sdk.events import TextDelta
+from llama4sdk.guards.llama_guard import CANARY
 from llama4sdk.sampling import Sampling
 
 _STYLES: dict[Verdict, str] = {"yes": "green", "no": "yellow", "unknown": "dim", "failed": "bold red"}
@@ -131,6 +132,22 @@ async def _same_prompt(llama: Llama4) -> Finding:
     return Finding("yes" if ours == theirs else "no", f"{theirs} tokens there, {ours} as the reference has them")
 
 
+async def _guarded(llama: Llama4) -> Finding:
+    """Tell whether guards stand in front: by the server's own list, else by a question that guards do not let pass."""
+    names = llama.capabilities.guards
+    if names is not None:
+        return Finding("yes" if names else "no", ", ".join(names) or "none in front, none named here")
+    try:
+        reply = await llama.chat(CANARY, sampling=Sampling(max_tokens=16), deadlines=PATIENCE)
+    except LlamaError as error:
+        if "content_filter" not in f"{error} {error.server_message}":
+            raise
+        return Finding("yes", "a harmful question was refused with content_filter")
+    if reply.finish_reason == "content_filter":
+        return Finding("yes", "a harmful question ended with content_filter")
+    return Finding("unknown", "the server lists none, and a harmful question was not filtered")
+
+
 PROBES: dict[str, Probe] = {
     "answers": _answers,
     "streams": _streams,
@@ -141,4 +158,5 @@ PROBES: dict[str, Probe] = {
     "tools": _tools,
     "images": _sees,
     "prompt template": _same_prompt,
+    "guards in front": _guarded,
 }

@@ -99,4 +99,6 @@ def _plain(code: str, language: Language) -> str:
     lines = code.splitlines()
     if language.name == "python" and any(line.startswith(">>> ") for line in lines):
         lines = [line[4:] for line in lines if line.startswith((">>> ", "... "))]
+    if language.name == "php" and not any("<?" in line for line in lines):
+        lines.insert(0, "<?php")  # without which all of it is text
     return "\n".join(lines) + "\n"

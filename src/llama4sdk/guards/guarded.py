@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from contextlib import AbstractAsyncContextManager
+from dataclasses import replace
 from typing import TYPE_CHECKING, Self
 
 import anyio
@@ -47,8 +48,9 @@ class Guarded:
 
     @property
     def capabilities(self) -> Capabilities:
-        """Those of the inner backend."""
-        return self._inner.capabilities
+        """Those of the inner backend, with the guards."""
+        inner = self._inner.capabilities
+        return replace(inner, guards=(*(inner.guards or ()), *(guard.name for guard in self._guarding.guards)))
 
     def open(self, request: Request) -> AbstractAsyncContextManager[AsyncIterator[Event]]:
         """Return a block within which the request runs; as `Backend.open`."""

@@ -115,26 +115,31 @@ class Guarding:
         return Ruling(item, (*verdicts, *passed))
 
     async def _ask(self, guard: Guard, item: Item) -> Verdict | GuardUnavailable:
-        seen = item if sees_images(guard) or not item.images else replace(item, images=())
+        # A copy of its own: what one guard does to an item is nothing to the others.
+        present = item if sees_images(guard) or not item.images else replace(item, images=())
         begun = anyio.current_time()
         try:
             await self._test(guard)
             begun = anyio.current_time()
-            with anyio.fail_after(self.policy.timeout):
-                verdict = cast("object", await guard.check(seen))
+            with anyio.fail_after(self.policy.timeout) as limit:
+                verdict = cast("object", await guard.check(replace(present)))
+            if limit.cancel_called:  # and the guard went on nevertheless
+                raise TimeoutError  # noqa: TRY301
+            if not isinstance(verdict, Verdict):
+                return _unavailable(guard, item, f"its check returned {type(verdict).__name__}, which is no Verdict")
+            if problem := _problem(verdict, present):
+                return _unavailable(guard, item, problem)
+            return replace(verdict, guard=guard.name, stage=item.stage, seconds=anyio.current_time() - begun)
         except TimeoutError:
             return _unavailable(guard, item, f"it gave no verdict within {self.policy.timeout:g} s")
         except _UntestedError as error:
             return _unavailable(guard, item, str(error), error)
         except LlamaError as error:
             return _unavailable(guard, item, f"its check failed with {type(error).__name__}: {error}", error)
-        except Exception as error:  # noqa: BLE001 - whatever fails in a guard is no verdict
+        except BaseException as error:
+            if _ends_the_task(error):
+                raise
             return _unavailable(guard, item, f"its check failed with {type(error).__name__}", error)
-        if not isinstance(verdict, Verdict):
-            return _unavailable(guard, item, f"its check returned {type(verdict).__name__}, which is no Verdict")
-        if problem := _problem(verdict, seen):
-            return _unavailable(guard, item, problem)
-        return replace(verdict, guard=guard.name, stage=item.stage, seconds=anyio.current_time() - begun)
 
     async def _test(self, guard: Guard) -> None:
         """Start a guard and run its self-test, once; one that fails is tried again with the next item."""
@@ -151,7 +156,9 @@ class Guarding:
                     passed = await guard.selftest()
             except TimeoutError:
                 raise _UntestedError(f"its self-test did not end within {self.policy.selftest_timeout:g} s") from None
-            except Exception as error:
+            except BaseException as error:
+                if _ends_the_task(error):
+                    raise
                 raise _UntestedError(f"its self-test failed with {type(error).__name__}: {error}") from error
             if passed is False:
                 raise _UntestedError("its self-test failed")
@@ -190,7 +197,7 @@ def _problem(verdict: Verdict, item: Item) -> str | None:
     return None
 
 
-def _unavailable(guard: Guard, item: Item, problem: str, cause: Exception | None = None) -> GuardUnavailable:
+def _unavailable(guard: Guard, item: Item, problem: str, cause: BaseException | None = None) -> GuardUnavailable:
     error = GuardUnavailable(
         f"The guard {guard.name} gave no verdict on the {item.stage}: {problem}. Mend it, or let turns pass without "
         'it with GuardPolicy(on_error="allow").',
@@ -200,6 +207,16 @@ def _unavailable(guard: Guard, item: Item, problem: str, cause: Exception | None
     )
     error.__cause__ = cause
     return error
+
+
+def _ends_the_task(error: BaseException) -> bool:
+    """Return whether an exception is a cancellation or an interrupt; any other that leaves a guard is no verdict.
+
+    So is `SystemExit`, which would end the event loop; some libraries raise it where a download fails.
+    """
+    if isinstance(error, BaseExceptionGroup):
+        return all(_ends_the_task(one) for one in error.exceptions)
+    return isinstance(error, anyio.get_cancelled_exc_class() | KeyboardInterrupt)
 
 
 class _UntestedError(Exception):

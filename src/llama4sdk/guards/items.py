@@ -11,7 +11,7 @@ from llama4sdk.guards.protocol import Item
 from llama4sdk.messages import AssistantMessage, Text, ToolMessage, UserMessage
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Iterator, Mapping, Sequence
 
     from llama4sdk.messages import Message, ToolCall
     from llama4sdk.parts import Part
@@ -48,8 +48,10 @@ def raw_item(request: Request, text: str) -> Item:
 
 
 def call_item(request: Request, call: ToolCall) -> Item:
-    """Return the item of a tool call."""
+    """Return the item of a tool call: its name, its arguments as JSON, and the texts that JSON escapes."""
     text = f"{call.name} {json.dumps(call.arguments, ensure_ascii=False, default=str)}"
+    escaped = [one for one in _texts(call.arguments) if json.dumps(one, ensure_ascii=False) != f'"{one}"']
+    text = "\n".join([text, *escaped])
     messages = (*request.messages, AssistantMessage("", tool_calls=(call,)))
     return Item("tool_call", text, messages=messages, call=call, request_id=request.request_id)
 
@@ -71,6 +73,21 @@ def with_redactions(request: Request, redactions: Mapping[int, Sequence[Redactio
     for place, stretches in redactions.items():
         messages[place] = _replaced(messages[place], stretches)
     return replace(request, messages=tuple(messages))
+
+
+def _texts(value: object) -> Iterator[str]:
+    """Yield the texts in a JSON value, names of fields included."""
+    waiting = [value]
+    while waiting:
+        match waiting.pop():
+            case str() as text:
+                yield text
+            case dict() as fields:
+                waiting += [*fields.values(), *fields]
+            case list() | tuple() as members:
+                waiting += members
+            case _:
+                pass
 
 
 def _last_turn(request: Request) -> int:

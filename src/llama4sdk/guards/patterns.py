@@ -6,6 +6,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 from llama4sdk.errors import BackendMissing, InvalidRequest
+from llama4sdk.guards.folding import folded
 from llama4sdk.guards.personal_data import CANARY as PERSON
 from llama4sdk.guards.personal_data import Personal, personal_finder
 from llama4sdk.guards.secret_finder import CANARY as KEY
@@ -24,7 +25,7 @@ _BENIGN = "The sky is blue, and water is wet."
 
 
 class PatternGuard:
-    """Applies rules to text.
+    """Applies rules to text as it is, and as a reader sees it: without invisible characters and look-alikes of letters.
 
         PatternGuard({"ticket": r"TICKET-[0-9]{6}"}, secrets=True, action="redact")
 
@@ -97,7 +98,11 @@ class PatternGuard:
         return all(any(finder(text)) and not any(finder(_BENIGN)) for finder, text in self._canaries)
 
     def _matches(self, text: str) -> list[Match]:
-        return [match for finder in self._finders for match in finder(text)]
+        matches = [match for finder in self._finders for match in finder(text)]
+        if plain := folded(text):
+            for start, end, rule in (match for finder in self._finders for match in finder(plain.text)):
+                matches.append((*plain.stretch(start, end), rule))
+        return matches
 
 
 def _compiled(rules: Mapping[str, str], seconds: float) -> Iterator[Finder]:

@@ -6,6 +6,7 @@ import threading
 from typing import TYPE_CHECKING, Any, Final, Literal, TypeAlias, cast
 
 from llama4sdk.errors import BackendMissing, InvalidRequest
+from llama4sdk.guards.matches import Remembered, pieces
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -17,6 +18,8 @@ Personal: TypeAlias = Literal["patterns"] | bool
 CANARY: Final = "Write to jane.doe@example.com."
 """A text with an address in it, which the self-test expects to be found."""
 _LEAST_SCORE: Final = 0.4  # what any number of some length could be scores less
+_PIECE: Final = 2048  # characters that are analysed at once
+_SHARED: Final = 256  # characters that neighbouring pieces share
 _IMPERSONAL: Final = {"URL", "DATE_TIME"}
 _SIZES: Final = ("trf", "lg", "md", "sm")  # of spaCy's pipelines, the best first
 
@@ -39,12 +42,18 @@ def personal_finder(language: str, *, by_patterns: bool) -> Finder:
     lock = threading.Lock()
     made: list[Any] = []
 
-    def find(text: str) -> Iterator[Match]:
+    def data_in(piece: str) -> Iterator[Match]:
         with lock:
             made.extend([] if made else [_analyzer(language, model)])
-        for result in cast("list[Any]", made[0].analyze(text=text, language=language, score_threshold=_LEAST_SCORE)):
+        for result in cast("list[Any]", made[0].analyze(text=piece, language=language, score_threshold=_LEAST_SCORE)):
             if result.entity_type not in _IMPERSONAL:
                 yield result.start, result.end, str(result.entity_type).lower()
+
+    remembered = Remembered(data_in)
+
+    def find(text: str) -> Iterator[Match]:
+        for offset, piece in pieces(text, size=_PIECE, shared=_SHARED):
+            yield from ((offset + start, offset + end, rule) for start, end, rule in remembered(piece))
 
     _packages()
     return find

@@ -27,6 +27,9 @@ class GuardPolicy:
         selftest_timeout: Seconds for a guard's start and self-test, which may load a model.
         window: Characters of an answer after which it is checked where no sentence ends; about 64 tokens.
         overlap: Characters at the end of a checked stretch without a sentence's end that stay held back.
+        growth: Part by which an answer must have grown since its last check before the next one. Each check reads the
+            whole answer: at 0, the reading grows with the square of the answer's length; at 0.1, a guard reads at most
+            11 characters for each of the answer's, and text leaves in larger stretches.
         max_characters: Most characters of one item; a larger one is blocked.
         hidden_characters: Whether Unicode tag characters and bidirectional overrides `flag` or `block`.
 
@@ -40,6 +43,7 @@ class GuardPolicy:
     selftest_timeout: float = 120.0
     window: int = 256
     overlap: int = 64
+    growth: float = 0.0
     max_characters: int = 4_000_000
     hidden_characters: OnHidden = "flag"
 
@@ -57,4 +61,5 @@ class GuardPolicy:
             check_number(name, seconds, 0, 86_400, above=True)
         check_whole("window", self.window, 1, 1_000_000, optional=False)
         check_whole("overlap", self.overlap, 0, self.window, optional=False)
+        check_number("growth", self.growth, 0, 1)
         check_whole("max_characters", self.max_characters, 1, 2**31 - 1, optional=False)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import OrderedDict
 from functools import partial
 from typing import TYPE_CHECKING, Any, Final, Protocol
 
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
     from llama4sdk.guards.protocol import Item
 
 
+_MOST_REMEMBERED: Final = 4096  # windows
 _SPECIALS: Final = 2  # tokens that begin and end a window
 
 
@@ -91,6 +93,7 @@ class PromptGuard:
         self._canary, self._benign = canary, benign
         self._classifier: Classifier | None = None
         self._loading = anyio.Lock()
+        self._scores: OrderedDict[tuple[int, ...], float] = OrderedDict()
 
     async def start(self) -> None:
         """Load the model, once, in a worker thread."""
@@ -123,14 +126,22 @@ class PromptGuard:
 
     def _scored(self, classifier: Classifier, text: str) -> tuple[float, Windows]:
         windows = classifier.windows(text, self._window, self._overlap)
-        scores = [
-            score
-            for first in range(0, len(windows.ids), self._batch)
-            for score in classifier.harm(windows.ids[first : first + self._batch])
-        ]
-        if len(scores) != len(windows.ids):
-            raise InvalidRequest("The classifier did not score every window.")
-        return max(scores, default=0.0), windows
+        known = {ids: self._scores[ids] for ids in windows.ids if ids in self._scores}
+        fresh = [ids for ids in dict.fromkeys(windows.ids) if ids not in known]
+        for first in range(0, len(fresh), self._batch):
+            batch = fresh[first : first + self._batch]
+            scores = classifier.harm(batch)
+            if len(scores) != len(batch):
+                raise InvalidRequest("The classifier did not score every window.")
+            known |= zip(batch, scores, strict=True)
+        self._remember(known)
+        return max(known.values(), default=0.0), windows
+
+    def _remember(self, scores: dict[tuple[int, ...], float]) -> None:
+        """Keep scores of windows: each check of a growing answer, or of a longer dialog, has its beginning again."""
+        self._scores.update(scores)
+        while len(self._scores) > _MOST_REMEMBERED:
+            self._scores.popitem(last=False)
 
 
 def _loaded(model: Any) -> Classifier:

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
 Severity: TypeAlias = Literal["low", "medium", "high"]
+_OWN_RULES: Final = Path(__file__).parent / "code_rules"  # of faults that codeshield's rules leave out
 SEVERITIES: Final[tuple[Severity, ...]] = ("low", "medium", "high")
 # Severities as scanners write them, in any case.
 _RANKS: Final[dict[str, Severity]] = {
@@ -97,7 +98,7 @@ class Bandit:
 
 
 class Semgrep:
-    """Semgrep with the rules of the package `codeshield`.
+    """Semgrep with the rules of the package `codeshield`, and a few of our own beside them.
 
     Args:
         program: Path of `semgrep`.
@@ -119,15 +120,16 @@ class Semgrep:
 
     def reads(self, language: str) -> bool:
         """Return whether there are rules for a language."""
-        return bool(self._configs(language))
+        return bool(self.configs(language))
 
     async def scan(self, folder: Path, languages: Sequence[str]) -> Report:
-        """Scan the files with the rules of some languages."""
+        """Scan the files with the rules of some languages; those with syntax errors do not count as read."""
         command = [self._program, "scan", "--json", "--metrics=off", "--disable-version-check", "--no-git-ignore"]
-        for config in dict.fromkeys(path for language in languages for path in self._configs(language)):
+        for config in dict.fromkeys(path for language in languages for path in self.configs(language)):
             command += ["--config", str(config)]
         tree = await _json_of([*command, str(folder)], folder)
-        read = frozenset(Path(name).name for name in tree["paths"]["scanned"])
+        broken = {Path(error["path"]).name for error in tree["errors"] if error.get("path")}
+        read = frozenset(Path(name).name for name in tree["paths"]["scanned"]) - broken
         faults = tuple(
             Fault(
                 Path(one["path"]).name,
@@ -138,10 +140,12 @@ class Semgrep:
         )
         return Report(read, faults)
 
-    def _configs(self, language: str) -> list[Path]:
+    def configs(self, language: str) -> list[Path]:
+        """Return the files of rules for a language."""
+        own = _OWN_RULES / f"{language}.json"
         together = self._rules / "_generated_" / f"{language}_codeshield.json"
         if together.is_file():
-            return [together]
+            return [together, *([own] if own.is_file() else [])]
         return sorted([*self._rules.glob(f"{language}/**/*.yaml"), *self._rules.glob(f"{language}/**/*.yml")])
 
 

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import re
+import string
 from typing import TYPE_CHECKING, Any, Final, cast
 
 from llama4sdk.errors import BackendMissing
+from llama4sdk.guards.matches import Remembered, pieces
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -20,12 +22,12 @@ _PRIVATE_KEY: Final = re.compile(
 )
 # Keys of a known beginning that the detectors leave out.
 _KEY: Final = re.compile(r"\b(?:github_pat_|hf_|nvapi-|sk-ant-|sk-proj-|AIza)[A-Za-z0-9_-]{20,}")
-_TOKEN: Final = re.compile(r"[A-Za-z0-9_+/=~-]+(?:\.[A-Za-z0-9_+/=~-]+)*")  # a detector may return a part of a key
+_TOKEN: Final = frozenset(string.ascii_letters + string.digits + "_+/=~.-")
 _SHORTEST: Final = 8  # characters of a line that can hold a secret
 _PASSWORD: Final = re.compile(r"(?=\D*\d)\S{8,}")
 _UNUSED: Final = {"IPPublicDetector"}  # addresses are no secrets
-_STRETCH: Final = 4096  # characters of a line that are searched at once, since expressions may be slow on long ones
-_SHARED: Final = 512  # characters that neighbouring stretches share; longer than any key without a line's end
+_STRETCH: Final = 1024  # characters of a line that are searched at once, since expressions may be slow on long ones
+_SHARED: Final = 256  # characters that neighbouring stretches share
 
 
 def secret_finder() -> Finder:
@@ -39,20 +41,20 @@ def secret_finder() -> Finder:
     """
     detectors = _detectors()
 
+    def secrets_in(stretch: str) -> Iterator[Match]:
+        for value in {value for detector in detectors for value in _values(detector, stretch)}:
+            for place in re.finditer(re.escape(value), stretch):
+                yield place.start(), place.end(), "secret"
+
+    remembered = Remembered(secrets_in)
+
     def find(text: str) -> Iterator[Match]:
         for pattern in (_PRIVATE_KEY, _KEY):
             for key in pattern.finditer(text):
                 yield key.start(), key.end(), "secret"
         for offset, stretch in _stretches(text):
-            values = {value for detector in detectors for value in _values(detector, stretch)}
-            tokens = list(_TOKEN.finditer(stretch)) if values else []
-            for start, end in (place for value in values for place in _places(stretch, value)):
-                inside = [token for token in tokens if token.start() < end and start < token.end()]
-                yield (
-                    offset + min([start, *(token.start() for token in inside)]),
-                    offset + max([end, *(token.end() for token in inside)]),
-                    "secret",
-                )
+            for start, end, rule in remembered(stretch):
+                yield *_whole_token(text, offset + start, offset + end), rule
 
     return find
 
@@ -96,15 +98,16 @@ def _stretches(text: str) -> Iterator[tuple[int, str]]:
     """Yield the lines of a text with their offsets, long ones in pieces that overlap."""
     offset = 0
     for line in text.splitlines(keepends=True):
-        for start in range(
-            0 if len(line.strip()) >= _SHORTEST else len(line), max(1, len(line) - _SHARED), _STRETCH - _SHARED
-        ):
-            yield offset + start, line[start : start + _STRETCH]
+        if len(line.strip()) >= _SHORTEST:
+            for start, stretch in pieces(line, size=_STRETCH, shared=_SHARED):
+                yield offset + start, stretch
         offset += len(line)
 
 
-def _places(text: str, value: str) -> Iterator[tuple[int, int]]:
-    place = text.find(value)
-    while place >= 0:
-        yield place, place + len(value)
-        place = text.find(value, place + len(value))
+def _whole_token(text: str, start: int, end: int) -> tuple[int, int]:
+    """Return a stretch with the rest of the tokens at its ends: a detector may return a part of a key."""
+    while start > 0 and text[start] in _TOKEN and text[start - 1] in _TOKEN:
+        start -= 1
+    while end < len(text) and text[end - 1] in _TOKEN and text[end] in _TOKEN:
+        end += 1
+    return start, len(text[:end].rstrip(".")) if text[end - 1] == "." else end

@@ -167,9 +167,8 @@ class _Attempt:
 
     async def room(self) -> None:
         """Wait while so much is held that the backend should not run further ahead."""
-        most = _AHEAD * self._policy.window
         held = self._held
-        while held.waiting_for_reader > most or self._unchecked() > most:
+        while max(held.waiting_for_reader, self._unchecked()) > _AHEAD * max(self._policy.window, self._least()):
             await self.changed()
 
     def end_of_events(self) -> None:
@@ -236,7 +235,14 @@ class _Attempt:
             return True
         if self._policy.streaming == "final":
             return False
-        return len(held.answer) - self._checked >= self._policy.window or held.sentence_ends_behind(self._checked)
+        fresh = len(held.answer) - self._checked
+        if fresh < self._least():
+            return False
+        return fresh >= self._policy.window or held.sentence_ends_behind(self._checked)
+
+    def _least(self) -> int:
+        """Return by how many characters the answer must have grown before its next check."""
+        return int(self._policy.growth * self._checked)
 
     async def _judge_call(self, index: int, item: Item, call: ToolCall | None) -> None:
         epoch = self._held.epoch

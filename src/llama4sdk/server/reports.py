@@ -63,7 +63,7 @@ class Reports:
         return Response(body, headers={"content-type": CONTENT_TYPE})
 
     def _model(self, name: str) -> dict[str, Any]:
-        capabilities = self._serving.backend.capabilities
+        capabilities = self._serving.answers.capabilities
         return {
             "id": name,
             "object": "model",
@@ -71,6 +71,7 @@ class Reports:
             "owned_by": "llama4sdk.server",
             "max_model_len": capabilities.context,
             "max_images": capabilities.max_images,
+            "guards": capabilities.guards,
         }
 
     def _check_key(self, request: Request) -> None:
