@@ -18,6 +18,9 @@ import anyio
 import httpcore
 import httpx
 
+from llama4_http.plain_stream import connect, connects_to
+from llama4sdk.owned_task import in_asyncio
+
 if TYPE_CHECKING:
     import ssl
     from collections.abc import Awaitable, Callable
@@ -34,7 +37,7 @@ class OneServer(httpx.AsyncBaseTransport):
 
     def __init__(self, tls: ssl.SSLContext | None = None) -> None:
         self._tls = tls
-        self._network = _Network()
+        self._networks = {b"http": _PlainNetwork(), b"https": _Network()}
         self._idle: list[httpcore.AsyncHTTPConnection] = []
         self._busy: set[httpcore.AsyncHTTPConnection] = set()
 
@@ -85,7 +88,7 @@ class OneServer(httpx.AsyncBaseTransport):
                 return connection
             await uncut(connection.aclose)
         return httpcore.AsyncHTTPConnection(
-            origin, ssl_context=self._tls, keepalive_expiry=_KEEP, network_backend=self._network
+            origin, ssl_context=self._tls, keepalive_expiry=_KEEP, network_backend=self._networks.get(origin.scheme)
         )
 
     async def _let_go(self, connection: httpcore.AsyncHTTPConnection) -> None:
@@ -161,6 +164,22 @@ class _Network(httpcore.AsyncNetworkBackend):
         socket_options: Iterable[Any] | None = None,
     ) -> httpcore.AsyncNetworkStream:
         return _Stream(await self._sockets.connect_tcp(host, port, timeout, local_address, socket_options))
+
+
+class _PlainNetwork(_Network):
+    """Connections without TLS: our own on asyncio, anyio's elsewhere."""
+
+    async def connect_tcp(
+        self,
+        host: str,
+        port: int,
+        timeout: float | None = None,
+        local_address: str | None = None,
+        socket_options: Iterable[Any] | None = None,
+    ) -> httpcore.AsyncNetworkStream:
+        if in_asyncio() and timeout is None and local_address is None and not socket_options and connects_to(host):
+            return await connect(host, port)
+        return await super().connect_tcp(host, port, timeout, local_address, socket_options)
 
 
 class _Stream(httpcore.AsyncNetworkStream):

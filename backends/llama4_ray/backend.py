@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import secrets
 from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -10,12 +9,12 @@ from typing import TYPE_CHECKING, Any
 import anyio
 
 from llama4_ray import cluster
-from llama4_ray.scaling import Scaler, Scaling
+from llama4_ray.fleet import Fleet
+from llama4_ray.scaling import Scaling
 from llama4_ray.settings import Settings
 from llama4sdk.backend import Capabilities
-from llama4sdk.errors import InvalidRequest, LlamaError
+from llama4sdk.errors import InvalidRequest
 from llama4sdk.owned_task import start_owned
-from llama4sdk.registry import open_backend
 from llama4sdk.routing import Balanced
 from llama4sdk.worker_thread import run_in_daemon_thread
 
@@ -24,7 +23,6 @@ if TYPE_CHECKING:
     from contextlib import AbstractAsyncContextManager
 
     from llama4_ray.cluster import Connection, Placed
-    from llama4sdk.backend import Backend
     from llama4sdk.events import Event
     from llama4sdk.prompting import PromptTemplate
     from llama4sdk.request import Request
@@ -43,8 +41,6 @@ _OWN = (
     "resume",
     "tokenizer",
 )
-_WATCH = 1.0  # seconds from one look at the replicas to the next
-_CONNECTIONS = 1000  # requests under way at one replica
 
 
 class RayBackend:
@@ -53,9 +49,10 @@ class RayBackend:
         async with Llama4(RayBackend("local:/models/scout", replicas=4, gpus=1, quantize="int4")) as llama: …
 
     Ray places each replica, gives it its GPUs and tells of its end; requests go straight to the replicas, over HTTP
-    with a key made for this backend. Without a cluster, one is started on this machine, and ended with the backend. A
+    with a key made for each. Without a cluster, one is started on this machine, and ended with the backend. A
     replica that dies ends its streams with `StreamInterrupted`, which `Fallback` around this backend (or `resume=True`)
-    mends at another replica; in its place a new one is started.
+    mends at another replica; in its place a new one is started. A replica with `tensor_parallel=N` gets its share of
+    one node in a placement group of its own.
 
     Args:
         spec: The backend in each replica, as `Llama4` takes it.
@@ -64,8 +61,8 @@ class RayBackend:
         max_replicas: Most replicas; left out, `replicas`.
         queue: Running requests for each replica, beyond which another one is started.
         idle: Seconds for which fewer replicas must suffice before one is stopped.
-        cpus: CPU cores that each replica takes in Ray's books.
-        gpus: GPUs that each replica gets, all of one node.
+        cpus: CPU cores that each replica takes in Ray's books; left out, one for each of its ranks.
+        gpus: GPUs that each replica gets, all of one node; one for each of its ranks, or none.
         address: The cluster's address; left out, that of the environment, else one is started on this machine.
         host: The address on which replicas listen; left out, each node's own.
         start_seconds: Most seconds for a replica to be placed and to load.
@@ -86,7 +83,7 @@ class RayBackend:
         max_replicas: int | None = None,
         queue: int = 16,
         idle: float = 60.0,
-        cpus: float = 1.0,
+        cpus: float | None = None,
         gpus: float = 0.0,
         address: str | None = None,
         host: str | None = None,
@@ -104,9 +101,7 @@ class RayBackend:
         self._first = replicas
         self._address = address
         self._resume = resume
-        self._tokenizer = tokenizer
-        self._key = secrets.token_urlsafe(32)
-        self._placed: dict[Placed, Backend] = {}
+        self._fleet = Fleet(self._settings, self._scaling, tokenizer)
         self._balanced: Balanced | None = None
         self._connection: Connection | None = None
         self._closed = False
@@ -124,12 +119,12 @@ class RayBackend:
     @property
     def replicas(self) -> int:
         """How many replicas run."""
-        return len(self._placed)
+        return len(self._fleet.placed)
 
     @property
     def placed(self) -> tuple[Placed, ...]:
         """The replicas that run."""
-        return tuple(self._placed)
+        return tuple(self._fleet.placed)
 
     @property
     def prompt_template(self) -> PromptTemplate:
@@ -147,26 +142,18 @@ class RayBackend:
 
         Raises:
             BackendMissing: Ray is not installed.
+            InvalidRequest: The cluster was started here, and this machine does not hold so many replicas.
             LlamaError: A replica can never serve.
         """
         if self._balanced is not None or self._closed:
             raise InvalidRequest("A Ray backend is started once; make another one.")
-        self._connection = await run_in_daemon_thread(partial(cluster.connect, self._address))
-        backends: list[Backend] = []
-
-        async def place() -> None:
-            backends.append(await self._place())
-
-        try:
-            async with anyio.create_task_group() as tasks:
-                for _ in range(self._first):
-                    tasks.start_soon(place)
-        except ExceptionGroup as group:
-            raise group.exceptions[0] from None
-        self._balanced = Balanced(*backends, resume=self._resume)
+        self._connection = connection = await run_in_daemon_thread(partial(cluster.connect, self._address))
+        capacity = await run_in_daemon_thread(partial(connection.capacity, self._settings))
+        await self._fleet.start(self._first, capacity)
+        self._balanced = Balanced(*self._fleet.placed.values(), resume=self._resume)
         await self._balanced.start()
         self._watching, self._watched = anyio.CancelScope(), anyio.Event()
-        self._task = start_owned(partial(self._watch, self._watching, self._watched))
+        self._task = start_owned(partial(self._watch, self._balanced, self._watching, self._watched))
 
     def open(self, request: Request) -> AbstractAsyncContextManager[AsyncIterator[Event]]:
         """Run one request at a replica; see `Backend.open`."""
@@ -184,10 +171,7 @@ class RayBackend:
                 await self._watched.wait()
             if self._balanced is not None:
                 await self._balanced.aclose()
-            async with anyio.create_task_group() as tasks:
-                for replica in tuple(self._placed):
-                    del self._placed[replica]
-                    tasks.start_soon(run_in_daemon_thread, partial(cluster.stop, replica))
+            await self._fleet.stop()
             connection, self._connection = self._connection, None
             if connection is not None:
                 await run_in_daemon_thread(connection.close)
@@ -195,49 +179,12 @@ class RayBackend:
     def __repr__(self) -> str:
         return f"RayBackend({self._settings.spec!r}, replicas={self.replicas})"
 
-    async def _place(self) -> Backend:
-        """Start one more replica; return the backend that asks it."""
-        placed = await run_in_daemon_thread(partial(cluster.place, self._settings, self._key))
-        options: dict[str, Any] = {"api_key": self._key, "max_connections": _CONNECTIONS, "profile": "llama4sdk"}
-        if self._tokenizer is not None:
-            options["tokenizer"] = self._tokenizer
-        backend = open_backend(placed.url + "/v1", **options)
-        self._placed[placed] = backend
-        return backend
-
-    async def _watch(self, watching: anyio.CancelScope, watched: anyio.Event) -> None:
-        """Replace replicas that died, and keep their number to the queue."""
+    async def _watch(self, balanced: Balanced, watching: anyio.CancelScope, watched: anyio.Event) -> None:
         try:
             with watching:
-                scaler = Scaler(self._scaling, anyio.current_time())
-                while True:
-                    await anyio.sleep(_WATCH)
-                    try:
-                        await self._tend(scaler)
-                    except LlamaError:
-                        await anyio.sleep(_WATCH * 5)  # no replica can be placed now; those that run go on
+                await self._fleet.keep(balanced)
         finally:
             watched.set()
-
-    async def _tend(self, scaler: Scaler) -> None:
-        balanced = self._balanced
-        if balanced is None:
-            return
-        for replica in await run_in_daemon_thread(partial(cluster.dead, tuple(self._placed))):
-            await balanced.members.remove(self._placed.pop(replica))
-        running = sum(member.running for member in balanced.members.all)
-        target = scaler.target(max(self.replicas, self._scaling.least), running, anyio.current_time())
-        if target > self.replicas:
-            await balanced.members.add(await self._place())
-        elif target < self.replicas:
-            await self._retire(balanced)
-
-    async def _retire(self, balanced: Balanced) -> None:
-        """Drain the least busy replica and stop it."""
-        replica = min(self._placed, key=lambda replica: balanced.members.of(self._placed[replica]).running)
-        await balanced.drain(self._placed[replica])
-        await balanced.members.remove(self._placed.pop(replica))
-        await run_in_daemon_thread(partial(cluster.stop, replica))
 
 
 def split_options(options: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:

@@ -4,20 +4,32 @@ from __future__ import annotations
 
 import logging
 import os
+import secrets
 import subprocess
 import sys
-from dataclasses import dataclass
+import time
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from llama4sdk.errors import BackendMissing, DeadlineExceeded, LlamaError, ServerFault, Unreachable
+from llama4_ray import placement
+from llama4sdk.errors import (
+    BackendMissing,
+    DeadlineExceeded,
+    InvalidRequest,
+    LlamaError,
+    ServerFault,
+    Unreachable,
+)
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    import threading
+    from collections.abc import Callable, Mapping, Sequence
 
     from llama4_ray.settings import Settings
 
 _LOG = logging.getLogger("llama4_ray")
 _STOP = 10.0  # seconds for a replica to end by itself
+_LOOK = 0.5  # seconds from one look at a replica that starts to the next
 
 
 @dataclass(frozen=True, eq=False)
@@ -28,11 +40,15 @@ class Placed:
         actor: Ray's handle.
         ended: The result that comes with its end.
         url: Its address.
+        key: The key that its requests carry.
+        group: Its placement group; None for a replica of one process.
     """
 
     actor: Any
     ended: Any
     url: str
+    key: str = field(repr=False)
+    group: Any = None
 
 
 class Connection:
@@ -46,6 +62,25 @@ class Connection:
     def __init__(self, head: subprocess.Popen[str] | None, *, attached: bool) -> None:
         self._head = head
         self._attached = attached
+
+    def capacity(self, settings: Settings) -> int | None:
+        """Return how many replicas there can be; None where the cluster may grow.
+
+        Raises:
+            InvalidRequest: There can be none.
+        """
+        ray = _ray()
+        nodes = ray.nodes()
+        most = placement.capacity(settings.share, nodes)
+        if most == 0 and self._head is not None:
+            raise InvalidRequest(
+                f"A replica takes {settings}, and this machine has {placement.largest(nodes)}; give other cpus= or "
+                "gpus=, or the address= of a cluster.",
+                backend="ray",
+            )
+        if most == 0:
+            _LOG.warning("a replica takes %s; the largest has %s: waiting", settings, placement.largest(nodes))
+        return None if self._head is None else most
 
     def close(self) -> None:
         """End the connection, and the cluster that was started for it."""
@@ -111,8 +146,12 @@ def _end(head: subprocess.Popen[str]) -> None:
         head.wait()
 
 
-def place(settings: Settings, key: str) -> Placed:
-    """Start a replica and wait until its backend serves.
+def place(settings: Settings, abandoned: threading.Event) -> Placed:
+    """Start a replica, with a key of its own, and wait until its backend serves.
+
+    Args:
+        settings: What runs in it, and its share of the cluster.
+        abandoned: Set when it is not wanted any more; it is then ended.
 
     Raises:
         DeadlineExceeded: It was not placed or did not start in time: the cluster has too few resources for it.
@@ -121,27 +160,49 @@ def place(settings: Settings, key: str) -> Placed:
     ray = _ray()
     from llama4_ray.replica import Replica
 
-    options: dict[str, Any] = {
-        "num_cpus": settings.cpus,
-        "num_gpus": settings.gpus,
-        "max_concurrency": 16,
-        "max_restarts": 0,  # a replica that died is replaced by another one, at another address
-    }
-    actor = ray.remote(Replica).options(**options).remote(settings.spec, settings.options, key, settings.host)
+    until = time.monotonic() + settings.start_seconds
+    key = secrets.token_urlsafe(32)
+    group, actor = placement.reserve(settings), None
     try:
-        url = ray.get(actor.start.remote(), timeout=settings.start_seconds)
-    except ray.exceptions.GetTimeoutError as error:
-        ray.kill(actor)
-        raise DeadlineExceeded(
-            f"A replica did not start within {settings.start_seconds:g} s; has the cluster {settings.cpus:g} CPUs and "
-            f"{settings.gpus:g} GPUs free?",
-            phase="connect",
-            backend="ray",
-        ) from error
-    except ray.exceptions.RayError as error:
-        ray.kill(actor)
-        raise _own(error) from error
-    return Placed(actor, actor.ended.remote(), url)
+        if group is not None:
+            _wait(group.wait, until, abandoned)
+        options: dict[str, Any] = {
+            "num_cpus": settings.share["CPU"],
+            "num_gpus": settings.share["GPU"],
+            "max_concurrency": 16,
+            "max_restarts": 0,  # a replica that died is replaced by another one, at another address
+            **placement.inside(group),
+        }
+        actor = ray.remote(Replica).options(**options).remote(settings.spec, settings.options, key, settings.host)
+        url = actor.start.remote()
+        _wait(lambda seconds: bool(ray.wait([url], timeout=seconds)[0]), until, abandoned)
+        return Placed(actor, actor.ended.remote(), ray.get(url), key, group)
+    except BaseException as error:
+        if actor is not None:
+            ray.kill(actor)
+        placement.release(group)
+        if isinstance(error, TimeoutError):
+            raise _too_late(ray, settings) from error
+        if isinstance(error, ray.exceptions.RayError):
+            raise _own(error) from error
+        raise
+
+
+def _wait(ready: Callable[[float], bool], until: float, abandoned: threading.Event) -> None:
+    while not ready(_LOOK):
+        if abandoned.is_set():
+            raise ServerFault("The start of this replica was given up.", backend="ray")
+        if time.monotonic() >= until:
+            raise TimeoutError
+
+
+def _too_late(ray: Any, settings: Settings) -> DeadlineExceeded:
+    return DeadlineExceeded(
+        f"A replica did not start within {settings.start_seconds:g} s; are {settings} free? "
+        f"The largest has {placement.largest(ray.nodes())}.",
+        phase="connect",
+        backend="ray",
+    )
 
 
 def dead(replicas: Sequence[Placed]) -> list[Placed]:
@@ -155,16 +216,23 @@ def dead(replicas: Sequence[Placed]) -> list[Placed]:
 
 
 def stop(replica: Placed) -> None:
-    """End a replica, by force where it does not end by itself."""
+    """End a replica, by force where it does not end by itself, and give its room back."""
     ray = _ray()
     try:
         ray.get(replica.actor.stop.remote(), timeout=_STOP)
     except ray.exceptions.RayError as error:
         _LOG.debug("a replica did not end by itself: %s", type(error).__name__)
     ray.kill(replica.actor)
+    placement.release(replica.group)
 
 
-def _own(error: Exception) -> LlamaError:
+def bury(replica: Placed) -> None:
+    """End what is left of a replica that has ended, and give its room back."""
+    _ray().kill(replica.actor)
+    placement.release(replica.group)
+
+
+def _own(error: BaseException) -> LlamaError:
     """Return the replica's own error, which came through Ray, or a fault that stands for another."""
     cause = getattr(error, "cause", None)
     if isinstance(cause, LlamaError):

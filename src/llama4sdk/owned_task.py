@@ -26,7 +26,7 @@ def start_owned(function: Callable[[], Awaitable[None]]) -> object:
     Args:
         function: Handles every exception itself; a cancellation at the end of the loop passes through.
     """
-    if "trio" in sys.modules and not _in_asyncio():
+    if "trio" in sys.modules and not in_asyncio():
         _spawn_in_trio(function)
         return None
     return asyncio.get_running_loop().create_task(_run(function), name="llama4sdk stream")
@@ -40,7 +40,8 @@ def running_loop() -> object:
         return current_token()
 
 
-def _in_asyncio() -> bool:
+def in_asyncio() -> bool:
+    """Return whether the running event loop is asyncio's."""
     try:
         asyncio.get_running_loop()
     except RuntimeError:

@@ -213,6 +213,7 @@ def test_only_the_named_files_await_the_network() -> None:
         "composing.py",
         "exchange.py",
         "network.py",
+        "plain_stream.py",
         "proxies.py",
         "recording.py",
         "surplus.py",

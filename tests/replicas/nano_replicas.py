@@ -2,24 +2,35 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Generator
 from contextlib import contextmanager
 from typing import Any
 
+import pytest
+
 from llama4_ray import RayBackend, cluster
+from llama4_ray.cluster import Placed
+from llama4_ray.settings import Settings
+
+NANO: dict[str, Any] = {"replicas": 2, "cpus": 0.1, "threads": 1, "context": 2048}
 
 
 def nano_replicas(**options: Any) -> RayBackend:
     """Return a backend of two replicas of nano, each on one thread."""
-    settled: dict[str, Any] = {"replicas": 2, "cpus": 0.1, "threads": 1, "context": 2048}
-    return RayBackend("local", **(settled | options))
+    return RayBackend("local", **(NANO | options))
+
+
+def kill(placed: Placed) -> None:
+    """Kill the process of a replica."""
+    import ray
+
+    ray.kill(placed.actor)
 
 
 def kill_one(backend: RayBackend) -> None:
     """Kill the process of one replica."""
-    import ray
-
-    ray.kill(next(iter(backend.placed)).actor)
+    kill(backend.placed[0])
 
 
 @contextmanager
@@ -30,3 +41,38 @@ def one_cluster() -> Generator[None]:
         yield
     finally:
         connection.close()
+
+
+class Kept:
+    """Replicas that outlive the backends which hold them, since starting one takes seconds too."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._idle: list[tuple[object, Placed]] = []
+        self._of: dict[Placed, object] = {}
+        self._place, self._stop = cluster.place, cluster.stop
+        self.started = 0
+
+    def place(self, settings: Settings, abandoned: threading.Event) -> Placed:
+        kind = repr((settings, settings.options))
+        with self._lock:
+            for entry in self._idle:
+                if entry[0] == kind and not cluster.dead([entry[1]]):
+                    self._idle.remove(entry)
+                    return entry[1]
+            self.started += 1
+        placed = self._place(settings, abandoned)
+        self._of[placed] = kind
+        return placed
+
+    def stop(self, placed: Placed) -> None:
+        with self._lock:
+            self._idle.append((self._of[placed], placed))
+
+    @contextmanager
+    def used(self) -> Generator[None]:
+        """Let backends take these replicas, and give them back when they would stop them."""
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(cluster, "place", self.place)
+            patch.setattr(cluster, "stop", self.stop)
+            yield

@@ -93,8 +93,8 @@ def done_of(events: list[Event]) -> Done:
     return done
 
 
-async def until(happened: Callable[[], bool]) -> None:
+async def until(happened: Callable[[], bool], seconds: float = 20) -> None:
     """Wait until something has happened that no event tells of."""
-    with anyio.fail_after(20):
+    with anyio.fail_after(seconds):
         while not happened():  # noqa: ASYNC110
             await anyio.sleep(0.002)

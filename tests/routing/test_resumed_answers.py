@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import anyio
@@ -19,7 +19,7 @@ from llama4sdk import Llama4, Reply, Sampling, Switched
 from llama4sdk.backend import Backend
 from llama4sdk.routing import Fallback
 from llama4sdk.server import create_app, running
-from long_runs import often
+from long_runs import LONG, often
 from routing.failing import Cutting
 
 GREEDY = Sampling(temperature=0, max_tokens=40)
@@ -46,6 +46,14 @@ ASKED: dict[str, dict[str, Any]] = {
     "called": {"prompt": "What is the weather in Paris?", "tools": [get_weather]},
     "typed": {"prompt": "Ada is 36.", "output": SCHEMA},
 }
+LONG_ASKED: dict[str, dict[str, Any]] = {
+    "stopped": {"prompt": "Count from 1 to 40.", "sampling": replace(GREEDY, stop=("7, 8",))},
+    "probable": {"prompt": "Tell me about yourself.", "sampling": replace(GREEDY, logprobs=2)},
+    "drawn": {"prompt": "Tell me a story.", "sampling": Sampling(temperature=1.0, seed=7, max_tokens=40)},
+    "penalized": {"prompt": "Who are you?", "sampling": replace(GREEDY, repetition_penalty=1.3)},
+    "number": {"prompt": "What is 1234 + 4321?", "output": {"type": "integer"}},
+}
+ASKED.update(LONG_ASKED if LONG else {})
 ROUTES = ["local → local", "HTTP → local", "local → HTTP", "HTTP → HTTP"]
 
 
@@ -88,7 +96,8 @@ async def places() -> AsyncGenerator[Places]:
 async def reply_of(backend: Backend, asked: str) -> tuple[Reply, list[Switched]]:
     async with Llama4(backend) as llama:
         options = {name: value for name, value in ASKED[asked].items() if name != "prompt"}
-        async with llama.stream(ASKED[asked]["prompt"], sampling=GREEDY, **options) as stream:
+        sampling = options.pop("sampling", GREEDY)
+        async with llama.stream(ASKED[asked]["prompt"], sampling=sampling, **options) as stream:
             events = [event async for event in stream]
         return stream.snapshot, [event for event in events if isinstance(event, Switched)]
 

@@ -6,6 +6,8 @@ from dataclasses import dataclass
 
 from llama4sdk.checks import check_number, check_whole
 
+LONGEST_REST = 3600.0  # seconds that a server may ask for
+
 
 @dataclass(frozen=True, slots=True)
 class Breaker:
@@ -39,6 +41,8 @@ class CircuitBreaker:
         self._failures = 0
         self._rests_until: float | None = None
         self._probing = False
+        self.era = 0
+        """Counts failures: answers that one event breaks, however many, were begun in the same era."""
 
     @property
     def is_open(self) -> bool:
@@ -63,17 +67,20 @@ class CircuitBreaker:
         """Close it: the backend answers."""
         self._failures, self._rests_until, self._probing = 0, None, False
 
-    def failed(self, now: float, *, retry_after: float | None = None) -> None:
-        """Count a failure; a backend that asks to be left alone rests for as long as it asks.
+    def failed(self, now: float, *, retry_after: float | None = None, begun: int | None = None) -> None:
+        """Count a failure; a backend that asks to be left alone rests for as long as it asks, but an hour at most.
 
         Args:
             now: The event loop's time.
             retry_after: Seconds that the backend asked for.
+            begun: For an answer that broke off, the era in which it began: of those that break together one counts.
         """
-        self._failures += 1
+        if begun is None or begun == self.era:
+            self._failures += 1
+            self.era += 1
         tried, self._probing = self._probing, False
         rest = self._settings.rest if tried or self._failures >= self._settings.failures else 0.0
-        rest = max(rest, retry_after or 0.0)
+        rest = max(rest, min(retry_after or 0.0, LONGEST_REST))
         if rest:
             self._rests_until = max(self._rests_until or 0.0, now + rest)
 

@@ -5,9 +5,10 @@ from __future__ import annotations
 import heapq
 import itertools
 from dataclasses import dataclass, field
-from typing import Generic, TypeVar
+from typing import Generic, TypeAlias, TypeVar
 
 T = TypeVar("T")
+_Flow: TypeAlias = tuple[str, int]  # a tenant and a priority
 
 _STEEPEST = 8  # priorities beyond this count as this one
 
@@ -17,7 +18,14 @@ class _Entry(Generic[T]):
     finish: float
     number: int
     item: T = field(compare=False)
-    cost: float = field(compare=False, default=0.0)
+    cost: float = field(compare=False)
+    flow: _Flow = field(compare=False)
+
+
+@dataclass(slots=True)
+class _Backlog:
+    items: int = 0
+    finish: float = 0.0  # of the last of them
 
 
 class FairQueue(Generic[T]):
@@ -28,35 +36,38 @@ class FairQueue(Generic[T]):
 
     def __init__(self) -> None:
         self._entries: list[_Entry[T]] = []
-        self._gone: set[int] = set()
-        self._numbers = itertools.count()
+        self._waiting: dict[int, _Entry[T]] = {}  # by number, those of `_entries` that were not removed
         self._clock = 0.0  # of what was served last
-        self._last: dict[tuple[str, int], float] = {}
-        self._costs: dict[int, float] = {}
+        self._flows: dict[_Flow, _Backlog] = {}
+        self._numbers = itertools.count()
+        self.cost = 0.0
+        """Cost of all that waits."""
 
     def __len__(self) -> int:
-        return len(self._costs)
-
-    @property
-    def cost(self) -> float:
-        """Cost of all that waits."""
-        return sum(self._costs.values())
+        return len(self._waiting)
 
     def put(self, item: T, *, tenant: str, priority: int, cost: float) -> int:
         """Add an item; return the number by which it can be taken out again."""
-        number = next(self._numbers)
-        rank = max(-_STEEPEST, min(priority, _STEEPEST))
-        flow = (tenant, rank)
-        finish = max(self._clock, self._last.get(flow, 0.0)) + cost / 2.0**rank
-        self._last[flow] = finish
-        heapq.heappush(self._entries, _Entry(finish, number, item, cost))
-        self._costs[number] = cost
-        return number
+        flow = _flow(tenant, priority)
+        entry = _Entry(self._finish(flow, cost), next(self._numbers), item, cost, flow)
+        backlog = self._flows.setdefault(flow, _Backlog())
+        backlog.items += 1
+        backlog.finish = entry.finish
+        heapq.heappush(self._entries, entry)
+        self._waiting[entry.number] = entry
+        self.cost += cost
+        return entry.number
+
+    def ahead_of(self, *, tenant: str, priority: int, cost: float) -> tuple[int, float]:
+        """Return how many items would be served before a new one, and their cost."""
+        finish = self._finish(_flow(tenant, priority), cost)
+        ahead = [entry.cost for entry in self._waiting.values() if entry.finish <= finish]
+        return len(ahead), sum(ahead)
 
     def remove(self, number: int) -> None:
         """Take an item out that shall not be served any more."""
-        if self._costs.pop(number, None) is not None:
-            self._gone.add(number)
+        if (entry := self._waiting.get(number)) is not None:
+            self._forget(entry)
             self._drop_gone()
 
     def peek(self) -> T | None:
@@ -71,13 +82,28 @@ class FairQueue(Generic[T]):
         """
         entry = heapq.heappop(self._entries)
         self._clock = entry.finish
-        del self._costs[entry.number]
+        self._forget(entry)
         self._drop_gone()
-        if not self._entries:
-            self._last.clear()
-            self._clock = 0.0
         return entry.item
 
+    def _finish(self, flow: _Flow, cost: float) -> float:
+        backlog = self._flows.get(flow)
+        return max(self._clock, backlog.finish if backlog else 0.0) + cost / 2.0 ** flow[1]
+
+    def _forget(self, entry: _Entry[T]) -> None:
+        del self._waiting[entry.number]
+        self.cost = self.cost - entry.cost if self._waiting else 0.0
+        backlog = self._flows[entry.flow]
+        backlog.items -= 1
+        if not backlog.items:  # what it did not get is not held against it
+            del self._flows[entry.flow]
+
     def _drop_gone(self) -> None:
-        while self._entries and self._entries[0].number in self._gone:
-            self._gone.discard(heapq.heappop(self._entries).number)
+        while self._entries and self._entries[0].number not in self._waiting:
+            heapq.heappop(self._entries)
+        if not self._entries:
+            self._clock = 0.0
+
+
+def _flow(tenant: str, priority: int) -> _Flow:
+    return tenant, max(-_STEEPEST, min(priority, _STEEPEST))

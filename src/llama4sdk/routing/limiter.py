@@ -10,6 +10,7 @@ import anyio.lowlevel
 
 from llama4sdk.checks import check_number, check_whole
 from llama4sdk.errors import Overloaded
+from llama4sdk.routing.breaker import LONGEST_REST
 from llama4sdk.routing.fair_queue import FairQueue
 from llama4sdk.routing.rates import Rate
 
@@ -93,11 +94,13 @@ class Limiter:
             Overloaded: It would wait, or has waited, longer than that or than `max_wait`.
         """
         begun = anyio.current_time()
-        most = min(self._max_wait, patience)
-        if self._expected_wait(tokens, begun) > max(most, 0.0):
-            raise self._overloaded(tokens, most)
-        waiter = _Waiter(tokens)
-        number = self._queue.put(waiter, tenant=tenant, priority=priority, cost=max(tokens, 1.0))
+        most = max(min(self._max_wait, patience), 0.0)
+        waiter, cost = _Waiter(tokens), max(tokens, 1.0)
+        if self._expected_wait(tokens, begun, len(self._queue), self._queue.cost) > most:
+            ahead = self._queue.ahead_of(tenant=tenant, priority=priority, cost=cost)  # its turn may come earlier
+            if (wait := self._expected_wait(tokens, begun, *ahead)) > most:
+                raise _overloaded(wait, most)
+        number = self._queue.put(waiter, tenant=tenant, priority=priority, cost=cost)
         try:
             await self._wait(waiter, begun + most)
             await anyio.lowlevel.checkpoint()
@@ -110,7 +113,8 @@ class Limiter:
         if not waiter.admitted:
             self._queue.remove(number)
             self._wake_next()
-            raise self._overloaded(tokens, most)
+            ahead = self._queue.ahead_of(tenant=tenant, priority=priority, cost=cost)
+            raise _overloaded(self._expected_wait(tokens, anyio.current_time(), *ahead), most)
 
     def release(self, reserved: float, used: float) -> None:
         """Count a request that has ended, with the tokens that it took in the end."""
@@ -129,7 +133,7 @@ class Limiter:
     def refused(self, retry_after: float | None) -> None:
         """Take note that the server refused a request for its rate: wait as long as it asks, and go slower."""
         now = anyio.current_time()
-        self._paused_until = max(self._paused_until, now + (retry_after or 0.0))
+        self._pause(now, retry_after or 0.0)
         for rate in self._levels(now):
             rate.refused(now)
 
@@ -143,7 +147,10 @@ class Limiter:
         now = anyio.current_time()
         for rate, name in zip(self._levels(now), ("requests", "tokens"), strict=True):
             rate.allow(limits.get(name, 0.0), now)
-        self._paused_until = max(self._paused_until, now + limits.get("wait", 0.0))
+        self._pause(now, limits.get("wait", 0.0))
+
+    def _pause(self, now: float, seconds: float) -> None:
+        self._paused_until = max(self._paused_until, now + min(seconds, LONGEST_REST))
 
     async def _wait(self, waiter: _Waiter, until: float) -> None:
         """Wait until a request is admitted, or the time has come to give it up."""
@@ -167,19 +174,12 @@ class Limiter:
             )
         return self._rates
 
-    def _expected_wait(self, tokens: float, now: float) -> float:
+    def _expected_wait(self, tokens: float, now: float, ahead: int, ahead_tokens: float) -> float:
         requests, by_tokens = self._levels(now)
         return max(
             self._paused_until - now,
-            requests.wait_for(1, now, ahead=len(self._queue)),
-            by_tokens.wait_for(tokens, now, ahead=self._queue.cost),
-        )
-
-    def _overloaded(self, tokens: float, most: float) -> Overloaded:
-        wait = max(self._expected_wait(tokens, anyio.current_time()), 1.0)
-        return Overloaded(
-            f"The limits leave no room for this request within {most:.3g} s; try again in {wait:.3g} s.",
-            retry_after=wait,
+            requests.wait_for(1, now, ahead=ahead),
+            by_tokens.wait_for(tokens, now, ahead=ahead_tokens),
         )
 
     def _due(self, waiter: _Waiter, now: float) -> float:
@@ -206,3 +206,11 @@ class Limiter:
             self._timekeeper = waiter
             if waiter is not None:
                 waiter.turn.set()
+
+
+def _overloaded(wait: float, most: float) -> Overloaded:
+    wait = max(wait, 1.0)
+    return Overloaded(
+        f"The limits leave no room for this request within {most:.3g} s; try again in {wait:.3g} s.",
+        retry_after=wait,
+    )

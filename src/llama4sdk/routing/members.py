@@ -60,7 +60,8 @@ class Member:
     async def idle(self) -> None:
         """Wait until it runs no request."""
         if self.running:
-            self._idle = anyio.Event()
+            if self._idle is None or self._idle.is_set():
+                self._idle = anyio.Event()
             await self._idle.wait()
 
     def serves(self, request: Request) -> bool:
@@ -95,6 +96,7 @@ class Members:
         self._breaker = breaker or Breaker()
         self._made = len(backends)
         self.all = [Member(opened(backend), self._breaker, number) for number, backend in enumerate(backends)]
+        self._last: Capabilities | None = None  # of those that were removed, when none is left
 
     @property
     def usable(self) -> list[Member]:
@@ -104,6 +106,8 @@ class Members:
     @property
     def capabilities(self) -> Capabilities:
         """The features of at least one of them; promises about answers only where all keep them."""
+        if not self.all and self._last is not None:
+            return self._last
         each = [member.backend.capabilities for member in self.usable or self.all]
         return Capabilities(
             name=self._wrapper,
@@ -188,6 +192,7 @@ class Members:
         """
         member = self.of(backend)
         member.draining = True
+        self._last = self.capabilities
         self.all.remove(member)
         await member.backend.aclose()
 

@@ -66,7 +66,7 @@ class Rate:
         return max(self._per_second * self._burst, self._least)
 
     def _now(self, now: float) -> float:
-        return min(self._level + (now - self._at) * self._per_second, self._most)
+        return min(self._level + max(now - self._at, 0.0) * self._per_second, self._most)
 
     def _keep(self, per_second: float, now: float) -> None:
         level = self._least if self._per_second == math.inf else self._now(now)

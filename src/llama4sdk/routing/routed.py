@@ -67,6 +67,7 @@ class Routed(AsyncIterator[Event]):
         self._metered: Usage | None = None  # of the last try
         self._probes = False  # whether the try decides on the rest of its backend
         self._progress = 0  # how much had been shown when the try began
+        self._era = 0  # of the backend's failures, when the try began
         self._clock: Clock
         self._timer: LazyTimer
 
@@ -99,6 +100,8 @@ class Routed(AsyncIterator[Event]):
                 return self._ready.popleft()
             if self._over:
                 raise StopAsyncIteration
+            if self._block is None and not await self._chosen():
+                continue
             phase, until = self._clock.limit(self._timer.now())
             failure: Exception | None = None
             with self._timer.scope(until) as scope:
@@ -120,14 +123,12 @@ class Routed(AsyncIterator[Event]):
             await self._failed(failure)
 
     async def _next(self) -> Event:
-        events = self._events
-        if events is None:
-            events = await self._try_next()
-        if events is None:
-            self._over = True
-            return Done("length", self._shown.complete(self._metered))
+        if self._events is None:
+            if self._block is None:
+                raise StreamInterrupted("The request was left.")
+            self._events = await self._block.__aenter__()
         try:
-            return await events.__anext__()
+            return await self._events.__anext__()
         except StopAsyncIteration:
             raise StreamInterrupted("The backend ended its events before the answer was complete.") from None
 
@@ -166,8 +167,24 @@ class Routed(AsyncIterator[Event]):
         if self._member is not None:
             self._router.answered(self._request, self._member)
 
-    async def _try_next(self) -> AsyncIterator[Event] | None:
-        """Enter the next backend's block; return None when nothing is left to be written.
+    async def _chosen(self) -> bool:
+        """Choose the next backend, whose deadlines then run; return whether there is one to be read.
+
+        Raises:
+            LlamaError: When no backend is left.
+        """
+        try:
+            if self._choose():
+                return True
+        except Exception as error:  # noqa: BLE001 - as above
+            await self._failed(error)
+            return False
+        self._over = True
+        self._ready.append(Done("length", self._shown.complete(self._metered)))
+        return False
+
+    def _choose(self) -> bool:
+        """Choose the next backend, and make its block; return False when nothing is left to be written.
 
         Raises:
             LlamaError: When no backend is left.
@@ -175,7 +192,7 @@ class Routed(AsyncIterator[Event]):
         self._router.members.check_open()
         request = self._shown.rest_of_request()
         if request is None:
-            return None
+            return False
         member = self._pick(request)
         if member is None and self._shown.anything and self._shown.withdrawable:
             self._shown.withdraw()
@@ -191,10 +208,10 @@ class Routed(AsyncIterator[Event]):
         self._tried.add(member)
         self._member = member
         member.running += 1
+        self._era = member.breaker.era
         self._probes = member.breaker.begin()
         self._block = member.backend.open(request)
-        self._events = await self._block.__aenter__()
-        return self._events
+        return True
 
     def _pick(self, request: Request) -> Member | None:
         if self._shown.calls:  # no backend goes on with calls that it has not written itself
@@ -226,7 +243,8 @@ class Routed(AsyncIterator[Event]):
         failure = one_error(error, member.name if member else wrapper, self._request.request_id)
         if member is not None and tells_of_health(failure):
             retry_after = failure.retry_after if isinstance(failure, Overloaded) else None
-            member.breaker.failed(anyio.current_time(), retry_after=retry_after)
+            begun = self._era if self._clock.answering else None
+            member.breaker.failed(anyio.current_time(), retry_after=retry_after, begun=begun)
         await self._leave()
         rules = self._router.rules
         goes_on = member is not None and action_for(failure, rules.policy) == "next"

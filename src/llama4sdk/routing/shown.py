@@ -6,6 +6,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from llama4sdk.events import Usage
+from llama4sdk.surrogates import mended
 from llama4sdk.worker_thread import run_in_daemon_thread
 
 if TYPE_CHECKING:
@@ -54,7 +55,7 @@ class Shown:
             tokenizer: Counts the tokens of the text; without one, each event of text counts as one.
         """
         new, self._counted = self.texts[self._counted :], len(self.texts)
-        count = len(new) if tokenizer is None else await _count(tokenizer, "".join(new))
+        count = len(new) if tokenizer is None else await _count(tokenizer, mended("".join(new)))
         self._begun.append(self._tokens)
         self._tokens += count
         self._written += count
@@ -72,7 +73,7 @@ class Shown:
             sampling = replace(sampling, max_tokens=left, min_tokens=max(sampling.min_tokens - self._tokens, 0))
         else:
             sampling = replace(sampling, min_tokens=max(sampling.min_tokens - self._tokens, 0))
-        begun = request.answer_so_far + "".join(self.texts)
+        begun = request.answer_so_far + mended("".join(self.texts))
         return replace(request, sampling=sampling, answer_so_far=begun)
 
     def complete(self, last: Usage | None) -> Usage | None:
