@@ -23,24 +23,25 @@ class Choice(NamedTuple):
 
 
 _CHOICES = (
-    Choice("guard-4", "int4", "Guard 4, int4"),
-    Choice("guard-4", None, "Guard 4, bf16"),
-    Choice("scout", "int4", "Scout, int4"),
-    Choice("scout", "fp8", "Scout, FP8"),
-    Choice("scout", None, "Scout, bf16"),
-    Choice("maverick", "int4", "Maverick, int4"),
+    Choice("guard-4", "int4", "Guard 4 int4"),
+    Choice("guard-4", None, "Guard 4 bf16"),
+    Choice("scout", "int4", "Scout int4"),
+    Choice("scout", "fp8", "Scout FP8"),
+    Choice("scout", None, "Scout bf16"),
+    Choice("maverick", "int4", "Maverick int4"),
 )
 
 
 def table() -> str:
     """Return the table: the longest context on Hopper GPUs, elsewhere whether 8,192 tokens fit."""
-    lines = [f"| | {' | '.join(choice.title for choice in _CHOICES)} |", "|" + "---|" * (len(_CHOICES) + 1)]
+    titles = ("machine", "memory", *(choice.title for choice in _CHOICES))
+    lines = [f"| {' | '.join(titles)} |", "|" + "---|" * len(titles)]
     for gigabytes, names in _gpus(hopper=True).items():
         cells = [_context(choice, names[0]) for choice in _CHOICES]
-        lines.append(f"| **{', '.join(names)}**, {gigabytes} GB | {' | '.join(cells)} |")
+        lines.append(f"| **{', '.join(names)}** | {gigabytes} GB | {' | '.join(cells)} |")
     for gigabytes, names in {**_gpus(hopper=False), **{size: ["CPU"] for size in _CPU_MEMORY}}.items():
         cells = ["yes" if _fits(choice, gigabytes) else "–" for choice in _CHOICES]
-        lines.append(f"| {', '.join(names)}, {gigabytes} GB | {' | '.join(cells)} |")
+        lines.append(f"| {', '.join(names)} | {gigabytes} GB | {' | '.join(cells)} |")
     return "\n".join(lines) + "\n"
 
 

@@ -8,6 +8,7 @@ from docs_parts import machines
 from docs_parts.bars import VARIANTS, draw
 from docs_parts.charts import charts
 from docs_parts.diagram import architecture
+from docs_parts.gallery import gallery
 
 ROOT = Path(__file__).resolve().parents[1]
 DOCS = ROOT / "docs"
@@ -23,7 +24,11 @@ def parts() -> dict[Path, str]:
         for name, chart in charts(ROOT / "benchmarks" / "results").items()
         for variant, palette in VARIANTS.items()
     }
-    return {**diagrams, **drawn, DOCS / "weights.md": _filled(DOCS / "weights.md", "machines", machines.table())}
+    pages = {
+        DOCS / "weights.md": _filled(DOCS / "weights.md", "machines", machines.table()),
+        DOCS / "examples.md": gallery(ROOT / "examples"),
+    }
+    return {**diagrams, **drawn, **pages}
 
 
 def _filled(page: Path, name: str, text: str) -> str:

@@ -1,6 +1,6 @@
 """Chat, vision and two streams at once, with the bundled nano model: offline, inside this process.
 
-Run it with: python examples/quickstart.py
+Run it with: `python examples/quickstart.py`
 """
 
 from __future__ import annotations

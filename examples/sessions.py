@@ -1,6 +1,6 @@
 """Sessions: read once, ask often, fork, save, and go on later; with the bundled nano model, offline.
 
-Run it with: python examples/sessions.py
+Run it with: `python examples/sessions.py`
 """
 
 from __future__ import annotations

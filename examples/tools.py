@@ -1,6 +1,6 @@
 """Functions that the model may call: declared, approved, run side by side, and the run watched as it goes.
 
-Run it with: python examples/tools.py
+Run it with: `python examples/tools.py`
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """Answers as objects: drawn live while they are written, checked at the end.
 
-Run it with: python examples/typed_answers.py (rich draws the table: pip install rich)
+Run it with: `python examples/typed_answers.py` (rich draws the table: pip install rich)
 """
 
 from __future__ import annotations

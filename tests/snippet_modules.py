@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import ast
+import asyncio
 import inspect
 import re
 import textwrap
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -47,10 +49,9 @@ def module_of(page: Path) -> str:
     text = page.read_text(encoding="utf-8")
     shared: dict[str, str] = {}
     functions: list[str] = []
-    for match in _FENCE.finditer(text):
-        line = text[: match.start()].count("\n") + 2
+    for line, code in snippets_of(text):
         rest: list[str] = []
-        for statement in _statements(textwrap.dedent(match[2])):
+        for statement in _statements(code):
             name = _shared_as(statement)
             if name is None or (name in shared and not isinstance(statement, ast.Import | ast.ImportFrom)):
                 rest.append(ast.unparse(statement))
@@ -62,19 +63,20 @@ def module_of(page: Path) -> str:
     return "\n".join([_PRELUDE, *shared.values(), "", *functions])
 
 
-def snippets_of(page: Path) -> list[str]:
-    """Return the snippets of a page."""
-    return [textwrap.dedent(match[2]) for match in _FENCE.finditer(page.read_text(encoding="utf-8"))]
+def snippets_of(text: str) -> Iterator[tuple[int, str]]:
+    """Yield the line and the code of each snippet of a page."""
+    for match in _FENCE.finditer(text):
+        yield text[: match.start()].count("\n") + 2, textwrap.dedent(match[2])
 
 
-async def run_snippets(snippets: list[str]) -> None:
-    """Run snippets one after the other, as they stand on their page."""
-    names: dict[str, Any] = {}
-    for snippet in snippets:
-        code = compile(snippet, "snippet", "exec", flags=ast.PyCF_ALLOW_TOP_LEVEL_AWAIT)
-        running = eval(code, names)  # a page of our own
-        if inspect.isawaitable(running):
-            await running
+async def run_snippet(code: str, names: dict[str, Any], *, page: str = "page", line: int = 1) -> None:
+    """Run a snippet of ours: in this loop where it awaits, else in a thread, where it may have a loop of its own."""
+    flags = ast.PyCF_ALLOW_TOP_LEVEL_AWAIT
+    compiled = compile("\n" * (line - 1) + code, page, "exec", flags=flags, dont_inherit=True)
+    if compiled.co_flags & inspect.CO_COROUTINE:
+        await eval(compiled, names)
+    else:
+        await asyncio.to_thread(exec, compiled, names)
 
 
 def _statements(code: str) -> list[ast.stmt]:
@@ -87,6 +89,8 @@ def _statements(code: str) -> list[ast.stmt]:
 def _shared_as(statement: ast.stmt) -> str | None:
     """Return the name by which a statement is shared with later snippets; None for one that is not."""
     match statement:
+        case ast.FunctionDef() | ast.AsyncFunctionDef() if any(map(_is_route, statement.decorator_list)):
+            return None
         case ast.Import() | ast.ImportFrom():
             return ast.unparse(statement)
         case ast.ClassDef() | ast.FunctionDef():
@@ -95,3 +99,8 @@ def _shared_as(statement: ast.stmt) -> str | None:
             return statement.name
         case _:
             return None
+
+
+def _is_route(decorator: ast.expr) -> bool:
+    """Return whether a decorator is a method, as of an application that the snippet makes."""
+    return isinstance(decorator, ast.Call) and isinstance(decorator.func, ast.Attribute)

@@ -13,6 +13,7 @@ import pytest
 
 from docs_parts.bars import VARIANTS, Palette
 from docs_parts.charts import charts
+from docs_parts.gallery import gallery
 from docs_parts.parts import CHARTS, DOCS, IMAGES, ROOT, parts
 
 RESULTS = ROOT / "benchmarks" / "results"
@@ -33,6 +34,18 @@ def test_a_changed_result_changes_its_chart(tmp_path: Path) -> None:
     (results / "local_cpu.json").write_text(json.dumps(measured))
     before, after = charts(RESULTS), charts(results)
     assert [name for name in before if before[name] != after[name]] == ["cpu"]
+
+
+def test_the_gallery_holds_every_example_and_refuses_to_leave_one_out(tmp_path: Path) -> None:
+    page = (DOCS / "examples.md").read_text("utf-8")
+    examples = [path for path in (ROOT / "examples").iterdir() if path.is_file()]
+    assert sorted(re.findall(r"^### (.*)$", page, re.MULTILINE)) == sorted(path.name for path in examples)
+    folder = Path(
+        shutil.copytree(ROOT / "examples", tmp_path / "examples", ignore=shutil.ignore_patterns("__pycache__"))
+    )
+    (folder / "another.py").write_text('"""Another."""\n')
+    with pytest.raises(ValueError, match=r"another\.py"):
+        gallery(folder)
 
 
 def test_every_image_is_shown_in_both_variants_and_is_there() -> None:

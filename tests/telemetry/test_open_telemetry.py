@@ -37,9 +37,10 @@ from llama4sdk.telemetry import OpenTelemetry
 from llama4sdk.testing import ScriptedBackend
 from llama4sdk.testing.faults import FaultServer
 from server_running import serving
-from snippet_modules import ROOT, run_snippets, snippets_of
+from snippet_modules import ROOT, run_snippet, snippets_of
 
 SECRET = "the code is 4711"
+OBSERVING = (ROOT / "docs" / "observing.md").read_text("utf-8")
 CALLS = [ToolCallReady(0, ToolCall("add", {"a": 17, "b": 25}, "call_1"))]
 
 
@@ -411,6 +412,8 @@ async def test_the_snippet_of_the_page_prints_its_spans(
 
     monkeypatch.setattr(ConsoleSpanExporter, "export", export)
     monkeypatch.setattr(lifetime, "backend_named", scripted)
-    await run_snippets(snippets_of(ROOT / "docs" / "observing.md"))
+    names: dict[str, Any] = {}
+    for _, code in snippets_of(OBSERVING):
+        await run_snippet(code, names)
     assert capsys.readouterr().out == "17 + 25 = 42.\n"
     assert exported == ["chat script"]
