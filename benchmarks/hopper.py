@@ -1,6 +1,6 @@
 """Checks and times the kernels on a Hopper GPU, with the repository, torch and Triton only.
 
-    python benchmarks/hopper.py [--out DIR] [--only SECTION …] [--quick] [--budget SECONDS] [--fresh]
+    python benchmarks/hopper.py [--out DIR] [--only SECTION …] [--quick] [--budget SECONDS] [--fresh] [--ranks N]
 
 Every kernel is compared with its twin in fp64 on fresh random inputs; each is timed at Scout's shapes, with inputs
 rotated beyond the L2 cache, beside torch's own; Scout itself, at full size with random weights made on the device,
@@ -36,6 +36,8 @@ from hopper_consistency import consistency  # noqa: E402
 from hopper_inputs import FORMATS, REHEARSAL, SIZES  # noqa: E402
 from hopper_model import line as model_line  # noqa: E402
 from hopper_model import run_model  # noqa: E402
+from hopper_ranks import line as rank_line  # noqa: E402
+from hopper_ranks import run_ranks  # noqa: E402
 from hopper_times import Ceilings, Row, measure_ceilings, run_kernels  # noqa: E402
 from hopper_times import line as kernel_line  # noqa: E402
 
@@ -57,14 +59,16 @@ def main() -> int:
     sections = given.only or SECTIONS
     only_models = set(sections) <= set(FORMATS)  # checks and timings need all formats
     formats: tuple[Format, ...] = tuple(name for name in FORMATS if name in sections) if only_models else FORMATS
-    compiling = workers.start_scout(formats) if workers else []
+    compiling = workers.start_scout(formats) if workers and not given.ranks else []
     results.put(machine=machine(), started=time.strftime("%Y-%m-%d %H:%M:%S"))
     ceilings = measure_ceilings()
     rates = {"copy_bytes_per_second": ceilings.copy, "bf16_flops": ceilings.bf16, "fp8_flops": ceilings.fp8}
     results.put(ceilings=rates)
     print(f"ceilings measured, {budget.left:.0f} s left", flush=True)
     compiled(compiling, budget)
-    for section in sections:
+    if given.ranks:
+        results.put(ranks=list(run_ranks(given.ranks, ceilings, budget)))
+    for section in () if given.ranks else sections:
         run_section(section, results, ceilings, budget, quick=given.quick)
         if not alive():
             print(f"the GPU takes no more work after {section}", flush=True)
@@ -84,6 +88,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--only", choices=SECTIONS, nargs="+", help="these sections, in this order")
     parser.add_argument("--quick", action="store_true", help="fewer shapes and batches")
     parser.add_argument("--budget", type=float, default=3600, help="seconds for everything")
+    parser.add_argument("--ranks", type=int, help="measure one of so many ranks, and nothing else")
     parser.add_argument("--fresh", action="store_true", help="drop the results of earlier runs")
     return parser.parse_args()
 
@@ -210,6 +215,8 @@ def show(results: dict[str, object]) -> None:
         print(kernel_line(row))
     for row in (*rows(results, "model_int4"), *rows(results, "model_fp8")):
         print(model_line(row))
+    for row in rows(results, "ranks"):
+        print(rank_line(row))
     checks = rows(results, "checks")
     print(f"{sum(bool(check['right']) for check in checks)} of {len(checks)} checks right")
     print(f"skipped: {results['skipped'] or 'nothing'}", flush=True)

@@ -78,30 +78,33 @@ def scout() -> ModelConfig:
     )
 
 
-def random_scout(weight_format: Format) -> WeightTree[Matrix]:
-    """Return weights that keep activations near one, made on the device."""
+def random_network(text: TextConfig, weight_format: Format, head: int) -> WeightTree[Matrix]:
+    """Return weights that keep activations near one, made on the device; `head` are the rows of the head."""
     return WeightTree(
-        normal(SIZES.vocab, SIZES.hidden),
-        tuple(_layer(weight_format) for _ in range(LAYERS)),
-        _ones(),
-        normal(SIZES.vocab, SIZES.hidden, std=SIZES.hidden**-0.5),
+        normal(text.vocab_size, text.hidden_size),
+        tuple(_layer(text, weight_format, mixture=mixture) for mixture in text.moe_layers),
+        _ones(text),
+        normal(head, text.hidden_size, std=text.hidden_size**-0.5),
         None,
     )
 
 
-def _layer(weight_format: Format) -> LayerTree[Matrix]:
-    count, hidden, size = SIZES.experts, SIZES.hidden, SIZES.size
+def _layer(text: TextConfig, weight_format: Format, *, mixture: bool) -> LayerTree[Matrix]:
+    width, hidden = text.heads * text.head_dim, text.hidden_size
+    attention = AttentionTree(matrix(weight_format, sum(text.qkv_rows), hidden), matrix(weight_format, hidden, width))
+    if not mixture:
+        size = text.dense_size
+        mlp = MlpTree(matrix(weight_format, 2 * size, hidden), matrix(weight_format, hidden, size))
+        return LayerTree(_ones(text), attention, _ones(text), mlp, None)
+    count, size = text.experts, text.expert_size
     gate_up, down = experts(weight_format, count + 1, 2 * size, hidden), experts(weight_format, count + 1, hidden, size)
     router = normal(count, hidden, std=hidden**-0.5)
     moe = MoeTree(router, gate_up, down, MlpTree(gate_up, down))
-    attention = AttentionTree(
-        matrix(weight_format, SIZES.qkv, hidden), matrix(weight_format, hidden, SIZES.heads * SIZES.dim)
-    )
-    return LayerTree(_ones(), attention, _ones(), None, moe)
+    return LayerTree(_ones(text), attention, _ones(text), None, moe)
 
 
-def _ones() -> Tensor:
-    return torch.ones(SIZES.hidden, dtype=torch.bfloat16, device=DEVICE)
+def _ones(text: TextConfig) -> Tensor:
+    return torch.ones(text.hidden_size, dtype=torch.bfloat16, device=DEVICE)
 
 
 def run_model(weight_format: Format, ceilings: Ceilings, budget: Budget, *, quick: bool) -> Iterator[Row]:
@@ -124,7 +127,7 @@ def run_model(weight_format: Format, ceilings: Ceilings, budget: Budget, *, quic
 def _measured(weight_format: Format, ceilings: Ceilings, budget: Budget, *, quick: bool) -> Iterator[Row]:
     before = 0 if REHEARSAL else torch.cuda.memory_allocated()
     with torch.inference_mode():
-        weights = random_scout(weight_format)
+        weights = random_network(scout().text, weight_format, SIZES.vocab)
         taken = 0 if REHEARSAL else torch.cuda.memory_allocated() - before
         model = Model.create(scout(), weights, KernelOps())  # type: ignore[arg-type]
         fixed = Model.create(scout(), weights, KernelOps(TileTable(deterministic=True)))  # type: ignore[arg-type]
@@ -143,14 +146,16 @@ def _usual(
 ) -> Iterator[Row]:
     """Measure decoding of each batch, prompts, and profiles."""
     with torch.inference_mode():
-        cache = _cache(model, max(batches))
+        cache = largest_cache(model, max(batches))
         touched = {size: experts_touched(model.weights, cache, size) for size in batches}
     kept = cache.shape.global_pages * PAGE
     floors = {size: _floor(weight_format, min(size * CONTEXT, kept), touched[size]) / ceilings.copy for size in batches}
     rate = ceilings.fp8 if weight_format == "fp8" and ceilings.fp8 else ceilings.bf16
 
     def decode(run: Model, size: int, name: str, *, graph: bool) -> Case:
-        return Case(name, size, graph, partial(_decode, run, cache, size, graph=graph), floors[size], touched[size])
+        return Case(
+            name, size, graph, partial(decode_seconds, run, cache, size, graph=graph), floors[size], touched[size]
+        )
 
     cases = [
         decode(model, size, f"decode {size} at {CONTEXT}", graph=graph) for size in batches for graph in (True, False)
@@ -247,7 +252,7 @@ def _floor(weight_format: Format, tokens: int, touched: float) -> float:
     return weights + tokens * 4096 * LAYERS
 
 
-def _cache(model: Model, sequences: int) -> KvCache:
+def largest_cache(model: Model, sequences: int) -> KvCache:
     """Return the largest cache that fits, for at most so many sequences, which share pages where it is too small."""
     text = model.config.text
     if not REHEARSAL:
@@ -290,7 +295,8 @@ def _table(pages: int, lengths: list[int], contexts: list[int]) -> PoolTable:
     return PoolTable(torch.cat(places).to(DEVICE), rows.to(DEVICE), tuple(contexts), held)
 
 
-def _decode(model: Model, cache: KvCache, size: int, *, graph: bool) -> float:
+def decode_seconds(model: Model, cache: KvCache, size: int, *, graph: bool) -> float:
+    """Return the seconds of a step that gives each of so many sequences a token, the draw included."""
     return seconds([_step(model, cache, size)], 20, graph=graph)
 
 

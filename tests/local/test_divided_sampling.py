@@ -47,7 +47,7 @@ def divided(ends: list[Exchange], logits: Tensor, states: list[SamplerState]) ->
     rules = [state.rules(logits[0]) for state in states]
 
     def work(share: Share, end: Exchange) -> tuple[Tensor, LogProbabilities]:
-        start, stop = share.range(vocab)
+        start, stop = share.vocabulary(vocab)
         part, own = Part(share, vocab, end.gather), logits[:, start:stop].clone()
         ours = [each.part(start, stop) for each in rules]
         tokens = sample_part(adjusted(own, ours), columns, part)

@@ -64,8 +64,9 @@ def test_the_fewest_ranks_that_hold_it_are_proposed() -> None:
 def test_each_rank_has_its_heads_of_the_cache_and_its_share_of_every_matrix() -> None:
     whole, part = (plan("scout", memory=memory, context="1M") for memory in ("400GB", "8x141GB"))
     assert whole.cache.total == 8 * part.cache.total
-    for name in ("attention", "experts", "shared", "head"):
+    for name in ("attention", "experts", "shared"):
         assert getattr(whole.weights, name) == 8 * getattr(part.weights, name)
+    assert part.weights.head == 395 * 64 * 5120 * 2  # an eighth of 202,048 tokens, in whole blocks of 64
     assert whole.weights.embedding == part.weights.embedding
     assert part.weights.vision == whole.weights.vision
 
@@ -136,3 +137,13 @@ def test_the_command_plans_for_ranks(capsys: pytest.CaptureFixture[str]) -> None
     assert "each of 4 ranks" in printed
     assert "Computed: ranks run on CPUs so far." in printed
     assert main(["scout", "--memory", "80GB", "--tensor-parallel", "4"]) == 2
+
+
+@pytest.mark.parametrize("vocab", [320, 321, 5000, 202_048, 202_049])
+@pytest.mark.parametrize("size", [1, 2, 3, 4, 8])
+def test_parts_of_a_vocabulary_follow_one_another_and_none_is_empty(vocab: int, size: int) -> None:
+    ranges = [Share(rank, size).vocabulary(vocab) for rank in range(size)]
+    assert [start for start, _ in ranges] == [0, *(stop for _, stop in ranges[:-1])]
+    assert ranges[-1][1] == vocab
+    assert all(start < stop for start, stop in ranges)
+    assert vocab < 2000 or all(start % 64 == 0 for start, _ in ranges)

@@ -46,7 +46,8 @@ def cut_of(name: str, stored: StoredTensor, share: Share) -> Cut | None:
         return Cut(axis, ((start, stop), (half + start, half + stop)))
     if kind in _ROWS or kind == "lm_head":
         one_for_all = scales and prod(stored.shape) == 1
-        return None if one_for_all else Cut(0, (share.range(stored.shape[0]),))
+        rows = share.vocabulary if kind == "lm_head" else share.range
+        return None if one_for_all else Cut(0, (rows(stored.shape[0]),))
     if kind in _COLUMNS and not scales:
         return Cut(1, (share.range(stored.shape[1]),))
     return None

@@ -16,6 +16,9 @@ if TYPE_CHECKING:
     from llama4_local.config.model import ModelConfig, TextConfig
 
 
+_BLOCK = 64  # tokens
+
+
 @dataclass(frozen=True, slots=True)
 class Share:
     """The place of a rank among the others.
@@ -39,6 +42,16 @@ class Share:
         """Return start and stop of this rank's part of `count` things; the last parts may be shorter."""
         each = -(-count // self.size)
         return min(count, self.rank * each), min(count, (self.rank + 1) * each)
+
+    def vocabulary(self, count: int) -> tuple[int, int]:
+        """Return the first token of this rank's part of a vocabulary, and the one behind its last.
+
+        Parts of large vocabularies hold whole blocks of 64: kernels read 16 bytes at once only where rows begin so.
+        """
+        if count < _BLOCK * self.size**2:
+            return self.range(count)
+        first, last = self.range(-(-count // _BLOCK))
+        return min(count, first * _BLOCK), min(count, last * _BLOCK)
 
     def config(self, config: ModelConfig) -> ModelConfig:
         """Return the shape of this rank's part of a network, its vocabulary whole."""

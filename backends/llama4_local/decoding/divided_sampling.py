@@ -48,12 +48,12 @@ class Part(NamedTuple):
     @property
     def start(self) -> int:
         """Its first token."""
-        return self.share.range(self.vocab)[0]
+        return self.share.vocabulary(self.vocab)[0]
 
     @property
     def widths(self) -> list[int]:
         """Tokens of every rank's part."""
-        ranges = (Share(rank, self.share.size).range(self.vocab) for rank in range(self.share.size))
+        ranges = (Share(rank, self.share.size).vocabulary(self.vocab) for rank in range(self.share.size))
         return [stop - start for start, stop in ranges]
 
 

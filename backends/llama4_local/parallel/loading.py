@@ -87,7 +87,7 @@ def load_share(source: ShardSource, share: Share, progress: Callable[[int, int],
 def share_schema(config: ModelConfig, share: Share) -> WeightTree[TensorParts]:
     """Return the tensors of a rank's share; only rank 0 has the image encoder."""
     own = weight_schema(share.config(config))
-    start, stop = share.range(config.text.vocab_size)
+    start, stop = share.vocabulary(config.text.vocab_size)
     head = (TensorPart(own.head[0].name, (stop - start, config.text.hidden_size)),)
     return replace(own, head=head, vision=own.vision if share.rank == 0 else None)
 

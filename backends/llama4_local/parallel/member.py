@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch.nn.functional import pad
 
+from llama4_local.config.share import Share
 from llama4_local.weights.e4m3 import words
 
 if TYPE_CHECKING:
@@ -16,7 +17,6 @@ if TYPE_CHECKING:
 
     from llama4_local.cache.kv_cache import KvCache
     from llama4_local.cache.page_table import PageCopy
-    from llama4_local.config.share import Share
     from llama4_local.ops.batch import Batch
     from llama4_local.parallel.exchange import Exchange
 
@@ -59,10 +59,11 @@ class Member:
 
     def scores(self, hidden: Tensor, part: Tensor, vocab_size: int) -> Tensor:
         """See `Ranks.scores`."""
-        first, last = self._share.range(vocab_size)
-        widest = -(-vocab_size // self._share.size)
-        parts = self._exchange.gather(pad(part, (0, widest - (last - first))))
-        return torch.cat(parts, dim=-1)[:, :vocab_size].to(hidden.dtype)
+        ranges = [Share(rank, self.size).vocabulary(vocab_size) for rank in range(self.size)]
+        widths = [stop - start for start, stop in ranges]
+        parts = self._exchange.gather(pad(part, (0, max(widths) - part.shape[-1])))
+        own = [each[:, :width] for each, width in zip(parts, widths, strict=True)]
+        return torch.cat(own, dim=-1).to(hidden.dtype)
 
     def copy(self, cache: KvCache, copies: Iterable[PageCopy]) -> None:
         """See `Ranks.copy`."""

@@ -48,7 +48,7 @@ class RankProcesses:
         self._closed = False
         self._ranks: list[_Rank] = []
         try:
-            self.meeting = tempfile.mkdtemp(prefix="llama4-ranks-")  # readable by this user alone
+            self.meeting = tempfile.mkdtemp(prefix=f"llama4-ranks-{os.getpid()}-")  # readable by this user alone
         except OSError as error:
             raise RankLost(f"The ranks need a folder for temporary files: {error}", retryable=False) from error
         try:

@@ -53,7 +53,7 @@ def weight_bytes(config: ModelConfig, storage: Storage, share: Share = WHOLE) ->
         InvalidRequest: A matrix cannot be packed.
     """
     text, item = share.config(config).text, storage.itemsize
-    first, last = share.range(text.vocab_size)
+    first, last = share.vocabulary(text.vocab_size)
     mixtures = sum(text.moe_layers)
     expert = _feed_forward(text, text.expert_size, storage) if mixtures else 0
     dense = _feed_forward(text, text.dense_size, storage) if mixtures < text.layers else 0

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 
 from llama4_local.ops.kernels.aot.ahead_of_time import Specialization, Type, compile_launch, specialize
 from llama4_local.ops.kernels.aot.machine_code import MachineCode, MachineCodeError, occupancy
-from llama4_local.ops.kernels.aot.serving import SHAPES, serving_launches
+from llama4_local.ops.kernels.aot.serving import SHAPES, Shape, serving_launches
 from llama4sdk.errors import InvalidRequest
 
 if TYPE_CHECKING:
@@ -68,8 +68,20 @@ class Built:
 @cache
 def plans() -> tuple[Plan, ...]:
     """Return every binary that serving the published models needs, once each."""
+    return _plans(SHAPES)
+
+
+@cache
+def rank_plans(ranks: int) -> tuple[Plan, ...]:
+    """Return the binaries that one of so many ranks of Scout or Maverick needs beside those of `plans`."""
+    known = {(plan.launch.name, specialize(plan.launch)) for plan in plans()}
+    shapes = [shape.share(ranks) for shape in SHAPES if shape.experts]
+    return tuple(plan for plan in _plans(shapes) if (plan.launch.name, specialize(plan.launch)) not in known)
+
+
+def _plans(shapes: Sequence[Shape]) -> tuple[Plan, ...]:
     binaries: dict[tuple[str, Specialization], tuple[Launch, dict[str, None]]] = {}
-    for shape in SHAPES:
+    for shape in shapes:
         for launch in serving_launches(shape):
             _, models = binaries.setdefault((launch.name, specialize(launch)), (launch, {}))
             models[shape.name] = None

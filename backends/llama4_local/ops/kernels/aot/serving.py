@@ -6,12 +6,13 @@ tokens at which the tile config changes.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import torch
 
 from llama4_local.cache.kv_cache import LayerCache
+from llama4_local.config.share import Share
 from llama4_local.ops.batch import Batch, PoolTable, Segment
 from llama4_local.ops.filters import Filters
 from llama4_local.ops.heads import HeadTransform
@@ -62,6 +63,18 @@ class Shape:
     kv_heads: int = 8
     head_dim: int = 128
     vocab: int = 202_048
+
+    def share(self, ranks: int) -> Shape:
+        """Return the sizes of one of so many ranks that divide the model."""
+        return replace(
+            self,
+            name=f"{self.name}, one of {ranks} ranks",
+            expert_size=self.expert_size // ranks,
+            dense_size=self.dense_size // ranks,
+            heads=self.heads // ranks,
+            kv_heads=self.kv_heads // ranks,
+            vocab=Share(0, ranks).vocabulary(self.vocab)[1],
+        )
 
 
 SHAPES = (

@@ -1,0 +1,48 @@
+"""The kernels in the shapes of one of several ranks: every launch can be made, and keeps the rules of machine code."""
+
+from __future__ import annotations
+
+import pytest
+
+from llama4_local.config.share import Share
+from llama4_local.ops.kernels.aot.ahead_of_time import compile_launch
+from llama4_local.ops.kernels.aot.compiled import rank_plans
+from llama4_local.ops.kernels.aot.serving import FORMATS, GROUP, SHAPES, Shape, matrix_launches
+from llama4_local.ops.kernels.functions import KernelOps
+from llama4_local.ops.kernels.tiles import Format
+from llama4_local.planning.published import PUBLISHED
+from long_runs import LONG
+
+MIXTURES = [shape for shape in SHAPES if shape.experts]
+
+
+@pytest.mark.parametrize("shape", MIXTURES, ids=lambda shape: shape.name)
+@pytest.mark.parametrize("ranks", [2, 4, 8])
+def test_the_shapes_are_those_of_a_ranks_share(shape: Shape, ranks: int) -> None:
+    own, share = shape.share(ranks), Share(0, ranks)
+    text = share.config(PUBLISHED[shape.name.lower()]).text
+    assert (own.heads, own.kv_heads, own.expert_size) == (text.heads, text.kv_heads, text.expert_size)
+    assert own.dense_size in (0, text.dense_size)
+    assert own.vocab == share.vocabulary(text.vocab_size)[1]
+    assert own.expert_size % GROUP == own.dense_size % GROUP == own.heads * own.head_dim % GROUP == 0
+
+
+@pytest.mark.parametrize("weight_format", FORMATS)
+def test_a_rank_of_eight_launches_every_product(weight_format: Format) -> None:
+    for tokens in (1, 64, 2048):
+        names = {launch.name for launch in matrix_launches(MIXTURES[0].share(8), weight_format, tokens, KernelOps())}
+        whole = {launch.name for launch in matrix_launches(MIXTURES[0], weight_format, tokens, KernelOps())}
+        assert names == whole
+
+
+@pytest.mark.skipif(not LONG, reason="compiles for minutes: LLAMA4_LONG=1")
+@pytest.mark.parametrize("ranks", [2, 4, 8])
+def test_a_ranks_binaries_keep_the_rules_of_machine_code(ranks: int) -> None:
+    plans = rank_plans(ranks)
+    assert plans
+    problems = [
+        f"{plan.launch.name} of {', '.join(plan.models)}: {problem}"
+        for plan in plans
+        for problem in compile_launch(plan.launch).code.problems(plan.launch.name, matmul=plan.launch.matmul)
+    ]
+    assert not problems
