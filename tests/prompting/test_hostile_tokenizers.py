@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -68,6 +69,55 @@ HOSTILE: dict[str, Callable[[Json], object]] = {
 def test_a_hostile_file_is_a_checkpoint_error(hostile: str):
     with pytest.raises(CheckpointError):
         tokenizer_of(HOSTILE[hostile])
+
+
+GPT_2 = r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+"
+LLAMA_3 = (
+    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+"
+    r"|\s+(?!\S)|\s+"
+)
+POSSESSIVE = (
+    r"'(?i:[sdmt]|ll|ve|re)|[^\r\n\p{L}\p{N}]?+\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]++[\r\n]*|\s*[\r\n]|\s+(?!\S)|\s+"
+)
+SOUND = [
+    GPT_2,
+    LLAMA_3,
+    POSSESSIVE,
+    r"\s+",
+    r"\p{N}{1,3}",
+    "[0-9]",
+    r" ?\p{L}+| ?\p{N}+|[^\p{L}\p{N}]",
+    r"(?:ab|c) ?\d*",
+]
+ENDLESS = [
+    *(r"(a+)+b", r"(?:a+)+b", r"(a|a)+b", r"(x+x+)+y", r"(?=(a+)+b)a", r"(a*)*b", r"(.*,){8}P", r"(?:\p{L}|\p{Lu})+\d"),
+    *(r"a*a*a*b", r"\S*\S*Q", r"(a?){28}a{28}", "a?" * 28 + "a" * 28, r"(a)\1+", r"(?<=a+)b", r"\g<0>", r"(?~ab)c*d"),
+    *(r"[a[b]]*c", r"(?:a|b|ab)*c", r"x{0,999}x{0,999}y", r"\w+\d", r"(?i:a+b)?", r"a+?b", r"(?>a+)b", "a||b", "(?R)"),
+    *(r"\X+a", r"\s+(?!.)", r"a{2,}b", r"(?:a?b?)?c+d", r"a+(?=b)", r"a{3,}{4,}b", r"(?x) a # (", r"(?#c)a", r"\Qa+\E"),
+    r"\s*[\r\n]+",
+]
+
+
+@pytest.mark.parametrize("pattern", ENDLESS)
+def test_a_pattern_that_backtracks_is_refused_before_any_text(pattern: str):
+    with pytest.raises(CheckpointError, match="without end"):
+        tokenizer_of(split({"Regex": f"{pattern}|."}))
+
+
+@pytest.mark.parametrize("pattern", SOUND)
+def test_patterns_of_other_models_are_read(pattern: str):
+    text = "Hello WORLD's 12345   tabs\t\n\n -- ok? " * 3
+    tokenizer = tokenizer_of(split({"Regex": pattern}))
+    assert tokenizer.decode(tokenizer.encode(text)) == text
+
+
+@pytest.mark.parametrize("char", ["a", "A", " ", "!", "\n", "é", "Aa", " !", "a'"])
+def test_patterns_that_are_read_take_time_that_grows_with_the_text(char: str):
+    for pattern in SOUND:
+        tokenizer = tokenizer_of(split({"Regex": pattern}))
+        begun = time.process_time()
+        tokenizer.encode(char * (40_000 // len(char)))
+        assert time.process_time() - begun < 3
 
 
 @pytest.mark.parametrize("text", ["[" * 100_000, '{"model":' * 100_000, "{", '{"model": 1}'])

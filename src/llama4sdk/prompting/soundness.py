@@ -9,6 +9,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, cast
 
 from llama4sdk.prompting.byte_level import ALPHABET
+from llama4sdk.prompting.split_patterns import backtracking_branch
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -82,6 +83,13 @@ def _split(step: Json) -> Iterator[str]:
     texts = list(cast("Json", pattern).values()) if isinstance(pattern, dict) else []
     if len(texts) != 1 or not isinstance(texts[0], str) or not 0 < len(texts[0]) <= _MOST_PATTERN:
         yield f"a Split needs a pattern of 1 to {_MOST_PATTERN:,} characters"
+    elif "Regex" in cast("Json", pattern):
+        branch = backtracking_branch(texts[0])
+        if branch is not None:
+            yield (
+                f"a Split by {branch[:80]!r} may search some text without end, or is not understood: write it without "
+                "repeated groups and with nothing that must follow a repetition, or take the published pattern"
+            )
 
 
 def _post_processor(part: object) -> Iterator[str]:
