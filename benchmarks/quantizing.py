@@ -1,10 +1,11 @@
 """How long packing takes, and how much memory, on a sharded bf16 checkpoint of 2 GB; and how exact int4 is.
 
-    python benchmarks/quantizing.py [--gigabytes 2] [--kind int4] [--threads 2]
+    python benchmarks/quantizing.py [--gigabytes 2] [--kind int4] [--threads 2] [--device cpu]
 
 A random checkpoint of Scout's kind is made in a temporary folder. A child process packs it, the next reads what was
 packed; one that begins anew is killed in the middle, and the last goes on. Each reports its seconds and its peak of
-memory, of which the packed network itself is part: it is mapped, and read once. With `--error`, one layer of Scout's
+memory, of which the packed network itself is part: it is mapped, and read once. With `--device cuda` matrices
+are packed on the GPU, whose own peak is stated too. With `--error`, one layer of Scout's
 own shapes is packed instead, and its error compared with that of scales of absmax / 8.
 """
 
@@ -98,7 +99,7 @@ def _random(name: str, shape: tuple[int, ...]) -> torch.Tensor:
     return torch.empty(shape, dtype=torch.bfloat16).normal_(std=0.02)
 
 
-def child(folder: Path, kind: WeightFormat) -> None:
+def child(folder: Path, kind: WeightFormat, device: str) -> None:
     """Pack or read in this process, and print figures as JSON."""
     before, start = _peak(), time.perf_counter()
     packed_layers: set[int] = set()
@@ -106,7 +107,11 @@ def child(folder: Path, kind: WeightFormat) -> None:
     def packing(done: int, total: int) -> None:
         packed_layers.add(len(list(folder.glob(".packed-*/layer-*"))))
 
-    weights = load_quantizing(folder, read_config(folder), kind, packing=packing)
+    weights = load_quantizing(folder, read_config(folder), kind, device=device, packing=packing)
+    on_device = 0
+    if device != "cpu":
+        torch.cuda.synchronize()
+        on_device = torch.cuda.max_memory_allocated()
     seconds = time.perf_counter() - start
     result = 0
     for layer in weights.layers:
@@ -116,7 +121,14 @@ def child(folder: Path, kind: WeightFormat) -> None:
     result += sum(tensor.nbytes for tensor in (weights.embedding, weights.head) if isinstance(tensor, torch.Tensor))
     print(
         json.dumps(
-            {"seconds": seconds, "before": before, "peak": _peak(), "result": result, "packed": len(packed_layers)}
+            {
+                "seconds": seconds,
+                "before": before,
+                "peak": _peak(),
+                "result": result,
+                "packed": len(packed_layers),
+                "on_device": on_device,
+            }
         )
     )
 
@@ -129,15 +141,16 @@ def _peak() -> int:
     return int(measured[1]) * 1024
 
 
-def run_child(folder: Path, kind: str, threads: int) -> dict[str, float]:
+def run_child(folder: Path, kind: str, threads: int, device: str) -> dict[str, float]:
     """Run `child` in a process of its own and return its figures."""
-    done = subprocess.run(_command(folder, kind), env=_threads(threads), check=True, stdout=subprocess.PIPE, text=True)
+    command = _command(folder, kind, device)
+    done = subprocess.run(command, env=_threads(threads), check=True, stdout=subprocess.PIPE, text=True)
     return json.loads(done.stdout)
 
 
-def kill_child(folder: Path, kind: str, threads: int) -> int:
+def kill_child(folder: Path, kind: str, threads: int, device: str) -> int:
     """Kill a child when it has kept some layers and works on the next; return how many files it leaves."""
-    process = subprocess.Popen(_command(folder, kind), env=_threads(threads), stdout=subprocess.DEVNULL)
+    process = subprocess.Popen(_command(folder, kind, device), env=_threads(threads), stdout=subprocess.DEVNULL)
     while len(list(folder.glob(".packed-*/layer-*"))) < KILL_AFTER:
         if process.poll() is not None:
             raise SystemExit("the child ended before it could be killed")
@@ -148,8 +161,8 @@ def kill_child(folder: Path, kind: str, threads: int) -> int:
     return len(list(folder.glob(".packed-*/layer-*")))
 
 
-def _command(folder: Path, kind: str) -> list[str]:
-    return [sys.executable, __file__, "--child", str(folder), "--kind", kind]
+def _command(folder: Path, kind: str, device: str) -> list[str]:
+    return [sys.executable, __file__, "--child", str(folder), "--kind", kind, "--device", device]
 
 
 def _threads(count: int) -> dict[str, str]:
@@ -159,12 +172,13 @@ def _threads(count: int) -> dict[str, str]:
 def report(name: str, measured: dict[str, float], parameters: float) -> None:
     """Print one line of figures."""
     each = measured["seconds"] / parameters * 1e9
-    beyond = (measured["peak"] - measured["result"]) / 1e9
+    beyond = (measured["peak"] - (0 if measured["on_device"] else measured["result"])) / 1e9
+    on_device = f"   {measured['on_device'] / 1e9:.2f} GB on the device" if measured["on_device"] else ""
     peak = measured["peak"] / 1e9
     print(
         f"{name:<24}{measured['seconds']:7.1f} s {each:7.1f} s per 1e9 parameters   peak {peak:.2f} GB, "
         f"{beyond:.2f} GB beyond the result ({(measured['before']) / 1e9:.2f} GB of it before it began)   "
-        f"{measured['packed']:.0f} layers packed",
+        f"{measured['packed']:.0f} layers packed{on_device}",
         flush=True,
     )
 
@@ -199,11 +213,12 @@ def main() -> None:
     parser.add_argument("--gigabytes", type=float, default=2.0)
     parser.add_argument("--kind", choices=("int4", "fp8"), default="int4")
     parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--device", default="cpu", help="cpu, cuda or cuda:N")
     parser.add_argument("--error", action="store_true", help="measure the error of int4 instead")
     parser.add_argument("--child", type=Path, help=argparse.SUPPRESS)
     given = parser.parse_args()
     if given.child:
-        child(given.child, given.kind)
+        child(given.child, given.kind, given.device)
         return
     if given.error:
         measure_error()
@@ -213,13 +228,13 @@ def main() -> None:
         size = make_checkpoint(folder, config)
         shards = len(list(folder.glob("*.safetensors")))
         print(f"{size / 1e9:.2f} GB in {shards} shards, {config.text.layers} layers, {given.kind}", flush=True)
-        report("packed", run_child(folder, given.kind, given.threads), size / 2)
-        report("read again", run_child(folder, given.kind, given.threads), size / 2)
+        report("packed", run_child(folder, given.kind, given.threads, given.device), size / 2)
+        report("read again", run_child(folder, given.kind, given.threads, given.device), size / 2)
         for packed in folder.glob(".packed-*"):
             shutil.rmtree(packed)
-        left = kill_child(folder, given.kind, given.threads)
+        left = kill_child(folder, given.kind, given.threads, given.device)
         print(f"killed by SIGKILL with {left} layers kept")
-        report("gone on with", run_child(folder, given.kind, given.threads), size / 2)
+        report("gone on with", run_child(folder, given.kind, given.threads, given.device), size / 2)
         parts = len(list(folder.glob(".packed-*/.*")))
         print(f"{parts} unfinished files left")
 

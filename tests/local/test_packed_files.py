@@ -18,11 +18,15 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from llama4_local.checkpoint import quantized_cache as packed_files
-from llama4_local.checkpoint import sealed_file
+from llama4_local.checkpoint import quantizing, sealed_file
+from llama4_local.checkpoint.quantized_cache import QuantizedCache
 from llama4_local.checkpoint.quantizing import load_quantizing
 from llama4_local.config.formats import WeightFormat
+from llama4_local.weights.quantize import Pack
+from llama4_local.weights.quantized import Fp8Matrix, Int4Matrix, Packed
 from llama4_local.weights.tree import WeightTree
-from local.packable import packable, same, saved_packable, wide
+from local.packable import packable, parts, same, saved_packable, wide
+from long_runs import often
 
 LAYERS = packable().text.layers
 
@@ -63,6 +67,39 @@ def test_a_first_start_packs_every_layer_and_a_second_none(folder: Path) -> None
     assert packs_again(folder) == LAYERS
     assert len(packings(folder)) == LAYERS
     assert packs_again(folder) == 0
+
+
+@pytest.mark.parametrize("kind", ["fp8", "int4"][: often(1, 2)])
+def test_matrices_are_packed_on_the_device_that_uses_them_and_saved_from_there(
+    folder: Path, kind: WeightFormat, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    devices: list[str] = []
+    real, kept = quantizing.packer, list[dict[str, Any]]()
+
+    def watched(of: WeightFormat) -> Pack:
+        def pack(matrix: Tensor) -> Packed:
+            devices.append(matrix.device.type)
+            return real(of)(matrix)
+
+        return pack
+
+    def arriving(packed: Packed, device: str) -> Packed:
+        return packed if device == "cpu" else usual(packed, device)  # nothing comes back from the meta device
+
+    def saved(self: QuantizedCache, layer: int, matrices: dict[str, Any]) -> bool:
+        kept.append(matrices)
+        return True
+
+    form = Int4Matrix if kind == "int4" else Fp8Matrix
+    usual: Any = form.to
+    monkeypatch.setattr(quantizing, "packer", watched)
+    monkeypatch.setattr(form, "to", arriving)
+    monkeypatch.setattr(QuantizedCache, "save", saved)
+    weights = load_quantizing(folder, packable(), kind, device="meta")
+    assert set(devices) == {"meta"}
+    assert {part.device.type for leaf in weights.leaves() for part in parts(leaf)} == {"meta"}
+    assert len(kept) == LAYERS
+    assert set(kept[0]) == {"qkv", "output", "gate_up", "down"}
 
 
 def flip(path: Path, place: int) -> None:

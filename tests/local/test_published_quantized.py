@@ -26,6 +26,8 @@ from llama4_local.scoring import score
 from llama4_local.weights.quantized import Fp8Matrix, Int4Matrix, Matrix
 from llama4_local.weights.tree import WeightTree
 from llama4sdk.errors import CheckpointError, InvalidRequest
+from local.memory_peak import MemoryPeak
+from local.packable import taken
 from local.small_checkpoints import biting_weights, prompt, scout, tile_pixels
 from long_runs import often
 
@@ -143,6 +145,25 @@ def test_w4a16_stays_packed_in_memory(tmp_path: Path):
 @pytest.mark.parametrize("words", [("embed_tokens",), ("lm_head",)])
 def test_packed_embeddings_and_heads_are_unpacked(tmp_path: Path, words: tuple[str, ...]):
     agree(*pair_int4(tmp_path, "none", words))
+
+
+@pytest.mark.parametrize("order", ["each its own", "none"][: often(1, 2)])
+def test_w4a16_is_loaded_within_the_packed_form_and_one_layer(tmp_path: Path, order: str):
+    folder, _ = pair_int4(tmp_path, order)
+    with MemoryPeak(mapped=[(folder / SINGLE_FILE).stat().st_size]) as measured:
+        weights = cast("WeightTree[Matrix]", load_model(folder).weights)
+    layer = replace(weights, embedding=weights.norm, head=weights.norm, layers=weights.layers[-1:], vision=None)
+    assert measured.peak - taken(weights) < taken(layer)
+
+
+@pytest.mark.parametrize("per_channel", [True, False][: often(1, 2)])
+def test_fp8_is_loaded_within_the_packed_form_and_one_layer(tmp_path: Path, per_channel: bool):
+    folder, _ = modelopt_fp8(tmp_path, per_channel=per_channel, static=True)
+    (folder / "hf_quant_config.json").write_text(json.dumps(MODELOPT))
+    with MemoryPeak(mapped=[(folder / SINGLE_FILE).stat().st_size]) as measured:
+        weights = cast("WeightTree[Matrix]", load_model(folder).weights)
+    layer = replace(weights, embedding=weights.norm, head=weights.norm, layers=weights.layers[-1:], vision=None)
+    assert measured.peak - taken(weights) < taken(layer)
 
 
 def test_the_planner_counts_what_is_loaded(tmp_path: Path):

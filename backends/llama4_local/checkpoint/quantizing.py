@@ -146,11 +146,19 @@ class Packing:
         if matrices is None:
             with self._source.reporting(self._packing):
                 matrices = {name: self._pack(recipe) for name, recipe in recipes_by_name.items()}
-            # What was saved is read back: mapped, it takes no memory that other files could not have.
-            if self._files and not self._source.problems and self._files.save(number, matrices):
-                matrices = self._files.load(number, _shapes(recipes_by_name)) or matrices
+            matrices = self._saved(number, recipes_by_name, matrices)
         placed = {name: matrix.to(self._device) for name, matrix in matrices.items()}
         return self._assemble(schema, placed)
+
+    def _saved(self, number: int, recipes_by_name: dict[str, Recipe], matrices: QuantizedLayer) -> QuantizedLayer:
+        """Keep a layer where that is possible, and return it as it is to be used."""
+        if self._files is None or self._source.problems:
+            return matrices
+        saved = self._files.save(number, {name: matrix.to("cpu") for name, matrix in matrices.items()})
+        if not saved or torch.device(self._device).type != "cpu":
+            return matrices
+        # What was saved is read back: mapped, it takes no memory that other files could not have.
+        return self._files.load(number, _shapes(recipes_by_name)) or matrices
 
     def _kept(self, number: int, recipes_by_name: dict[str, Recipe]) -> QuantizedLayer | None:
         matrices = self._files.load(number, _shapes(recipes_by_name)) if self._files else None
@@ -159,10 +167,11 @@ class Packing:
         return matrices
 
     def _pack(self, recipe: Recipe) -> Packed:
-        pack = packer(self._kind)
+        """Pack a matrix where it is used: each is sent there as it is stored, one expert at a time."""
+        pack, device = packer(self._kind), self._device
         if recipe.experts is None:
-            return pack(self._rows(recipe.pieces))
-        return stack((pack(matrix) for matrix in self._experts(recipe, recipe.experts)), recipe.shape[0])
+            return pack(self._rows(recipe.pieces).to(device))
+        return stack((pack(matrix.to(device)) for matrix in self._experts(recipe, recipe.experts)), recipe.shape[0])
 
     def _experts(self, recipe: Recipe, experts: TensorPart) -> Iterator[Tensor]:
         for expert in range(experts.shape[0]):

@@ -25,6 +25,7 @@ _FACTORS = (1.0, 0.95, 0.9, 0.85, 0.8, 1.05)
 # Weights worked on together: few enough for a processor's cache, and for torch to leave them to one thread. Threads
 # that share work so small stand still whenever another process has one of their cores.
 _CHUNK = 1 << 15
+_DEVICE_CHUNK = 1 << 24  # weights worked on together elsewhere: a few times 64 MB in fp32
 _WORTH_A_THREAD = 1 << 20  # weights
 _TINY = 1e-30
 
@@ -140,7 +141,9 @@ def _for_rows(matrix: Tensor, work: Callable[[slice], None]) -> None:
     count, size = matrix.shape
     rows, threads = max(1, _CHUNK // size), torch.get_num_threads()
     if matrix.device.type != "cpu":
-        work(slice(0, count))
+        rows = max(1, _DEVICE_CHUNK // size)
+        for first in range(0, count, rows):
+            work(slice(first, min(first + rows, count)))
         return
     share = -(-count // threads)
     shares = [range(first, min(first + share, count), rows) for first in range(0, count, share)]

@@ -1,8 +1,8 @@
 """Tells which patterns of a `tokenizer.json` take time that grows with the text alone.
 
-The library searches by backtracking, in a call that nothing can end: a pattern of the form (a+)+b takes for ever on some
-text, whatever a trial on another one shows. So a pattern has to be a published one, or of a form without backtracking:
-whatever follows an unbounded repetition may be absent, and groups are not repeated.
+The library searches by backtracking, in a call that nothing can end: a pattern of the form (a+)+b takes for ever on
+some text, whatever a trial on another one shows. So a pattern has to be a published one, or of a form without
+backtracking: whatever follows an unbounded repetition may be absent, and groups are not repeated.
 """
 
 from __future__ import annotations
@@ -17,13 +17,13 @@ _LETTERS = r"[^\r\n\p{L}\p{N}]?"
 _UPPER, _LOWER = r"[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]", r"[\p{Ll}\p{Lm}\p{Lo}\p{M}]"
 _SUFFIX = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)?"
 _MARKS = r"[^\s\p{L}\p{M}\p{N}]+"
-_WORDS = {
+_WORDS: dict[str, tuple[str, ...]] = {
     "Llama 4": (rf"{_LETTERS}{_UPPER}*{_LOWER}+{_SUFFIX}", rf"{_LETTERS}{_UPPER}+{_LOWER}*{_SUFFIX}"),
     "Llama 3": (r"[^\r\n\p{L}\p{N}]?+\p{L}+", r" ?[^\s\p{L}\p{N}]++[\r\n]*"),
     "nano": (rf"{_MARKS}(?: {_MARKS})* ?",),
 }
-# Branches of published patterns that backtrack, and not far while another branch, where one is named, stands beside them:
-# it takes all that they gave up.
+# Branches of published patterns that backtrack, and not far while another branch, where one is named, stands beside
+# them: it takes all that they gave up.
 KNOWN_BRANCHES: dict[str, str | None] = {
     _WORDS["Llama 4"][0]: _WORDS["Llama 4"][1],
     **dict.fromkeys((*_WORDS["Llama 3"], *_WORDS["nano"], r"\s+(?!\S)")),
@@ -85,14 +85,14 @@ def _is_bounded(branch: str) -> bool:
 
 def _times(branch: str, place: int) -> tuple[int, int | None, int]:
     """Return the least and the largest number of times, None for no bound, and where what follows begins."""
-    found = _TIMES.match(branch, place)
-    if found is None:
+    times = _TIMES.match(branch, place)
+    if times is None:
         return 1, 1, place
-    sign, least, comma, most = found.groups()
+    sign, least, comma, most = times.groups()
     if sign:
-        return int(sign == "+"), 1 if sign == "?" else None, found.end()
+        return int(sign == "+"), 1 if sign == "?" else None, times.end()
     fixed = int(least)
-    return fixed, (int(most) if most else None) if comma else fixed, found.end()
+    return fixed, (int(most) if most else None) if comma else fixed, times.end()
 
 
 def _branches(pattern: str) -> Iterator[str]:
