@@ -33,7 +33,7 @@ FITTING: dict[str, tuple[Any, dict[str, Any]]] = {
     "ten million tokens of scout": ("scout", {"memory": "8×141GB", "cache_dtype": "fp8", "context": "10M"}),
 }
 Form = Literal["plain", "int4", "fp8", "published fp8"]
-USUAL: list[tuple[Form, int]] = [("plain", 4), ("int4", 2), ("published fp8", 4)]
+USUAL: list[tuple[Form, int]] = [("int4", 2), ("published fp8", 4)]
 CASES = [(form, ranks) for form in get_args(Form) for ranks in (2, 4) if LONG or (form, ranks) in USUAL]
 
 

@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from llama4_local.weights.tree import Weights
 
 FORMS = ("bf16", "bf16, single experts", "int4", "fp8", "fbgemm", "llm-compressor")
-USUAL = [("bf16", 2), ("int4", 4), ("fbgemm", 2)]
+USUAL = [("bf16", 2), ("int4", 4)]
 CASES = [(form, ranks) for form in FORMS for ranks in (2, 4) if LONG or (form, ranks) in USUAL]
 BESIDE = 8 * 2**20  # bytes that Python and torch take while they load, whatever the checkpoint
 PROGRAM = """
