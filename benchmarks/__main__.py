@@ -14,6 +14,7 @@ CPU = (
     "long_context",
     "thousand_streams",
     "masks",
+    "speculation",
     "packed_accuracy",
     "loading",
     "server_overhead",

@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable
     from contextlib import AbstractAsyncContextManager
 
-    from llama4_local.config.formats import CacheType, DType, WeightFormat
+    from llama4_local.config.formats import CacheType, DType, Speculation, WeightFormat
     from llama4_local.engine.engine import Engine
     from llama4_local.engine.load import EngineLoad
     from llama4_local.engine.mailbox import Outbox
@@ -84,6 +84,9 @@ class LocalBackend:
             were tried to round alike. Without it an answer may change with what runs beside it. Not with
             `tensor_parallel`.
         cuda_graphs: On a Hopper GPU, whether decoding steps are CUDA graphs, captured at load.
+        speculate: `prompt_lookup` lets up to four answers that run at once draft their next tokens where their last
+            ones occurred before, and confirm several in one step: faster where an answer copies from its prompt or
+            repeats itself, with the same text. Not on a Hopper GPU, where steps of several tokens run without graphs.
         threads: Threads for torch, a setting of the whole process; None leaves it as it is.
         tools_in: Whether tools are declared in the `system` message or in the first `user` message.
         progress: Whether a bar on stderr shows how far packing is; None for one where there is a terminal.
@@ -117,6 +120,7 @@ class LocalBackend:
         prefix_caching: bool = True,
         deterministic: bool = False,
         cuda_graphs: bool = True,
+        speculate: Speculation | None = None,
         threads: int | None = None,
         tools_in: ToolsPlace = "system",
         progress: bool | None = None,
@@ -143,6 +147,7 @@ class LocalBackend:
             prefix_caching=prefix_caching,
             deterministic=deterministic,
             cuda_graphs=cuda_graphs,
+            speculate=speculate,
             threads=threads,
             tools_in=tools_in,
             progress=progress,

@@ -39,6 +39,16 @@ def test_decode_attention_waits_for_one_block_while_later_blocks_are_on_their_wa
     assert flying >= 2  # keys and values of the next block
 
 
+@pytest.mark.parametrize(("name", "tokens", "most"), [("attention_decode", 1, 510), ("attention_prefill", 2048, 580)])
+def test_attention_over_an_fp8_cache_takes_no_slow_conversion(name: str, tokens: int, most: int) -> None:
+    launches = attention_launches(SCOUT, torch.float8_e4m3fn, tokens, KernelOps())
+
+    loop = loop_of(launch_of(name, launches))
+
+    assert loop.slow_conversions == 0
+    assert loop.instructions <= most  # 687 and 757 where e4m3 becomes bf16
+
+
 @pytest.mark.parametrize("name", ["gate_up", "down"])
 def test_a_single_tokens_int4_experts_take_at_most_two_instructions_for_a_weight(name: str) -> None:
     launch = matrix_launch(name, "int4", 1)

@@ -13,4 +13,5 @@ from llama4_local.ops.reference.functions import ReferenceOps
 
 def sample(logits: Tensor, states: Sequence[SamplerState]) -> list[SampledToken]:
     """Return one value for each row of the logits, [rows, vocab]."""
-    return sampled_tokens(*sampler.sample(ReferenceOps(), logits, states, sampling_columns(states, logits.device)))
+    columns = sampling_columns(states, logits.device)
+    return sampled_tokens(*sampler.sample(ReferenceOps(), logits.clone(), states, columns))

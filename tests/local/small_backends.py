@@ -18,6 +18,7 @@ import torch
 from llama4_local import LocalBackend
 from llama4_local.cache.page_table import CacheShape
 from llama4_local.config.model import GenerationConfig, ModelConfig
+from llama4_local.decoding.token_mask import TokenMask
 from llama4_local.engine.engine import Engine, EngineLimits
 from llama4_local.engine.mailbox import Mailbox, MailboxEvent, Outbox
 from llama4_local.engine.request import EngineRequest
@@ -178,6 +179,7 @@ class SmallEngine:
         room: int = 10**9,
         in_session: bool = False,
         answers: bool = True,
+        mask: TokenMask | None = None,
     ) -> Reader:
         reader = Reader(Mailbox(room, lambda: None))
         self.outbox.readers[reader.mailbox] = reader
@@ -194,6 +196,7 @@ class SmallEngine:
             mailbox=reader.mailbox,
             answers=answers,
             in_session=in_session,
+            mask=mask,
         )
         self.engine.submit(reader.engine_request)
         return reader

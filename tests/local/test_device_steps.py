@@ -6,7 +6,9 @@
 from __future__ import annotations
 
 import logging
-from dataclasses import replace
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -20,11 +22,14 @@ from llama4_local.engine.device_page_table import DevicePageTable
 from llama4_local.engine.engine import EngineLimits
 from llama4_local.engine.model_runner import ModelRunner
 from llama4_local.engine.pinned_buffer import PinnedBuffer
+from llama4_local.engine.step_output import StepOutput
 from llama4_local.engine.warmup import warmup_steps
 from llama4sdk.errors import ServerFault
+from llama4sdk.events import TextDelta
 from llama4sdk.request import Sampling
 from local.small_backends import Reader, SmallEngine, chatting, check_at_rest, image
-from local.small_checkpoints import CHUNK, guard, maverick, prompt, scout
+from local.small_checkpoints import CHUNK, VOCABULARY, guard, maverick, prompt, scout
+from long_runs import LONG
 
 GREEDY = Sampling(temperature=0, max_tokens=12)
 SEEDED = Sampling(temperature=1.0, top_p=0.9, seed=7, max_tokens=12)
@@ -73,17 +78,85 @@ def test_without_graphs_the_answers_are_the_same() -> None:
     assert texts(small, prompts, [SEEDED] * 4) == texts(plain(small), prompts, [SEEDED] * 4)
 
 
+@dataclass
+class FollowsWritten:
+    """A mask that allows another third of the vocabulary behind each token."""
+
+    problem = None
+
+    def allowed(self, written: Sequence[int]) -> bytes:
+        third = (written[-1] if written else 0) % 3
+        return sum(1 << token for token in range(third, VOCABULARY, 3)).to_bytes(-(-VOCABULARY // 8), "little")
+
+
+ADJUSTED = {
+    "penalties": replace(SEEDED, repetition_penalty=1.3, frequency_penalty=0.5),
+    "presence": replace(SEEDED, presence_penalty=1.0),
+    "report": replace(SEEDED, logprobs=3),
+    "least length": replace(SEEDED, min_tokens=4, stop_token_ids=(7,)),
+    "least length, greedy": replace(GREEDY, stop_token_ids=tuple(range(0, 200, 3)), min_tokens=2),
+    "bias": replace(GREEDY, logit_bias={5: 3.0, 9: -4.0}),
+    "mask": SEEDED,
+}
+
+
+def adjusted(small: SmallEngine, kinds: Sequence[str], max_tokens: int = 12) -> list[Reader]:
+    """Answers of a plain row and of rows of these kinds, together."""
+    readers = [small.submit(prompt(small.config, 5), replace(GREEDY, max_tokens=max_tokens))]
+    for seed, kind in enumerate(kinds, start=1):
+        mask = FollowsWritten() if kind == "mask" else None
+        sampling = replace(ADJUSTED[kind], max_tokens=max_tokens)
+        readers.append(small.submit(prompt(small.config, 3 + seed, seed=seed), sampling, mask=mask))
+    small.run()
+    assert all(reader.done for reader in readers)
+    return readers
+
+
 def test_rows_with_penalties_masks_and_reports_share_steps_with_plain_ones() -> None:
     small = warmed()
-    samplings = [
-        GREEDY,
-        replace(SEEDED, repetition_penalty=1.3, frequency_penalty=0.5),
-        replace(SEEDED, logprobs=3),
-        replace(SEEDED, min_tokens=4, stop_token_ids=(7,)),
-        replace(GREEDY, stop_token_ids=tuple(range(0, 200, 3)), min_tokens=2),
-    ]
-    prompts = some_prompts(small, len(samplings))
-    assert texts(small, prompts, samplings) == texts(plain(small), prompts, samplings)
+    for kinds in (list(ADJUSTED)[:5], list(ADJUSTED)[5:]):
+        readers, expected = adjusted(small, kinds), adjusted(plain(small), kinds)
+        assert [reader.text for reader in readers] == [reader.text for reader in expected]
+        for own, other in zip(map(reports, readers), map(reports, expected), strict=True):
+            assert [token for token, _ in own] == [token for token, _ in other]
+            assert [score for _, score in own] == pytest.approx([score for _, score in other], abs=1e-4)
+    check_at_rest(small)
+
+
+def reports(reader: Reader) -> list[tuple[int | None, float]]:
+    """The tokens whose log-probabilities were reported, the sampled one and its alternatives in turn."""
+    deltas = [event for event in reader.events if isinstance(event, TextDelta)]
+    tokens = [token for delta in deltas for each in delta.logprobs for token in (each, *each.top)]
+    return [(token.token_id, token.logprob) for token in tokens]
+
+
+def exposed_waits(kinds: Sequence[str], monkeypatch: pytest.MonkeyPatch) -> tuple[int, int]:
+    """Steps, and those whose tokens the host waits for while the device has no other step to go on with."""
+    small = warmed("guard")  # no chunk edges, where steps wait
+    launch, wait = ModelRunner.launch, StepOutput.wait
+    launched: list[int] = []
+    waits: list[bool] = []
+
+    def launching(self: ModelRunner, inputs: Any, due: Any, states: Any, *, from_previous: bool = False) -> Any:
+        launched.append(len(inputs))
+        return launch(self, inputs, due, states, from_previous=from_previous)
+
+    def waiting(self: StepOutput) -> Any:
+        waits.append(len(launched) - len(waits) < 2)
+        return wait(self)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(ModelRunner, "launch", launching)
+        patch.setattr(StepOutput, "wait", waiting)
+        adjusted(small, kinds, max_tokens=24)
+    return len(launched), sum(waits)
+
+
+@pytest.mark.parametrize("kind", ADJUSTED if LONG else ["mask"])
+def test_a_row_that_is_adjusted_keeps_steps_beside_the_host(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    steps, waits = exposed_waits([kind], monkeypatch)
+    assert steps >= 24
+    assert waits <= 4  # where answers begin and end
 
 
 def test_answers_that_end_at_different_times_leave_the_others_alone() -> None:

@@ -9,9 +9,10 @@ import torch
 from torch import Tensor
 
 from llama4_local.decoding import sampler
+from llama4_local.decoding.adjusting import adjust
 from llama4_local.decoding.divided_sampling import Part, report_part, sample_part
-from llama4_local.decoding.row_rules import adjusted
-from llama4_local.decoding.sampler import LogProbabilities, ResolvedSampling, SamplerState, sampling_columns
+from llama4_local.decoding.reports import Reports
+from llama4_local.decoding.sampler import ResolvedSampling, SamplerState, sampling_columns
 from llama4_local.ops.reference.functions import ReferenceOps
 from local.rank_threads import exchanges, on_every_rank
 from long_runs import often
@@ -41,23 +42,25 @@ def ends(request: pytest.FixtureRequest) -> list[Exchange]:
     return exchanges(request.param)
 
 
-def divided(ends: list[Exchange], logits: Tensor, states: list[SamplerState]) -> list[tuple[Tensor, LogProbabilities]]:
+def divided(ends: list[Exchange], logits: Tensor, states: list[SamplerState]) -> list[tuple[Tensor, Reports | None]]:
     """Sample on every rank's thread."""
     vocab, columns = logits.shape[-1], sampling_columns(states, CPU)
     rules = [state.rules(logits[0]) for state in states]
 
-    def work(share: Share, end: Exchange) -> tuple[Tensor, LogProbabilities]:
+    def work(share: Share, end: Exchange) -> tuple[Tensor, Reports | None]:
         start, stop = share.vocabulary(vocab)
         part, own = Part(share, vocab, end.gather), logits[:, start:stop].clone()
         ours = [each.part(start, stop) for each in rules]
-        tokens = sample_part(adjusted(own, ours), columns, part)
+        changed = own.clone()
+        adjust(ReferenceOps(), changed, ours)
+        tokens = sample_part(changed, columns, part)
         return tokens, report_part(own, tokens, ours, part)
 
     return on_every_rank(ends, work)
 
 
-def whole(logits: Tensor, states: list[SamplerState]) -> tuple[Tensor, LogProbabilities]:
-    return sampler.sample(ReferenceOps(), logits, states, sampling_columns(states, CPU))
+def whole(logits: Tensor, states: list[SamplerState]) -> tuple[Tensor, Reports | None]:
+    return sampler.sample(ReferenceOps(), logits.clone(), states, sampling_columns(states, CPU))
 
 
 def some_state(chance: torch.Generator, vocab: int) -> SamplerState:
@@ -100,7 +103,8 @@ def test_any_row_gets_the_token_of_the_whole_logits(ends: list[Exchange], vocab:
             check_reports(own, reports)
 
 
-def check_reports(found: LogProbabilities, wanted: LogProbabilities) -> None:
+def check_reports(own: Reports | None, expected: Reports | None) -> None:
+    found, wanted = (reports.by_row() if reports else {} for reports in (own, expected))
     assert found.keys() == wanted.keys()
     for row, (logprob, top) in wanted.items():
         assert found[row][0] == pytest.approx(logprob, abs=2e-5)

@@ -73,6 +73,7 @@ class Asked:
 
 class EngineLife(RuleBasedStateMachine):
     ranks = 1
+    limits = EngineLimits(11, max_sequences=3, max_waiting=6)
 
     def __init__(self) -> None:
         super().__init__()
@@ -80,7 +81,7 @@ class EngineLife(RuleBasedStateMachine):
             chatting(stop_ids=()),
             global_pages=40,
             local_pages=7,
-            limits=EngineLimits(11, max_sequences=3, max_waiting=6),
+            limits=self.limits,
             model=model_of(self.ranks),
         )
         self.asked: list[Asked] = []

@@ -10,9 +10,13 @@ import numpy as np
 import pytest
 import torch
 
+from llama4_local.decoding.adjusting import adjust
 from llama4_local.decoding.grammar import Grammars
+from llama4_local.decoding.row_rules import RowRules
 from llama4_local.decoding.sampler import ResolvedSampling, SamplerState
-from llama4_local.decoding.token_mask import MaskLookahead, apply, unpacked
+from llama4_local.decoding.token_mask import MaskLookahead, words
+from llama4_local.ops.reference.functions import ReferenceOps
+from llama4_local.ops.reference.sampling import unpacked
 from llama4sdk import OutputSpec, Request, ServerFault
 from llama4sdk.messages import conversation
 from llama4sdk.prompting import Tokenizer
@@ -76,10 +80,15 @@ def test_bits_are_read_lowest_first_and_rows_stay_apart(vocab: int) -> None:
     logits = torch.randn(3, vocab, generator=torch.Generator().manual_seed(0))
     chosen = torch.rand(3, vocab, generator=torch.Generator().manual_seed(1)) < 0.5
     packed = [sum(1 << place for place in range(vocab) if row[place]).to_bytes(32, "little") for row in chosen]
-    masked = apply(logits, {0: packed[0], 2: packed[2]})
+    masked = logits.clone()
+    adjust(ReferenceOps(), masked, [RowRules(allowed=bits) for bits in (packed[0], None, packed[2])])
     chosen[1] = True
     assert torch.equal(masked[chosen], logits[chosen])
     assert torch.isinf(masked[~chosen]).all()
+
+
+def test_missing_bytes_allow_no_token() -> None:
+    assert words([b"\x01", b"", b"\xff" * 9], 40).tolist() == [[1, 0], [0, 0], [-1, -1]]
 
 
 def test_bits_are_unpacked_alike_on_every_device() -> None:

@@ -198,6 +198,13 @@ class SequencePages:
         self.length += count
         return tuple(copies)
 
+    def retract(self, count: int) -> None:
+        """Take back the last `count` tokens of the last `extend`, of which at least one stays."""
+        self.length -= count
+        self._trim(self._pages.global_pool, self.global_pages, self.length)
+        if self.shape.chunk is not None:
+            self._trim(self._pages.local_pool, self.local_pages, (self.length - 1) % self.shape.chunk + 1)
+
     def fork(self) -> SequencePages:
         """Return a second sequence with the same tokens so far, sharing every page."""
         twin = SequencePages(self._pages, self.origin)
@@ -227,6 +234,11 @@ class SequencePages:
 
     def _shared_tail(self, pool: PagePool, pages: list[int], filled: int) -> int:
         return int(filled % self.shape.page_size != 0 and pool.is_shared(pages[-1]))
+
+    def _trim(self, pool: PagePool, pages: list[int], filled: int) -> None:
+        kept = self.shape.pages_for(filled)
+        pool.release(pages[kept:])
+        del pages[kept:]
 
     def _grow(self, pool: PagePool, pages: list[int], filled: int, count: int) -> list[PageCopy]:
         copies: list[PageCopy] = []

@@ -10,6 +10,7 @@ from llama4sdk.errors import InvalidRequest
 WeightFormat = Literal["int4", "fp8"]
 DType = Literal["auto", "float32", "bfloat16", "float16"]
 CacheType = Literal["auto", "fp8"]
+Speculation = Literal["prompt_lookup"]
 MatrixFormat = Literal["plain", "int4", "fp8"]
 
 INT4_GROUPS: Final = (128, 64, 32)  # inputs that share a scale; the largest that divides a matrix is taken
@@ -24,6 +25,8 @@ CACHE_BYTES: Final = {"bf16": 2, "fp16": 2, "fp32": 4, "fp8": 1}
 CACHE_OF_DTYPE: Final = {"bfloat16": "bf16", "float16": "fp16", "float32": "fp32"}
 
 MOST_STEP_TOKENS: Final = 131_072  # beyond, 32-bit offsets into a step's activations wrap in the kernels
+MOST_DRAFTED: Final = 7  # tokens that a sequence's step computes behind its last one, to be confirmed
+SPECULATING_STREAMS: Final = 4  # with more sequences, their own tokens fill a step
 _STEP_TOKENS: Final = {"cpu": 512, "cuda": 8192}  # enough to keep the device busy; fewer beside streams
 
 

@@ -5,7 +5,16 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import get_args
 
-from llama4_local.config.formats import MOST_STEP_TOKENS, CacheType, DType, WeightFormat, usual_step_tokens
+from llama4_local.config.formats import (
+    MOST_DRAFTED,
+    MOST_STEP_TOKENS,
+    SPECULATING_STREAMS,
+    CacheType,
+    DType,
+    Speculation,
+    WeightFormat,
+    usual_step_tokens,
+)
 from llama4_local.config.share import checked_ranks
 from llama4sdk.errors import InvalidRequest
 from llama4sdk.image_limits import DEFAULT_LIMITS, ImageLimits
@@ -35,6 +44,7 @@ class Options:
     prefix_caching: bool = True
     deterministic: bool = False
     cuda_graphs: bool = True
+    speculate: Speculation | None = None
     threads: int | None = None
     tools_in: ToolsPlace = "system"
     progress: bool | None = None
@@ -50,6 +60,8 @@ class Options:
             )
         if self.cache_dtype not in get_args(CacheType):
             raise InvalidRequest(f"cache_dtype is one of {', '.join(get_args(CacheType))}; got {self.cache_dtype!r}.")
+        if self.speculate not in (None, *get_args(Speculation)):
+            raise InvalidRequest(f"speculate is {' or '.join(get_args(Speculation))}, or None; got {self.speculate!r}.")
         checked_ranks(self.tensor_parallel)
         counts = ("context", "max_sequences", "max_waiting", "max_images", "step_tokens", "threads")
         for name in counts:
@@ -73,3 +85,9 @@ class Options:
 def step_tokens(options: Options, device: str) -> int:
     """Return the most tokens of a step on a kind of device."""
     return options.step_tokens or usual_step_tokens(device)
+
+
+def most_sampled(options: Options) -> int:
+    """Return the most rows of a step that tokens are sampled from."""
+    drafted = MOST_DRAFTED if options.speculate else 0
+    return max(options.max_sequences, min(options.max_sequences, SPECULATING_STREAMS) * (1 + drafted))

@@ -13,19 +13,20 @@ fp64.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, NamedTuple, Protocol
+from typing import TYPE_CHECKING, NamedTuple
 
 import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
 from llama4_local.config.share import Share
-from llama4_local.decoding.sampler import LogProbabilities
+from llama4_local.decoding.reports import Reports, reported_rows
 from llama4_local.ops.reference.sampling import draw_weights, least_passing, top_k_limit, uniforms
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
+    from llama4_local.decoding.row_rules import RowRules
     from llama4_local.decoding.sampler import SamplingColumns
     from llama4_local.ops.filters import Filters
 
@@ -57,15 +58,6 @@ class Part(NamedTuple):
         return [stop - start for start, stop in ranges]
 
 
-class HasLogprobs(Protocol):
-    """A row that may want a report."""
-
-    @property
-    def logprobs(self) -> int | None:
-        """Alternatives to report; None to report nothing."""
-        ...
-
-
 def sample_part(logits: Tensor, columns: SamplingColumns, part: Part) -> Tensor:
     """Return the next token of each row, the same on every rank: [rows], int64, -1 where no token is possible.
 
@@ -86,8 +78,8 @@ def sample_part(logits: Tensor, columns: SamplingColumns, part: Part) -> Tensor:
     return torch.where(bad, -1, tokens)
 
 
-def report_part(logits: Tensor, tokens: Tensor, rules: Sequence[HasLogprobs], part: Part) -> LogProbabilities:
-    """Return the reports of those rows that ask for them, the same on every rank; see `SampledToken`.
+def report_part(logits: Tensor, tokens: Tensor, rules: Sequence[RowRules], part: Part) -> Reports | None:
+    """Return the reports of those rows that ask for them, the same on every rank; None where none does.
 
     Args:
         logits: [rows, tokens of the part], fp32, before penalties and masks.
@@ -95,18 +87,12 @@ def report_part(logits: Tensor, tokens: Tensor, rules: Sequence[HasLogprobs], pa
         rules: One for each row.
         part: Which part it is.
     """
-    asked = {row: each.logprobs for row, each in enumerate(rules) if each.logprobs is not None}
+    asked = reported_rows(rules)
     if not asked:
-        return LogProbabilities()
+        return None
     rows = list(asked)
     size = min(max(asked.values()), part.vocab)
-    own, ids, values = _reported(logits[rows], tokens[rows].clamp(min=0), size, part)
-    return LogProbabilities(
-        {
-            row: (logprob, tuple(zip(top, scores, strict=True))[: asked[row]])
-            for row, logprob, top, scores in zip(rows, own.tolist(), ids.tolist(), values.tolist(), strict=True)
-        }
-    )
+    return Reports(asked, *_reported(logits[rows], tokens[rows].clamp(min=0), size, part))
 
 
 def _argmax(logits: Tensor, part: Part) -> tuple[Tensor, Tensor]:

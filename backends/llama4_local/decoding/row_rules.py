@@ -6,14 +6,8 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
-import torch
-
-from llama4_local.decoding import token_mask
-from llama4_local.ops.reference import sampling
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-
     from torch import Tensor
 
 
@@ -52,41 +46,6 @@ class RowRules:
             allowed=None if self.allowed is None else _cut(self.allowed, start, stop),
             excluded=tuple(token - start for token in self.excluded if start <= token < stop),
         )
-
-
-def adjusted(logits: Tensor, rules: Sequence[RowRules]) -> Tensor:
-    """Return logits [rows, vocab] after their rows' rules; the same tensor where no row has any."""
-    penalized = [row for row, each in enumerate(rules) if each.history is not None]
-    masks = {row: each.allowed for row, each in enumerate(rules) if each.allowed is not None}
-    changed = penalized or any(each.biases or each.excluded for each in rules)
-    result = logits.clone() if changed else logits
-    if penalized:
-        result[penalized] = _penalize(logits[penalized], [rules[row] for row in penalized])
-    for row, each in enumerate(rules):
-        if each.biases:
-            tokens, values = zip(*each.biases, strict=True)
-            result[row, torch.tensor(tokens, device=logits.device)] += torch.tensor(values, device=logits.device)
-    if masks:
-        result = token_mask.apply(result, masks)
-    for row, each in enumerate(rules):
-        result[row, list(each.excluded)] = -torch.inf
-    return result
-
-
-def _penalize(logits: Tensor, rules: Sequence[RowRules]) -> Tensor:
-    histories = [each.history for each in rules if each.history is not None]
-
-    def column(values: list[float]) -> Tensor:
-        return torch.tensor(values, dtype=torch.float32, device=logits.device)
-
-    return sampling.penalize(
-        logits,
-        torch.stack([seen for seen, _ in histories]),
-        torch.stack([counts for _, counts in histories]),
-        column([each.repetition for each in rules]),
-        column([each.presence for each in rules]),
-        column([each.frequency for each in rules]),
-    )
 
 
 def _cut(bits: bytes, start: int, stop: int) -> bytes:

@@ -6,15 +6,17 @@ lie differs (`SamplingColumns`).
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, NamedTuple
 
 import torch
 from torch import Tensor
 
-from llama4_local.decoding.row_rules import RowRules, adjusted
+from llama4_local.decoding.adjusting import adjust
+from llama4_local.decoding.reports import ReportedLogits, Reports
+from llama4_local.decoding.row_rules import RowRules
+from llama4_local.decoding.sending import sent
 from llama4_local.ops.filters import Filters
-from llama4_local.ops.reference import sampling
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -118,21 +120,37 @@ class SamplerState:
         prompt: Its prompt's tokens.
         written: The answer so far; the detokenizer appends to it.
         mask: Rules tokens out at each position, as a grammar does.
+        drafted: Tokens behind the answer so far that this row takes for granted.
     """
 
     sampling: ResolvedSampling
     prompt: Sequence[int]
     written: list[int]
     mask: TokenMask | None = None
+    drafted: tuple[int, ...] = ()
     _failure: str | None = field(default=None, init=False)
     _seen: Tensor | None = field(default=None, init=False)  # [vocab], bool
     _counts: Tensor | None = field(default=None, init=False)  # [vocab], int32
     _counted: int = field(default=0, init=False)
 
     @property
+    def count(self) -> int:
+        """Tokens before the one that is sampled, those of the prompt left out."""
+        return len(self.written) + len(self.drafted)
+
+    @property
     def problem(self) -> str | None:
         """The reason why no token could be sampled, where it is known."""
         return self._failure or (self.mask.problem if self.mask else None)
+
+    @property
+    def takes_drafts(self) -> bool:
+        """Whether rows behind drafted tokens can be sampled: no mask, no penalty, which those tokens would change."""
+        return not (self.mask or self.sampling.penalized)
+
+    def behind(self, drafted: tuple[int, ...]) -> SamplerState:
+        """Return the state of the row behind drafted tokens."""
+        return replace(self, drafted=drafted) if drafted else self
 
     def is_plain(self, ahead: int = 0) -> bool:
         """Whether logits are sampled as they are: no penalty, no bias, no mask, no report.
@@ -141,7 +159,7 @@ class SamplerState:
             ahead: Tokens of the in-flight step that the answer does not hold yet.
         """
         sampling = self.sampling
-        waits = len(self.written) + ahead < sampling.min_tokens
+        waits = self.count + ahead < sampling.min_tokens
         return not (sampling.penalized or sampling.biases or self.mask or waits or sampling.logprobs is not None)
 
     def allowed(self) -> bytes:
@@ -161,7 +179,7 @@ class SamplerState:
             like: A row of logits, for size and device.
         """
         sampling = self.sampling
-        waits = len(self.written) < sampling.min_tokens
+        waits = self.count < sampling.min_tokens
         return RowRules(
             sampling.repetition_penalty,
             sampling.presence_penalty,
@@ -182,7 +200,7 @@ class SamplerState:
         if self._seen is None or self._counts is None:
             self._seen = torch.zeros_like(like, dtype=torch.bool)
             self._counts = torch.zeros_like(like, dtype=torch.int32)
-            self._seen[torch.tensor(self.prompt, dtype=torch.int64, device=like.device)] = True
+            self._seen.index_fill_(0, sent(self.prompt, torch.int64, like.device), True)
         for token in self.written[self._counted :]:
             self._seen[token] = True
             self._counts[token] += 1
@@ -205,10 +223,6 @@ class SampledToken:
     top: tuple[tuple[int, float], ...] = ()
 
 
-class LogProbabilities(dict[int, tuple[float, tuple[tuple[int, float], ...]]]):
-    """By row, the sampled token's log-probability and the most probable tokens with theirs."""
-
-
 class SamplingColumns(NamedTuple):
     """The sampling parameters of a step's rows on the device, as `Ops.sample` takes them."""
 
@@ -219,26 +233,30 @@ class SamplingColumns(NamedTuple):
 
 def sample(
     ops: Ops, logits: Tensor, states: Sequence[SamplerState], columns: SamplingColumns
-) -> tuple[Tensor, LogProbabilities]:
+) -> tuple[Tensor, Reports | None]:
     """Sample the next token of every sequence; a row depends on its own logits, parameters and history only.
 
     Args:
         ops: Samples on the logits' device.
-        logits: [rows, vocab], fp32.
+        logits: [rows, vocab], fp32; the rows' rules are written into it.
         states: One for each row.
         columns: Their parameters.
 
     Returns:
         Tokens, [rows], int64, -1 where no token is possible; and the reports of rows that ask for them.
     """
-    tokens = ops.sample(adjusted(logits, [state.rules(logits[0]) for state in states]), *columns)
-    return tokens, log_probabilities(logits, tokens.clamp(min=0), states)
+    rules = [state.rules(logits[0]) for state in states]
+    reported = ReportedLogits.of(logits, rules)
+    adjust(ops, logits, rules)
+    tokens = ops.sample(logits, *columns)
+    return tokens, reported.reports(tokens) if reported else None
 
 
-def sampled_tokens(tokens: Tensor, reports: LogProbabilities) -> list[SampledToken]:
+def sampled_tokens(tokens: Tensor, reports: Reports | None) -> list[SampledToken]:
     """Return one value for each row of `sample`'s tokens."""
+    by_row = reports.by_row() if reports else {}
     return [
-        SampledToken(None) if token < 0 else SampledToken(token, *reports.get(row, (None, ())))
+        SampledToken(None) if token < 0 else SampledToken(token, *by_row.get(row, (None, ())))
         for row, token in enumerate(tokens.tolist())
     ]
 
@@ -258,25 +276,4 @@ def sampling_columns(states: Sequence[SamplerState], device: torch.device) -> Sa
         ranked=any(row.ranked for row in rows),
     )
     seeds = column([row.seed for row in rows], torch.int64)
-    return SamplingColumns(filters, seeds, column([len(state.written) for state in states], torch.int64))
-
-
-def log_probabilities(logits: Tensor, tokens: Tensor, states: Sequence[SamplerState]) -> LogProbabilities:
-    """Return the reports of those rows that ask for them; see `SampledToken`.
-
-    Args:
-        logits: [rows, vocab], before penalties and masks.
-        tokens: [rows], int64, the sampled ones.
-        states: One for each row.
-    """
-    asked = {row: state.sampling.logprobs for row, state in enumerate(states) if state.sampling.logprobs is not None}
-    if not asked:
-        return LogProbabilities()
-    rows = list(asked)
-    own, ids, values = sampling.log_probabilities(logits[rows], tokens[rows], max(asked.values()))
-    return LogProbabilities(
-        {
-            row: (logprob, tuple(zip(top, scores, strict=True))[: asked[row]])
-            for row, logprob, top, scores in zip(rows, own.tolist(), ids.tolist(), values.tolist(), strict=True)
-        }
-    )
+    return SamplingColumns(filters, seeds, column([state.count for state in states], torch.int64))

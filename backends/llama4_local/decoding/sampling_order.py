@@ -8,9 +8,11 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from llama4_local.decoding.adjusting import adjust
 from llama4_local.decoding.divided_sampling import Part, report_part, sample_part
-from llama4_local.decoding.row_rules import RowRules, adjusted
-from llama4_local.decoding.sampler import LogProbabilities, SamplingColumns
+from llama4_local.decoding.reports import Reports, reported_rows
+from llama4_local.decoding.row_rules import RowRules
+from llama4_local.decoding.sampler import SamplingColumns
 from llama4_local.model.transformer import part_logits
 from llama4_local.ops.filters import Filters
 
@@ -88,7 +90,7 @@ class SamplingOrder:
             rules.append(RowRules(**values))
         return cls(rows, SamplingColumns(filters, seeds, steps), tuple(rules), tuple(fields["excluded"]))
 
-    def carry_out(self, model: Model, hidden: Tensor, ranks: Ranks) -> tuple[Tensor, LogProbabilities]:
+    def carry_out(self, model: Model, hidden: Tensor, ranks: Ranks) -> tuple[Tensor, Reports | None]:
         """Sample with the other ranks; see `decoding.sampler.sample`.
 
         Args:
@@ -101,8 +103,10 @@ class SamplingOrder:
         start, stop = part.start, part.start + logits.shape[-1]
         logits[:, [token - start for token in self.excluded if start <= token < stop]] = -torch.inf
         rules = [each.part(start, stop) for each in self.rules]
-        tokens = sample_part(adjusted(logits, rules), self.columns, part)
-        return tokens, report_part(logits, tokens, rules, part)
+        unchanged = logits.clone() if reported_rows(rules) else logits
+        adjust(model.ops, logits, rules)
+        tokens = sample_part(logits, self.columns, part)
+        return tokens, report_part(unchanged, tokens, rules, part)
 
 
 def _json(rules: RowRules) -> dict[str, Any]:
@@ -119,11 +123,11 @@ def _pair(value: Any) -> Any:
 
 def sample_over_ranks(
     model: Model, hidden: Tensor, rows: Tensor, states: Sequence[SamplerState], columns: SamplingColumns
-) -> tuple[Tensor, LogProbabilities]:
+) -> tuple[Tensor, Reports | None]:
     """Sample a step's tokens with the other ranks, on rank 0; see `SamplingOrder`."""
     ranks = model.ranks
     if ranks is None or not states:
-        return torch.empty(0, dtype=torch.int64), LogProbabilities()
+        return torch.empty(0, dtype=torch.int64), None
     order = SamplingOrder.of(model, rows, states, columns)
     ranks.announce(COMMAND, *order.message())
     return order.carry_out(model, hidden, ranks)

@@ -8,11 +8,9 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
-import torch
-from torch import Tensor
 
 if TYPE_CHECKING:
-    from collections.abc import Generator, Mapping, Sequence
+    from collections.abc import Generator, Sequence
 
 
 class TokenMask(Protocol):
@@ -67,30 +65,13 @@ def _compute(masks: Sequence[tuple[TokenMask, Sequence[int]]]) -> None:
             mask.allowed(written)
 
 
-def apply(logits: Tensor, packed: Mapping[int, bytes]) -> Tensor:
-    """Return logits, [rows, vocab], with -inf where the bit of a row is not set; other rows stay as they are.
+def words(packed: Sequence[bytes], vocab: int) -> np.ndarray:
+    """Return the bits of some rows as `Ops.adjust` takes them, [rows, ⌈vocab / 32⌉], int32.
 
     Args:
-        logits: [rows, vocab].
-        packed: By row, a bit for each token, lowest first; missing bytes allow no token.
+        packed: Of each row a bit for each token, lowest first; missing bytes allow no token.
+        vocab: Tokens.
     """
-    rows, vocab = logits.shape
-    taken = (vocab + 7) // 8
-    everything = b"\xff" * taken
-    joined = b"".join(packed.get(row, everything)[:taken].ljust(taken, b"\0") for row in range(rows))
-    bits = np.frombuffer(joined, np.uint8).reshape(rows, taken)
-    if logits.device.type == "cpu":
-        allowed = torch.from_numpy(np.unpackbits(bits, axis=1, bitorder="little"))
-    else:
-        allowed = unpacked(torch.from_numpy(bits.copy()).to(logits.device))
-    return logits.masked_fill(allowed[:, :vocab] == 0, -torch.inf)
-
-
-def unpacked(bits: Tensor) -> Tensor:
-    """Return a byte for each bit, lowest first, on the device of the bits, which are sent eight to a byte.
-
-    Args:
-        bits: [rows, bytes], uint8.
-    """
-    places = torch.arange(8, dtype=torch.uint8, device=bits.device)
-    return ((bits[:, :, None] >> places) & 1).flatten(1)
+    taken = 4 * -(-vocab // 32)
+    joined = b"".join(bits[:taken].ljust(taken, b"\0") for bits in packed)
+    return np.frombuffer(bytearray(joined), "<i4").reshape(len(packed), -1)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+import torch
+
 from llama4_local.config.invariant import BrokenInvariant
 from llama4_local.decoding.sampler import sample, sampling_columns
 from llama4_local.decoding.sampling_order import sample_over_ranks
@@ -37,7 +39,7 @@ class EagerRunner:
     def launch(
         self,
         inputs: Sequence[SequenceInput],
-        due: Sequence[int],
+        rows: Sequence[int],
         states: Sequence[SamplerState],
         *,
         from_previous: bool = False,
@@ -49,14 +51,14 @@ class EagerRunner:
         batch = build_batch(inputs, image_token_id=model.config.image_token_id, device=model.device)
         with self._mask_lookahead.over([(state.mask, state.written) for state in states if state.mask]):
             hidden = forward(model, batch, self._cache)
-            rows = batch.last_rows[list(due)]
-            logits = None if model.ranks else sampling_logits(model, hidden[rows])
+            sampled = torch.tensor(rows, dtype=torch.int64)
+            logits = None if model.ranks else sampling_logits(model, hidden[sampled])
         columns = sampling_columns(states, model.device)
         if logits is not None:
-            tokens, log_probabilities = sample(model.ops, logits, states, columns)
+            tokens, reports = sample(model.ops, logits, states, columns)
         else:
-            tokens, log_probabilities = sample_over_ranks(model, hidden, rows, states, columns)
-        return StepOutput(tokens.cpu(), log_probabilities=log_probabilities)
+            tokens, reports = sample_over_ranks(model, hidden, sampled, states, columns)
+        return StepOutput(tokens.cpu(), reports=reports)
 
     def close(self) -> None:
         """End the thread of the token masks."""

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import traceback
 from dataclasses import dataclass
+from itertools import islice
 from time import perf_counter
 from typing import TYPE_CHECKING
 
@@ -14,17 +15,19 @@ import torch
 
 from llama4_local.cache.kv_cache import KvCache
 from llama4_local.cache.page_table import PageAllocators
-from llama4_local.cache.prefix_cache import PageHashes, PrefixCache
+from llama4_local.cache.prefix_cache import PrefixCache
 from llama4_local.cache.session_store import SessionStore
-from llama4_local.decoding.detokenizer import Detokenizer
-from llama4_local.decoding.sampler import ResolvedSampling, SampledToken, SamplerState
 from llama4_local.engine.device_loss import is_device_lost
+from llama4_local.engine.drafting import confirmed
 from llama4_local.engine.eager_runner import EagerRunner
 from llama4_local.engine.image_features import ImageFeatures
 from llama4_local.engine.load import EngineLoad
 from llama4_local.engine.model_runner import ModelRunner
-from llama4_local.engine.request_state import InFlightStep, RequestChunk, RequestState
+from llama4_local.engine.request_state import InFlightStep, RequestChunk, RequestState, sampled_rows
+from llama4_local.engine.request_states import RequestStates
 from llama4_local.engine.scheduler import Scheduler
+from llama4_local.engine.speculation import draft, drafts_soon
+from llama4_local.engine.step_output import UnsampledOutput
 from llama4_local.engine.step_pace import StepPace
 from llama4_local.model.ranks import CacheOverRanks
 from llama4_local.ops.batch import SequenceInput
@@ -37,10 +40,11 @@ if TYPE_CHECKING:
     from llama4_local.cache.page_table import CacheShape, PageCopy
     from llama4_local.cache.session_store import SessionCopy, SessionState
     from llama4_local.decoding.detokenizer import Decodes
+    from llama4_local.decoding.sampler import SampledToken
     from llama4_local.engine.cuda_graphs import Capture
     from llama4_local.engine.mailbox import Outbox
     from llama4_local.engine.request import EngineRequest, Prefix
-    from llama4_local.engine.step_output import Runner
+    from llama4_local.engine.step_output import Runner, StepOutput
     from llama4_local.model.transformer import Model
 
 
@@ -53,12 +57,14 @@ class EngineLimits:
         max_sequences: Most requests that run at once.
         max_waiting: Most requests in the queue.
         prefix_caching: Whether prompts that begin alike are computed once.
+        speculate: Whether steps compute drafted tokens, see `speculation`.
     """
 
     step_tokens: int = 512
     max_sequences: int = 64
     max_waiting: int = 4096
     prefix_caching: bool = True
+    speculate: bool = False
 
 
 class Engine:
@@ -87,7 +93,6 @@ class Engine:
     ) -> None:
         self._model = model
         self._limits = limits
-        self._tokenizer = tokenizer
         self._outbox = outbox
         self._cache = KvCache.allocate(model.config.text, shape, dtype=cache_dtype or model.dtype, device=model.device)
         self._pages = PageAllocators(shape)
@@ -103,6 +108,7 @@ class Engine:
         self._copies = over_ranks or self._cache
         parts = model.ranks.size if model.ranks else 1
         self.session_store = SessionStore(self._cache, self._prefixes, over_ranks, parts=parts)
+        self._new_states = RequestStates(model, self._pages, tokenizer, self._scheduler.capacity, limits.speculate)
         self._states: dict[EngineRequest, RequestState] = {}
         self._runner: Runner = EagerRunner(model, self._cache)
         self._in_flight: InFlightStep | None = None
@@ -149,7 +155,7 @@ class Engine:
     def submit(self, request: EngineRequest) -> None:
         """Take a request on; one that cannot be served gets its error, and no other request is touched."""
         try:
-            state = self._new_state(request)
+            state = self._new_states.new(request)
             self._scheduler.add(state)
         except Exception as error:  # noqa: BLE001 - a request that breaks the engine's own code ends alone
             self._outbox.put(request.mailbox, _as_llama_error(error, "could not be taken on"))
@@ -178,7 +184,7 @@ class Engine:
             Overloaded: There is no room for them.
         """
         images = ImageFeatures(self._model, prefix.token_ids, prefix.tiles) if prefix.tiles else None
-        page_hashes = self._page_hashes(prefix, images)
+        page_hashes = self._new_states.page_hashes(prefix, images)
         page_hashes.cover(prefix.token_ids, session.keys.shape[1])
         return self.session_store.write(prefix.session_key, page_hashes.hashes, session)
 
@@ -199,24 +205,36 @@ class Engine:
         self._pause_lagging()
         step = self._in_flight or self._launch_next()
         self._in_flight = None
-        if step is None:
+        output = self._sampled(step) if step else None
+        if step is None or output is None:
             return
         try:
-            self._in_flight = self._launch_ahead(step)
+            self._in_flight = self._launch_ahead(step, output)
         finally:
-            self._complete(step)
+            self._complete(step, output)
 
     def _launch_next(self) -> InFlightStep | None:
         """Launch what the scheduler picks, if anything."""
+        if self._limits.speculate:
+            draft(self._states.values())
         scheduled = self._scheduler.schedule(beside=self._pace.tokens)
         for state in scheduled.stuck:
             self._end(state, Overloaded("Pinned pages of sessions leave no room in the cache for this request."))
         chunks = [chunk for chunk in scheduled.chunks if self._images_ready(chunk)]
         return self._launch(chunks, scheduled.copies) if chunks else None
 
-    def _launch_ahead(self, step: InFlightStep) -> InFlightStep | None:
+    def _sampled(self, step: InFlightStep) -> StepOutput | None:
+        """Sample a step whose masks or penalties depend on tokens that were handed out since its launch."""
+        try:
+            return step.output.sample() if isinstance(step.output, UnsampledOutput) else step.output
+        except Exception as error:  # noqa: BLE001 - as in `_launch`
+            self._fail_step(step.chunks, error)
+            return None
+
+    def _launch_ahead(self, step: InFlightStep, output: StepOutput) -> InFlightStep | None:
         """Launch the step after, if it can go on from tokens that only the device has."""
-        scheduled = self._scheduler.schedule_ahead(step.chunks) if step.output.feeds_next else None
+        waits = not output.feeds_next or (self._limits.speculate and drafts_soon(self._states.values()))
+        scheduled = None if waits else self._scheduler.schedule_ahead(step.chunks)
         return self._launch(list(scheduled.chunks), scheduled.copies, from_previous=True) if scheduled else None
 
     def _launch(
@@ -227,25 +245,26 @@ class Engine:
         try:
             self._copies.copy(copies)
             inputs = [self._input(chunk) for chunk in chunks]
-            rows = [index for index, chunk in enumerate(chunks) if chunk in due]
-            states = [chunk.sequence.sampler_state for chunk in due]
+            rows, states = sampled_rows(chunks, due)
             output = self._runner.launch(inputs, rows, states, from_previous=from_previous)
             return InFlightStep(tuple(chunks), due, output, launched)
         except Exception as error:  # noqa: BLE001 - a failed step ends its requests, not the engine
             self._fail_step(chunks, error)
             return None
 
-    def _complete(self, step: InFlightStep) -> None:
+    def _complete(self, step: InFlightStep, output: StepOutput) -> None:
         """Wait for a step's tokens and hand them out; requests that are gone meanwhile get none."""
         try:
-            tokens = dict(zip(step.due, step.output.wait(), strict=True))
+            sampled = iter(output.wait())
+            tokens = {chunk.sequence: list(islice(sampled, 1 + len(chunk.drafted))) for chunk in step.due}
         except Exception as error:  # noqa: BLE001 - as in `_launch`
             self._fail_step(step.chunks, error)
             return
         now = self._clock()
         self._pace.observe(step.chunks, now - max(step.launched, self._completed))
         self._completed = now
-        chunks = [chunk for chunk in step.chunks if self._is_live(chunk.sequence)]
+        live = [chunk for chunk in step.chunks if self._is_live(chunk.sequence)]
+        chunks = [self._settled(chunk, tokens) if chunk.drafted else chunk for chunk in live]
         self._scheduler.computed(chunks)
         for chunk in chunks:
             self._report_prefill(chunk)
@@ -253,9 +272,19 @@ class Engine:
                 chunk.sequence.images.forget(chunk.end)
         for chunk in chunks:
             try:
-                self._hand_out(chunk, tokens.get(chunk))
+                self._hand_out(chunk, tokens.get(chunk.sequence, []))
             except Exception as error:  # noqa: BLE001 - the tokenizer may be foreign, and so may be the stop strings
                 self._end(chunk.sequence, _as_llama_error(error, "failed while its token was turned into text"))
+
+    def _settled(self, chunk: RequestChunk, tokens: dict[RequestState, list[SampledToken]]) -> RequestChunk:
+        """Keep the drafted tokens that sampling confirms, and the token sampled behind them."""
+        state = chunk.sequence
+        tokens[state] = confirmed(chunk.drafted, tokens[state])
+        accepted = len(tokens[state]) - 1
+        settled = self._scheduler.settle(chunk, accepted)
+        if state.drafting is not None:
+            state.drafting.observe(len(chunk.drafted), accepted, len(state.tokens))
+        return settled
 
     def _is_live(self, state: RequestState) -> bool:
         return self._states.get(state.request) is state
@@ -266,7 +295,7 @@ class Engine:
 
     def _input(self, chunk: RequestChunk) -> SequenceInput:
         state = chunk.sequence
-        tokens = state.tokens[chunk.start : chunk.end] or [0]  # only the device has it yet
+        tokens = [*state.tokens[chunk.start : chunk.end], *chunk.drafted] or [0]  # only the device has it yet
         features = state.images.features(chunk.start, chunk.end) if state.images else None
         return SequenceInput(state.pages, tokens, features)
 
@@ -280,23 +309,24 @@ class Engine:
             return False
         return True
 
-    def _hand_out(self, chunk: RequestChunk, sampled: SampledToken | None) -> None:
-        """Give a request its next token, if one was sampled for it."""
+    def _hand_out(self, chunk: RequestChunk, sampled: list[SampledToken]) -> None:
+        """Give a request its next tokens, if any were sampled for it; all but the last are in its sequence already."""
         state = chunk.sequence
-        if sampled is None:
-            if chunk.reaches_end:
-                self._finish(state, "stop")
-            return
-        if sampled.token is None:
-            problem = state.sampler_state.problem or "The model's scores for this request are not numbers."
-            self._distrust(state, ServerFault(problem))
-            return
-        delta, reason = state.detokenizer.add(sampled)
-        state.tokens.append(sampled.token)
-        if delta is not None:
-            self._outbox.put(state.request.mailbox, delta)
-        if reason is not None:
-            self._finish(state, reason)
+        if not sampled and chunk.reaches_end:
+            self._finish(state, "stop")
+        for token in sampled:
+            if token.token is None:
+                problem = state.sampler_state.problem or "The model's scores for this request are not numbers."
+                self._distrust(state, ServerFault(problem))
+                return
+            delta, reason = state.detokenizer.add(token)
+            if token is sampled[-1]:
+                state.tokens.append(token.token)
+            if delta is not None:
+                self._outbox.put(state.request.mailbox, delta)
+            if reason is not None:
+                self._finish(state, reason)
+                return
 
     def _report_prefill(self, chunk: RequestChunk) -> None:
         state = chunk.sequence
@@ -308,56 +338,13 @@ class Engine:
         for state in self._states.values():
             state.paused = state.request.mailbox.lags(lagged=state.paused)
 
-    def _new_state(self, request: EngineRequest) -> RequestState:
-        sampling = self._resolved_sampling(request)
-        images = ImageFeatures(self._model, request.token_ids, request.tiles) if request.tiles else None
-        begun = len(request.token_ids) + request.begun
-        limit = min(request.limit, max(self._scheduler.capacity, begun + request.answers))
-        detokenizer = Detokenizer(
-            sampling,
-            request.sampling.stop_strings,
-            limit - len(request.token_ids),
-            decoder=self._tokenizer.decoder(),
-            text_of=self._tokenizer.decode,
-            written=request.written,
-        )
-        return RequestState(
-            tokens=[*request.token_ids, *request.written],
-            pages=self._pages.sequence(request.origin),
-            page_hashes=self._page_hashes(request, images),
-            limit=limit,
-            priority=request.priority,
-            request=request,
-            sampler_state=SamplerState(sampling, request.token_ids, detokenizer.written, request.mask),
-            detokenizer=detokenizer,
-            images=images,
-        )
-
-    def _page_hashes(self, of: EngineRequest | Prefix, images: ImageFeatures | None) -> PageHashes:
-        # Equal tokens at another position are other keys: queries of NoPE layers depend on their position.
-        salt = f"{of.cache_salt} from {of.origin}" if of.origin else of.cache_salt
-        return PageHashes(self._pages.shape.page_size, salt, images.digests if images else ())
-
-    def _resolved_sampling(self, request: EngineRequest) -> ResolvedSampling:
-        generation = self._model.config.generation
-        return ResolvedSampling.of(
-            request.sampling,
-            temperature=generation.temperature,
-            top_p=generation.top_p,
-            top_k=generation.top_k,
-            min_p=generation.min_p,
-            repetition_penalty=generation.repetition_penalty,
-            stop_ids=generation.eos_token_ids,
-            seed=request.seed,
-            begun=request.begun,
-        )
-
     def _finish(self, state: RequestState, reason: FinishReason) -> None:
         """End a request; a session's pages are pinned under the request until the session takes them over."""
         if state.request.in_session:
             hashes = state.page_hashes.hashes
             self._prefixes.publish(state.pages, hashes, 0)
-            full = state.pages.length // self._pages.shape.page_size
+            answered = len(state.request.token_ids) + len(state.request.written)  # drafts may reach beyond
+            full = min(state.pages.length, answered) // self._pages.shape.page_size
             self.session_store.pin(state.request, hashes[:full])
         self._outbox.put(state.request.mailbox, Done(reason, state.usage))
         self._remove(state)

@@ -10,15 +10,18 @@ import logging
 import time
 from dataclasses import replace
 from functools import partial
+from itertools import accumulate
 from typing import TYPE_CHECKING
 
 import torch
 
+from llama4_local.decoding.adjusting import adjust
+from llama4_local.decoding.reports import ReportedLogits
 from llama4_local.decoding.sampler import sample
 from llama4_local.engine.cuda_graphs import Capture, DecodeGraphs, table_of, table_widths
 from llama4_local.engine.pinned_buffer import PinnedBuffer
 from llama4_local.engine.sampling_batch import SamplingBatch
-from llama4_local.engine.step_output import StepOutput
+from llama4_local.engine.step_output import StepOutput, UnsampledOutput
 from llama4_local.engine.warmup import warmup_states, warmup_steps
 from llama4_local.model.transformer import forward, sampling_logits
 from llama4_local.ops.batch import Batch, PoolTable, build_batch
@@ -30,6 +33,7 @@ if TYPE_CHECKING:
 
     from llama4_local.cache.kv_cache import KvCache
     from llama4_local.cache.page_table import PoolName
+    from llama4_local.decoding.reports import Reports
     from llama4_local.decoding.sampler import SamplerState
     from llama4_local.engine.pinned_buffer import BufferRegion
     from llama4_local.model.transformer import Model
@@ -62,7 +66,7 @@ class ModelRunner:
         size = _WIDEST * (_COLUMNS * (tokens + sequences) + tables) + _GAPS
         self._buffer = PinnedBuffer(size, model.device)
         cuda = model.device.type == "cuda"
-        self._host_tokens = [torch.zeros(sequences, dtype=torch.int64, pin_memory=cuda) for _ in range(2)]
+        self._host_tokens = [torch.zeros(tokens, dtype=torch.int64, pin_memory=cuda) for _ in range(2)]
         self._graphs: DecodeGraphs | None = None
         if capture is not None:
             self._graphs = DecodeGraphs(model, cache, self._buffer, sequences=sequences, capture=capture)
@@ -90,27 +94,30 @@ class ModelRunner:
     def launch(
         self,
         inputs: Sequence[SequenceInput],
-        due: Sequence[int],
+        rows: Sequence[int],
         states: Sequence[SamplerState],
         *,
         from_previous: bool = False,
-    ) -> StepOutput:
+    ) -> StepOutput | UnsampledOutput:
         """See `Runner.launch`."""
         self._buffer.begin()
         self._host_tokens.reverse()
-        if self._graphs is not None and self._only_decodes(inputs, due):
+        if self._graphs is not None and self._only_decodes(inputs, rows):
             return self._decode(self._graphs, inputs, states, from_previous=from_previous)
-        logits, batch = self._mixed(inputs, due, states)
+        logits, batch = self._mixed(inputs, rows, states)
         return self._sampled(logits, batch, states)
 
     def close(self) -> None:
         """See `Runner.close`; nothing runs beside it but the device."""
 
     def _warm_up_step(self, inputs: list[SequenceInput], *, ranked: bool) -> None:
-        self.launch(inputs, range(len(inputs)), warmup_states(inputs, ranked=ranked)).wait()
+        states = warmup_states(inputs, self._model.config.text.vocab_size, ranked=ranked)
+        ends = accumulate(len(each.token_ids) for each in inputs)
+        output = self.launch(inputs, [end - 1 for end in ends], states)
+        (output.sample() if isinstance(output, UnsampledOutput) else output).wait()
 
-    def _only_decodes(self, inputs: Sequence[SequenceInput], due: Sequence[int]) -> bool:
-        return len(due) == len(inputs) and all(
+    def _only_decodes(self, inputs: Sequence[SequenceInput], rows: Sequence[int]) -> bool:
+        return len(rows) == len(inputs) and all(
             len(each.token_ids) == 1
             and each.features is None
             and all(len(table_of(each, pool)) <= width for pool, width in self._widths.items())
@@ -124,23 +131,31 @@ class ModelRunner:
         states: Sequence[SamplerState],
         *,
         from_previous: bool,
-    ) -> StepOutput:
+    ) -> StepOutput | UnsampledOutput:
         logits = graphs.score(inputs, states, from_previous=from_previous)
-        if all(state.is_plain(ahead=int(from_previous)) for state in states):
-            ranked = any(state.sampling.ranked for state in states)
-            return replace(self._output(graphs.sample(len(inputs), ranked=ranked)), feeds_next=True)
-        return self._sampled(logits, graphs.sampling_batch(len(inputs)), states)
+        draw = partial(self._sampled_by_graph, graphs, logits, states)
+        if from_previous and not all(state.is_plain(ahead=1) for state in states):
+            return UnsampledOutput(draw)
+        return draw()
+
+    def _sampled_by_graph(self, graphs: DecodeGraphs, logits: Tensor, states: Sequence[SamplerState]) -> StepOutput:
+        """Sample a decoding step; its tokens stay on the device for the next one."""
+        rules = [state.rules(logits[0]) for state in states]
+        reported = ReportedLogits.of(logits, rules)
+        adjust(self._model.ops, logits, rules)
+        tokens = graphs.sample(len(states), ranked=any(state.sampling.ranked for state in states))
+        return self._output(tokens, reported.reports(tokens) if reported else None, feeds_next=True)
 
     def _mixed(
-        self, inputs: Sequence[SequenceInput], due: Sequence[int], states: Sequence[SamplerState]
+        self, inputs: Sequence[SequenceInput], rows: Sequence[int], states: Sequence[SamplerState]
     ) -> tuple[Tensor, SamplingBatch]:
-        """Run a step eagerly; return the logits, [rows, vocab], of the rows that are due, and their parameters."""
+        """Run a step eagerly; return the logits, [rows, vocab], of the rows that are sampled, and their parameters."""
         model = self._model
         batch = build_batch(inputs, image_token_id=model.config.image_token_id)
-        last = self._buffer.put(batch.last_rows[list(due)].numpy())
+        sampled = self._buffer.put(rows)
         sampling_batch = SamplingBatch.put(self._buffer, states, size=len(states))
         hidden = forward(model, self._sent(batch), self._cache)
-        return sampling_logits(model, hidden[self._buffer.view(last)]), sampling_batch
+        return sampling_logits(model, hidden[self._buffer.view(sampled)]), sampling_batch
 
     def _sent(self, batch: Batch) -> Batch:
         """Send a batch, and all that was put before it."""
@@ -167,17 +182,16 @@ class ModelRunner:
     def _sampled(self, logits: Tensor, batch: SamplingBatch, states: Sequence[SamplerState]) -> StepOutput:
         """Sample each row by its own parameters."""
         if not states:
-            return self._output(torch.zeros(0, dtype=torch.int64, device=logits.device))
+            return self._output(torch.zeros(0, dtype=torch.int64, device=logits.device), None)
         ranked = any(state.sampling.ranked for state in states)
         columns = batch.columns(self._buffer, ranked=ranked, rows=len(states))
-        tokens, log_probabilities = sample(self._model.ops, logits, states, columns)
-        return replace(self._output(tokens), log_probabilities=log_probabilities)
+        return self._output(*sample(self._model.ops, logits, states, columns))
 
-    def _output(self, tokens: Tensor) -> StepOutput:
+    def _output(self, tokens: Tensor, reports: Reports | None, *, feeds_next: bool = False) -> StepOutput:
         host = self._host_tokens[0][: len(tokens)]
         host.copy_(tokens, non_blocking=True)
-        if tokens.device.type != "cuda":
-            return StepOutput(host)
-        arrived = torch.cuda.Event()
-        arrived.record()
-        return StepOutput(host, arrived)
+        arrived = None
+        if tokens.device.type == "cuda":
+            arrived = torch.cuda.Event()
+            arrived.record()
+        return StepOutput(host, arrived, reports, feeds_next)

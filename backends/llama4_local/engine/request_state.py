@@ -8,11 +8,14 @@ from typing import TYPE_CHECKING
 from llama4_local.engine.scheduler import ScheduledChunk, Sequence
 
 if TYPE_CHECKING:
+    from collections.abc import Collection, Iterable
+
     from llama4_local.decoding.detokenizer import Detokenizer
     from llama4_local.decoding.sampler import SamplerState
+    from llama4_local.engine.drafting import Drafting
     from llama4_local.engine.image_features import ImageFeatures
     from llama4_local.engine.request import EngineRequest
-    from llama4_local.engine.step_output import StepOutput
+    from llama4_local.engine.step_output import StepOutput, UnsampledOutput
     from llama4sdk.events import Usage
 
 
@@ -25,12 +28,14 @@ class RequestState(Sequence):
         sampler_state: How its tokens are sampled.
         detokenizer: Turns its tokens into text and finds its end.
         images: Features of its images; None without any.
+        drafting: Drafts its next tokens; None where it does not speculate.
     """
 
     request: EngineRequest
     sampler_state: SamplerState
     detokenizer: Detokenizer
     images: ImageFeatures | None = None
+    drafting: Drafting | None = None
 
     @property
     def usage(self) -> Usage:
@@ -47,12 +52,27 @@ class InFlightStep:
 
     Args:
         chunks: What it computes.
-        due: Those whose next token it samples; the rows of `output`, in this order.
+        due: Those whose next token it samples, in the order of the output's rows: one for each, and one for each
+            drafted token.
         output: Where the sampled tokens arrive.
         launched: When, by the engine's clock.
     """
 
     chunks: tuple[RequestChunk, ...]
     due: tuple[RequestChunk, ...]
-    output: StepOutput
+    output: StepOutput | UnsampledOutput
     launched: float
+
+
+def sampled_rows(chunks: Iterable[RequestChunk], due: Collection[RequestChunk]) -> tuple[list[int], list[SamplerState]]:
+    """Return the rows of a step behind which tokens are sampled, and the state of each."""
+    rows: list[int] = []
+    states: list[SamplerState] = []
+    end = 0
+    for chunk in chunks:
+        end += chunk.count
+        if chunk in due:
+            rows += range(end - 1 - len(chunk.drafted), end)
+            own = chunk.sequence.sampler_state
+            states += [own.behind(chunk.drafted[:place]) for place in range(len(chunk.drafted) + 1)]
+    return rows, states

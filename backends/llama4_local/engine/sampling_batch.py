@@ -46,7 +46,7 @@ class SamplingBatch:
             buffer.put([row.top_p for row in rows] + [1.0] * padding, np.float64),
             buffer.put([row.min_p for row in rows] + [0.0] * padding, np.float32),
             buffer.put([row.seed for row in rows] + [0] * padding),
-            buffer.put([len(state.written) + ahead for state in states] + [0] * padding),
+            buffer.put([state.count + ahead for state in states] + [0] * padding),
         )
 
     def columns(self, buffer: PinnedBuffer, *, ranked: bool, rows: int) -> SamplingColumns:

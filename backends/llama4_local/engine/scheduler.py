@@ -35,6 +35,7 @@ class Sequence:
         limit: Most tokens that prompt and answer may have.
         priority: Larger goes first.
         paused: Its reader lags behind, so that it gets no step.
+        drafted: Tokens that may follow, for the next step to confirm.
     """
 
     tokens: list[int]
@@ -46,6 +47,12 @@ class Sequence:
     rank: tuple[int, int] = (0, 0)
     reused: int | None = None  # tokens that the prefix cache held at its first admission
     published: int = field(default=0, init=False)
+    drafted: tuple[int, ...] = ()
+
+    @property
+    def decodes(self) -> bool:
+        """Whether its prompt is computed, and its last token is not."""
+        return self.left == 1 and self.pages.length > 0
 
     @property
     def left(self) -> int:
@@ -58,11 +65,17 @@ S = TypeVar("S", bound=Sequence)
 
 @dataclass(frozen=True, slots=True)
 class ScheduledChunk(Generic[S]):
-    """Tokens `start` to `start + count` of a sequence; they lie in one attention chunk."""
+    """Tokens `start` to `start + count` of a sequence, the last of them drafted; all lie in one attention chunk."""
 
     sequence: S
     start: int
     count: int
+    drafted: tuple[int, ...] = ()
+
+    @property
+    def known(self) -> int:
+        """How many of its tokens are not drafted."""
+        return self.count - len(self.drafted)
 
     @property
     def end(self) -> int:
@@ -71,8 +84,8 @@ class ScheduledChunk(Generic[S]):
 
     @property
     def reaches_end(self) -> bool:
-        """Whether it ends with the sequence's last token, after which the next one is sampled."""
-        return self.end == len(self.sequence.tokens)
+        """Whether it holds the sequence's last token, after which the next one is sampled."""
+        return self.start + self.known == len(self.sequence.tokens)
 
 
 @dataclass(frozen=True, slots=True)
@@ -173,9 +186,10 @@ class Scheduler(Generic[S]):
         """
         draft = _Draft[S](self._budget)
         ready = [sequence for sequence in self._running if not sequence.paused]
+        draft.spare = draft.budget - len(ready)
         for sequence in ready:
             if sequence.left == 1:
-                self._advance(draft, sequence, 1)
+                self._advance(draft, sequence, 1, self._fitting(draft, sequence))
         if draft.chunks and beside is not None:
             draft.budget = min(draft.budget, beside)
         prompts = [sequence for sequence in ready if sequence.left > 1]
@@ -214,6 +228,17 @@ class Scheduler(Generic[S]):
         edge = self._shape.chunk is not None and length % self._shape.chunk == 0
         return not sequence.paused and not edge and length + 1 < sequence.limit
 
+    def settle(self, chunk: ScheduledChunk[S], accepted: int) -> ScheduledChunk[S]:
+        """Make the first `accepted` drafted tokens the sequence's own, and give back the pages of the others.
+
+        Returns:
+            What the step computed of the sequence.
+        """
+        rejected = len(chunk.drafted) - accepted
+        chunk.sequence.pages.retract(rejected)
+        chunk.sequence.tokens.extend(chunk.drafted[:accepted])
+        return ScheduledChunk(chunk.sequence, chunk.start, chunk.count - rejected)
+
     def computed(self, chunks: Iterable[ScheduledChunk[S]]) -> None:
         """Publish the pages that these chunks filled to the prefix cache, and leave attention chunks that are full."""
         for chunk in chunks:
@@ -236,8 +261,21 @@ class Scheduler(Generic[S]):
         room = sequence.pages.room_in_chunk()
         return min(count, draft.budget, sequence.left, sequence.left if room is None else room)
 
-    def _advance(self, draft: _Draft[S], sequence: S, count: int) -> bool:
-        """Put `count` tokens of a running sequence into the step, if there is room for them."""
+    def _fitting(self, draft: _Draft[S], sequence: S) -> tuple[int, ...]:
+        """Return the drafted tokens that budget, limit, attention chunk and cache leave room for."""
+        if not sequence.drafted:
+            return ()
+        room = sequence.pages.room_in_chunk()
+        most = min(draft.spare, sequence.limit - len(sequence.tokens) - 1, draft.spare if room is None else room - 1)
+        drafted = sequence.drafted[: max(most, 0)]
+        if not self._prefixes.make_room(*sequence.pages.pages_needed(1 + len(drafted))):
+            return ()
+        draft.spare -= len(drafted)
+        return drafted
+
+    def _advance(self, draft: _Draft[S], sequence: S, count: int, drafted: tuple[int, ...] = ()) -> bool:
+        """Put `count` tokens of a running sequence into the step, and drafted ones, if there is room for them."""
+        count += len(drafted)
         if count < 1 or count > draft.budget or sequence in draft.preempted:
             return False
         while not self._prefixes.make_room(*sequence.pages.pages_needed(count)):
@@ -247,7 +285,7 @@ class Scheduler(Generic[S]):
             self._preempt(draft, victim)
         start = sequence.pages.length
         draft.copies.extend(sequence.pages.extend(count))
-        draft.chunks[sequence] = ScheduledChunk(sequence, start, count)
+        draft.chunks[sequence] = ScheduledChunk(sequence, start, count, drafted)
         draft.budget -= count
         return True
 
@@ -355,6 +393,7 @@ class _Draft(Generic[S]):
     """A step that is being scheduled."""
 
     budget: int
+    spare: int = 0  # tokens of the budget beside one for each sequence
     preempted: set[S] = field(default_factory=set[S])
     reserved: tuple[int, int] | None = None  # pages for the running sequences, once an admission asked for them
     chunks: dict[S, ScheduledChunk[S]] = field(default_factory=dict[S, ScheduledChunk[S]])

@@ -37,7 +37,7 @@ class StepPace:
 
     def observe(self, chunks: Sequence[RequestChunk], seconds: float) -> None:
         """Take the duration of a step into account."""
-        prompts = sum(chunk.count for chunk in chunks if chunk.count > 1)
+        prompts = sum(chunk.known for chunk in chunks if chunk.known > 1)
         if not prompts:
             self._decoding = _tended(self._decoding, seconds)
             return

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from llama4_local.cache.page_table import PageAllocators
@@ -10,11 +11,12 @@ from llama4_local.engine.cuda_graphs import bucket_sizes
 from llama4_local.ops.batch import SequenceInput
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Sequence
 
     from llama4_local.cache.page_table import CacheShape, SequencePages
 
 _RANKED = ResolvedSampling(temperature=1.0, top_p=0.9)
+_ADJUSTED = replace(_RANKED, repetition_penalty=1.1, biases=((0, 0.0),), logprobs=1)
 
 
 def warmup_steps(shape: CacheShape, *, tokens: int, sequences: int) -> Iterator[list[SequenceInput]]:
@@ -47,9 +49,33 @@ def warmup_step(pages: PageAllocators, count: int, sequences: int, each: int | N
     return inputs
 
 
-def warmup_states(inputs: list[SequenceInput], *, ranked: bool) -> list[SamplerState]:
-    """Return a sampler state for each of the inputs."""
-    return [SamplerState(_RANKED if ranked else ResolvedSampling(), [], []) for _ in inputs]
+def warmup_states(inputs: list[SequenceInput], vocab: int, *, ranked: bool) -> list[SamplerState]:
+    """Return a sampler state for each of the inputs.
+
+    Args:
+        inputs: Of a step.
+        vocab: Tokens of the vocabulary.
+        ranked: Whether tokens are ranked; the first row then has penalties, a mask and a report besides.
+    """
+    if not ranked:
+        return [SamplerState(ResolvedSampling(), [], []) for _ in inputs]
+    first = SamplerState(_ADJUSTED, [], [], mask=_AllowsAll(vocab))
+    return [first, *(SamplerState(_RANKED, [], []) for _ in inputs[1:])]
+
+
+@dataclass(frozen=True, slots=True)
+class _AllowsAll:
+    """A token mask without effect."""
+
+    vocab: int
+
+    @property
+    def problem(self) -> None:
+        """See `TokenMask.problem`."""
+
+    def allowed(self, written: Sequence[int]) -> bytes:
+        """See `TokenMask.allowed`."""
+        return b"\xff" * -(-self.vocab // 8)
 
 
 def _room(pages: PageAllocators, sequence: SequencePages) -> int:

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from llama4_local.ops.batch import Batch
     from llama4_local.ops.filters import Filters
     from llama4_local.ops.heads import HeadTransform
+    from llama4_local.ops.penalties import Penalties
     from llama4_local.weights.tree import MlpWeights, MoeWeights
 
 
@@ -32,7 +33,7 @@ Partial: TypeAlias = "Tensor"
 class Ops(Protocol):
     """One layer's building blocks over flat rows; x is [tokens, hidden] throughout.
 
-    All but `qkv_epilogue`, which writes to the cache, are free of side effects; the reference's are
+    All but `qkv_epilogue`, which writes to the cache, and `adjust` are free of side effects; the reference's are
     differentiable.
     """
 
@@ -105,6 +106,16 @@ class Ops(Protocol):
 
     def moe(self, x: Tensor, weights: MoeWeights) -> Partial:
         """Return expert(x · sigmoid(score)) of each token's top-1 expert, plus shared_expert(x)."""
+        ...
+
+    def adjust(self, logits: Tensor, penalties: Penalties | None, allowed: Tensor | None) -> None:
+        """Take penalties off logits and set those of excluded tokens to -inf, in place.
+
+        Args:
+            logits: [rows, vocab], fp32.
+            penalties: Of the same rows; None for none.
+            allowed: [rows, ⌈vocab / 32⌉], int32: bit t % 32 of word t // 32 allows token t; None allows all.
+        """
         ...
 
     def sample(self, logits: Tensor, filters: Filters, seeds: Tensor, steps: Tensor) -> Tensor:

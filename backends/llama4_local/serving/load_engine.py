@@ -106,6 +106,7 @@ def _engine(model: Model, options: Options, served: ServedModel, *, outbox: Outb
         max_sequences=options.max_sequences,
         max_waiting=options.max_waiting,
         prefix_caching=options.prefix_caching,
+        speculate=options.speculate is not None,
     )
     engine = Engine(model, shape, limits, tokenizer=served.template.tokenizer, outbox=outbox, cache_dtype=cache_dtype)
     if model.ops.asynchronous:

@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 from importlib.util import find_spec
 from typing import TYPE_CHECKING
 
-from llama4_local.config.options import step_tokens
+from llama4_local.config.options import most_sampled, step_tokens
 from llama4_local.decoding.grammar import Grammars
 from llama4_local.planning import available_memory, check_fits
 from llama4_local.planning.sizes import parse_bytes
@@ -76,6 +76,7 @@ def inspect_checkpoint(folder: Path, options: Options, template: PromptTemplate 
     config = network.config
     formats = _look_at_tensors(folder, network, options)
     device = _device(options, config)
+    _check_speculation(options, device)
     context = config.text.max_positions
     template = template or _template(folder, config, options)
     config = with_stops(config, template.tokenizer)
@@ -161,6 +162,16 @@ def _device_of_ranks(options: Options, config: ModelConfig) -> str:
     return "cpu"
 
 
+def _check_speculation(options: Options, device: str) -> None:
+    from llama4_local.ops.interface import is_hopper
+
+    if options.speculate and is_hopper(device):
+        raise InvalidRequest(
+            f"speculate={options.speculate!r} saves no time on a Hopper GPU: steps of several tokens run without CUDA "
+            "graphs there. Leave it out, or use device='cpu'."
+        )
+
+
 def _cache_memory(folder: Path, config: ModelConfig, options: Options, device: str, formats: _Formats) -> int:
     """Return the bytes left for the cache beside the weights, in each rank."""
     import torch
@@ -184,18 +195,18 @@ def _cache_memory(folder: Path, config: ModelConfig, options: Options, device: s
         step_tokens=step_tokens(options, kind),
         ranks=options.tensor_parallel,
     )
-    room = _room_beside_scores(plan, options.max_sequences)
+    room = _room_beside_scores(plan, most_sampled(options))
     # Other processes share a CPU's memory: without memory=, the cache takes a modest part of it.
     modest = kind == "cpu" and options.memory is None
     return min(room, memory // options.tensor_parallel // _MODEST_SHARE) if modest else room
 
 
-def _room_beside_scores(plan: Plan, sequences: int) -> int:
-    """Return the bytes for the cache beside the logits of so many sequences; the plan's own has those of one.
+def _room_beside_scores(plan: Plan, rows: int) -> int:
+    """Return the bytes for the cache beside the logits of so many rows; the plan's own has those of one.
 
     Where that leaves less than the planned sequence needs, the cache takes this, and fewer run at once.
     """
-    grown = replace(plan.workspace, scores=sequences * plan.workspace.scores)
+    grown = replace(plan.workspace, scores=rows * plan.workspace.scores)
     room = plan.cache_room - (grown.total - plan.workspace.total)
     return max(room, min(plan.cache.total, plan.cache_room))
 

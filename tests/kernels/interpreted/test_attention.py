@@ -93,6 +93,29 @@ def test_attention_of_a_sequence_is_independent_of_its_neighbours(new: int, dtyp
     assert torch.equal(attend(queries, layer, crowd)[rows], attend(queries[rows].contiguous(), layer, alone))
 
 
+@pytest.mark.parametrize("new", [1, 2])
+def test_attention_reads_all_numbers_of_e4m3_exactly(new: int) -> None:
+    codes = torch.arange(256, dtype=torch.uint8).view(E4M3)
+    batch = layout([(new, new)] * 8, 8)
+    layer = cache(8, 8, dtype=E4M3)
+    pages = batch.tables["global"].pages[:, 0]
+    layer.values.view(torch.uint8)[pages, :new] = codes.view(torch.uint8).view(8, 1, 2, DIM)
+    attended = attend(activations(8 * new, 10, DIM), layer, batch).view(8, new, 2, 5, DIM)
+    expected = codes.to(torch.bfloat16).view(8, 1, 2, 1, DIM).expand_as(attended)
+    numbers = expected.isfinite()  # the interpreter has no NaN in e4m3
+    assert numbers.sum() == 254 * 5 * new
+    assert torch.equal(attended[numbers], expected[numbers])
+
+
+@pytest.mark.filterwarnings("ignore:overflow")
+def test_queries_beyond_fp16_attend_as_its_largest_numbers_do() -> None:
+    layer, batch = cache(3, 8, dtype=E4M3), layout([(1, 20)], 8)
+    queries = activations(1, 10, DIM) * 1e6
+    largest = queries.float().clamp(-65504, 65504).to(torch.bfloat16)
+    assert torch.equal(attend(queries, layer, batch), attend(largest, layer, batch))
+    assert attend(queries, layer, batch).isfinite().all()
+
+
 def test_attention_never_reads_keys_beyond_the_context() -> None:
     layer, batch = cache(12, 8), layout([(1, 13), (5, 21)], 8)
     queries = activations(6, 10, DIM)

@@ -7,6 +7,7 @@ from torch import Tensor
 from llama4_local.ops.filters import Filters
 from llama4_local.ops.kernels import sampling as kernels
 from llama4_local.ops.kernels.sampling import uniforms
+from llama4_local.ops.penalties import Penalties
 from llama4_local.ops.reference import sampling
 
 VOCAB, BLOCK = 300, 128  # three blocks, the last one ragged
@@ -16,8 +17,10 @@ def draw(logits: Tensor, rules: Filters, chances: Tensor) -> tuple[Tensor, Tenso
     return kernels.draw(logits, rules, chances, BLOCK)
 
 
-def adjust(logits: Tensor, *given: Tensor, allowed: Tensor | None = None) -> Tensor:
-    return kernels.adjust(logits, *given, allowed=allowed, block=BLOCK)
+def adjust(logits: Tensor, penalties: Penalties | None = None, allowed: Tensor | None = None) -> Tensor:
+    adjusted = logits.clone()
+    kernels.adjust(adjusted, penalties, allowed, block=BLOCK)
+    return adjusted
 
 
 def filters(
@@ -108,7 +111,8 @@ def test_adjust_applies_the_penalties_of_its_twin() -> None:
     logits = peaked(3)
     seen, counts = torch.rand(3, VOCAB) < 0.3, torch.randint(0, 3, (3, VOCAB), dtype=torch.int32)
     rules = (torch.tensor([1.0, 1.3, 0.8]), torch.tensor([0.0, 0.5, -0.5]), torch.tensor([0.2, 0.0, 0.1]))
-    assert torch.allclose(adjust(logits, seen, counts, *rules), sampling.penalize(logits, seen, counts, *rules))
+    penalties = Penalties(seen, counts, *rules)
+    assert torch.allclose(adjust(logits, penalties), sampling.penalize(logits, *penalties))
 
 
 def test_adjust_applies_a_token_mask() -> None:

@@ -19,7 +19,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from llama4_local.ops.kernels.arithmetic import dot, rounded
+from llama4_local.ops.kernels.arithmetic import dot, query_for, rounded, softmax_base
 from llama4_local.ops.kernels.launch import launch, power_above
 from llama4_local.ops.kernels.overlap import release_next_kernel, wait_for_inputs
 from llama4_local.ops.kernels.paged_cache import LOG2E, paged_cache
@@ -92,6 +92,7 @@ def _attention_decode_kernel(
     own = column < GROUP
     d = tl.arange(0, DIM)
     query = tl.load(queries + row * (HEADS * DIM) + head[None, :] * DIM + d[:, None], mask=own[None, :], other=0.0)
+    query = query_for(query, cache.keys.dtype.element_ty)
     table = cache.pages + segment.to(tl.int64) * width
     k = tl.arange(0, KEYS)
     WHOLE: tl.constexpr = PAGE % KEYS == 0
@@ -115,7 +116,7 @@ def _attention_decode_kernel(
         score = tl.where(mask[:, None], score, float("-inf"))
         top = tl.maximum(best, tl.max(score, 0))
         fade = tl.exp2(best - top)
-        probability = tl.exp2(score - top[None, :])
+        probability = tl.exp2(score - softmax_base(top, query.dtype)[None, :])
         weight = weight * fade + tl.sum(probability, 0)
         total = dot(value, rounded(probability, query.dtype), total * fade[None, :])
         best = top

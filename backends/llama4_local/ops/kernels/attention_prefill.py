@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import triton
 import triton.language as tl
 
-from llama4_local.ops.kernels.arithmetic import dot, rounded
+from llama4_local.ops.kernels.arithmetic import dot, query_for, rounded, softmax_base
 from llama4_local.ops.kernels.groups import locate
 from llama4_local.ops.kernels.launch import ceil_div, launch, power_above
 from llama4_local.ops.kernels.overlap import release_next_kernel, wait_for_inputs
@@ -69,7 +69,7 @@ def _attended(
         score = tl.where(at[None, :] <= positions[:, None], score, float("-inf"))
     top = tl.maximum(best, tl.max(score, 1) * scale)
     fade = tl.exp2(best - top)
-    probability = tl.exp2(score * scale - top[:, None])  # one instruction before the power
+    probability = tl.exp2(score * scale - softmax_base(top, query.dtype)[:, None])  # one instruction before the power
     weight = weight * fade + tl.sum(probability, 1)
     total = dot(rounded(probability, query.dtype), value.to(query.dtype), total * fade[:, None])
     return top, weight, total, page
@@ -105,7 +105,7 @@ def _attention_prefill_kernel(
     rows = row + tl.arange(0, QUERIES)
     row_mask = rows < end
     place = rows.to(tl.int64)[:, None] * (HEADS * DIM) + (head * DIM + d)[None, :]
-    query = tl.load(queries + place, mask=row_mask[:, None], other=0.0)
+    query = query_for(tl.load(queries + place, mask=row_mask[:, None], other=0.0), cache.keys.dtype.element_ty)
     context = tl.load(cache.contexts + segment).to(tl.int32)
     positions = (context - (end - rows)).to(tl.int32)  # the last row attends to the whole context
     reach = tl.minimum(context, context - (end - row).to(tl.int32) + QUERIES)

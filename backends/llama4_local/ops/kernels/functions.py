@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from llama4_local.ops.filters import Filters
     from llama4_local.ops.heads import HeadTransform
     from llama4_local.ops.kernels.routing import Dispatch
+    from llama4_local.ops.penalties import Penalties
     from llama4_local.weights.quantized import Matrix
     from llama4_local.weights.tree import MlpTree, MoeTree
 
@@ -128,6 +129,10 @@ class KernelOps:
             hidden = gemv.gate_up_vector(x, weights.gate_up, tile, routing)
             return gemv.down_vector(hidden, weights.down, tile, routing)
         return self._grouped(x, weights, route_and_dispatch(logits))
+
+    def adjust(self, logits: Tensor, penalties: Penalties | None, allowed: Tensor | None) -> None:
+        """See `Ops.adjust`."""
+        sampling.adjust(logits, penalties, allowed)
 
     def sample(self, logits: Tensor, filters: Filters, seeds: Tensor, steps: Tensor) -> Tensor:
         """See `Ops.sample`."""

@@ -22,26 +22,9 @@ from llama4_local.ops.kernels.thresholds import thresholds
 
 if TYPE_CHECKING:
     from llama4_local.ops.filters import Filters
+    from llama4_local.ops.penalties import Penalties
 
 BLOCK = 4096  # logits of a program
-
-
-class _Penalties(NamedTuple):
-    """See `reference.sampling.penalize`.
-
-    Args:
-        seen: [rows, vocab], bool.
-        counts: [rows, vocab], int32.
-        repetition: [rows], fp32.
-        presence: [rows], fp32.
-        frequency: [rows], fp32.
-    """
-
-    seen: Tensor
-    counts: Tensor
-    repetition: Tensor
-    presence: Tensor
-    frequency: Tensor
 
 
 class _Limits(NamedTuple):
@@ -62,10 +45,9 @@ class _Limits(NamedTuple):
 
 @triton.jit
 def _adjust_kernel(
-    logits,  # [rows, vocab], fp32
-    penalties,  # `_Penalties`, or None
+    logits,  # [rows, vocab], fp32, overwritten
+    penalties,  # `Penalties`, or None
     allowed,  # [rows, words], int32: a token mask, one bit for each token; or None: all
-    out,  # [rows, vocab], fp32
     vocab,
     words,
     BLOCK: tl.constexpr,
@@ -86,7 +68,7 @@ def _adjust_kernel(
     if allowed is not None:
         word = tl.load(allowed + row * words + token // 32, mask=mask, other=0)
         value = tl.where((word >> (token % 32)) & 1 == 1, value, float("-inf"))
-    tl.store(out + place, value, mask=mask)
+    tl.store(logits + place, value, mask=mask)
 
 
 @triton.jit
@@ -188,36 +170,22 @@ def _uniforms_kernel(seeds, steps, out):
     tl.store(out + row, word.to(tl.float64) * (1.0 / 9007199254740992.0))
 
 
-def adjust(
-    logits: Tensor,
-    seen: Tensor | None = None,
-    counts: Tensor | None = None,
-    repetition: Tensor | None = None,
-    presence: Tensor | None = None,
-    frequency: Tensor | None = None,
-    allowed: Tensor | None = None,
-    block: int = BLOCK,
-) -> Tensor:
-    """Return the logits minus penalties, and -inf for tokens that a token mask excludes.
+def adjust(logits: Tensor, penalties: Penalties | None, allowed: Tensor | None, block: int = BLOCK) -> None:
+    """Write penalties and token masks into logits; see `Ops.adjust`.
 
     Args:
         logits: [rows, vocab], fp32.
-        seen: [rows, vocab], bool, see `reference.sampling.penalize`; None for no penalties at all.
-        counts: [rows, vocab], int32.
-        repetition: [rows], fp32.
-        presence: [rows], fp32.
-        frequency: [rows], fp32.
-        allowed: [rows, ⌈vocab / 32⌉], int32: bit t % 32 of word t // 32 allows token t; None allows all.
+        penalties: Of the same rows; None for none.
+        allowed: As in `Ops.adjust`.
         block: Logits of a program.
     """
     rows, vocab = logits.shape
-    contiguous(logits=logits, seen=seen, counts=counts, allowed=allowed)
+    contiguous(logits=logits, allowed=allowed)
+    if penalties is not None:
+        contiguous(seen=penalties.seen, counts=penalties.counts)
     words = ceil_div(vocab, 32)
     require(allowed is None or allowed.shape == (rows, words), f"a mask must be [{rows}, {words}]")
-    penalties = None if seen is None else _Penalties(seen, counts, repetition, presence, frequency)
-    out = torch.empty_like(logits)
-    launch(_adjust_kernel, (rows, ceil_div(vocab, block)))(logits, penalties, allowed, out, vocab, words, BLOCK=block)
-    return out
+    launch(_adjust_kernel, (rows, ceil_div(vocab, block)))(logits, penalties, allowed, vocab, words, BLOCK=block)
 
 
 def sample(logits: Tensor, filters: Filters, seeds: Tensor, steps: Tensor) -> Tensor:

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from llama4_local.ops.batch import Batch
     from llama4_local.ops.filters import Filters
     from llama4_local.ops.heads import HeadTransform
+    from llama4_local.ops.penalties import Penalties
     from llama4_local.weights.tree import MlpWeights, MoeWeights
 
 
@@ -83,6 +84,10 @@ class ReferenceOps:
     def moe(self, x: Tensor, weights: MoeWeights) -> Tensor:
         """See `Ops.moe`."""
         return moe.experts(x, self.products.linear(x, weights.router), weights, self.products.linear)
+
+    def adjust(self, logits: Tensor, penalties: Penalties | None, allowed: Tensor | None) -> None:
+        """See `Ops.adjust`."""
+        sampling.adjust(logits, penalties, allowed)
 
     def sample(self, logits: Tensor, filters: Filters, seeds: Tensor, steps: Tensor) -> Tensor:
         """See `Ops.sample`."""

@@ -8,11 +8,13 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+import numpy as np
 import torch
 from torch import Tensor
 
 if TYPE_CHECKING:
     from llama4_local.ops.filters import Filters
+    from llama4_local.ops.penalties import Penalties
 
 _NUCLEUS = 1024  # the top_p tokens are nearly always among so many top tokens
 _COLDEST = 1e-6  # at lower temperatures a draw is the argmax, and fp32 would divide by zero
@@ -50,6 +52,29 @@ def penalize(
     repeated = torch.where(logits > 0, logits / factor, logits * factor)
     logits = torch.where(seen, repeated, logits)
     return logits - frequency[:, None] * counts - presence[:, None] * (counts > 0)
+
+
+def adjust(logits: Tensor, penalties: Penalties | None, allowed: Tensor | None) -> None:
+    """Write penalties and token masks into logits; see `Ops.adjust`."""
+    if penalties is not None:
+        logits.copy_(penalize(logits, *penalties))
+    if allowed is not None:
+        bits = allowed.view(torch.uint8)
+        if bits.device.type == "cpu":
+            excluded = torch.from_numpy(np.unpackbits(bits.numpy(), axis=1, bitorder="little")) == 0
+        else:
+            excluded = unpacked(bits) == 0
+        logits.masked_fill_(excluded[:, : logits.shape[1]], -torch.inf)
+
+
+def unpacked(bits: Tensor) -> Tensor:
+    """Return a byte for each bit, lowest first, on the device of the bits, which are sent eight to a byte.
+
+    Args:
+        bits: [rows, bytes], uint8.
+    """
+    places = torch.arange(8, dtype=torch.uint8, device=bits.device)
+    return ((bits[:, :, None] >> places) & 1).flatten(1)
 
 
 def argmax(logits: Tensor) -> Tensor:

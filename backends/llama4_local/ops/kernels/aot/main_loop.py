@@ -20,11 +20,13 @@ class MainLoop:
         copies_in_flight: Groups of copies to shared memory that may still be under way at the loop's wait for them;
             0 where it awaits all, None where it has no such wait.
         exchanges: Stores to shared memory, by which warps exchange registers.
+        slow_conversions: Conversions between types that run at a quarter of the usual rate.
     """
 
     instructions: int
     copies_in_flight: int | None
     exchanges: int
+    slow_conversions: int
 
 
 def main_loop(cubin: bytes) -> MainLoop:
@@ -50,5 +52,8 @@ def main_loop(cubin: bytes) -> MainLoop:
     waits = [
         int(match[1], 16) for match in (re.search(r"DEPBAR\.LE SB0, 0x([0-9a-f]+)", line) for line in body) if match
     ]
-    exchanges = sum(bool(re.search(r"\bSTS\b", line)) for line in body)
-    return MainLoop(len(body), min(waits) if waits else None, exchanges)
+    return MainLoop(len(body), min(waits) if waits else None, _count(r"\bSTS\b", body), _count(r"\bF2F\b", body))
+
+
+def _count(pattern: str, body: list[str]) -> int:
+    return sum(bool(re.search(pattern, line)) for line in body)

@@ -20,6 +20,7 @@ from llama4_local.ops.kernels import sampling
 from llama4_local.ops.kernels.functions import KernelOps
 from llama4_local.ops.kernels.launch import recording
 from llama4_local.ops.kernels.tile_table import TileTable
+from llama4_local.ops.penalties import Penalties
 from llama4_local.weights.quantized import Fp8Matrix, Int4Matrix
 from llama4_local.weights.tree import MlpTree, MoeTree
 
@@ -138,9 +139,8 @@ def sampling_launches(shape: Shape, rows: int = 64) -> list[Launch]:
     mask = _empty(rows, -(-shape.vocab // 32), dtype=torch.int32)
     with recording() as launches:
         sampling.uniforms(_longs(rows), _longs(rows))
-        sampling.adjust(logits, seen, counts, floats, floats, floats, mask)
-        sampling.adjust(logits, seen, counts, floats, floats, floats)
-        sampling.adjust(logits, allowed=mask)
+        sampling.adjust(logits, Penalties(seen, counts, floats, floats, floats), None)
+        sampling.adjust(logits, None, mask)
         for ranked in (True, False):
             sampling.draw(logits, Filters(floats, _longs(rows), doubles, floats, ranked), doubles)
     return launches
