@@ -111,7 +111,7 @@ async def test_the_snippets_of_a_page_run(
 ) -> None:
     if page.name in REAL and not LONG:
         pytest.skip("with LLAMA4_LONG=1: needs a real model")
-    text = TEXTS[page]
+    text = TEXTS[page].replace('"/models/scout"', repr(str(NANO)))
     monkeypatch.setattr(llama4sdk.server, "serve", checked_serve, raising=False)
     async with AsyncExitStack() as stack:
         names = await names_of_a_page(stack, template)
@@ -122,11 +122,10 @@ async def test_the_snippets_of_a_page_run(
             text = ADDRESS.sub(f"{server.url}/v1", text)
         if "session" in text and page.name in REAL:
             names["session"] = await stack.enter_async_context(await names["llama"].session("Hello!"))
-        client = names["llama"]
+        introduced = {name: names[name] for name in ("llama", "session") if name in names}
         for line, code in snippets_of(text):
             await run_snippet(code, names, page=str(page), line=line)
-            if " as llama:" in code:  # whose block is left
-                names["llama"] = client
+            names |= {name: value for name, value in introduced.items() if f" as {name}:" in code}  # its block is left
     assert opened
 
 
