@@ -117,8 +117,8 @@ async def ask(llama: Llama4, number: int, texts: list[str]) -> None:
 async def test_a_burst_starts_replicas_up_to_the_most_and_its_end_drains_them_without_losing_a_stream(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    async with stand_ins(monkeypatch, 3, 0.02) as replicas:
-        backend = RayBackend("local", min_replicas=1, max_replicas=3, queue=4, idle=0.1)
+    async with stand_ins(monkeypatch, 3, 0.05) as replicas:
+        backend = RayBackend("local", min_replicas=1, max_replicas=3, queue=4, idle=0.25)
         texts: list[str] = []
         seen: list[int] = []
         async with Llama4(backend) as llama:
@@ -130,13 +130,15 @@ async def test_a_burst_starts_replicas_up_to_the_most_and_its_end_drains_them_wi
                     tasks.start_soon(ask, llama, number, texts)
             while backend.replicas > 1:
                 seen.append(backend.replicas)
-                await ask(llama, 100 + len(seen), texts)
+                async with anyio.create_task_group() as tasks:  # one to each, so that those that go have streams
+                    for number in range(3):
+                        tasks.start_soon(ask, llama, 100 * len(seen) + number, texts)
             assert replicas.cluster.starts == 3
             await until(lambda: len(replicas.cluster.stopped) == 2)
             assert all(replicas.scripts[placed].running == 0 for placed in replicas.cluster.stopped)
             assert (await llama.chat("the one that stays")).text == WORDS
         assert texts == [WORDS] * len(texts)
-        assert len(texts) == 40 + len(seen)
+        assert len(texts) == 40 + 3 * len(seen)
         assert len(replicas.cluster.stopped) == 3
 
 

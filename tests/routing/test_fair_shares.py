@@ -54,9 +54,9 @@ def test_requests_that_were_given_up_are_not_held_against_their_tenant() -> None
     for number in [queue.put("given up", tenant="hasty", priority=0, cost=5) for _ in range(100)]:
         queue.remove(number)
     assert (len(queue), queue.cost) == (1, 1)
-    queue.put("hasty", tenant="hasty", priority=3, cost=1)
-    assert queue.ahead_of(tenant="hasty", priority=3, cost=100) == (2, 2)
-    assert queue.ahead_of(tenant="new", priority=0, cost=0.5) == (1, 1)
+    queue.put("hasty", tenant="hasty", priority=0, cost=0.5)
+    assert queue.ahead_of(tenant="hasty", priority=0, cost=100) == (2, 1.5)
+    assert queue.ahead_of(tenant="new", priority=0, cost=0.75) == (1, 0.5)
     assert [queue.pop(), queue.pop()] == ["hasty", "other"]
     queue.remove(first)
     assert (len(queue), queue.cost, queue.peek()) == (0, 0, None)
