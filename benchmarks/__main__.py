@@ -18,6 +18,7 @@ CPU = (
     "packed_accuracy",
     "loading",
     "server_overhead",
+    "guards",
 )
 
 
