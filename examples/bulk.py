@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import sys
 import tempfile
 from pathlib import Path
 
@@ -26,7 +27,7 @@ async def main() -> None:
     """Stop half-way, then go on: what was answered is not asked again."""
     with tempfile.TemporaryDirectory() as folder:
         journal = Path(folder) / "answers.jsonl"
-        async with Llama4() as llama:
+        async with Llama4(guards=None if "--no-guards" in sys.argv else "auto") as llama:
             print("the first half")
             await ask(llama, PROMPTS[:6], journal)
             print("all of it")

@@ -29,12 +29,12 @@ def get_weather(city: str) -> dict[str, int]:
 
 
 @asynccontextmanager
-async def address(url: str | None) -> AsyncGenerator[str]:
+async def address(url: str | None, *, guarded: bool) -> AsyncGenerator[str]:
     """Yield the address of the API: the one that was given, or that of a server of our own."""
     if url is not None:
         yield url
         return
-    async with Llama4() as llama, running(create_app(llama)) as server:
+    async with Llama4(guards="auto" if guarded else None) as llama, running(create_app(llama)) as server:
         yield f"{server.url}/v1"
 
 
@@ -42,9 +42,10 @@ async def main() -> None:
     """Stream a chain, and call a tool."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--url")
+    parser.add_argument("--no-guards", action="store_true", help="without guards around the server of our own")
     parser.add_argument("--model", default="nano")
     options = parser.parse_args()
-    async with address(options.url) as url:
+    async with address(options.url, guarded=not options.no_guards) as url:
         model = ChatOpenAI(model=options.model, base_url=url, api_key=SecretStr("none"), temperature=0)
 
         chain = ChatPromptTemplate.from_messages([("human", "What is the capital of {country}?")]) | model

@@ -25,12 +25,12 @@ class Sum(BaseModel):
 
 
 @asynccontextmanager
-async def address(url: str | None) -> AsyncGenerator[str]:
+async def address(url: str | None, *, guarded: bool) -> AsyncGenerator[str]:
     """Yield the address of the API: the one that was given, or that of a server of our own."""
     if url is not None:
         yield url
         return
-    async with Llama4() as llama, running(create_app(llama)) as server:
+    async with Llama4(guards="auto" if guarded else None) as llama, running(create_app(llama)) as server:
         yield f"{server.url}/v1"
 
 
@@ -38,8 +38,12 @@ async def main() -> None:
     """Ask plainly, streamed, and for a typed answer."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--url")
+    parser.add_argument("--no-guards", action="store_true", help="without guards around the server of our own")
     options = parser.parse_args()
-    async with address(options.url) as url, AsyncOpenAI(base_url=url, api_key="none") as client:
+    async with (
+        address(options.url, guarded=not options.no_guards) as url,
+        AsyncOpenAI(base_url=url, api_key="none") as client,
+    ):
         model = (await client.models.list()).data[0].id
 
         answer = await client.chat.completions.create(

@@ -7,6 +7,7 @@ Every promise that it should keep is a test: inherit `llama4sdk.testing.conforma
 from __future__ import annotations
 
 import asyncio
+import sys
 from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import aclosing, asynccontextmanager
 
@@ -50,7 +51,7 @@ class Shouting:
 
 async def main() -> None:
     """Talk to it as to any other."""
-    async with Llama4(Shouting()) as llama:
+    async with Llama4(Shouting(), guards=None if "--no-guards" in sys.argv else "auto") as llama:
         reply = await llama.chat("the same messages, the same events, the same errors")
     print(f"{reply.text}  ({reply.usage.completion_tokens} tokens)")
 

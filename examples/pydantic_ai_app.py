@@ -27,12 +27,12 @@ def get_weather(city: str) -> dict[str, int]:
 
 
 @asynccontextmanager
-async def address(url: str | None) -> AsyncGenerator[str]:
+async def address(url: str | None, *, guarded: bool) -> AsyncGenerator[str]:
     """Yield the address of the API: the one that was given, or that of a server of our own."""
     if url is not None:
         yield url
         return
-    async with Llama4() as llama, running(create_app(llama)) as server:
+    async with Llama4(guards="auto" if guarded else None) as llama, running(create_app(llama)) as server:
         yield f"{server.url}/v1"
 
 
@@ -40,9 +40,13 @@ async def main() -> None:
     """Let an agent call a tool, and stream an answer."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--url")
+    parser.add_argument("--no-guards", action="store_true", help="without guards around the server of our own")
     parser.add_argument("--model", default="nano")
     options = parser.parse_args()
-    async with address(options.url) as url, AsyncOpenAI(base_url=url, api_key="none") as client:
+    async with (
+        address(options.url, guarded=not options.no_guards) as url,
+        AsyncOpenAI(base_url=url, api_key="none") as client,
+    ):
         model = OpenAIChatModel(options.model, provider=OpenAIProvider(openai_client=client))
         agent = Agent(model, tools=[get_weather], model_settings={"temperature": 0})
         result = await agent.run("What is the weather in Paris?")

@@ -6,6 +6,7 @@ Run it with: `python examples/quickstart.py`
 from __future__ import annotations
 
 import asyncio
+import sys
 
 from PIL import Image, ImageDraw
 
@@ -57,7 +58,7 @@ async def two_at_once(llama: Llama4) -> None:
 
 async def main() -> None:
     """Do all three."""
-    async with Llama4() as llama:
+    async with Llama4(guards=None if "--no-guards" in sys.argv else "auto") as llama:
         await chat(llama)
         await look(llama)
         await two_at_once(llama)

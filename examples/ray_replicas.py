@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import sys
 
 from llama4_ray import RayBackend
 from llama4sdk import Llama4, Sampling
@@ -12,7 +13,7 @@ from llama4sdk.routing import Fallback
 async def main() -> None:
     """Ask both replicas at once; were one to die, its answers would go on at the other."""
     replicas = RayBackend("local", replicas=2, cpus=0.5, threads=1, context=2048)
-    async with Llama4(Fallback(replicas)) as llama:
+    async with Llama4(Fallback(replicas), guards=None if "--no-guards" in sys.argv else "auto") as llama:
         print(f"{replicas.replicas} replicas of {llama.capabilities.model}")
         sampling = Sampling(temperature=0, max_tokens=24)
         prompts = [f"What is {number} + {number + 3}?" for number in range(8)]

@@ -2,21 +2,26 @@
 
 python examples/remote_server.py                                 # starts a server of its own
 python examples/remote_server.py http://127.0.0.1:8000/v1 my-model # asks yours
+
+With `--no-guards` no guards check the turns.
 """
 
 from __future__ import annotations
 
 import asyncio
 import sys
+from typing import Final
 
 from llama4_http import HttpBackend
 from llama4sdk import Deadlines, Llama4, LlamaError
 from llama4sdk.testing.faults import FaultServer
 
+GUARDS: Final = None if "--no-guards" in sys.argv else "auto"
+
 
 async def talk(url: str, model: str | None) -> None:
     """Ask once, then stream with a deadline for every phase."""
-    async with Llama4(HttpBackend(url, model=model)) as llama:
+    async with Llama4(HttpBackend(url, model=model), guards=GUARDS) as llama:
         reply = await llama.chat("Hello! Who are you?")
         print(reply.text, f"({reply.usage.total_tokens} tokens)")
         patience = Deadlines(connect=5, first_token=60, idle=20, total=300)
@@ -28,7 +33,7 @@ async def talk(url: str, model: str | None) -> None:
 
 async def stumble(server: FaultServer) -> None:
     """See what is left when a connection breaks in the middle of an answer."""
-    async with Llama4(HttpBackend(server.url_for("reset_mid_stream"), model="faults")) as llama:
+    async with Llama4(HttpBackend(server.url_for("reset_mid_stream"), model="faults"), guards=GUARDS) as llama:
         try:
             await llama.chat("Hello!")
         except LlamaError as error:
@@ -47,4 +52,4 @@ async def main(arguments: list[str]) -> None:
 
 
 if __name__ == "__main__":
-    asyncio.run(main(sys.argv[1:]))
+    asyncio.run(main([each for each in sys.argv[1:] if each != "--no-guards"]))

@@ -6,11 +6,15 @@ Run it with: `python examples/sessions.py`
 from __future__ import annotations
 
 import asyncio
+import sys
 import tempfile
 from pathlib import Path
+from typing import Final
 
 from llama4sdk import AssistantMessage, InvalidRequest, Llama4, Message, Reply, Sampling, UserMessage
 from llama4sdk.testing import ScriptedBackend
+
+GUARDS: Final = None if "--no-guards" in sys.argv else "auto"
 
 SAMPLING = Sampling(temperature=0, max_tokens=24)
 
@@ -53,7 +57,7 @@ async def go_on(llama: Llama4, file: Path) -> None:
 
 async def elsewhere() -> None:
     """Show the error of a backend without sessions."""
-    async with Llama4(ScriptedBackend()) as llama:
+    async with Llama4(ScriptedBackend(), guards=GUARDS) as llama:
         try:
             await llama.session("Hello!")
         except InvalidRequest as error:
@@ -64,9 +68,9 @@ async def main() -> None:
     """Do all three, with two clients, one after the other."""
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder) / "dialog.session"
-        async with Llama4("local") as llama:
+        async with Llama4("local", guards=GUARDS) as llama:
             await ask_and_save(llama, file)
-        async with Llama4("local") as llama:
+        async with Llama4("local", guards=GUARDS) as llama:
             await go_on(llama, file)
     await elsewhere()
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import sys
 
 from llama4sdk import DeadlineExceeded, Deadlines, Llama4, Sampling, Stream, TextDelta
 
@@ -49,7 +50,7 @@ async def deadline(llama: Llama4) -> None:
 
 async def main() -> None:
     """Show all of it."""
-    async with Llama4() as llama:
+    async with Llama4(guards=None if "--no-guards" in sys.argv else "auto") as llama:
         print("events")
         await events(llama)
         print("cancel from another task")

@@ -6,6 +6,7 @@ Run it with: `python examples/tools.py`
 from __future__ import annotations
 
 import asyncio
+import sys
 from typing import Annotated
 
 from llama4sdk import Llama4, TextDelta, ToolCall
@@ -61,7 +62,7 @@ async def watch(llama: Llama4, question: str) -> None:
 
 async def main() -> None:
     """Ask a few questions."""
-    async with Llama4() as llama:
+    async with Llama4(guards=None if "--no-guards" in sys.argv else "auto") as llama:
         await watch(llama, "What is the weather in Paris and in Rome?")
         await watch(llama, "Convert 25 EUR to USD.")
         await watch(llama, 'Send Ada the message "see you soon".')

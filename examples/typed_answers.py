@@ -6,6 +6,7 @@ Run it with: `python examples/typed_answers.py` (rich draws the table: pip insta
 from __future__ import annotations
 
 import asyncio
+import sys
 from collections.abc import Mapping
 from typing import Any, Literal
 
@@ -51,7 +52,7 @@ async def live(llama: Llama4, text: str, console: Console) -> Person | None:
 async def main(console: Console | None = None) -> None:
     """Read a person out of a sentence, then judge another one."""
     console = console or Console()
-    async with Llama4() as llama:
+    async with Llama4(guards=None if "--no-guards" in sys.argv else "auto") as llama:
         try:
             person = await live(llama, "Ada is 36 years old and lives in London.", console)
             console.print(person)

@@ -2,7 +2,7 @@
 
 Without an image, three are drawn. The bundled nano model only knows circles, squares and triangles; with
 `--backend http://127.0.0.1:8000/v1` or `--backend local:/models/scout` the same code asks a model that
-knows the world.
+knows the world. `--no-guards` asks without guards around the turns.
 """
 
 from __future__ import annotations
@@ -38,9 +38,10 @@ async def main() -> None:
     parser.add_argument("images", nargs="*")
     parser.add_argument("--ask", default="Which picture has a blue square?")
     parser.add_argument("--backend")
+    parser.add_argument("--no-guards", action="store_true")
     options = parser.parse_args()
     images = options.images or drawn()
-    async with Llama4(options.backend) as llama:
+    async with Llama4(options.backend, guards=None if options.no_guards else "auto") as llama:
         for number, image in enumerate(images, 1):
             try:
                 reply = await llama.vision("What is in this picture?", image)

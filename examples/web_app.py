@@ -1,7 +1,8 @@
 """A web application that answers with Llama 4: `python examples/web_app.py [--port 8000] [--backend NAME]`.
 
 Three ways side by side: a route of its own that streams plain text, one that returns a typed answer, and OpenAI's API
-with the chat page below `/llm/`. Needs `pip install 'llama4sdk[local,serve]'`. Try it:
+with the chat page below `/llm/`. With `--no-guards` no turn is checked.
+Needs `pip install 'llama4sdk[local,serve]'`. Try it:
 
     curl --no-buffer --data 'What is 17 + 25?' http://127.0.0.1:8000/ask
     curl --data 'What is 17 + 25?' http://127.0.0.1:8000/sum
@@ -20,7 +21,7 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, PlainTextResponse, Response, StreamingResponse
 from starlette.routing import Mount, Route
 
-from llama4sdk import InvalidRequest, Llama4, LlamaError
+from llama4sdk import GuardBlocked, InvalidRequest, Llama4, LlamaError
 from llama4sdk.server import create_app, running
 
 
@@ -48,7 +49,9 @@ def web_app(llama: Llama4) -> Starlette:
         return JSONResponse({"result": reply.output.result, "tokens": reply.usage.total_tokens})
 
     async def refused(_: Request, error: Exception) -> Response:
-        return PlainTextResponse(f"{error}\n", status_code=400 if isinstance(error, InvalidRequest) else 502)
+        return PlainTextResponse(
+            f"{error}\n", status_code=400 if isinstance(error, InvalidRequest | GuardBlocked) else 502
+        )
 
     return Starlette(
         routes=[
@@ -74,8 +77,10 @@ async def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--port", type=int, default=8000)
     parser.add_argument("--backend")
+    parser.add_argument("--no-guards", action="store_true")
     options = parser.parse_args()
-    async with running(web_app(Llama4(options.backend)), port=options.port, signals=True) as server:
+    llama = Llama4(options.backend, guards=None if options.no_guards else "auto")
+    async with running(web_app(llama), port=options.port, signals=True) as server:
         print(f"{server.url}/ask, {server.url}/sum, and the chat page {server.url}/llm/", flush=True)
         await server.ended.wait()
 

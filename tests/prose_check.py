@@ -1,7 +1,7 @@
 """Refuses words that make prose hard to read for strangers: `python tests/prose_check.py [FILE …]`.
 
 Looks at docstrings and comments of Python files and at Markdown. `docs/glossary.md` has the terms to use instead.
-Without files, everything in the repository is read but the sentences that nano is trained on.
+Without files, everything in the repository is read but the sentences that nano and nano-guard are trained on.
 """
 
 from __future__ import annotations
@@ -17,7 +17,12 @@ from pathlib import Path
 from typing import NamedTuple
 
 ROOT = Path(__file__).resolve().parents[1]
-SKIPPED = ("backends/llama4_local/nano/training/data/", "tests/prose_check.py", "LICENSE")
+SKIPPED = (
+    "backends/llama4_local/nano/training/data/",
+    "backends/llama4_local/nano/training/guard/data/",
+    "tests/prose_check.py",
+    "LICENSE",
+)
 
 _SUBJECT = r"\b(code|module|function|class|backend|engine|server|kernel|runtime|scheduler|parser|reader|cache|device)s?"
 BANNED: tuple[tuple[str, str], ...] = (

@@ -17,6 +17,7 @@ NEEDED = (
     "llama4_local/py.typed",
     "llama4_ray/py.typed",
     "llama4_local/nano/checkpoint/model.safetensors",
+    "llama4_local/nano/guard/checkpoint/model.safetensors",
     "llama4_local/ops/kernels/table.json",
 )
 LEFT_OUT = ("nano/training", "kernels/aot", "tests/", "benchmarks/", "examples/")

@@ -18,7 +18,7 @@ from anyio import to_thread
 from llama4_local.checkpoint.hub import download, hub_name
 from llama4_local.config.options import Options
 from llama4_local.engine.mailbox import EventLoop
-from llama4_local.nano import CHECKPOINT
+from llama4_local.nano import BUNDLED
 from llama4_local.serving.engine_thread import EngineThread
 from llama4_local.serving.generation import Generation
 from llama4_local.serving.prompt_scores import PromptScores
@@ -59,7 +59,8 @@ class LocalBackend:
 
     Args:
         checkpoint: Folder in Hugging Face form, or a checkpoint's name on the Hugging Face hub with or without
-            `@revision`, which `start` downloads into that client's cache; None for the bundled nano model.
+            `@revision`, which `start` downloads into that client's cache; None or `nano` for the bundled nano model,
+            `nano-guard` for the bundled guard (`./nano-guard` for a folder of that name).
         device: `auto` (a CUDA device where there is one), or a torch device.
         dtype: Type of weights and activations: `float32`, `bfloat16`, `float16`, or `auto` for the one that the
             weights are stored in.
@@ -130,9 +131,11 @@ class LocalBackend:
         prompt_template: PromptTemplate | None = None,
     ) -> None:
         self._engine_thread: EngineThread | None = None
-        self._hub_name = hub_name(checkpoint) if checkpoint is not None else None
-        self._folder = CHECKPOINT if checkpoint is None else Path(checkpoint).expanduser()
-        self._name = "nano" if checkpoint is None else self._hub_name.name if self._hub_name else self._folder.name
+        checkpoint = "nano" if checkpoint is None else checkpoint
+        bundled = BUNDLED.get(checkpoint) if isinstance(checkpoint, str) else None
+        self._hub_name = hub_name(checkpoint)
+        self._folder = bundled or Path(checkpoint).expanduser()
+        self._name = str(checkpoint) if bundled else self._hub_name.name if self._hub_name else self._folder.name
         self._options = Options(
             device=device,
             dtype=dtype,

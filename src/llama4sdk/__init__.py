@@ -23,6 +23,7 @@ if TYPE_CHECKING:
         ContextOverflow,
         DeadlineExceeded,
         GuardBlocked,
+        GuardsMissing,
         GuardUnavailable,
         ImageError,
         InvalidRequest,
@@ -78,8 +79,8 @@ _HOMES = {
     "client": "Llama4",
     "errors": (
         "BackendMissing BadKey CheckpointError ContextOverflow DeadlineExceeded GuardBlocked GuardUnavailable "
-        "ImageError InvalidRequest LlamaError ModelRetired OutputInvalid Overloaded ProtocolError Rejected ServerFault "
-        "StreamInterrupted ToolFailed TooManyImages Unreachable UrlBlocked"
+        "GuardsMissing ImageError InvalidRequest LlamaError ModelRetired OutputInvalid Overloaded ProtocolError "
+        "Rejected ServerFault StreamInterrupted ToolFailed TooManyImages Unreachable UrlBlocked"
     ),
     "events": (
         "Done Event GuardFlag Partial Progress Started Switched TextDelta TokenLogprob ToolCallDelta ToolCallReady "
@@ -128,6 +129,7 @@ __all__ = [
     "GuardBlocked",
     "GuardFlag",
     "GuardUnavailable",
+    "GuardsMissing",
     "Image",
     "ImageError",
     "InvalidRequest",

@@ -43,7 +43,8 @@ class Llama4(Chatting):
         backend: A backend, or a string that names one: `local`, `local:/models/scout`,
             `http://127.0.0.1:8000/v1`. Left out, the environment's `LLAMA4_BACKEND`, else `local`.
         guards: Guards around every turn, such as `[LlamaGuard("http://127.0.0.1:8001/v1")]`; None for none. An empty
-            list leaves the checks that cost nothing.
+            list leaves the checks that cost nothing. Left out, those of the environment's `LLAMA4_GUARDS`, if any;
+            `auto`: those, else the bundled demonstration, with the warning `GuardsMissing`.
         guard_policy: How the guards are applied; see `GuardPolicy`.
         telemetry: Observes requests, tools and maps, such as `llama4sdk.telemetry.OpenTelemetry()`; None for none.
         options: Handed to the backend that a string names.

@@ -24,6 +24,7 @@
 
 Each carries `.backend` (its name), `.request_id` and `.retryable` (would the same call have a chance
 later?). Cancellation is never wrapped in any of them. No message carries a key, a prompt or an image.
+Beside the tree stands one warning, `GuardsMissing`.
 """
 
 from __future__ import annotations
@@ -324,6 +325,10 @@ class GuardUnavailable(LlamaError):
         super().__init__(message, backend=backend, request_id=request_id)
         self.guard = guard
         self.stage = stage
+
+
+class GuardsMissing(UserWarning):
+    """Guards are asked for with `guards="auto"` and none are configured: a demonstration checks the turns."""
 
 
 class CheckpointError(LlamaError):

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import warnings
-from typing import TYPE_CHECKING, Any, Self, cast
+from typing import TYPE_CHECKING, Any, Literal, Self, cast
 
 import anyio
 
 from llama4sdk.backend import Backend, BecomesReady, Capabilities
 from llama4sdk.environment import backend_named
 from llama4sdk.errors import InvalidRequest
+from llama4sdk.guards.automatic import automatic_guards, configured_guards
 from llama4sdk.guards.guarded import Guarded
 from llama4sdk.guards.guarding import Guarding
 from llama4sdk.registry import open_backend
@@ -30,7 +31,8 @@ class Lifetime:
 
     Args:
         backend: A backend, or a string that names one; left out, the one that the environment names, else `local`.
-        guards: Guards around every turn; None for none. An empty list leaves the checks that cost nothing.
+        guards: Guards around every turn; None for none. An empty list leaves the checks that cost nothing. Left out,
+            those that the environment names, if any; `auto`: those, else nano-guard, with the warning `GuardsMissing`.
         guard_policy: How the guards are applied.
         telemetry: Observes requests, tools and maps; None for none.
         options: Handed to the backend that a string names; they go before those of the environment.
@@ -45,7 +47,7 @@ class Lifetime:
         backend: str | Backend | None = None,
         /,
         *,
-        guards: Sequence[Guard] | None = None,
+        guards: Sequence[Guard] | Literal["auto", "configured"] | None = "configured",
         guard_policy: GuardPolicy | None = None,
         telemetry: Telemetry | None = None,
         **options: object,
@@ -55,20 +57,8 @@ class Lifetime:
         self._streams: set[Pumped[Any]] = set()
         self._entered = False
         self._telemetry = telemetry
-        if guards is None and guard_policy is not None:
-            raise InvalidRequest("A guard_policy needs guards=[…]; an empty list leaves the checks that cost nothing.")
-        self._guarding = None if guards is None else Guarding(guards, guard_policy)
-        if backend is None:
-            backend, named = backend_named()
-            options = named | options
-        if isinstance(backend, str):
-            self._backend = open_backend(backend, **options)
-            return
-        if options:
-            raise InvalidRequest(f"Options ({', '.join(options)}) go to the backend itself when you make it yourself.")
-        if not isinstance(cast("object", backend), Backend):
-            raise InvalidRequest("A backend is a name or an object that keeps the Backend protocol.")
-        self._backend = backend
+        self._backend = _chosen_backend(backend, options)
+        self._guarding = _guarding(guards, guard_policy)
 
     @property
     def backend(self) -> Backend:
@@ -173,3 +163,30 @@ class Lifetime:
             raise InvalidRequest("This client is closed; make another Llama4(…).")
         if not self._started:
             raise InvalidRequest("Enter the client first: async with Llama4() as llama.")
+
+
+def _guarding(
+    guards: Sequence[Guard] | Literal["auto", "configured"] | None, policy: GuardPolicy | None
+) -> Guarding | None:
+    """Return the guards of a client, applied under a policy; None for none."""
+    if guards == "auto":
+        guards = automatic_guards(stacklevel=3)
+    elif guards == "configured":
+        guards = configured_guards() or None
+    if guards is None and policy is not None:
+        raise InvalidRequest("A guard_policy needs guards=[…]; an empty list leaves the checks that cost nothing.")
+    return None if guards is None else Guarding(guards, policy)
+
+
+def _chosen_backend(backend: str | Backend | None, options: dict[str, object]) -> Backend:
+    """Return the backend that is given, named, or named by the environment."""
+    if backend is None:
+        backend, named = backend_named()
+        options = named | options
+    if isinstance(backend, str):
+        return open_backend(backend, **options)
+    if options:
+        raise InvalidRequest(f"Options ({', '.join(options)}) go to the backend itself when you make it yourself.")
+    if not isinstance(cast("object", backend), Backend):
+        raise InvalidRequest("A backend is a name or an object that keeps the Backend protocol.")
+    return backend

@@ -5,7 +5,7 @@ from __future__ import annotations
 import base64
 import re
 import shutil
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Sequence
 from contextlib import asynccontextmanager
 from urllib.parse import urlsplit
 
@@ -14,8 +14,10 @@ import httpx
 import pytest
 from playwright.async_api import Page, Request, async_playwright, expect
 
+from guards.guard_doubles import BrokenGuard, WordGuard
 from llama4sdk import Llama4, ServerFault, TextDelta
 from llama4sdk.backend import Backend
+from llama4sdk.guards import Guard
 from llama4sdk.server import create_app, running
 from llama4sdk.testing import ScriptedBackend
 from server_running import red_circle
@@ -43,12 +45,15 @@ _GIVE = """([kind, base64]) => {
 
 @asynccontextmanager
 async def page_of(
-    backend: Backend | str = "local", size: tuple[int, int] = DESKTOP, key: str = ""
+    backend: Backend | str = "local",
+    size: tuple[int, int] = DESKTOP,
+    key: str = "",
+    guards: Sequence[Guard] | None = None,
 ) -> AsyncGenerator[Page]:
     """Open the page of a server; whatever it asks another host for, or complains of, is an error."""
     complaints: list[str] = []
     async with (
-        Llama4(backend) as llama,
+        Llama4(backend, guards=guards) as llama,
         running(create_app(llama, chat_page=True, api_keys=key or ()), shutdown_seconds=1) as server,
         async_playwright() as playwright,
     ):
@@ -176,6 +181,24 @@ async def test_errors_are_shown_by_kind_and_can_be_tried_again() -> None:
         await expect(page.locator("article.assistant .text")).to_have_text("Whole.")
         await expect(box).to_have_count(0)
     assert [len(request.messages) for request in script.requests] == [1, 1, 1]
+
+
+@browser_needed
+async def test_a_blocked_turn_is_an_error_and_no_part_of_the_conversation() -> None:
+    script = ScriptedBackend("Fine so far. And now a BOMB.", "Whole.", "Again.")
+    broken = BrokenGuard("raises", stages=("tool_result",))
+    async with page_of(script, guards=[WordGuard(), broken]) as page:
+        await send(page, "Hi")
+        box = page.get_by_role("alert")
+        await expect(box).to_contain_text("A guard blocked this turn")
+        await expect(box).to_contain_text("content_filter · guard_blocked")
+        assert "BOMB" not in await page.locator("#log").inner_text()
+        await send(page, "Hello")
+        await expect(page.locator("article.assistant .text").last).to_have_text("Whole.")
+        broken.stages = ("input",)
+        await send(page, "And then?")
+        await expect(box.last).to_contain_text("A guard gave no verdict")
+    assert [message.text for message in script.requests[1].messages] == ["Hello"]
 
 
 @browser_needed

@@ -24,7 +24,12 @@ def example(name: str, monkeypatch: pytest.MonkeyPatch, *script: str) -> dict[st
     """Load an example; with a script it talks to that instead of nano."""
     if script:
         backend = Writes(*script)
-        monkeypatch.setattr("llama4sdk.Llama4", lambda: Llama4(backend))
+
+        def scripted(*, guards: object) -> Llama4:
+            assert guards == "auto"
+            return Llama4(backend, guards=None)
+
+        monkeypatch.setattr("llama4sdk.Llama4", scripted)
     return runpy.run_path(str(EXAMPLES / name))
 
 

@@ -3,13 +3,19 @@
 from __future__ import annotations
 
 import sys
+import warnings
 from pathlib import Path
-from typing import Annotated, Any, Optional
+from typing import TYPE_CHECKING, Annotated, Any, Literal, Optional
 
 import typer
 
 from llama4sdk.environment import backend_named, option_in
-from llama4sdk.errors import LlamaError
+from llama4sdk.errors import GuardsMissing, LlamaError
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from llama4sdk.guards import Guard
 
 app = typer.Typer(
     name="llama4",
@@ -28,6 +34,13 @@ Option = Annotated[
     Optional[list[str]],  # noqa: UP045 - evaluated by typer
     typer.Option("--option", "-o", help="An option of the backend, as in -o quantize=int4; may be repeated."),
 ]
+GuardOption = Annotated[
+    Optional[list[str]],  # noqa: UP045
+    typer.Option(
+        "--guard", help="As in llama-guard=http://…; may be repeated. Left out: LLAMA4_GUARDS, else nano-guard."
+    ),
+]
+NoGuards = Annotated[bool, typer.Option("--no-guards", help="Check no turn.")]
 Model = Annotated[Optional[str], typer.Option(help="The model's name on a server.")]  # noqa: UP045
 _REFUSED = 2  # exit status: what was asked for cannot be done
 
@@ -35,7 +48,9 @@ _REFUSED = 2  # exit status: what was asked for cannot be done
 def main() -> None:
     """Run the command; an error of the SDK ends it in words, with status 2."""
     try:
-        app()
+        with warnings.catch_warnings():
+            warnings.showwarning = _show_warning
+            app()
     except LlamaError as error:
         sys.stderr.write(f"llama4: {error}\n")
         sys.exit(_REFUSED)
@@ -43,11 +58,38 @@ def main() -> None:
         sys.exit(1)
 
 
+def _show_warning(
+    message: Warning | str,
+    category: type[Warning],
+    filename: str,
+    lineno: int,
+    file: object = None,
+    line: str | None = None,
+) -> None:
+    """Write that guards are missing in words alone, without a line of code."""
+    del file
+    in_words = issubclass(category, GuardsMissing)
+    sys.stderr.write(
+        f"llama4: {message}\n" if in_words else warnings.formatwarning(message, category, filename, lineno, line)
+    )
+
+
 def target_of(backend: str | None, option: list[str] | None, model: str | None) -> tuple[str, dict[str, Any]]:
     """Return the backend's name and options, those of the environment where no backend is named."""
     name, named = backend_named() if backend is None else (backend, {})
     given = dict(option_in(each) for each in option or [])
     return name, {**named, **given, **({"model": model} if model else {})}
+
+
+def guards_of(guard: list[str] | None, *, none: bool) -> Sequence[Guard] | Literal["auto"] | None:
+    """Return the guards of a command: those that are named, else `auto`; None for none.
+
+    Raises:
+        InvalidRequest: For a guard that is named in another form.
+    """
+    from llama4sdk.guards import guards_named
+
+    return None if none else guards_named(guard) if guard else "auto"
 
 
 @app.command()
@@ -58,12 +100,15 @@ def chat(
     prompt: Annotated[str, typer.Option("--prompt", "-p", help="Ask this, print the answer, and end.")] = "",
     model: Model = None,
     option: Option = None,
+    guard: GuardOption = None,
+    no_guards: NoGuards = False,
 ) -> None:
     """Chat with a model; Ctrl-C stops an answer, Ctrl-D ends."""
     from llama4sdk.command.chat import chat_with
 
     name, options = target_of(backend, option, model)
-    raise typer.Exit(chat_with(name, options, images=image or [], system=system, prompt=prompt))
+    guards = guards_of(guard, none=no_guards)
+    raise typer.Exit(chat_with(name, options, images=image or [], system=system, prompt=prompt, guards=guards))
 
 
 @app.command()
@@ -78,6 +123,8 @@ def serve(
     chat_page: Annotated[bool, typer.Option("--chat", help="Serve a chat page at /.")] = False,
     model: Model = None,
     option: Option = None,
+    guard: GuardOption = None,
+    no_guards: NoGuards = False,
 ) -> None:
     """Serve a backend with OpenAI's API, until Ctrl-C."""
     from llama4sdk.server import serve as run_server
@@ -88,6 +135,7 @@ def serve(
         host=host,
         port=port,
         backend_options=options,
+        guards=guards_of(guard, none=no_guards),
         announce=lambda url: typer.echo(f"Serving {name} at {url}/v1{f', chat at {url}/' if chat_page else ''}"),
         api_keys=api_key or (),
         chat_page=chat_page,

@@ -35,7 +35,7 @@ def measure(name: str | Backend, options: dict[str, Any], *, concurrency: str, t
     table = Table("streams", "first token, median", "at most", "tokens/s of a stream", "tokens/s of all")
 
     async def run() -> None:
-        async with Llama4(name, **options) as llama:
+        async with Llama4(name, guards=None, **options) as llama:
             await llama.ready()
             await llama.chat(prompt, sampling=Sampling(max_tokens=1))
             for width in widths:

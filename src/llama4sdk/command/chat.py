@@ -6,7 +6,7 @@ import json
 import sys
 from contextlib import suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from rich.console import Console
 
@@ -18,13 +18,20 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from llama4sdk.backend import Backend
+    from llama4sdk.guards import Guard
 
 _HELP = "/image FILE   /system TEXT   /save FILE   /new   /quit; Ctrl-C stops an answer, Ctrl-D ends"
 _INTERRUPTED = 130  # exit status, as shells give it to what Ctrl-C ended
 
 
 def chat_with(
-    name: str | Backend, options: dict[str, Any], *, images: Sequence[Path] = (), system: str = "", prompt: str = ""
+    name: str | Backend,
+    options: dict[str, Any],
+    *,
+    images: Sequence[Path] = (),
+    system: str = "",
+    prompt: str = "",
+    guards: Sequence[Guard] | Literal["auto"] | None = None,
 ) -> int:
     """Hold a dialog and return the exit status.
 
@@ -34,9 +41,10 @@ def chat_with(
         images: Images of the first message.
         system: The system message.
         prompt: The only question; without it, questions are read from the input.
+        guards: Guards around every turn; a blocked one is no part of the dialog.
     """
     console = Console(highlight=False, soft_wrap=True)
-    with Llama4(name, **options) as llama:
+    with Llama4(name, guards=guards, **options) as llama:
         dialog = Dialog(llama, console, system)
         for path in images:
             dialog.add_image(path)

@@ -36,7 +36,7 @@ def examine(name: str | Backend, options: dict[str, Any]) -> int:
     failures: list[str] = []
 
     async def run() -> None:
-        async with Llama4(name, **options) as llama:
+        async with Llama4(name, guards=None, **options) as llama:
             await llama.ready()
             for subject, probe in PROBES.items():
                 finding = await tried(probe, llama)

@@ -5,8 +5,9 @@
 A guard is a smoke alarm, not a lock; see the page on protections in the documentation.
 """
 
-from llama4sdk.errors import GuardBlocked, GuardUnavailable
+from llama4sdk.errors import GuardBlocked, GuardsMissing, GuardUnavailable
 from llama4sdk.events import GuardFlag
+from llama4sdk.guards.automatic import automatic_guards, configured_guards, guards_named
 from llama4sdk.guards.code_shield import CodeShield
 from llama4sdk.guards.guarded import Guarded
 from llama4sdk.guards.guarding import Guarding
@@ -31,6 +32,7 @@ __all__ = [
     "GuardUnavailable",
     "Guarded",
     "Guarding",
+    "GuardsMissing",
     "HiddenCharacters",
     "Item",
     "LlamaGuard",
@@ -41,4 +43,7 @@ __all__ = [
     "Stage",
     "Status",
     "Verdict",
+    "automatic_guards",
+    "configured_guards",
+    "guards_named",
 ]

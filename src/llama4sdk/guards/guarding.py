@@ -34,7 +34,7 @@ class Guarding:
     def __init__(self, guards: Sequence[Guard] = (), policy: GuardPolicy | None = None) -> None:
         self.policy = _checked_policy(policy)
         if isinstance(guards, str) or not hasattr(guards, "__iter__"):
-            raise InvalidRequest("guards is a list of guards, such as [PatternGuard(…)], or None for none.")
+            raise InvalidRequest('guards is a list of guards, such as [PatternGuard(…)], "auto", or None for none.')
         self._guards: tuple[Guard, ...] = (HiddenCharacters(self.policy.hidden_characters), *guards)
         for guard in self._guards:
             if not isinstance(cast("object", guard), Guard):

@@ -75,6 +75,11 @@ class LlamaGuard:
         self._backend = open_backend(backend, **options)
 
     @property
+    def backend(self) -> Backend:
+        """The backend that runs the model."""
+        return self._backend
+
+    @property
     def sees_images(self) -> bool:
         """Whether the model sees images, as Llama Guard 4 does."""
         return self._backend.capabilities.vision

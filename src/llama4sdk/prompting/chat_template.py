@@ -12,12 +12,14 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any, TypeAlias, cast
 
-from llama4sdk.errors import InvalidRequest
+from llama4sdk.errors import BackendMissing, InvalidRequest
 from llama4sdk.messages import AssistantMessage, Image, Message, ToolCall, ToolMessage
 from llama4sdk.prompting.template_environment import template_environment
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterator, Mapping, Sequence
+
+    from jinja2 import Template
 
     from llama4sdk.request import ToolSpec
 
@@ -63,12 +65,10 @@ def render_chat_template(
 
 
 def _run(source: str, messages: _Json, tools: _Json, breaker: str, *, answer: bool) -> str:
-    environment = template_environment(breaker)
     from jinja2 import TemplateError
 
     try:
-        template = environment.from_string(source)
-        return template.render(
+        return _compiled(source, breaker).render(
             messages=messages,
             tools=tools,
             documents=None,
@@ -76,12 +76,20 @@ def _run(source: str, messages: _Json, tools: _Json, breaker: str, *, answer: bo
             bos_token="<|begin_of_text|>",  # noqa: S106 - a token of text, no secret
             eos_token="<|eot|>",  # noqa: S106
         )
+    except BackendMissing:
+        raise
     except Exception as error:  # foreign code, which fails in ways of its own
         words = str(error).replace(breaker, "")[:_SHOWN_WORDS] if type(error) is TemplateError else ""
         reason = words or type(error).__name__
         raise InvalidRequest(
             f"The checkpoint's chat template failed ({reason}); leave it out to use the reference's form."
         ) from error
+
+
+@lru_cache(maxsize=16)
+def _compiled(source: str, breaker: str) -> Template:
+    """Return a template in its sandbox; a guard renders the same one for every check."""
+    return template_environment(breaker).from_string(source)
 
 
 @dataclass(frozen=True, slots=True)

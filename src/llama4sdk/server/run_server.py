@@ -8,7 +8,7 @@ import logging
 import socket
 from contextlib import asynccontextmanager, nullcontext
 from functools import partial
-from typing import TYPE_CHECKING, Any, Unpack, cast
+from typing import TYPE_CHECKING, Any, Literal, Unpack, cast
 
 import anyio
 import uvicorn
@@ -20,12 +20,13 @@ from llama4sdk.owned_task import start_owned
 from llama4sdk.server.app import create_app
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator, Callable, Mapping
+    from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
     from contextlib import AbstractContextManager
 
     from starlette.applications import Starlette
 
     from llama4sdk.backend import Backend
+    from llama4sdk.guards import Guard
     from llama4sdk.server.options import ServerKeywords
     from llama4sdk.server.serving import Serving
 
@@ -42,6 +43,7 @@ def serve(
     port: int = 8000,
     shutdown_seconds: float = 30.0,
     backend_options: Mapping[str, Any] | None = None,
+    guards: Sequence[Guard] | Literal["auto", "configured"] | None = "configured",
     announce: Callable[[str], None] | None = None,
     **options: Unpack[ServerKeywords],
 ) -> None:
@@ -53,6 +55,7 @@ def serve(
         port: The port; 0 for a free one.
         shutdown_seconds: How long running requests may take to finish at the end.
         backend_options: Options of the backend that a string names.
+        guards: As `Llama4` takes them.
         announce: Called with the server's address once it listens.
         options: See `ServerOptions`.
 
@@ -62,7 +65,7 @@ def serve(
     """
 
     async def run() -> None:
-        async with Llama4(backend, **(backend_options or {})) as llama:
+        async with Llama4(backend, guards=guards, **(backend_options or {})) as llama:
             app = create_app(llama, **_for_host(host, options))
             async with running(app, host=host, port=port, shutdown_seconds=shutdown_seconds, signals=True) as server:
                 if announce is not None:

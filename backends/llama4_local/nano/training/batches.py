@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from itertools import islice
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 import torch
@@ -80,6 +80,24 @@ class Pass:
         )
 
 
+class Batches(Protocol):
+    """Makes the passes of a run's steps."""
+
+    @property
+    def seed(self) -> int:
+        """Any whole number; another one gives other samples."""
+        ...
+
+    @property
+    def skills(self) -> Sequence[str]:
+        """The skills that losses are told by."""
+        ...
+
+    def batch(self, template: PromptTemplate, step: int) -> list[Pass]:
+        """Return the passes of a step; the same for the same seed and step."""
+        ...
+
+
 @dataclass(frozen=True, slots=True)
 class Mix:
     """Which samples a run learns from.
@@ -95,6 +113,11 @@ class Mix:
     samples: int
     rows: int
     shares: Mapping[str, float]
+
+    @property
+    def skills(self) -> Sequence[str]:
+        """The skills that losses are told by."""
+        return SKILLS
 
     def batch(self, template: PromptTemplate, step: int) -> list[Pass]:
         """Return the passes of a step; the same for the same seed and step."""

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
-    from llama4_local.nano.training.batches import Mix, Pass
+    from llama4_local.nano.training.batches import Batches, Pass
     from llama4sdk.prompting import PromptTemplate
 
 _Made = TypeVar("_Made")
@@ -73,7 +73,7 @@ def _alone() -> None:
     one_thread()
 
 
-def make_batch(folder: Path, mix: Mix, step: int) -> list[Pass]:
+def make_batch(folder: Path, mix: Batches, step: int) -> list[Pass]:
     """Return a step's passes; for a process that has nothing but these arguments.
 
     Args:

@@ -42,8 +42,8 @@ def write_folder(folder: Path, config: ModelConfig, weights: Weights) -> None:
     write_settings(folder, config)
 
 
-def write_settings(folder: Path, config: ModelConfig) -> None:
-    """Write the configs of generation, tokenizer and processor, and the chat template."""
+def write_settings(folder: Path, config: ModelConfig, template: str | None = None) -> None:
+    """Write the configs of generation, tokenizer and processor, and the chat template: nano's, or the given one."""
     # Greedy; transformers complains about a temperature where nothing is sampled, so none is written.
     greedy = replace(config.generation, temperature=None)
     generation = generation_to_json(replace(config, generation=greedy))
@@ -65,7 +65,7 @@ def write_settings(folder: Path, config: ModelConfig) -> None:
         folder / "processor_config.json",
         {"processor_class": "Llama4Processor", "patch_size": 14, "pixel_shuffle_ratio": 0.5},
     )
-    write_bytes(folder / "chat_template.jinja", chat_template().encode())
+    write_bytes(folder / "chat_template.jinja", (template or chat_template()).encode())
 
 
 def chat_template() -> str:

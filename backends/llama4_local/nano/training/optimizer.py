@@ -116,7 +116,7 @@ class Optimizer:
 
 def orthogonalised(matrices: Tensor) -> Tensor:
     """Return matrices [n, rows, cols] with their singular values brought close to one, fp32."""
-    x = matrices.bfloat16()
+    x = matrices.float() if matrices.device.type == "cpu" else matrices.bfloat16()
     wide = x.shape[1] <= x.shape[2]
     x = x if wide else x.transpose(1, 2)
     x = x / (x.float().norm(dim=(1, 2), keepdim=True) + 1e-7).to(x.dtype)

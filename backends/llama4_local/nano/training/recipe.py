@@ -31,6 +31,7 @@ class Recipe:
         balance: Weight of the loss that spreads tokens over the experts.
         short_chunks: Share of passes with a shorter attention chunk, so that answers learn to reach over an edge.
         images: Images per step of the first stage, see `eyes.py`.
+        dtype: What passes compute in, `bfloat16` or `float32`; CPUs without bf16 products take ten times as long in it.
     """
 
     samples: int = 64
@@ -42,6 +43,7 @@ class Recipe:
     balance: float = 0.01
     short_chunks: float = 0.05
     images: int = 64
+    dtype: str = "bfloat16"
 
     @classmethod
     def on(cls, device: str) -> Recipe:

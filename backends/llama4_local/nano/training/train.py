@@ -27,8 +27,7 @@ from llama4_local.checkpoint.plain import load_checkpoint
 from llama4_local.model.transformer import Layer, Model, logits, run_layer
 from llama4_local.model.vision import encode_tiles
 from llama4_local.nano.training.balance import BalancedOps
-from llama4_local.nano.training.batches import Mix, Pass
-from llama4_local.nano.training.data import SKILLS
+from llama4_local.nano.training.batches import Batches, Mix, Pass
 from llama4_local.nano.training.eyes import open_eyes
 from llama4_local.nano.training.feeding import Feed, make_batch, maker_pool, one_thread
 from llama4_local.nano.training.folder import prompt_template, write_folder
@@ -38,7 +37,7 @@ from llama4_local.nano.training.recipe import Recipe, nano_config
 from llama4_local.weights.schema import TensorParts, random_weights, weight_schema
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Callable, Sequence
 
     from torch import Tensor
 
@@ -77,9 +76,10 @@ class Run:
     optimizer: Optimizer
     template: PromptTemplate
     device: torch.device
-    mix: Mix
+    mix: Batches
     workers: int = 1
     layer: Layer | None = None
+    write: Callable[[Path, ModelConfig, Weights], None] = write_folder
 
     def batch(self, step: int) -> list[Pass]:
         """Return the passes of a step; the same for the same seed and step."""
@@ -90,13 +90,14 @@ class Run:
 class Losses:
     """Sums of losses and of tokens by skill, since the last line of the log."""
 
+    skills: Sequence[str]
     loss: Tensor
     count: Tensor
 
     @classmethod
-    def none(cls, device: torch.device) -> Losses:
+    def none(cls, skills: Sequence[str], device: torch.device) -> Losses:
         """Return empty sums."""
-        return cls(torch.zeros(len(SKILLS), device=device), torch.zeros(len(SKILLS), device=device))
+        return cls(skills, torch.zeros(len(skills), device=device), torch.zeros(len(skills), device=device))
 
     def add(self, skills: Tensor, losses: Tensor) -> None:
         """Take in the loss of each target."""
@@ -105,15 +106,16 @@ class Losses:
 
     def __str__(self) -> str:
         means = (self.loss / self.count.clamp(min=1)).tolist()
-        return " ".join(f"{skill.replace(' ', '_')} {mean:.3f}" for skill, mean in zip(SKILLS, means, strict=True))
+        return " ".join(f"{skill.replace(' ', '_')} {mean:.3f}" for skill, mean in zip(self.skills, means, strict=True))
 
 
 def start(config: ModelConfig, template: PromptTemplate, recipe: Recipe, *, seed: int = 0, device: str = "cpu",
-          shares: Mapping[str, float] | None = None, workers: int = 1, begin: Path | None = None,
-          compiled: bool = False) -> Run:  # fmt: skip
+          mix: Batches | None = None, workers: int = 1, begin: Path | None = None, compiled: bool = False,
+          write: Callable[[Path, ModelConfig, Weights], None] = write_folder) -> Run:  # fmt: skip
     """Return a run with fresh weights, or with those of the checkpoint folder `begin`.
 
-    Compiled, a step takes a GPU a fraction of the time, but the first one takes a minute.
+    Compiled, a step takes a GPU a fraction of the time, but the first one takes a minute. `mix` takes the place of
+    nano's own data, and `write` writes the checkpoint folder.
     """
     fresh = load_checkpoint(begin, config, dtype=torch.float32) if begin else _initial(config, seed)
     weights = fresh.map(lambda tensor: tensor.to(device).requires_grad_())
@@ -122,9 +124,9 @@ def start(config: ModelConfig, template: PromptTemplate, recipe: Recipe, *, seed
     matrices = {name: tensor for name, tensor in named.items() if _is_inner_matrix(name, tensor)}
     others = {name: tensor for name, tensor in named.items() if name not in matrices}
     optimizer = Optimizer.create(matrices, others, recipe.weight_decay, _PACE)
-    mix = Mix(seed, recipe.samples, recipe.rows, shares or {})
-    return Run(recipe, config, weights, optimizer, template, torch.device(device), mix, workers,
-               cast("Layer", torch.compile(run_layer, dynamic=True)) if compiled else None)  # fmt: skip
+    return Run(recipe, config, weights, optimizer, template, torch.device(device),
+               mix or Mix(seed, recipe.samples, recipe.rows, {}), workers,
+               cast("Layer", torch.compile(run_layer, dynamic=True)) if compiled else None, write)  # fmt: skip
 
 
 def gradients_of(run: Run, pool: Executor, batch: Sequence[Pass], step: int) -> list[tuple[Tensor, Tensor]]:
@@ -134,8 +136,9 @@ def gradients_of(run: Run, pool: Executor, batch: Sequence[Pass], step: int) -> 
     batch = [part.to(run.device) for part in batch]
     dice = random.Random(f"{run.mix.seed} chunks {step}")
     chunks = [_chunk(run.recipe, dice) for _ in batch]
-    # The passes compute in bf16; the optimizer keeps the weights in fp32.
-    halves = run.weights.map(lambda tensor: tensor.detach().bfloat16().requires_grad_())
+    # The passes may compute in bf16; the optimizer keeps the weights in fp32.
+    dtype = torch.float32 if run.recipe.dtype == "float32" else torch.bfloat16
+    halves = run.weights.map(lambda tensor: tensor.detach().to(dtype, copy=True).requires_grad_())
     # Long passes first, so that the workers end together.
     tasks = sorted(zip(batch, chunks, strict=True), key=lambda task: -task[0].token_ids.shape[1])
 
@@ -279,7 +282,7 @@ def train(run: Run, folder: Path, *, steps: int | None = None, minutes: float | 
 
 def _train(run: Run, pool: Executor, feed: Feed[list[Pass]], folder: Path, progress: Progress,
            steps: int | None, minutes: float | None) -> Progress:  # fmt: skip
-    saved, losses, waited = time.monotonic(), Losses.none(run.device), 0.0
+    saved, losses, waited = time.monotonic(), Losses.none(run.mix.skills, run.device), 0.0
     while (share := _share(progress, steps, minutes)) < 1:
         began = time.monotonic()
         rate = rate_at(run.recipe, progress.step, share)
@@ -293,7 +296,7 @@ def _train(run: Run, pool: Executor, feed: Feed[list[Pass]], folder: Path, progr
         if progress.step % _LOG_EVERY == 0:
             spent = f"seconds {progress.seconds:.0f}, {waited:.1f} for data since the last line,"
             _log(folder, f"step {progress.step} {spent} rate {rate:.5f} {losses}")
-            losses, waited = Losses.none(run.device), 0.0
+            losses, waited = Losses.none(run.mix.skills, run.device), 0.0
         if time.monotonic() - saved > _SAVE_EVERY:
             _save(folder, run, progress)
             saved = time.monotonic()
@@ -307,7 +310,7 @@ def _share(progress: Progress, steps: int | None, minutes: float | None) -> floa
 
 
 def _save(folder: Path, run: Run, progress: Progress) -> None:
-    write_folder(folder / "checkpoint", run.config, run.weights)
+    run.write(folder / "checkpoint", run.config, run.weights)
     save_state(folder, run, progress)
     _log(folder, f"saved at step {progress.step}")
 
@@ -346,7 +349,8 @@ def main() -> None:
     recipe = Recipe.on(device)
     recipe = replace(recipe, rate=options.rate or recipe.rate)
     cores = os.cpu_count() or 1
-    run = start(config, template, recipe, seed=options.seed, device=device, shares=options.shares,
+    mix = Mix(options.seed, recipe.samples, recipe.rows, options.shares)
+    run = start(config, template, recipe, seed=options.seed, device=device, mix=mix,
                 workers=1 if device == "cuda" else cores, begin=options.weights, compiled=options.compile)  # fmt: skip
     millions = math.fsum(tensor.numel() for tensor in run.weights.leaves()) / 1e6
     _log(options.out, f"{millions:.2f} million parameters on {device}")

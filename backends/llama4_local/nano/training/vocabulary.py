@@ -58,23 +58,34 @@ SPECIALS = (
 
 
 def train_tokenizer(seed: int = 0) -> Tokenizer:
-    """Return the tokenizer, trained on the texts of the training data; the same for the same seed."""
+    """Return nano's tokenizer, trained on the texts of the training data; the same for the same seed."""
+    return tokenizer_of(_texts(seed), _PATTERN, VOCABULARY)
+
+
+def tokenizer_of(texts: Iterator[str], pattern: str, size: int) -> Tokenizer:
+    """Return a tokenizer with the published special tokens, trained on texts.
+
+    Args:
+        texts: What it is trained on.
+        pattern: A regular expression of the pieces that no token reaches beyond.
+        size: Tokens of the vocabulary, special ones included.
+    """
     engine = Tokenizer(models.BPE(byte_fallback=False))
-    split = pre_tokenizers.Split(Regex(_PATTERN), "isolated")
+    split = pre_tokenizers.Split(Regex(pattern), "isolated")
     engine.pre_tokenizer = pre_tokenizers.Sequence(  # pyright: ignore[reportAttributeAccessIssue]
         [split, pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)]
     )
     engine.decoder = decoders.ByteLevel()  # pyright: ignore[reportAttributeAccessIssue]
     trainer = trainers.BpeTrainer(
-        vocab_size=VOCABULARY - len(SPECIALS),
+        vocab_size=size - len(SPECIALS),
         initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
         show_progress=False,
         max_token_length=24,
     )
-    engine.train_from_iterator(_texts(seed), trainer=trainer)
+    engine.train_from_iterator(texts, trainer=trainer)
     engine.add_special_tokens(list(SPECIALS))
-    if engine.get_vocab_size() != VOCABULARY:
-        raise RuntimeError(f"The tokenizer has {engine.get_vocab_size()} tokens in place of {VOCABULARY}.")
+    if engine.get_vocab_size() != size:
+        raise RuntimeError(f"The tokenizer has {engine.get_vocab_size()} tokens in place of {size}.")
     return engine
 
 

@@ -10,6 +10,15 @@ export class AnswerError extends Error {
   }
 }
 
+/** Return the error of a turn that a guard blocked, which ends as an answer does. */
+export function blocked() {
+  return new AnswerError({
+    message: "A guard blocked this question or its answer. The turn is not part of the conversation; ask for something else.",
+    type: "content_filter",
+    code: "guard_blocked",
+  });
+}
+
 function headers(key) {
   const fields = { "content-type": "application/json" };
   if (key) fields.authorization = `Bearer ${key}`;

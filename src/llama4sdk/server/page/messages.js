@@ -89,6 +89,8 @@ export class ShownAnswer {
 
 function title(error) {
   if (error.status === 401) return "The server asks for an API key";
+  if (error.code === "guard_blocked") return "A guard blocked this turn";
+  if (error.code === "guard_unavailable") return "A guard gave no verdict";
   if (error.status === 429 || error.status === 503) return "The server is busy";
   if (error.code === "context_length_exceeded") return "The conversation is too long";
   if (error.type === "network") return "The connection failed";

@@ -1,6 +1,6 @@
 // The page: a conversation, its settings, and the answer that is under way.
 
-import { ask, AnswerError, firstModel } from "./answers.js";
+import { ask, AnswerError, blocked, firstModel } from "./answers.js";
 import { Attached, receive } from "./images.js";
 import { ShownAnswer, showUser } from "./messages.js";
 
@@ -91,6 +91,7 @@ async function answer() {
           follow();
         }
         if (choice.finish_reason === "length") words = "cut off at the most tokens";
+        if (choice.finish_reason === "content_filter") failed = blocked();
       }
     }
   } catch (error) {

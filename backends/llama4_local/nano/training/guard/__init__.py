@@ -1,0 +1,1 @@
+"""Making nano-guard: its data, its shape, its training and its figures."""
