@@ -25,6 +25,7 @@ from llama4_local.serving.prompt_scores import PromptScores
 from llama4_local.serving.readiness import ServedModel, inspect_checkpoint
 from llama4_local.serving.sessions import Session, begin, restore
 from llama4sdk.backend import BackendLoad, Capabilities
+from llama4sdk.checks import shown
 from llama4sdk.errors import InvalidRequest
 from llama4sdk.image_limits import DEFAULT_LIMITS
 from llama4sdk.keywords import check_keywords
@@ -130,6 +131,8 @@ class LocalBackend:
         tensor_parallel: int = 1,
         prompt_template: PromptTemplate | None = None,
     ) -> None:
+        if not isinstance(checkpoint, str | os.PathLike | None):
+            raise InvalidRequest(f"checkpoint is a folder or a name on the hub; got {shown(checkpoint)}.")
         self._engine_thread: EngineThread | None = None
         checkpoint = "nano" if checkpoint is None else checkpoint
         bundled = BUNDLED.get(checkpoint) if isinstance(checkpoint, str) else None

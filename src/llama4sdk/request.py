@@ -226,7 +226,7 @@ class Request:
             for member in members:
                 if not isinstance(member, kind):
                     raise InvalidRequest(f"{name} {_HOW[name]}; got {shown(member)} among them.")
-        if self.part not in get_args(Part):
+        if not isinstance(self.part, str) or self.part not in get_args(Part):
             raise InvalidRequest(f"part is one of {', '.join(get_args(Part))}; got {shown(self.part)}.")
         check_whole("priority", self.priority, -_LARGEST, _LARGEST, optional=False)
         check_text("cache_salt", self.cache_salt, _LONGEST_NAME)

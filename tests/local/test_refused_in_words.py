@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 import os
+from decimal import Decimal
+from inspect import signature
 from pathlib import Path
 from typing import Any
 
 import anyio
+import numpy as np
 import pytest
 import torch
 
 from llama4_local import LocalBackend
 from llama4sdk.errors import CheckpointError, InvalidRequest, LlamaError
+from llama4sdk.messages import conversation
+from llama4sdk.request import Request
 from local.small_backends import chatting, saved_chat
 
 
@@ -61,3 +66,35 @@ async def test_a_folder_that_cannot_be_read_is_one_error(path: str) -> None:
             await backend.start()
         finally:
             await backend.aclose()
+
+
+ODD_VALUES: list[Any] = [
+    *(
+        np.array([1, 2]),
+        np.bool_(True),
+        np.float32(0.5),
+        Decimal("0.5"),
+        b"a",
+        1j,
+        {1},
+        float("nan"),
+        object(),
+        int,
+        ...,
+    ),
+]
+
+
+@pytest.mark.parametrize("name", [name for name in signature(LocalBackend).parameters if name != "prompt_template"])
+def test_every_option_refuses_odd_values_of_odd_types(name: str) -> None:
+    for value in ODD_VALUES:
+        options: dict[str, Any] = {name: value}
+        with pytest.raises(InvalidRequest, match=name) as caught:
+            LocalBackend(**options)
+        assert len(str(caught.value)) < 300
+
+
+def test_the_part_of_a_request_is_text() -> None:
+    odd: dict[str, Any] = {"part": np.array([1, 2])}
+    with pytest.raises(InvalidRequest, match="part"):
+        Request(conversation("hello"), **odd)

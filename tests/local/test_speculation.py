@@ -287,7 +287,7 @@ def test_tokens_that_are_taken_back_leave_no_page(data: st.DataObject) -> None:
 
 
 def test_the_option_is_checked_and_its_rows_are_counted() -> None:
-    with pytest.raises(InvalidRequest, match="speculate is prompt_lookup, or None"):
+    with pytest.raises(InvalidRequest, match="speculate is one of prompt_lookup, or None"):
         Options(speculate="eagle")  # type: ignore[arg-type]
     assert most_sampled(Options(max_sequences=64, speculate="prompt_lookup")) == 64
     assert most_sampled(Options(max_sequences=2, speculate="prompt_lookup")) == 16

@@ -16,6 +16,7 @@ from llama4_local.config.formats import (
     usual_step_tokens,
 )
 from llama4_local.config.share import checked_ranks
+from llama4sdk.checks import shown
 from llama4sdk.errors import InvalidRequest
 from llama4sdk.image_limits import DEFAULT_LIMITS, ImageLimits
 from llama4sdk.prompting.tool_format import ToolsPlace, tools_place
@@ -54,14 +55,7 @@ class Options:
 
     def __post_init__(self) -> None:
         tools_place(self.tools_in)
-        if self.quantize not in (None, *get_args(WeightFormat)):
-            raise InvalidRequest(
-                f"quantize is one of {', '.join(get_args(WeightFormat))}, or None; got {self.quantize!r}."
-            )
-        if self.cache_dtype not in get_args(CacheType):
-            raise InvalidRequest(f"cache_dtype is one of {', '.join(get_args(CacheType))}; got {self.cache_dtype!r}.")
-        if self.speculate not in (None, *get_args(Speculation)):
-            raise InvalidRequest(f"speculate is {' or '.join(get_args(Speculation))}, or None; got {self.speculate!r}.")
+        self._check_kinds()
         checked_ranks(self.tensor_parallel)
         counts = ("context", "max_sequences", "max_waiting", "max_images", "step_tokens", "threads")
         for name in counts:
@@ -80,6 +74,27 @@ class Options:
             raise InvalidRequest(f"image_limits is an ImageLimits, not {type(self.image_limits).__name__}.")
         if not isinstance(self.device, str):
             raise InvalidRequest(f"device is auto, cpu, cuda or cuda:N; got {self.device!r}.")
+
+    def _check_kinds(self) -> None:
+        for name, choices in (("quantize", WeightFormat), ("speculate", Speculation)):
+            value = getattr(self, name)
+            if value is not None and not _is_one_of(value, choices):
+                raise InvalidRequest(f"{name} is one of {', '.join(get_args(choices))}, or None; got {shown(value)}.")
+        for name, choices in (("dtype", DType), ("cache_dtype", CacheType)):
+            if not _is_one_of(getattr(self, name), choices):
+                raise InvalidRequest(
+                    f"{name} is one of {', '.join(get_args(choices))}; got {shown(getattr(self, name))}."
+                )
+        for name in ("prefix_caching", "deterministic", "cuda_graphs", "own_template", "progress"):
+            value = getattr(self, name)
+            if not isinstance(value, bool) and not (name == "progress" and value is None):
+                raise InvalidRequest(f"{name} is True or False; got {shown(value)}.")
+        if self.memory is not None and (isinstance(self.memory, bool) or not isinstance(self.memory, int | str)):
+            raise InvalidRequest(f"memory is a number of bytes, or text such as '16GB'; got {shown(self.memory)}.")
+
+
+def _is_one_of(value: object, choices: object) -> bool:
+    return isinstance(value, str) and value in get_args(choices)
 
 
 def step_tokens(options: Options, device: str) -> int:

@@ -74,7 +74,7 @@ def with_declarations(
 
 def tools_place(place: str) -> ToolsPlace:
     """Return the place of the declarations, or raise `InvalidRequest` for one that there is not."""
-    if place not in ("system", "user"):
+    if not isinstance(place, str) or place not in ("system", "user"):
         raise InvalidRequest(f"Tools are declared in the 'system' or the 'user' message; got tools_in={place!r}.")
     return place
 
