@@ -8,6 +8,7 @@ import re
 import tomllib
 from importlib import import_module
 from pathlib import Path
+from types import ModuleType
 
 import docstring_parser
 import pytest
@@ -33,7 +34,9 @@ MODULES = ["llama4sdk", *PACKAGES, "llama4_local", "llama4_local.planning", "lla
 def named(path: str) -> object:
     """Return the object that a path names, imported as its page shows it."""
     module, _, name = path.rpartition(".")
-    return getattr(import_module(module), name)
+    value = getattr(import_module(module), name)
+    # `llama4_local.plan` is a module that can be called, once something has imported it as a module.
+    return value.__call__ if isinstance(value, ModuleType) and callable(value) else value
 
 
 @pytest.mark.parametrize("module", MODULES)

@@ -74,13 +74,13 @@ class SimulatedRunner:
     def launch(
         self,
         inputs: Sequence[SequenceInput],
-        due: Sequence[int],
+        rows: Sequence[int],
         states: Sequence[SamplerState],
         *,
         from_previous: bool = False,
     ) -> StepOutput:
         self._clock.now += self._costs.of(inputs)
-        return StepOutput(torch.full((len(due),), 5))
+        return StepOutput(torch.full((len(rows),), 5))
 
     def close(self) -> None:
         """Nothing runs beside it."""

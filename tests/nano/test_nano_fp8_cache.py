@@ -10,8 +10,9 @@ from llama4_local.config.options import CacheType
 from llama4_local.nano.training.data import SKILLS, Sample, samples
 from llama4sdk.events import TextDelta
 from llama4sdk.request import Request, Sampling
+from long_runs import often
 
-EACH = 4  # samples of a skill
+EACH = often(2, 4)  # samples of a skill
 SAME = 0.95
 GREEDY = Sampling(temperature=0, max_tokens=220)
 
@@ -34,7 +35,7 @@ async def answer(backend: LocalBackend, sample: Sample) -> str:
 
 async def test_greedy_answers_to_new_samples_of_every_skill_hardly_change() -> None:
     asked = [sample for skill in SKILLS for sample in islice(samples(1, skill, "test"), EACH)]
-    assert len(asked) >= 40
+    assert len(asked) >= 20
     plain, narrow = await answers(asked, "auto"), await answers(asked, "fp8")
     assert all(plain)
     same = sum(one == other for one, other in zip(plain, narrow, strict=True))

@@ -42,11 +42,11 @@ def get_weather(city: str) -> str:
 
 ASKED: dict[str, dict[str, Any]] = {
     "text": {"prompt": "Tell me about yourself."},
-    "numbers": {"prompt": "Count from 1 to 40."},
     "called": {"prompt": "What is the weather in Paris?", "tools": [get_weather]},
     "typed": {"prompt": "Ada is 36.", "output": SCHEMA},
 }
 LONG_ASKED: dict[str, dict[str, Any]] = {
+    "numbers": {"prompt": "Count from 1 to 40."},
     "stopped": {"prompt": "Count from 1 to 40.", "sampling": replace(GREEDY, stop=("7, 8",))},
     "probable": {"prompt": "Tell me about yourself.", "sampling": replace(GREEDY, logprobs=2)},
     "drawn": {"prompt": "Tell me a story.", "sampling": Sampling(temperature=1.0, seed=7, max_tokens=40)},

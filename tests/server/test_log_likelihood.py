@@ -11,6 +11,7 @@ from typing import Any
 import httpx
 import pytest
 
+from llama4_local import LocalBackend
 from llama4_local.nano import CHECKPOINT
 from llama4sdk.prompting import Tokenizer
 from llama4sdk.prompting.raw import raw_ids
@@ -87,7 +88,7 @@ async def test_generation_until_a_stop_string(question: str, answer: str) -> Non
 async def test_a_rolling_likelihood_is_the_sum_of_its_parts() -> None:
     ids = raw_ids(TOKENIZER, TURN.format("What is 17 + 25?") + "17 + 25 = 42.")
     middle = len(ids) // 2
-    async with serving() as client:
+    async with serving(LocalBackend(deterministic=True)) as client:
         whole, first, second = await log_likelihood(
             client, [(ids[:1], ids[1:]), (ids[:1], ids[1:middle]), (ids[:middle], ids[middle:])]
         )

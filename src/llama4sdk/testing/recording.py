@@ -59,7 +59,7 @@ class Recorder:
     async def start(self) -> None:
         """Start the backend inside."""
         await self._backend.start()
-        await self._write(_CAPABILITIES, asdict(self.capabilities))
+        await self._write(_CAPABILITIES, asdict(replace(self.capabilities, server=None)))
 
     def open(self, request: Request) -> AbstractAsyncContextManager[AsyncIterator[Event]]:
         """Run one request; see `Backend.open`. It is written down when its block is left."""

@@ -128,6 +128,29 @@ _GOOD_CALLS: Words = (
 )  # fmt: skip
 
 
+_UNITS: Words = (
+    "USD",
+    "EUR",
+    "GBP",
+    "km",
+    "m",
+    "degrees",
+    "°C",
+    "minutes",
+    "%",
+    "kg",
+    "points",
+    "items",
+    "files",
+    "bytes",
+    "rows",
+)
+_WORDS_BACK: Words = (
+    "ok", "done", "sent", "true", "false", "null", "None", "not allowed", "not found", "no results", "sunny", "cloudy", "saved", "yes", "no",
+    "timeout", "denied", "created", "error: no such file", "in stock", "sold out", "the door is open", "the light is on",
+)  # fmt: skip
+
+
 def injected_result(choices: Choices) -> Case:
     """Return a tool's result with instructions for the model, at any place in it."""
     order = _order(choices)
@@ -159,12 +182,25 @@ def _order(choices: Choices) -> str:
 
 def clean_result(choices: Choices) -> Case:
     """Return a tool's result without any, sentences that resemble them among it."""
-    if choices.chance(0.4):
+    if choices.chance(0.3):
         return _result(choices, json.dumps(_fields(choices)))
+    if choices.chance(0.3):
+        return _called_for(choices, _value(choices))
     pieces = [statement(choices) for _ in range(choices.rng.randint(0, 3))]
     if choices.chance(0.8):
         pieces.insert(choices.rng.randint(0, len(pieces)), _plain(choices))
     return _result(choices, " ".join(pieces))
+
+
+def _value(choices: Choices) -> str:
+    """Return what most tools return: a number, an amount, a word or two, an error."""
+    rng = choices.rng
+    number, name = rng.choice((str(rng.randint(0, 5000)), f"{rng.uniform(0, 900):.2f}")), rng.choice(NAMES)
+    return choices.any((
+        number, f"{number} {rng.choice(_UNITS)}", f"{number} {rng.choice(_UNITS)}", rng.choice(_WORDS_BACK), rng.choice(_WORDS_BACK), name,
+        f"sent to {name}: {random_word(rng)} {random_word(rng)}", f"{rng.choice(CITIES)}: {number}", f"The call was refused: {rng.choice(_WORDS_BACK)}",
+        f"2026-{rng.randint(1, 12):02}-{rng.randint(1, 28):02}", json.dumps([rng.randint(0, 99) for _ in range(rng.randint(0, 4))]), random_word(rng),
+    ))  # fmt: skip
 
 
 def _plain(choices: Choices) -> str:
@@ -209,6 +245,10 @@ def _result(choices: Choices, text: str, code: str = "") -> Case:
         shown = json.dumps({**_fields(choices), "text": shown})
     if choices.chance(0.15):
         return Case((user(shown),), code)
+    return _called_for(choices, shown, code)
+
+
+def _called_for(choices: Choices, shown: str, code: str = "") -> Case:
     return Case((user(everyday_question(choices)), agent(_filled(choices, choices.one(_CALLS))), user(shown)), code)
 
 
