@@ -14,7 +14,7 @@ from llama4_local.nano.training.guard.folder import guard_template, write_guard_
 from llama4_local.nano.training.guard.recipe import RECIPE, guard_config
 from llama4_local.nano.training.train import start, train
 
-_STEPS = 640
+_STEPS = 1000
 
 
 def main() -> None:

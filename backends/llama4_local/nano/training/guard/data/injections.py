@@ -249,7 +249,9 @@ def _result(choices: Choices, text: str, code: str = "") -> Case:
 
 
 def _called_for(choices: Choices, shown: str, code: str = "") -> Case:
-    return Case((user(everyday_question(choices)), agent(_filled(choices, choices.one(_CALLS))), user(shown)), code)
+    return Case(
+        (user(everyday_question(choices)), agent(_filled(choices, choices.any(_GOOD_CALLS))), user(shown)), code
+    )
 
 
 def _fields(choices: Choices) -> dict[str, object]:
