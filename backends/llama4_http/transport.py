@@ -37,7 +37,7 @@ class OneServer(httpx.AsyncBaseTransport):
 
     def __init__(self, tls: ssl.SSLContext | None = None) -> None:
         self._tls = tls
-        self._networks = {b"http": _PlainNetwork(), b"https": _Network()}
+        self._networks = {b"http": _Network(tls=False), b"https": _Network(tls=True)}
         self._idle: list[httpcore.AsyncHTTPConnection] = []
         self._busy: set[httpcore.AsyncHTTPConnection] = set()
 
@@ -150,9 +150,10 @@ class _Content(AsyncIterator[bytes]):
 
 
 class _Network(httpcore.AsyncNetworkBackend):
-    """anyio's sockets, closed also when a cancellation falls into the TLS handshake."""
+    """anyio's sockets, closed also when a cancellation falls into the TLS handshake; without TLS our own on asyncio."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, tls: bool) -> None:
+        self._tls = tls
         self._sockets = cast("httpcore.AsyncNetworkBackend", httpcore.AnyIOBackend())
 
     async def connect_tcp(
@@ -163,23 +164,10 @@ class _Network(httpcore.AsyncNetworkBackend):
         local_address: str | None = None,
         socket_options: Iterable[Any] | None = None,
     ) -> httpcore.AsyncNetworkStream:
-        return _Stream(await self._sockets.connect_tcp(host, port, timeout, local_address, socket_options))
-
-
-class _PlainNetwork(_Network):
-    """Connections without TLS: our own on asyncio, anyio's elsewhere."""
-
-    async def connect_tcp(
-        self,
-        host: str,
-        port: int,
-        timeout: float | None = None,
-        local_address: str | None = None,
-        socket_options: Iterable[Any] | None = None,
-    ) -> httpcore.AsyncNetworkStream:
-        if in_asyncio() and timeout is None and local_address is None and not socket_options and connects_to(host):
+        plain = not (self._tls or timeout is not None or local_address is not None or socket_options)
+        if plain and in_asyncio() and connects_to(host):
             return await connect(host, port)
-        return await super().connect_tcp(host, port, timeout, local_address, socket_options)
+        return _Stream(await self._sockets.connect_tcp(host, port, timeout, local_address, socket_options))
 
 
 class _Stream(httpcore.AsyncNetworkStream):

@@ -78,6 +78,11 @@ def nano_config(special: Callable[[str], int]) -> ModelConfig:
     vision = VisionConfig(
         hidden_size=192, layers=4, heads=3, mlp_size=768, image_size=TILE, patch_size=14, adapter_size=256
     )
+    return whole_config(text, vision, special)
+
+
+def whole_config(text: TextConfig, vision: VisionConfig, special: Callable[[str], int]) -> ModelConfig:
+    """Return the config of both networks, with the tokenizer's special tokens and nano's tiles."""
     return ModelConfig(
         text,
         vision,

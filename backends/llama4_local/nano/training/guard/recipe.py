@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from llama4_local.config.model import GenerationConfig, ModelConfig, TextConfig, VisionConfig
+from llama4_local.config.model import TextConfig, VisionConfig
 from llama4_local.nano.training.guard.vocabulary import VOCABULARY
-from llama4_local.nano.training.recipe import MAX_TILES, TILE, Recipe
-from llama4sdk.prompting import special_tokens as names
+from llama4_local.nano.training.recipe import TILE, Recipe, whole_config
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+
+    from llama4_local.config.model import ModelConfig
 
 _LAYERS = 4
 RECIPE = Recipe(samples=64, rows=3000, rate=2e-3, warmup=30, decay=0.5, balance=0.0, short_chunks=0.0, dtype="float32")
@@ -41,16 +42,4 @@ def guard_config(special: Callable[[str], int]) -> ModelConfig:
     vision = VisionConfig(
         hidden_size=64, layers=2, heads=2, mlp_size=256, image_size=TILE, patch_size=14, adapter_size=128
     )
-    return ModelConfig(
-        text,
-        vision,
-        GenerationConfig(
-            bos_token_id=special(names.BEGIN_OF_TEXT),
-            eos_token_ids=tuple(special(name) for name in names.STOP_TOKENS),
-        ),
-        image_token_id=special(names.PATCH),
-        image_begin_id=special(names.IMAGE_START),
-        image_end_id=special(names.IMAGE_END),
-        max_tiles=MAX_TILES,
-        dtype="bfloat16",
-    )
+    return whole_config(text, vision, special)
