@@ -68,6 +68,8 @@ class LocalBackend:
         quantize: `int4` or `fp8` to pack the layers' matrices, None to leave them as they are. The packed form is
             kept beside the checkpoint for the next start. Checkpoints published in FP8 or W4A16 are loaded as they
             are.
+        verify: Whether every start compares the checksums of the kept packed form. Left out, the first start that
+            reads a file compares it, and later ones trust its size, inode and times.
         cache_dtype: Type of the keys and values that are kept of every token; `auto` for that of the activations.
             `fp8` keeps them in e4m3, a byte each: half the memory for a token against bf16, so twice the tokens.
             Each is rounded to three bits behind its first, by 6% at most, and cut off at ±448; answers differ
@@ -112,6 +114,7 @@ class LocalBackend:
         device: str = "auto",
         dtype: DType = "auto",
         quantize: WeightFormat | None = None,
+        verify: bool = False,
         cache_dtype: CacheType = "auto",
         memory: int | str | None = None,
         context: int | None = None,
@@ -143,6 +146,7 @@ class LocalBackend:
             device=device,
             dtype=dtype,
             quantize=quantize,
+            verify=verify,
             cache_dtype=cache_dtype,
             memory=memory,
             context=context,

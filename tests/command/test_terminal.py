@@ -20,8 +20,9 @@ pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="looks into /pro
 CTRL_C, CTRL_D = b"\x03", b"\x04"
 PATIENCE = 30.0  # seconds for each thing that is waited for
 CHILD = """\
-import fcntl, sys, termios
+import fcntl, signal, sys, termios
 fcntl.ioctl(0, termios.TIOCSCTTY, 0)  # the terminal's keys become this process's signals
+signal.signal(signal.SIGINT, signal.default_int_handler)  # which a suite in the background leaves ignored
 from llama4sdk.command.chat import chat_with
 from llama4sdk.testing import ScriptedBackend
 

@@ -25,6 +25,7 @@ from llama4_local.ops.kernels.paged_cache import PagedCache
 from llama4_local.ops.kernels.tiles import Tile
 from llama4_local.ops.kernels.weights import Product
 from llama4_local.weights.quantized import Int4Matrix
+from long_runs import often
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -35,7 +36,7 @@ MATRIX_KERNELS = {"linear", "gate_up", "down", "attention_prefill", "attention_d
 @pytest.fixture(scope="module")
 def built(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[Built]]:
     folder = tmp_path_factory.mktemp("cubins")
-    return folder, build_all(folder)
+    return folder, build_all(folder, every=often(4, 1))
 
 
 def test_no_kernel_spills_and_every_product_runs_on_hoppers_matrix_units(built: tuple[Path, list[Built]]) -> None:

@@ -275,7 +275,7 @@ def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
     deadline=None,
     database=None,
     phases=[Phase.generate],  # threads do not run twice alike, so there is nothing to shrink
-    max_examples=often(12, 250),
+    max_examples=often(6, 250),
     suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large, HealthCheck.function_scoped_fixture],
 )
 @given(

@@ -53,7 +53,7 @@ def test_eight_streams_say_what_each_says_alone(shaped: SmallEngine, sampling: S
     assert len(set(alone)) > 1
 
 
-@settings(deadline=None, max_examples=often(12, 300), suppress_health_check=[HealthCheck.too_slow])
+@settings(deadline=None, max_examples=often(6, 300), suppress_health_check=[HealthCheck.too_slow])
 @given(
     step_tokens=st.integers(1, 40),
     max_sequences=st.integers(1, 5),
@@ -196,7 +196,7 @@ def test_forty_steps_of_hunger_do_not_starve_the_least_urgent() -> None:
     small.run()
 
 
-@settings(deadline=None, max_examples=25)
+@settings(deadline=None, max_examples=often(10, 25))
 @given(seed=st.integers(0, 2**32))
 def test_random_traffic_comes_to_rest_and_every_answer_is_its_own(seed: int) -> None:
     small = traffic_engine()

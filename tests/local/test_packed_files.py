@@ -17,8 +17,8 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from llama4_local.checkpoint import check_record, quantizing, sealed_file
 from llama4_local.checkpoint import quantized_cache as packed_files
-from llama4_local.checkpoint import quantizing, sealed_file
 from llama4_local.checkpoint.quantized_cache import QuantizedCache
 from llama4_local.checkpoint.quantizing import load_quantizing
 from llama4_local.config.formats import WeightFormat
@@ -26,7 +26,7 @@ from llama4_local.weights.quantize import Pack
 from llama4_local.weights.quantized import Fp8Matrix, Int4Matrix, Packed
 from llama4_local.weights.tree import WeightTree
 from local.packable import packable, parts, same, saved_packable, wide
-from long_runs import often
+from long_runs import often, thinned
 
 LAYERS = packable().text.layers
 
@@ -37,9 +37,9 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return saved_packable(tmp_path / "model")
 
 
-def packed(folder: Path, kind: WeightFormat = "int4", *, keep: bool = True) -> WeightTree[Tensor]:
+def packed(folder: Path, kind: WeightFormat = "int4", *, keep: bool = True, verify: bool = False) -> WeightTree[Tensor]:
     """The numbers of the packed network, none of them mapped."""
-    return load_quantizing(folder, packable(), kind, keep=keep).map(wide)
+    return load_quantizing(folder, packable(), kind, keep=keep, verify=verify).map(wide)
 
 
 def packings(folder: Path) -> list[Path]:
@@ -161,7 +161,7 @@ TAMPERED: dict[str, Callable[[Path], object]] = {
 }
 
 
-@pytest.mark.parametrize("kind", ["int4", "fp8"])
+@pytest.mark.parametrize("kind", thinned(["int4", "fp8"], 2))
 @pytest.mark.parametrize("what", TAMPERED)
 def test_faults_64_65_66_a_packed_file_that_was_changed_is_never_served(
     folder: Path, what: str, kind: WeightFormat
@@ -222,6 +222,99 @@ def test_where_the_checkpoint_cannot_be_written_to_the_users_cache_keeps_the_pac
     assert packs_again(folder) == 0
     assert len(list((tmp_path / "cache/llama4sdk/packed").glob("int4-*/layer-*.safetensors"))) == LAYERS
     assert same(packed(folder), wanted)
+
+
+@pytest.fixture
+def at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Files count as settled as soon as they are written."""
+    monkeypatch.setattr(check_record, "_SETTLED", 0)
+
+
+@pytest.fixture
+def hashed(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """The kinds of the files whose checksums were made, in order."""
+    kinds: list[str] = []
+    usual: Callable[..., str] = getattr(sealed_file, "_digest")  # noqa: B009 - counted, not replaced
+
+    def counted(kind: str, tensors: Any, metadata: Any) -> str:
+        kinds.append(kind)
+        return usual(kind, tensors, metadata)
+
+    monkeypatch.setattr(sealed_file, "_digest", counted)
+    return kinds
+
+
+@pytest.mark.usefixtures("at_once")
+def test_a_start_trusts_the_files_that_an_earlier_one_checked(folder: Path, hashed: list[str]) -> None:
+    wanted = packed(folder)
+    hashed.clear()
+    assert same(packed(folder), wanted)
+    assert not hashed
+    assert same(packed(folder, verify=True), wanted)
+    assert len(hashed) == LAYERS
+
+
+def test_a_file_that_was_only_just_written_is_checked_once_more(folder: Path, hashed: list[str]) -> None:
+    packed(folder)
+    hashed.clear()
+    packed(folder)
+    assert len(hashed) == LAYERS
+    assert not list(folder.glob(".packed-*/*.checked"))
+
+
+@pytest.mark.usefixtures("at_once")
+@pytest.mark.parametrize("what", thinned(TAMPERED, 5))
+def test_a_file_that_was_changed_after_its_check_is_not_trusted(folder: Path, what: str) -> None:
+    wanted = packed(folder)
+    path = packings(folder)[1]
+    times = path.stat()
+    TAMPERED[what](path)
+    if path.is_file():  # with the times of the file before, as a copying program would set them
+        os.utime(path, ns=(times.st_atime_ns, times.st_mtime_ns))
+    assert same(packed(folder), wanted)
+
+
+@pytest.mark.usefixtures("at_once")
+def test_a_copy_of_a_packed_folder_is_checked_anew(folder: Path, hashed: list[str]) -> None:
+    packed(folder)
+    for path in packings(folder):
+        content = path.read_bytes()
+        rewrite(path, content)
+    hashed.clear()
+    packed(folder)
+    assert len(hashed) == LAYERS
+    hashed.clear()
+    packed(folder)
+    assert not hashed
+
+
+@pytest.mark.usefixtures("at_once")
+def test_damage_that_no_time_shows_is_found_by_verifying(folder: Path) -> None:
+    wanted = packed(folder)
+    path = packings(folder)[1]
+    flip(path, -1)  # as by a disk: the note is made to agree with the file
+    check_record.record_check(path, path_kind(path), path.stat())
+    assert not same(packed(folder), wanted)
+    assert same(packed(folder, verify=True), wanted)
+    assert same(packed(folder), wanted)
+
+
+@pytest.mark.usefixtures("at_once")
+@pytest.mark.parametrize("note", ["", "[" * 10_000, "{}", "null", '{"kind": 1, "state": NaN}', "\udcff", None])
+def test_a_note_that_is_damaged_counts_as_none(folder: Path, hashed: list[str], note: str | None) -> None:
+    wanted = packed(folder)
+    for path in folder.glob(".packed-*/*.checked"):
+        path.unlink()
+        path.mkdir() if note is None else path.write_bytes(note.encode(errors="surrogateescape"))
+    hashed.clear()
+    assert same(packed(folder), wanted)
+    assert len(hashed) == LAYERS
+
+
+def path_kind(path: Path) -> str:
+    content = path.read_bytes()
+    said = json.loads(content[8 : 8 + int.from_bytes(content[:8], "little")])["__metadata__"]
+    return str(said["seal"]).rpartition(" ")[0]
 
 
 CHILD = """

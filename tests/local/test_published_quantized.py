@@ -29,7 +29,7 @@ from llama4sdk.errors import CheckpointError, InvalidRequest
 from local.memory_peak import MemoryPeak
 from local.packable import taken
 from local.small_checkpoints import biting_weights, prompt, scout, tile_pixels
-from long_runs import often
+from long_runs import often, thinned
 
 Tensors = dict[str, torch.Tensor]
 Json = dict[str, Any]
@@ -129,7 +129,7 @@ def packed_matrices(folder: Path) -> list[Matrix]:
     return [leaf for leaf in leaves if isinstance(leaf, Int4Matrix | Fp8Matrix)]
 
 
-@pytest.mark.parametrize("order", ["none", "shared", "each its own"])
+@pytest.mark.parametrize("order", thinned(["none", "shared", "each its own"], 2))
 def test_w4a16_answers_as_the_library_that_packed_it_unpacks_it(tmp_path: Path, order: str):
     agree(*pair_int4(tmp_path, order))
 
@@ -220,8 +220,9 @@ def test_an_image_encoder_in_fp8_is_unpacked(tmp_path: Path):
     agree(*modelopt_fp8(tmp_path, per_channel=False, static=False, words=encoder))
 
 
-@pytest.mark.parametrize("per_channel", [True, False])
-@pytest.mark.parametrize("static", [True, False])
+@pytest.mark.parametrize(
+    ("per_channel", "static"), thinned([(True, True), (True, False), (False, True), (False, False)], 3)
+)
 def test_fp8_answers_as_its_numbers_times_their_scales(tmp_path: Path, per_channel: bool, static: bool):
     packed, wide = modelopt_fp8(tmp_path, per_channel=per_channel, static=static)
     (packed / "hf_quant_config.json").write_text(json.dumps(MODELOPT))

@@ -10,7 +10,7 @@ from llama4_local.config.options import CacheType
 from llama4_local.nano.training.data import SKILLS, Sample, samples
 from llama4sdk.events import TextDelta
 from llama4sdk.request import Request, Sampling
-from long_runs import often
+from long_runs import often, only_long
 
 EACH = often(2, 4)  # samples of a skill
 SAME = 0.95
@@ -33,6 +33,7 @@ async def answer(backend: LocalBackend, sample: Sample) -> str:
         return "".join([event.text async for event in events if isinstance(event, TextDelta)])
 
 
+@only_long("answers twice for every skill")
 async def test_greedy_answers_to_new_samples_of_every_skill_hardly_change() -> None:
     asked = [sample for skill in SKILLS for sample in islice(samples(1, skill, "test"), EACH)]
     assert len(asked) >= 20

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
+from itertools import product
 from typing import Any
 
 import anyio
@@ -19,7 +20,7 @@ from llama4sdk import Llama4, Reply, Sampling, Switched
 from llama4sdk.backend import Backend
 from llama4sdk.routing import Fallback
 from llama4sdk.server import create_app, running
-from long_runs import LONG, often
+from long_runs import LONG, often, thinned
 from routing.failing import Cutting
 
 GREEDY = Sampling(temperature=0, max_tokens=40)
@@ -111,8 +112,7 @@ def same(reply: Reply, whole: Reply) -> bool:
     )
 
 
-@pytest.mark.parametrize("asked", list(ASKED))
-@pytest.mark.parametrize("route", ROUTES)
+@pytest.mark.parametrize(("route", "asked"), thinned(product(ROUTES, ASKED), 5))
 async def test_cut_at_any_event_the_reply_is_that_of_an_answer_without_a_cut(route: str, asked: str) -> None:
     async with places() as here:
         first, second = here.pair(route)
@@ -162,7 +162,7 @@ class _CutStream(httpx.AsyncByteStream):
         await self._stream.aclose()
 
 
-@settings(max_examples=often(6, 25), deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=often(4, 25), deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(st.integers(0, 9000), st.sampled_from(["text", "typed"]))
 def test_cut_at_any_byte_of_the_wire_the_reply_is_that_of_an_answer_without_a_cut(count: int, asked: str) -> None:
     async def main() -> None:
@@ -175,7 +175,7 @@ def test_cut_at_any_byte_of_the_wire_the_reply_is_that_of_an_answer_without_a_cu
     anyio.run(main)
 
 
-@settings(max_examples=12, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=often(3, 12), deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(st.lists(st.integers(0, 20), min_size=2, max_size=4), st.sampled_from(["text", "called", "typed"]))
 def test_cut_again_and_again_it_is_still_one_answer(cuts: list[int], asked: str) -> None:
     async def main() -> None:

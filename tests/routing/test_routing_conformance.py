@@ -14,6 +14,7 @@ from llama4sdk.routing import Balanced, Fallback, Hedged, Limited
 from llama4sdk.testing import ScriptedBackend
 from llama4sdk.testing.conformance import BackendConformance
 from llama4sdk.testing.faults import FaultServer
+from long_runs import thinned
 
 Wrapper = Callable[..., Backend]
 WRAPPERS: dict[str, Wrapper] = {
@@ -25,17 +26,12 @@ WRAPPERS: dict[str, Wrapper] = {
 }
 
 
-@pytest.fixture(params=list(WRAPPERS))
-def wrapper(request: pytest.FixtureRequest) -> Wrapper:
-    return WRAPPERS[request.param]
-
-
 class WrapperConformance(BackendConformance):
     wrapper: Wrapper
 
     @pytest.fixture(autouse=True)
-    def choose(self, wrapper: Wrapper) -> None:
-        self.wrapper = wrapper
+    def choose(self, wrapper: str) -> None:
+        self.wrapper = WRAPPERS[wrapper]
 
     def inner(self) -> Backend:
         raise NotImplementedError
@@ -44,11 +40,13 @@ class WrapperConformance(BackendConformance):
         return self.wrapper(self.inner(), self.inner())
 
 
+@pytest.mark.parametrize("wrapper", WRAPPERS)
 class TestAroundScripts(WrapperConformance):
     def inner(self) -> Backend:
         return ScriptedBackend(lambda request: f"You said: {request.messages[-1].text} " + "word " * 30, context=500)
 
 
+@pytest.mark.parametrize("wrapper", thinned(WRAPPERS, 2))
 class TestAroundNano(WrapperConformance):
     long_prompt = "Who are you and what can you do?"
 
@@ -56,6 +54,7 @@ class TestAroundNano(WrapperConformance):
         return LocalBackend(max_sequences=8)
 
 
+@pytest.mark.parametrize("wrapper", WRAPPERS)
 class TestAroundAServer(WrapperConformance):
     url = ""
 

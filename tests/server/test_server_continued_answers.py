@@ -17,6 +17,7 @@ from llama4sdk.messages import conversation
 from llama4sdk.server import create_app, running
 from llama4sdk.stream import Stream
 from llama4sdk.testing import ScriptedBackend
+from long_runs import often
 
 SCHEMA: dict[str, Any] = {
     "type": "object",
@@ -54,7 +55,7 @@ async def test_an_answer_goes_on_behind_any_of_its_beginnings(remote: HttpBacken
     assert remote.capabilities.continues == "everything"
     async with remote.open(request_) as events:
         texts = [event.text async for event in events if hasattr(event, "text")]  # type: ignore[union-attr]
-    for place in range(1, len(texts), 3):
+    for place in range(1, len(texts), often(8, 2)):
         begun = "".join(texts[:place])
         left = replace(request_, answer_so_far=begun, sampling=replace(request_.sampling, max_tokens=30 - place))
         assert begun + await text_of(remote, left) == "".join(texts)

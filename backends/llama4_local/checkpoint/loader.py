@@ -39,6 +39,7 @@ def load_model(
     dtype: str = "auto",
     quantize: WeightFormat | None = None,
     keep: bool = True,
+    verify: bool = False,
     deterministic: bool = False,
     progress: Progress | None = None,
     packing: Progress | None = None,
@@ -52,6 +53,7 @@ def load_model(
             dtype of the activations.
         quantize: Weight format that the layers' matrices of a plain checkpoint are quantized to; None for none.
         keep: Whether the quantized form is kept beside the checkpoint for the next start.
+        verify: Whether checksums of a kept form are compared at every start.
         deterministic: A row's result is the same bits in any step: on a Hopper GPU, one tile config of each kernel for
             any number of tokens; elsewhere `InvariantOps`, whose choice no timing decides.
         progress: Called with the bytes of the checkpoint done so far and in all.
@@ -72,6 +74,7 @@ def load_model(
         dtype=_DTYPES.get(dtype),
         device=device,
         keep=keep,
+        verify=verify,
         choice=choice,
         progress=progress,
         packing=packing,
@@ -87,6 +90,7 @@ def load_weights(
     dtype: torch.dtype | None = None,
     device: str = "cpu",
     keep: bool = True,
+    verify: bool = False,
     choice: Choice | None = None,
     progress: Progress | None = None,
     packing: Progress | None = None,
@@ -100,6 +104,7 @@ def load_weights(
         dtype: Of the tensors that are not quantized; None for the stored dtype.
         device: Torch device.
         keep: Whether the quantized form is kept.
+        verify: Whether checksums of a kept form are compared at every start.
         choice: Layouts of plain matrices on a CPU; as they are stored where left out.
         progress: Called with the bytes of the checkpoint done so far and in all.
         packing: Called instead of `progress` while matrices are quantized.
@@ -117,7 +122,15 @@ def load_weights(
             folder, config, dtype=dtype, device=device, stacked=stacked, choice=choice, progress=progress
         )
     return load_quantizing(
-        folder, config, quantize, dtype=dtype, device=device, keep=keep, progress=progress, packing=packing
+        folder,
+        config,
+        quantize,
+        dtype=dtype,
+        device=device,
+        keep=keep,
+        verify=verify,
+        progress=progress,
+        packing=packing,
     )
 
 

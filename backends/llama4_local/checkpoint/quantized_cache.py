@@ -5,7 +5,7 @@ carries the checkpoint, the weight format and the version of the packing; so ano
 meets these files. A run that is stopped leaves the layers that it finished, and the next one goes on from there.
 
 A file that was changed or cut short, or is no plain file of these folders, counts as absent, and its layer is quantized
-again.
+again. Its checksum is compared at the first start that reads it; later ones trust its size, inode and times.
 """
 
 from __future__ import annotations
@@ -42,13 +42,17 @@ class QuantizedCache:
     Args:
         folders: The places to read and to write, in this order; made with the first layer.
         mark: The checkpoint, weight format and version, in each file.
+        verify: Whether checksums are compared at every start.
     """
 
     folders: tuple[Path, ...]
     mark: str
+    verify: bool = False
 
     @classmethod
-    def of(cls, checkpoint: Path, kind: str, identity: str, share: Share = WHOLE) -> QuantizedCache:
+    def of(
+        cls, checkpoint: Path, kind: str, identity: str, share: Share = WHOLE, *, verify: bool = False
+    ) -> QuantizedCache:
         """Return the places for a checkpoint, or a rank's share: within its own folder, then in the user's cache.
 
         Args:
@@ -56,12 +60,13 @@ class QuantizedCache:
             kind: `int4` or `fp8`.
             identity: Says which checkpoint it is, see `fingerprint.file_identity`.
             share: The rank.
+            verify: Whether checksums are compared at every start.
         """
         part = f"-{share.rank}-of-{share.size}" if share.size > 1 else ""
         mark = f"{kind}-{VERSION}-{identity[:16]}{part}"
         cache = cache_folder()
         spare = () if cache is None else (cache.with_name("packed") / mark,)
-        return cls((checkpoint / f".packed-{mark}", *spare), mark)
+        return cls((checkpoint / f".packed-{mark}", *spare), mark, verify)
 
     def load(self, layer: int, shapes: Mapping[str, tuple[int, ...]]) -> QuantizedLayer | None:
         """Return a layer's matrices, mapped into memory; None where there are none, or not such ones.
@@ -70,7 +75,7 @@ class QuantizedCache:
             layer: Its number.
             shapes: [..., out, in] of each matrix wanted.
         """
-        candidates = (_read(path, f"{self.mark} {layer}", shapes) for path in self._paths(layer))
+        candidates = (_read(path, f"{self.mark} {layer}", shapes, verify=self.verify) for path in self._paths(layer))
         return next((matrices for matrices in candidates if matrices is not None), None)
 
     def save(self, layer: int, matrices: QuantizedLayer) -> bool:
@@ -82,11 +87,11 @@ class QuantizedCache:
         return (folder / f"layer-{layer:05}.safetensors" for folder in self.folders if not folder.is_symlink())
 
 
-def _read(path: Path, kind: str, shapes: Mapping[str, tuple[int, ...]]) -> QuantizedLayer | None:
+def _read(path: Path, kind: str, shapes: Mapping[str, tuple[int, ...]], *, verify: bool) -> QuantizedLayer | None:
     if path.is_symlink():
         return None
     try:
-        tensors, _ = read_sealed(path, kind)
+        tensors, _ = read_sealed(path, kind, verify=verify)
         matrices = _join(tensors)
     except (UnreadableFile, LookupError, ValueError, InvalidRequest):
         return None

@@ -40,6 +40,7 @@ def load_quantizing(
     dtype: torch.dtype = torch.bfloat16,
     device: str = "cpu",
     keep: bool = True,
+    verify: bool = False,
     progress: Callable[[int, int], None] | None = None,
     packing: Callable[[int, int], None] | None = None,
 ) -> WeightTree[Matrix]:
@@ -56,6 +57,7 @@ def load_quantizing(
         dtype: Of router, norms, embeddings, head and vision.
         device: Where the tensors go.
         keep: Whether to keep the packed form.
+        verify: Whether checksums of a kept form are compared even where its files are unchanged since the last time.
         progress: Called with the bytes of the checkpoint done so far and in all; whatever it raises ends the
             loading, and the next one goes on from there.
         packing: Called instead while a layer is packed that was not kept, or is not kept any more.
@@ -66,7 +68,7 @@ def load_quantizing(
     """
     folder = Path(folder)
     source = TensorReader(check_checkpoint(folder, config).tensors, progress)
-    files = QuantizedCache.of(folder, kind, file_identity(folder)) if keep else None
+    files = QuantizedCache.of(folder, kind, file_identity(folder), verify=verify) if keep else None
     weights = Packing(source, kind, files, dtype, device, packing or progress).network(weight_schema(config))
     if source.problems:
         raise CheckpointError(folder, source.problems)

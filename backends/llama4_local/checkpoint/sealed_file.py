@@ -15,6 +15,8 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
+from llama4_local.checkpoint.check_record import record_check, was_checked
+
 if TYPE_CHECKING:
     from collections.abc import Mapping
     from pathlib import Path
@@ -60,8 +62,14 @@ def write_sealed(path: Path, kind: str, tensors: Mapping[str, Tensor], metadata:
         shutil.rmtree(part, ignore_errors=True)
 
 
-def read_sealed(path: Path, kind: str) -> tuple[dict[str, Tensor], dict[str, str]]:
+def read_sealed(path: Path, kind: str, *, verify: bool = True) -> tuple[dict[str, Tensor], dict[str, str]]:
     """Return the tensors and the metadata of a file.
+
+    Args:
+        path: Its place.
+        kind: Kind and version of its content.
+        verify: Whether its checksum is compared even where `check_record` notes that the file is unchanged since it
+            matched.
 
     Raises:
         UnreadableFile: Missing, no regular file, of another kind or version, or damaged.
@@ -69,6 +77,8 @@ def read_sealed(path: Path, kind: str) -> tuple[dict[str, Tensor], dict[str, str
     if not path.is_file():  # opening a pipe would wait for ever
         raise UnreadableFile("there is no such file")
     try:
+        seen = path.stat()
+        trusted = not verify and was_checked(path, kind)
         with safe_open(path, framework="pt") as file:
             metadata = cast("dict[str, str]", file.metadata() or {})
             if not metadata.get(_SEAL, "").startswith(f"{kind} "):
@@ -79,8 +89,12 @@ def read_sealed(path: Path, kind: str) -> tuple[dict[str, Tensor], dict[str, str
             raise
         raise UnreadableFile(f"it cannot be read ({type(error).__name__})") from error
     own = {name: text for name, text in metadata.items() if name != _SEAL}
+    if trusted:
+        return tensors, own
     if metadata[_SEAL] != f"{kind} {_digest(kind, tensors, own)}":
         raise UnreadableFile("it is damaged: its checksum does not match")
+    if not verify:
+        record_check(path, kind, seen)
     return tensors, own
 
 

@@ -35,6 +35,7 @@ class Options:
     device: str = "auto"
     dtype: DType = "auto"
     quantize: WeightFormat | None = None
+    verify: bool = False
     cache_dtype: CacheType = "auto"
     memory: int | str | None = None
     context: int | None = None
@@ -85,7 +86,7 @@ class Options:
                 raise InvalidRequest(
                     f"{name} is one of {', '.join(get_args(choices))}; got {shown(getattr(self, name))}."
                 )
-        for name in ("prefix_caching", "deterministic", "cuda_graphs", "own_template", "progress"):
+        for name in ("verify", "prefix_caching", "deterministic", "cuda_graphs", "own_template", "progress"):
             value = getattr(self, name)
             if not isinstance(value, bool) and not (name == "progress" and value is None):
                 raise InvalidRequest(f"{name} is True or False; got {shown(value)}.")

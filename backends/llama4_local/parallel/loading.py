@@ -47,6 +47,7 @@ class ShardSource:
     dtype: str = "auto"
     quantize: WeightFormat | None = None
     keep: bool = True
+    verify: bool = False
 
     def __post_init__(self) -> None:
         if self.dtype != "auto" and self.dtype not in DTYPE_BYTES:
@@ -119,7 +120,11 @@ def _plain(
     schema = share_schema(config, share)
     if source.quantize is not None:
         folder = Path(source.folder)
-        files = QuantizedCache.of(folder, source.quantize, file_identity(folder), share) if source.keep else None
+        files = (
+            QuantizedCache.of(folder, source.quantize, file_identity(folder), share, verify=source.verify)
+            if source.keep
+            else None
+        )
         return Packing(reader, source.quantize, files, dtype, "cpu", progress).network(schema)
     with contextlib.ExitStack() as files:
         return Assembler(reader, dtype, "cpu", mapped=MappedFiles(files)).network(schema)

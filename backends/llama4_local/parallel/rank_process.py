@@ -47,7 +47,7 @@ def _serve(commands: socket.socket, reports: Reports) -> None:
     reports.meeting = orders["meeting"]
     torch.set_num_threads(orders["threads"])
     share = Share(orders["rank"], orders["size"])
-    source = ShardSource(orders["folder"], orders["dtype"], orders["quantize"], orders["keep"])
+    source = ShardSource(orders["folder"], orders["dtype"], orders["quantize"], orders["keep"], orders["verify"])
     weights = load_share(source, share, lambda done, total: reports.send(Message("loading", {"bytes": [done, total]})))
     reports.send(Message("loaded"))
     receive(commands)  # all ranks are there

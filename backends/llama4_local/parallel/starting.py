@@ -35,6 +35,7 @@ def load_over_ranks(
     quantize: WeightFormat | None = None,
     threads: int | None = None,
     keep: bool = True,
+    verify: bool = False,
     progress: Callable[[int, int], None] | None = None,
 ) -> Model:
     """Start the other ranks, load all shares at once, and return rank 0's model; its `ranks` have to be closed.
@@ -45,6 +46,7 @@ def load_over_ranks(
         dtype: See `load_model`.
         quantize: See `load_model`.
         keep: Whether each rank keeps the packed form of its share.
+        verify: Whether checksums of a kept form are compared at every start.
         threads: Threads of torch for each rank, a setting of the whole process; None divides those it has now.
         progress: Called with the bytes that all ranks have read and in all; whatever it raises ends the loading.
 
@@ -54,7 +56,7 @@ def load_over_ranks(
         RankLost: Another rank failed.
     """
     share = Share(0, size)
-    source = ShardSource(str(Path(folder).resolve()), dtype, quantize, keep)
+    source = ShardSource(str(Path(folder).resolve()), dtype, quantize, keep, verify)
     check_split(read_network(folder).config, size, quantize=quantize)
     threads = threads or threads_each(size)
     torch.set_num_threads(threads)

@@ -66,6 +66,7 @@ def build_engine(folder: Path, options: Options, served: ServedModel, *, outbox:
                 quantize=options.quantize,
                 threads=options.threads,
                 keep=folder != CHECKPOINT,
+                verify=options.verify,
                 progress=report,
             )
         else:
@@ -76,6 +77,7 @@ def build_engine(folder: Path, options: Options, served: ServedModel, *, outbox:
                 quantize=options.quantize,
                 deterministic=options.deterministic,
                 keep=folder != CHECKPOINT,  # quick to quantize, and a package must not write into itself
+                verify=options.verify,
                 progress=report,
                 packing=packing,
             )

@@ -24,6 +24,7 @@ from llama4_local.ops.kernels.gemv import down_vector, gate_up_vector, linear_ve
 from llama4_local.ops.kernels.routing import Dispatch, dispatch, route, route_and_dispatch
 from llama4_local.ops.kernels.tiles import Format, VectorTile
 from llama4_local.weights.quantized import Matrix
+from long_runs import thinned
 
 EXPERTS, HIDDEN, SIZE = 5, 128, 64
 VECTOR = VectorTile(16, 64, 2, 4, 1)
@@ -78,7 +79,7 @@ def test_gate_up_applies_its_expert_to_every_slot(weight_format: Format, routed:
 
 
 @pytest.mark.parametrize("weight_format", FORMATS)
-@pytest.mark.parametrize("splits", [1, 2])
+@pytest.mark.parametrize("splits", thinned([2, 1], 2))
 @pytest.mark.parametrize("routed", ROUTINGS.values(), ids=ROUTINGS.keys())
 def test_down_returns_the_tokens_order(weight_format: Format, splits: int, routed: list[int]) -> None:
     weight = experts(weight_format, EXPERTS + 1, 96, 128)
@@ -129,7 +130,7 @@ def test_a_token_through_gate_up_and_down_is_independent_of_its_neighbours(weigh
 
 
 @pytest.mark.parametrize("weight_format", FORMATS)
-@pytest.mark.parametrize("tokens", [1, 3, 4])
+@pytest.mark.parametrize("tokens", thinned([1, 3, 4], 3))
 def test_gemv_reads_the_experts_of_few_tokens(weight_format: Format, tokens: int) -> None:
     weight = experts(weight_format, EXPERTS + 1, 2 * 40, HIDDEN)
     back = experts(weight_format, EXPERTS + 1, 96, 64)
@@ -149,7 +150,7 @@ def test_gemv_reads_the_experts_of_few_tokens(weight_format: Format, tokens: int
 
 
 @pytest.mark.parametrize("weight_format", FORMATS)
-@pytest.mark.parametrize("inputs", [128, 192])
+@pytest.mark.parametrize("inputs", thinned([192, 128], 2))
 def test_gemv_matches_its_twin(weight_format: Format, inputs: int) -> None:
     weight, x = matrix(weight_format, 50, inputs), activations(3, inputs)
     expected = x.double() @ exact(weight).t()

@@ -10,6 +10,7 @@ from llama4_local.ops.kernels.tiles import Format
 from llama4_local.ops.reference import quantized as reference
 from llama4_local.weights.quantized import Int4Matrix
 from llama4sdk.errors import InvalidRequest
+from long_runs import thinned
 
 
 @pytest.mark.parametrize("weight_format", FORMATS)
@@ -53,9 +54,11 @@ def test_linear_steps_cover_several_int4_groups(group: int, inputs: int, splits:
     assert error(parts.reshape(-1, 9, 64).sum(0), x.double() @ exact(weight).t()) < WHOLE
 
 
-@pytest.mark.parametrize("splits", [1, 3, 5])
-@pytest.mark.parametrize(("tokens", "warps"), [(8, 1), (8, 4), (16, 2)])
-def test_int4_in_halves_for_few_tokens(tokens: int, warps: int, splits: int) -> None:
+@pytest.mark.parametrize(
+    ("splits", "tokens", "warps"),
+    thinned([(s, t, w) for s in (1, 3, 5) for t, w in ((8, 1), (8, 4), (16, 2))], 4),
+)
+def test_int4_in_halves_for_few_tokens(splits: int, tokens: int, warps: int) -> None:
     weight, x = matrix("int4", 100, 512), activations(19, 512)  # with 5 splits of 4 steps the last has none
     config = tile(splits=splits)._replace(tokens=tokens, depth=128, warps=warps)
     parts = linear(x, weight, config, dtype=torch.float32)

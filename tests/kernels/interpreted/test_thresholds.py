@@ -11,6 +11,7 @@ from llama4_local.ops.kernels.sampling import draw
 from llama4_local.ops.kernels.softmax_weights import RowLogits
 from llama4_local.ops.kernels.thresholds import thresholds
 from llama4_local.ops.reference import sampling
+from long_runs import thinned
 
 BLOCK = 128  # 256 weights that begin alike are bisected without a second digit, 64 at a time
 VOCAB = 395  # four blocks, the last one ragged
@@ -66,13 +67,13 @@ RULES = [
 ]
 
 
-@pytest.mark.parametrize("spread", [0.003, 0.1, 1.0, 4.0, 15.0])
+@pytest.mark.parametrize("spread", thinned([0.003, 15.0, 0.1, 1.0, 4.0], 3))
 def test_thresholds_are_those_of_sorted_weights(spread: float) -> None:
     logits = torch.randn(len(RULES), VOCAB) * spread
     assert searched(logits, filters(*RULES)) == ranked(logits, filters(*RULES))
 
 
-@pytest.mark.parametrize("vocab", [1, 127, 128, 129, 641])
+@pytest.mark.parametrize("vocab", thinned([1, 127, 128, 129, 641], 2))
 def test_thresholds_hold_for_every_vocabulary_size(vocab: int) -> None:
     logits = torch.randn(4, vocab)
     rules = filters(*((temperature, min(k, vocab), p) for temperature, k, p in RULES[1:5]))
@@ -127,7 +128,7 @@ def test_a_top_p_of_0_leaves_the_argmax(spread: float) -> None:
 
 
 def test_a_row_alone_draws_the_token_that_it_draws_among_others() -> None:
-    rules = [RULES[0], RULES[3], RULES[4], RULES[9]]
+    rules = thinned([RULES[0], RULES[3], RULES[4], RULES[9]], 2)
     logits, chances = torch.randn(len(rules), VOCAB) * 0.5, torch.rand(len(rules), dtype=torch.float64)
     together = searched(logits, filters(*rules))
     drawn, _ = draw(logits, filters(*rules), chances, BLOCK)
@@ -137,7 +138,7 @@ def test_a_row_alone_draws_the_token_that_it_draws_among_others() -> None:
         assert torch.equal(draw(alone, filters(rule), chances[n : n + 1], BLOCK)[0], drawn[n : n + 1])
 
 
-@pytest.mark.parametrize("spread", [0.1, 6.0])
+@pytest.mark.parametrize("spread", thinned([6.0, 0.1], 2))
 def test_draws_with_every_combination_of_filters_match_their_twin(spread: float) -> None:
     logits, chances = torch.randn(len(RULES), VOCAB) * spread, torch.rand(len(RULES), dtype=torch.float64)
     tokens, _ = draw(logits, filters(*RULES), chances, BLOCK)

@@ -22,9 +22,10 @@ from llama4_local.weights.quantize import pack_network
 from llama4_local.weights.schema import random_weights
 from llama4_local.weights.tree import WeightTree
 from llama4sdk.errors import InvalidRequest
-from long_runs import LONG
+from long_runs import only_long, thinned
 
 CHUNK = 8
+SLOW = only_long("interprets a network for half a minute")
 LIMIT = 0.03  # bf16 activations through two layers
 FORMS: tuple[tuple[Format, bool], ...] = (("bf16", False), ("int4", True), ("bf16", True), ("int4", False))
 STEPS = ([5, 3], [1, 1], [2, 1], [1, 3], [1, 1])  # tokens that each of two sequences adds: both step over a chunk edge
@@ -87,19 +88,21 @@ def work(pages: SequencePages, count: int, source: torch.Generator) -> SequenceI
     return SequenceInput(pages, torch.randint(0, 300, (count,), generator=source).tolist())
 
 
-@pytest.mark.parametrize(("weight_format", "deterministic"), FORMS if LONG else FORMS[:2])
+@pytest.mark.parametrize(("weight_format", "deterministic"), thinned(FORMS, 4))
 def test_a_moe_network_matches_its_reference(weight_format: Format, deterministic: bool) -> None:
     weights = network(config(), weight_format)
     assert error(kernel_logits(config(), weights, deterministic), reference_logits(config(), weights)) < LIMIT
 
 
+@SLOW
 def test_a_dense_network_matches_its_reference() -> None:
     dense = config(dense=True)
     weights = network(dense, "bf16")
     assert error(kernel_logits(dense, weights, False), reference_logits(dense, weights)) < LIMIT
 
 
-@pytest.mark.parametrize("deterministic", [False, True] if LONG else [True])
+@SLOW
+@pytest.mark.parametrize("deterministic", [False, True])
 def test_fp8_loses_no_more_to_exact_activations_than_its_reference(deterministic: bool) -> None:
     # Rounding to three bits turns a deviation d into one of about √(d·2⁻⁴), so that over a network kernels and twins
     # differ by the whole error of e4m3. The test bounds the kernels' error by their twins'.
@@ -109,6 +112,7 @@ def test_fp8_loses_no_more_to_exact_activations_than_its_reference(deterministic
     assert error(kernel_logits(config(), weights, deterministic), exact) < 1.5 * lost + LIMIT / 2
 
 
+@SLOW
 def test_over_an_fp8_cache_the_network_is_nearer_to_its_reference_than_to_an_exact_cache() -> None:
     # As above: a number near an edge of e4m3 is rounded down by one and up by the other.
     weights = network(config(), "bf16")

@@ -100,14 +100,24 @@ def build(index: int, folder: str) -> Built:
     return Built(name, file_name, compiled.code, plan.launch.matmul, _config(plan.launch), plan.models, problems)
 
 
-def build_all(folder: Path, *, only: str | None = None, workers: int | None = None) -> list[Built]:
+def build_all(folder: Path, *, only: str | None = None, every: int = 1, workers: int | None = None) -> list[Built]:
     """Compile all plans, or those of one kernel, in several processes, and write the manifest.
+
+    Args:
+        folder: Where the binaries go.
+        only: A kernel's name; all kernels where left out.
+        every: Of each kernel's plans, every so many-th is compiled, from the first on.
+        workers: Processes; by default one for each processor.
 
     Raises:
         InvalidRequest: No kernel is called `only`.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    indices = [index for index, plan in enumerate(plans()) if only in (None, plan.launch.name)]
+    by_kernel: dict[str, list[int]] = {}
+    for index, plan in enumerate(plans()):
+        if only in (None, plan.launch.name):
+            by_kernel.setdefault(plan.launch.name, []).append(index)
+    indices = [index for of_kernel in by_kernel.values() for index in of_kernel[::every]]
     if not indices:
         raise InvalidRequest(f"no kernel is called {only!r}; there are {', '.join(_names())}")
     context = multiprocessing.get_context("spawn")
