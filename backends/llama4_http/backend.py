@@ -1,7 +1,7 @@
 """The remote backend: one server, its profile and its connections.
 
-Only this file, `composing.py` (images and prompts), `exchange.py` (one request) and `network.py` (connections)
-await the network; everything else in this package is pure.
+Only this file, `composing.py` (images and prompts), `exchange.py` (one request), `scoring.py` (one prompt that is
+scored) and `network.py` (connections) await the network; everything else in this package is pure.
 """
 
 from __future__ import annotations
@@ -31,11 +31,15 @@ from llama4_http.profiles import (
     only_model,
     profile_named,
 )
+from llama4_http.scoring import score
 from llama4_http.server_load import MAX_METRICS, running_in
 from llama4_http.settings import Choices, checked_url, key_for, server_of, settings_of
 from llama4_http.transport import OneServer
 from llama4sdk.backend import Capabilities
+from llama4sdk.checks import check_whole
 from llama4sdk.errors import DeadlineExceeded, InvalidRequest, LlamaError, Overloaded, ServerFault, Unreachable
+from llama4sdk.request import Request
+from llama4sdk.sampling import MOST_LOGPROBS
 from llama4sdk.worker_thread import run_in_daemon_thread
 
 if TYPE_CHECKING:
@@ -43,9 +47,9 @@ if TYPE_CHECKING:
     from contextlib import AbstractAsyncContextManager
 
     from llama4_http.settings import Settings
-    from llama4sdk.events import Event
+    from llama4sdk.events import Event, TokenLogprob
     from llama4sdk.prompting import PromptTemplate, Tokenizer
-    from llama4sdk.request import Request
+    from llama4sdk.request import RawPrompt
 
 _PROBE = 3.0  # seconds for a question about the server itself
 
@@ -188,6 +192,19 @@ class HttpBackend:
         """Run one request; see `Backend.open`. It is sent when its first event is asked for."""
         exchange = Exchange(partial(self._request_context, request), self._sent(request.request_id), request)
         return OpenRequest(exchange, self._running)
+
+    async def score_prompt(self, raw: RawPrompt, *, top: int = 0) -> tuple[TokenLogprob, ...]:
+        """Return the log-probability of every token of a prompt; see `ScoresPrompts`.
+
+        Token ids are known where the server lists them, as vLLM and the SDK's own server do.
+
+        Raises:
+            InvalidRequest: The server is not known to score prompts, or does not take this one.
+            LlamaError: It fails.
+        """
+        check_whole("top", top, 0, MOST_LOGPROBS, optional=False)
+        request = Request((), raw=raw)
+        return await score(await self._request_context(request), request, top, self._sent(request.request_id))
 
     async def aclose(self) -> None:
         """End the running requests, and close the connections; a client of the caller's own stays open."""

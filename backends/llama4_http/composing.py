@@ -42,13 +42,18 @@ async def compose(context: Context, request: Request, sent: Sent) -> outgoing.Ou
     if isinstance(request.raw, tuple) and not request.answer_so_far:
         prompt_ids = list(request.raw)
     elif settings.prompt_mode == "client" or settings.verify_prompt or isinstance(request.raw, tuple):
-        prompt_ids = await _rendered(context, request)
+        prompt_ids = await rendered(context, request)
     return outgoing.compose(
         request, profile, settings, model=context.model, packed=packed, assets=assets, prompt_ids=prompt_ids
     )
 
 
-async def _rendered(context: Context, request: Request) -> list[int]:
+async def rendered(context: Context, request: Request) -> list[int]:
+    """Return the token ids of a request's prompt.
+
+    Raises:
+        InvalidRequest: Without a tokenizer, or for messages that cannot be rendered.
+    """
     template, settings = context.template, context.settings
     if template is None:
         if request.raw is not None:

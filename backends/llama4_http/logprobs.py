@@ -38,22 +38,22 @@ def read_logprobs(value: Any) -> list[TokenLogprob]:
 
 def _entry(token: dict[str, Any]) -> TokenLogprob:
     top = tuple(
-        TokenLogprob(_text(one["token"]), _logprob(one.get("logprob"))) for one in token.get("top_logprobs") or ()
+        TokenLogprob(_text(one["token"]), bounded(one.get("logprob"))) for one in token.get("top_logprobs") or ()
     )
-    return TokenLogprob(_text(token["token"]), _logprob(token.get("logprob")), top=top)
+    return TokenLogprob(_text(token["token"]), bounded(token.get("logprob")), top=top)
 
 
 def _of_completion(value: dict[str, Any]) -> list[TokenLogprob]:
     tops = value.get("top_logprobs") or ()
     return [
-        TokenLogprob(_text(text), _logprob(logprob), top=_top(top))
+        TokenLogprob(_text(text), bounded(logprob), top=_top(top))
         for text, logprob, top in zip_longest(value["tokens"], value["token_logprobs"], tops)
     ]
 
 
 def _top(top: dict[str, float] | None) -> tuple[TokenLogprob, ...]:
-    ordered = sorted((top or {}).items(), key=lambda item: -_logprob(item[1]))
-    return tuple(TokenLogprob(_text(text), _logprob(logprob)) for text, logprob in ordered)
+    ordered = sorted((top or {}).items(), key=lambda item: -bounded(item[1]))
+    return tuple(TokenLogprob(_text(text), bounded(logprob)) for text, logprob in ordered)
 
 
 def _text(value: object) -> str:
@@ -62,7 +62,8 @@ def _text(value: object) -> str:
     return mended(value)
 
 
-def _logprob(value: Any) -> float:
+def bounded(value: Any) -> float:
+    """Return a log-probability within [-9999, 0]; one that is unknown is -9999."""
     if value is None or isinstance(value, bool):
         return LOWEST
     try:

@@ -38,6 +38,7 @@ class Profile:
         tools: Whether it takes tools as a field and parses the calls; else the prompt declares them.
         prompt_ids: Where it takes a prompt as token ids.
         completions: Which raw prompts `/completions` takes: none, `text`, or `everything`, token ids too.
+        scores_prompts: Whether `/completions` with `echo` tells how probable the prompt's own tokens are.
         returns_prompt_ids: Whether it can return the token ids that it made of the messages.
         prefill: How it goes on with an assistant message that stands last.
         whole_answer: Whether it takes that message as the beginning of the answer in all respects: exactly as it is,
@@ -58,6 +59,7 @@ class Profile:
     tools: bool = True
     prompt_ids: PromptIds = "none"
     completions: Completions = "everything"
+    scores_prompts: bool = False
     returns_prompt_ids: bool = False
     prefill: Prefill = "none"
     whole_answer: bool = False
@@ -82,6 +84,7 @@ PROFILES: Mapping[ProfileName, Profile] = {
             "llama4sdk",
             sampling=(_EXTENDED | {"priority", "cache_salt"}) - {"logit_bias"},
             prompt_ids="completions",
+            scores_prompts=True,
             prefill="continue_final_message",
             whole_answer=True,
         ),
@@ -90,6 +93,7 @@ PROFILES: Mapping[ProfileName, Profile] = {
             sampling=_EXTENDED | {"priority", "cache_salt"},
             schema="structured_outputs",
             prompt_ids="completions",
+            scores_prompts=True,
             returns_prompt_ids=True,
             prefill="continue_final_message",
             top_k_off=-1,

@@ -10,6 +10,7 @@ from llama4sdk.checks import check_number, check_whole, shown
 from llama4sdk.errors import InvalidRequest
 from llama4sdk.parts import checked_text
 
+MOST_LOGPROBS = 20  # alternatives that are reported for a token
 _LARGEST = 2**31 - 1  # of counts and token ids: above any context and vocabulary
 
 
@@ -69,7 +70,7 @@ class Sampling:
         check_number("repetition_penalty", self.repetition_penalty, 0.01, 100)
         check_number("presence_penalty", self.presence_penalty, -2, 2)
         check_number("frequency_penalty", self.frequency_penalty, -2, 2)
-        check_whole("logprobs", self.logprobs, 0, 20)
+        check_whole("logprobs", self.logprobs, 0, MOST_LOGPROBS)
         if self.max_tokens is not None and self.min_tokens > self.max_tokens:
             raise InvalidRequest(f"min_tokens ({self.min_tokens}) is above max_tokens ({self.max_tokens}).")
         object.__setattr__(self, "stop", _stops(self.stop))

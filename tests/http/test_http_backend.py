@@ -212,6 +212,7 @@ def test_only_the_named_files_await_the_network() -> None:
         "backend.py",
         "composing.py",
         "exchange.py",
+        "scoring.py",
         "network.py",
         "plain_stream.py",
         "proxies.py",

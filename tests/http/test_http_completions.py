@@ -15,6 +15,7 @@ from llama4_http.profiles import PROFILES, ProfileName
 from llama4_http.settings import PromptMode
 from llama4_local.nano import CHECKPOINT
 from llama4sdk import InvalidRequest, Llama4, Request, Sampling, ServerFault, TextDelta
+from llama4sdk.backend import ScoresPrompts
 from llama4sdk.prompting import Tokenizer
 from llama4sdk.prompting.raw import raw_ids
 from llama4sdk.server import create_app, running
@@ -147,7 +148,7 @@ async def test_leaving_stops_the_server_and_errors_are_errors() -> None:
                 await llama.complete("Once")
 
 
-async def test_our_server_completes_text_and_ids_as_the_local_backend_does() -> None:
+async def test_our_server_completes_and_scores_text_and_ids_as_the_local_backend_does() -> None:
     sampling = Sampling(temperature=0, max_tokens=12, logprobs=1)
     turn = "<|header_start|>user<|header_end|>\n\nWhat is 17 + 25?<|eot|><|header_start|>assistant<|header_end|>\n\n"
     async with Llama4("local") as local, running(create_app(local)) as server, Llama4(f"{server.url}/v1") as llama:
@@ -168,3 +169,8 @@ async def test_our_server_completes_text_and_ids_as_the_local_backend_does() -> 
         assert whole.usage.completion_tokens > 16
         with pytest.raises(InvalidRequest, match="context"):
             await llama.complete("17 + 25 " * 4000, sampling=Sampling(max_tokens=1))
+        assert isinstance(local.backend, ScoresPrompts)
+        assert isinstance(llama.backend, ScoresPrompts)
+        for prompt, top in ((turn, 2), (tuple(ids), 3), (tuple(ids[:1]), 0), ("Grüße 👋", 0), (f"{BEGIN}{turn}", 1)):
+            scores = await local.backend.score_prompt(prompt, top=top)
+            assert repr(scores) == repr(await llama.backend.score_prompt(prompt, top=top))

@@ -148,14 +148,20 @@ async def test_a_server_in_front_of_a_server_chats_and_names_what_it_cannot() ->
         question = {"messages": [{"role": "user", "content": "What is 17 + 25?"}], "temperature": 0}
         answer = (await outer.post("/v1/chat/completions", json=question)).json()
         completed = (await outer.post(COMPLETIONS, json={"prompt": TURN, "temperature": 0})).json()
+        scored = {"prompt": TURN, "echo": True, "logprobs": 1, "prompt_logprobs": 2, "max_tokens": 0}
+        near, far = [(await each.post(COMPLETIONS, json=scored)).json()["choices"][0] for each in (inner, outer)]
         refused = [
             await outer.post(COMPLETIONS, json={"prompt": [5, 6]}),
-            await outer.post(COMPLETIONS, json={"prompt": TURN, "echo": True, "logprobs": 1}),
+            await outer.post(COMPLETIONS, json=scored | {"stream": True}),
+            await outer.post(COMPLETIONS, json=scored | {"prompt_logprobs": 21}),
             await outer.post("/tokenize", json={"prompt": TURN}),
             await outer.post("/detokenize", json={"tokens": [5]}),
         ]
     assert answer["choices"][0]["message"]["content"] == "17 + 25 = 42."
     assert completed["choices"][0]["text"] == "17 + 25 = 42."
+    assert near == far
+    assert len(near["prompt_logprobs"]) == len(near["prompt_token_ids"]) == len(near["logprobs"]["tokens"]) + 1
+    assert all(2 <= len(entries) <= 3 for entries in near["prompt_logprobs"][1:])
     for response in refused:
         assert response.status_code == 400
         assert error_of(response)["message"]

@@ -11,6 +11,7 @@ import anyio
 from llama4_local.serving.prepare import check_prompt, raw_token_ids
 from llama4sdk.checks import check_whole
 from llama4sdk.events import TokenLogprob
+from llama4sdk.sampling import MOST_LOGPROBS
 from llama4sdk.worker_thread import run_in_daemon_thread
 
 if TYPE_CHECKING:
@@ -23,7 +24,6 @@ if TYPE_CHECKING:
     from llama4sdk.request import RawPrompt
 
 _PIECE = 128  # tokens: the scores of a whole vocabulary are large
-_MOST = 20  # alternatives for a token
 
 
 class PromptScores:
@@ -43,7 +43,7 @@ class PromptScores:
         Raises:
             LlamaError: The prompt cannot be scored.
         """
-        check_whole("top", top, 0, _MOST, optional=False)
+        check_whole("top", top, 0, MOST_LOGPROBS, optional=False)
         engine_thread, served = self._host.running()
         ids = await run_in_daemon_thread(partial(raw_token_ids, served, raw))
         check_prompt(ids, (), served)

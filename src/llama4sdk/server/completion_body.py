@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, cast
 
 from llama4sdk.request import Request
+from llama4sdk.sampling import MOST_LOGPROBS
 from llama4sdk.server.failures import ApiError, refused
 from llama4sdk.server.sampling_fields import SamplingFields
 
@@ -13,7 +14,6 @@ if TYPE_CHECKING:
     from llama4sdk.server.options import ServerOptions
 
 _DEFAULT_TOKENS = 16  # as OpenAI's API has it
-_MOST_LOGPROBS = 20
 
 
 class CompletionBody(SamplingFields):
@@ -22,6 +22,7 @@ class CompletionBody(SamplingFields):
     prompt: Any
     echo: bool | None = None
     logprobs: int | None = None
+    prompt_logprobs: int | None = None
     suffix: str | None = None
     best_of: int | None = None
     add_special_tokens: bool | None = None
@@ -74,8 +75,11 @@ def completion_call(body: CompletionBody, options: ServerOptions) -> CompletionC
         raise refused("suffix is not supported by this server; leave it out.", "suffix")
     if body.best_of is not None and body.best_of != body.choices:
         raise refused("best_of is not supported by this server; leave it out, or ask for n answers.", "best_of")
-    if body.logprobs is not None and not 0 <= body.logprobs <= _MOST_LOGPROBS:
-        raise refused(f"Invalid value for 'logprobs': it is 0 to {_MOST_LOGPROBS}.", "logprobs", "invalid_value")
+    for name, count in (("logprobs", body.logprobs), ("prompt_logprobs", body.prompt_logprobs)):
+        if count is not None and not 0 <= count <= MOST_LOGPROBS:
+            raise refused(f"Invalid value for '{name}': it is 0 to {MOST_LOGPROBS}.", name, "invalid_value")
+    if body.prompt_logprobs is not None and body.stream:
+        raise refused("prompt_logprobs come with answers that are not streamed; leave stream out.", "prompt_logprobs")
     max_tokens = body.max_tokens if "max_tokens" in body.model_fields_set else _DEFAULT_TOKENS
     if max_tokens is not None and (max_tokens < 0 or (max_tokens == 0 and not body.echo)):
         raise refused("Invalid value for 'max_tokens': it is at least 1, or 0 with echo.", "max_tokens")

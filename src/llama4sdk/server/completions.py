@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from llama4sdk.backend import ScoresPrompts
@@ -14,12 +15,14 @@ from llama4sdk.server.chunks import DONE, CompletionChunks, Head, usage_chunk
 from llama4sdk.server.completion_body import CompletionBody, CompletionCall, completion_call
 from llama4sdk.server.endpoint import Endpoint
 from llama4sdk.server.failures import refused
+from llama4sdk.server.prompt_report import PromptReport, prompt_fields
 from llama4sdk.server.raw_prompts import RawPrompts
 from llama4sdk.server.whole import completion_answer, together
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from llama4sdk.events import TokenLogprob
     from llama4sdk.request import Request
     from llama4sdk.server.endpoint import Exchange
     from llama4sdk.server.raw_prompts import ReadPrompt
@@ -41,14 +44,14 @@ class CompletionEndpoint(Endpoint):
         if call.max_tokens == 0:
             await self._prompts_alone(exchange, call, head, prompts)
             return
-        echoes = await self._echoes(call, prompts)
+        reports = await self._reports(call, prompts)
         if call.body.stream:
-            await self._stream(exchange, call, head, requests, echoes)
+            await self._stream(exchange, call, head, requests, reports)
             return
         replies = await replies_to(self.serving, requests)
         usage = together([reply.usage for reply in replies], answers_per_prompt=call.body.choices)
         with_logprobs = call.body.logprobs is not None
-        await exchange.respond(completion_answer(head, replies, echoes, usage, with_logprobs=with_logprobs))
+        await exchange.respond(completion_answer(head, replies, reports, usage, with_logprobs=with_logprobs))
 
     def _raws(self, call: CompletionCall, prompts: Sequence[ReadPrompt]) -> list[str | tuple[int, ...]]:
         """Return the prompts as the backend gets them: token ids; under guards, which read text, the text."""
@@ -64,14 +67,14 @@ class CompletionEndpoint(Endpoint):
         call: CompletionCall,
         head: Head,
         requests: Sequence[Request],
-        echoes: Sequence[TextDelta | None],
+        reports: Sequence[PromptReport],
     ) -> None:
         counted = call.body.include_usage
         await stream_answers(
             self.serving,
             exchange.stream,
             requests,
-            [CompletionChunks(head, index, counted=counted, echo=echo) for index, echo in enumerate(echoes)],
+            [CompletionChunks(head, index, counted=counted, echo=report.echo) for index, report in enumerate(reports)],
             head,
             counted=counted,
             answers_per_prompt=call.body.choices,
@@ -81,32 +84,37 @@ class CompletionEndpoint(Endpoint):
         self, exchange: Exchange, call: CompletionCall, head: Head, prompts: Sequence[ReadPrompt]
     ) -> None:
         """Answer with the prompts themselves, nothing written behind them."""
-        echoes = await self._echoes(call, prompts)
+        reports = await self._reports(call, prompts)
         usage = sum((Usage(prompt.tokens) for prompt in prompts), Usage())
-        replies = [Reply(finish_reason="length") for _ in echoes]
+        replies = [Reply(finish_reason="length") for _ in reports]
         with_logprobs = call.body.logprobs is not None
         if not call.body.stream:
-            await exchange.respond(completion_answer(head, replies, echoes, usage, with_logprobs=with_logprobs))
+            await exchange.respond(completion_answer(head, replies, reports, usage, with_logprobs=with_logprobs))
             return
         out, counted = exchange.stream, call.body.include_usage
-        for index, echo in enumerate(echoes):
-            chunks = CompletionChunks(head, index, counted=counted, echo=echo)
+        for index, report in enumerate(reports):
+            chunks = CompletionChunks(head, index, counted=counted, echo=report.echo)
             await out.write(chunks.begin() + chunks.finish("length"))
         await out.write((usage_chunk(head, usage) if counted else b"") + DONE)
         await out.end()
 
-    async def _echoes(self, call: CompletionCall, prompts: Sequence[ReadPrompt]) -> list[TextDelta | None]:
-        """Return for every answer the prompt that it repeats, with log-probabilities where asked for."""
-        body = call.body
-        if not body.echo:
-            return [None for _ in prompts for _ in range(body.choices)]
-        backend = self.serving.backend
-        echoes: list[TextDelta | None] = []
+    async def _reports(self, call: CompletionCall, prompts: Sequence[ReadPrompt]) -> list[PromptReport]:
+        """Return for every answer what it repeats and reports of its prompt."""
+        reports: list[PromptReport] = []
         for prompt in prompts:
-            scores = ()
-            if body.logprobs is not None:
-                if not isinstance(backend, ScoresPrompts):
-                    raise refused("The backend of this server scores no prompts; leave echo or logprobs out.", "echo")
-                scores = (await backend.score_prompt(prompt.raw, top=body.logprobs))[prompt.added :]
-            echoes += [TextDelta(prompt.text, scores)] * body.choices
-        return echoes
+            reports += [await self._report(call.body, prompt)] * call.body.choices
+        return reports
+
+    async def _report(self, body: CompletionBody, prompt: ReadPrompt) -> PromptReport:
+        counts = [count for count in (body.prompt_logprobs, body.logprobs if body.echo else None) if count is not None]
+        scores: tuple[TokenLogprob, ...] = ()
+        if counts:
+            backend = self.serving.backend
+            if not isinstance(backend, ScoresPrompts):
+                raise refused("The backend of this server scores no prompts; leave echo or logprobs out.", "echo")
+            scores = await backend.score_prompt(prompt.raw, top=max(counts))
+        own = [replace(token, top=token.top[: body.logprobs]) for token in scores[prompt.begins(scores) :]]
+        return PromptReport(
+            TextDelta(prompt.text, tuple(own) if body.logprobs is not None else ()) if body.echo else None,
+            {} if body.prompt_logprobs is None else prompt_fields(scores, body.prompt_logprobs),
+        )

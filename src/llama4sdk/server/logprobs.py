@@ -21,7 +21,7 @@ def chat_logprobs(tokens: Iterable[TokenLogprob]) -> dict[str, Any]:
 
 def _entry(token: TokenLogprob) -> dict[str, Any]:
     data = None if "\N{REPLACEMENT CHARACTER}" in token.text else list(token.text.encode())
-    return {"token": token.text, "logprob": _finite(token.logprob), "bytes": data}
+    return {"token": token.text, "logprob": finite(token.logprob), "bytes": data}
 
 
 def completion_logprobs(tokens: Sequence[TokenLogprob], start: int = 0) -> dict[str, Any]:
@@ -37,7 +37,7 @@ def completion_logprobs(tokens: Sequence[TokenLogprob], start: int = 0) -> dict[
         start += len(token.text)
     return {
         "tokens": [token.text for token in tokens],
-        "token_logprobs": [None if math.isnan(token.logprob) else _finite(token.logprob) for token in tokens],
+        "token_logprobs": [None if math.isnan(token.logprob) else finite(token.logprob) for token in tokens],
         "top_logprobs": [None if math.isnan(token.logprob) else _by_text(token) for token in tokens],
         "text_offset": offsets,
     }
@@ -47,9 +47,10 @@ def _by_text(token: TokenLogprob) -> dict[str, float]:
     """Return the alternatives by their text; of those with the same text, the most probable."""
     best: dict[str, float] = {}
     for other in (*token.top, token):
-        best[other.text] = max(best.get(other.text, _LEAST), _finite(other.logprob))
+        best[other.text] = max(best.get(other.text, _LEAST), finite(other.logprob))
     return best
 
 
-def _finite(logprob: float) -> float:
+def finite(logprob: float) -> float:
+    """Return a log-probability as JSON can hold it."""
     return max(_LEAST, logprob)

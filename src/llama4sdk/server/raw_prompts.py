@@ -9,13 +9,15 @@ from typing import TYPE_CHECKING
 from llama4sdk.backend import Renders
 from llama4sdk.errors import InvalidRequest
 from llama4sdk.prompting.raw import raw_ids
+from llama4sdk.prompting.special_tokens import BEGIN_OF_TEXT
 from llama4sdk.server.failures import refused
 from llama4sdk.worker_thread import run_in_daemon_thread
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Sequence
 
     from llama4sdk.backend import Backend
+    from llama4sdk.events import TokenLogprob
     from llama4sdk.prompting import Tokenizer
 
 _INLINE = 4096  # characters or tokens that take a millisecond or two
@@ -36,6 +38,11 @@ class ReadPrompt:
     text: str
     tokens: int = 0
     added: int = 0
+
+    def begins(self, scores: Sequence[TokenLogprob]) -> int:
+        """Return how many of its scored tokens, at the beginning, are not in its text."""
+        unread = isinstance(self.raw, str) and bool(scores) and not self.text.startswith(BEGIN_OF_TEXT)
+        return int(scores[0].text == BEGIN_OF_TEXT) if unread else self.added
 
 
 class RawPrompts:

@@ -13,9 +13,10 @@ from llama4sdk.surrogates import mended
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from llama4sdk.events import FinishReason, TextDelta
+    from llama4sdk.events import FinishReason
     from llama4sdk.reply import Reply
     from llama4sdk.server.chunks import Head
+    from llama4sdk.server.prompt_report import PromptReport
     from llama4sdk.tool_call import ToolCall
 
 
@@ -40,11 +41,12 @@ def _chat_choice(index: int, reply: Reply, with_logprobs: bool) -> dict[str, Any
 
 
 def completion_answer(
-    head: Head, replies: Sequence[Reply], echoes: Sequence[TextDelta | None], usage: Usage, *, with_logprobs: bool
+    head: Head, replies: Sequence[Reply], reports: Sequence[PromptReport], usage: Usage, *, with_logprobs: bool
 ) -> bytes:
-    """Return the answer to a completion request; `echoes` are the prompts, where they are repeated."""
+    """Return the answer to a completion request; `reports` are about their prompts."""
     choices: list[dict[str, Any]] = []
-    for index, (reply, echo) in enumerate(zip(replies, echoes, strict=True)):
+    for index, (reply, report) in enumerate(zip(replies, reports, strict=True)):
+        echo = report.echo
         repeated = echo.text if echo else ""
         tokens = (*(echo.logprobs if echo else ()), *reply.logprobs, *_ends(reply))
         choices.append(
@@ -53,6 +55,7 @@ def completion_answer(
                 "text": mended(repeated + reply.text),
                 "logprobs": completion_logprobs(tokens) if with_logprobs else None,
                 "finish_reason": _reason(reply),
+                **report.fields,
             }
         )
     return head.bytes_of(choices=choices, usage=usage_fields(usage))
