@@ -10,15 +10,18 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, cast
 
 from llama4_http.begun_answer import without_repeated
+from llama4_http.content import text_of
 from llama4_http.errors import Sent, error_in_stream
+from llama4_http.finish_reasons import given_reason, read_reason
 from llama4_http.json_text import CutJsonError, parsed
 from llama4_http.logprobs import read_logprobs
 from llama4_http.marks import MarkFilter
+from llama4_http.reported import may_report, reported, tells_of_trouble
 from llama4_http.sse import MAX_EVENT, SseParser
 from llama4_http.surrogates import SurrogateJoiner
 from llama4_http.tool_calls import ToolCallReader
-from llama4_http.usage import read_progress, read_usage
-from llama4sdk.errors import LlamaError, ProtocolError, ServerFault, StreamInterrupted
+from llama4_http.usage import read_progress, read_usage, usage_of
+from llama4sdk.errors import LlamaError, ProtocolError, StreamInterrupted
 from llama4sdk.events import Done, Event, FinishReason, TextDelta, TokenLogprob, ToolCallReady, Usage
 from llama4sdk.reply import Reply
 
@@ -31,30 +34,7 @@ if TYPE_CHECKING:
 MAX_ANSWER = 64 << 20  # bytes of one answer, framing included
 
 _BOM = b"\xef\xbb\xbf"
-_REASONS: Mapping[str, FinishReason] = {
-    "stop": "stop",
-    "eos": "stop",
-    "eos_token": "stop",
-    "stop_sequence": "stop",
-    "end_turn": "stop",
-    "stop_str": "stop",
-    "completed": "stop",
-    "length": "length",
-    "max_tokens": "length",
-    "tool_calls": "tool_calls",
-    "function_call": "tool_calls",
-    "tool_use": "tool_calls",
-    "max_output_tokens": "length",
-    "model_length": "length",
-    "safety": "content_filter",
-    "content_filter": "content_filter",
-}
-_NO_REASON = frozenset({"", "null", "none"})  # as some servers write it in events before the last
-# Reasons that tell of an answer that is not complete, for no fault of the model.
-_GIVEN_UP = frozenset(
-    {"abort", "aborted", "error", "failed", "failure", "cancelled", "canceled", "timeout", "time_limit"}
-    | {"insufficient_system_resource", "internal_error", "server_error"}
-)
+_PLAIN = (b"{", b"[", b'"')  # how the events begin that are JSON
 
 
 class AnswerReader:
@@ -105,6 +85,8 @@ class AnswerReader:
         self._repeated = repeated
         self._calls = ToolCallReader(tools)
         self._usage: Usage | None = None
+        self._told: object = None  # words that are an error if the answer ends without a finish reason
+        self._by_message = False  # whether the text comes in messages instead of deltas
         self._odd_reason = False
         self._reason: FinishReason | None = None
         self._details: dict[str, Any] = dict(details or {})
@@ -155,7 +137,7 @@ class AnswerReader:
             return
         try:
             if self._body is not None:
-                self._completion(parsed(bytes(self._body.removeprefix(_BOM))))
+                self._end_body(bytes(self._body.removeprefix(_BOM)))
             else:
                 for data in self._sse.close():
                     self._event(data, at_end=True)
@@ -167,7 +149,7 @@ class AnswerReader:
     def broken_off(self, error: LlamaError) -> None:
         """Take a break of the connection in: raises `error`, unless the answer was complete by then."""
         if self._reason is None:
-            raise error
+            raise self._told_error() or error
         if not self.done:
             self.finish()
 
@@ -175,10 +157,12 @@ class AnswerReader:
         """Hand out the finished calls and `Done`.
 
         Raises:
-            StreamInterrupted: Without a finish reason.
+            LlamaError: Without a finish reason: the error that the server told, else `StreamInterrupted`.
         """
         if self._reason is None:
-            raise StreamInterrupted("The answer ended without a finish reason, so it is not complete.")
+            raise self._told_error() or StreamInterrupted(
+                "The answer ended without a finish reason, so it is not complete."
+            )
         rest = (self._marks.feed(self._joiner.close()) + self._marks.close()) if self._marks else self._joiner.close()
         self._show(rest)
         calls = self._calls.ready(cut=self._reason == "length" or self._odd_reason)
@@ -187,6 +171,9 @@ class AnswerReader:
             self._reason = "tool_calls" if any(isinstance(event, ToolCallReady) for event in calls) else "stop"
         self.done = True
         self._out.append(Done(self._reason, self._usage, self._details))
+
+    def _told_error(self) -> LlamaError | None:
+        return None if self._told is None else error_in_stream(self._told, self._sent)
 
     def partial(self) -> Reply:
         """Return the reply so far; never a complete one."""
@@ -231,11 +218,26 @@ class AnswerReader:
             raise _cut()
         self._escaped = b"\\u" in data
         try:
-            self._chunk(parsed(data))
+            for value in self._values(data):
+                self._chunk(value)
         except CutJsonError as error:
             self._spoilt(_cut() if at_end else ProtocolError(str(error)))
         except LlamaError as error:
             self._spoilt(error)
+
+    def _values(self, data: bytes) -> list[Any]:
+        """Return the values of one event: one, or one for each of its lines where no blank line parts the events."""
+        try:
+            return [parsed(data)]
+        except ProtocolError:
+            lines = [line for line in data.split(b"\n") if line.strip() not in (b"", b"[DONE]")]
+            if len(lines) > 1 and all(line.lstrip().startswith(b"{") for line in lines):
+                return [parsed(line) for line in lines]
+            if data.lstrip().startswith(_PLAIN) or not data.isascii():
+                raise
+            text = data.decode()
+            self._told = text if tells_of_trouble(text) else self._told
+            return []
 
     def _spoilt(self, error: LlamaError) -> None:
         """Raise `error`, unless the answer is complete: then end it."""
@@ -272,12 +274,17 @@ class AnswerReader:
         )
 
     def _any_chunk(self, value: Any) -> None:
+        if isinstance(value, list) and len(value) == 1:  # as Google's gateways wrap an error
+            value = value[0]
         if value is None:  # an empty event
             return
         if not isinstance(value, dict):
             raise ProtocolError("The server sent an event that is no JSON object.")
-        if value.get("error") or value.get("object") == "error":
-            raise error_in_stream(value.get("error") or value, self._sent)
+        error = reported(value)
+        if error is not None:
+            raise error_in_stream(error, self._sent)
+        if may_report(value):
+            self._told = value
         choices = value.get("choices")
         if choices is not None and not isinstance(choices, list):
             raise ProtocolError("The server sent an event whose choices are no list.")
@@ -287,9 +294,9 @@ class AnswerReader:
 
     def _extras(self, value: dict[str, Any]) -> None:
         """Read the fields beside the choices."""
-        usage, progress, timings = value.get("usage"), value.get("prompt_progress"), value.get("timings")
-        if usage:
-            self._usage = read_usage(usage, self._image_tokens)
+        usage, progress, timings = usage_of(value), value.get("prompt_progress"), value.get("timings")
+        if usage and (usage := read_usage(usage, self._image_tokens)) != Usage(0, 0, self._image_tokens):
+            self._usage = usage
         if progress is not None:
             self._out.append(read_progress(progress))
         if isinstance(timings, dict):
@@ -306,13 +313,13 @@ class AnswerReader:
     def _choice(self, choice: Any) -> None:
         if not isinstance(choice, dict):
             raise ProtocolError("The server sent a choice that is no object.")
-        if choice.get("index") not in (0, None):
+        if choice.get("index") not in (0, None, "0"):
             return  # one answer is asked for
-        delta = choice.get("delta") or choice.get("message") or {}
+        delta = choice.get("delta") or self._message(choice.get("message")) or {}
         if not isinstance(delta, dict):
             raise ProtocolError("The server sent a delta that is no object.")
         self._logprobs += read_logprobs(choice.get("logprobs"))
-        self._text(choice["text"] if "text" in choice else delta.get("content"))
+        self._text(delta.get("content") or choice.get("text"))
         calls = delta.get("tool_calls")
         if not calls and delta.get("function_call"):  # the form before `tool_calls`
             calls = [{"index": 0, "function": delta["function_call"]}]
@@ -320,17 +327,20 @@ class AnswerReader:
             if self._marks:
                 self._marks.call()
             self._out.extend(self._calls.add(calls, whole=self._body is not None))
-        reason = choice.get("finish_reason")
-        if isinstance(reason, str) and reason.strip().lower() in _NO_REASON:
-            reason = None
+        reason = given_reason(choice.get("finish_reason"))
         if reason or (self._body is not None and ("message" in choice or "text" in choice)):
             self._reason = self._reason_of(reason)
 
-    def _text(self, text: Any) -> None:
-        if isinstance(text, list):  # typed parts, as gateways pass them on
-            text = "".join(map(_text_of_part, cast("list[object]", text)))
-        if text is not None and not isinstance(text, str):
-            raise _no_text()
+    def _message(self, message: object) -> object:
+        """Return what a whole message adds: nothing but calls behind an answer that came in deltas."""
+        if self._body is not None or self._by_message or not (self._texts or len(self._calls)):
+            self._by_message = self._by_message or bool(message)
+            return message
+        repeated = len(self._calls) or not isinstance(message, dict)
+        return None if repeated else {**cast("dict[str, object]", message), "content": None}
+
+    def _text(self, content: object) -> None:
+        text = text_of(content)
         if text:
             text = self._joiner.feed(text)
             self._show(self._marks.feed(text) if self._marks else text)
@@ -344,33 +354,32 @@ class AnswerReader:
             self._logprobs.clear()
 
     def _reason_of(self, reason: object) -> FinishReason:
-        if self._body is None and not isinstance(reason, str):
-            raise ProtocolError("The server sent a finish reason that is no string.")
-        word = reason.strip().lower() if isinstance(reason, str) else ""
-        if word in _GIVEN_UP:
-            raise ServerFault("The server gave the answer up before its end.")
-        known = _REASONS.get(word, "stop")  # the answer is complete, whatever its reason is called
-        # But a call without arguments may be one that was cut off.
-        self._odd_reason = self._body is None and word not in _REASONS
+        if self._body is not None and not isinstance(reason, str):
+            reason = "stop"  # the body is complete, whatever stands there
+        # A call without arguments may be one that was cut off, where the reason's word is not known.
+        known, certain = read_reason(reason)
+        self._odd_reason = self._body is None and not certain
         self._logprobs.clear()  # of an end token, which shows no text
         return known
 
+    def _end_body(self, body: bytes) -> None:
+        """Read a whole body: one completion, or lines of JSON that are chunks."""
+        try:
+            self._completion(parsed(body))
+        except ProtocolError:
+            lines = body.splitlines()
+            if len(lines) < 2 or not all(line.startswith((b"{", b"[DONE]")) for line in lines if line.strip()):
+                raise
+            self._body = None
+            for line in lines:
+                self._event(line, at_end=True)
+
     def _completion(self, value: Any) -> None:
         if isinstance(value, dict) and not value.get("error") and not isinstance(value.get("choices"), list):
-            raise ProtocolError("The server answered with JSON that is no completion; is base_url right?")
+            error = ProtocolError("The server answered with JSON that is no completion; is base_url right?")
+            error.server_message = error_in_stream(value, self._sent).server_message
+            raise error
         self._any_chunk(value)
-
-
-def _text_of_part(part: object) -> str:
-    """Return the text of one typed part of a content; parts of other kinds hold none."""
-    if not isinstance(part, dict) or not isinstance(part.get("type"), str):
-        raise _no_text()
-    text = cast("dict[str, object]", part).get("text")
-    return text if isinstance(text, str) else ""
-
-
-def _no_text() -> ProtocolError:
-    return ProtocolError("The server sent text that is no string.")
 
 
 def _cut() -> StreamInterrupted:

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 from pydantic_core import from_json
 
 from llama4_http.overflow import overflow_of
+from llama4_http.reported import status_in
 from llama4_http.retry import asked_wait
 from llama4sdk.errors import (
     BadKey,
@@ -95,8 +96,7 @@ def error_for_status(status: int, headers: Mapping[str, str], body: bytes, sent:
 def error_in_stream(value: object, sent: Sent) -> LlamaError:
     """Return the error that an error object inside a 200 answer stands for."""
     words = _words(value)
-    inner = value.get("code") if isinstance(value, Mapping) else None
-    status = inner if type(inner) is int and 400 <= inner <= 599 else 500
+    status = (status_in(value) if isinstance(value, Mapping) else None) or _status_of_code(words.code) or 500
     message = f"The server reported an error inside its answer{_shown_code(words.code, sent)}."
     return named(_error(status, words, message, None), sent)
 
@@ -128,6 +128,24 @@ def error_for_exception(error: BaseException, *, begun: bool) -> LlamaError:
     )
 
 
+def _status_of_code(code: str) -> int | None:
+    code = code.lower()
+    return next((status for word, status in _STATUS_OF_CODES if word in code), None)
+
+
+_STATUS_OF_CODES = (
+    ("rate_limit", 429),
+    ("overloaded", 503),
+    ("unavailable", 503),
+    ("resource_exhausted", 429),
+    ("invalid_request", 400),
+    ("badrequest", 400),
+    ("authentication", 401),
+    ("invalid_api_key", 401),
+    ("permission", 403),
+    ("not_found", 404),
+    ("context_length_exceeded", 400),
+)
 _NO_CONNECTION = frozenset({"ConnectError", "ConnectTimeout", "ProxyError", "PoolTimeout"})
 # How httpcore words a connection that ended where more was due; all else is malformed HTTP.
 _CLOSED = ("Server disconnected", "peer closed connection")
@@ -191,7 +209,7 @@ def _classified(status: int, words: _Words, message: str, wait: float | None) ->
         return Rejected(f"{message} There is no such model or path: check model, and that base_url ends in /v1.")
     if status in (409, 429, 503):
         return Overloaded(f"{message} Try again later, or send fewer requests at once.", retry_after=wait)
-    if status == 408 or status >= 500:
+    if status in (408, 424) or status >= 500:  # 424: of TGI, for a failure while it generates
         return ServerFault(f"{message} The server's log has the cause.")
     if 400 <= status < 500:
         return Rejected(f"{message} The server refused the request.")
@@ -248,6 +266,6 @@ def _words(value: Any) -> _Words:
     if isinstance(inner, str) and inner:
         kind = value.get("error_type")  # of TGI
         return _Words(inner[:MAX_ERROR_BODY], kind if isinstance(kind, str) else "", value)
-    text = " ".join(str(value[key]) for key in ("message", "detail", "title") if value.get(key))
-    code = next((value[key] for key in ("code", "type") if isinstance(value.get(key), str)), "")
+    text = " ".join(str(value[key]) for key in ("message", "detail", "title", "msg", "error_msg") if value.get(key))
+    code = next((value[key] for key in ("code", "type", "status") if isinstance(value.get(key), str)), "")
     return _Words(text[:MAX_ERROR_BODY], code, value)

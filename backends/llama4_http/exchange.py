@@ -21,7 +21,7 @@ from llama4_http.errors import compressed, error_for_exception, error_for_status
 from llama4_http.network import Link, Opening, beginning, is_encoded, log, translated
 from llama4_http.profiles import poll_id
 from llama4_http.rate_limits import rate_limits
-from llama4_http.retry import retried_status
+from llama4_http.retry import ANSWERED, retried_status
 from llama4_http.transport import BROKEN, uncut
 from llama4sdk.deadline_clock import Clock
 from llama4sdk.errors import LlamaError, ServerFault
@@ -222,7 +222,7 @@ class Exchange(AsyncIterator[Event]):
                 return self._not_answered(opening, context.settings.retries)
             if response.status_code == 202 and status_url:
                 self._response = response = await self._polled(link, response, status_url)
-            if response.status_code != 200 or is_encoded(response):
+            if response.status_code not in ANSWERED or is_encoded(response):
                 return await self._refused(response)
             self._read(context, response, posted)
             return None, False
@@ -266,7 +266,7 @@ class Exchange(AsyncIterator[Event]):
             with translated(self._sent, quiet=True):
                 body = await beginning(response)
         status = response.status_code
-        if status == 200:
+        if status in ANSWERED:
             return compressed(self._sent), False
         headers = dict(response.headers)
         return error_for_status(status, headers, body, self._sent), retried_status(status, headers)

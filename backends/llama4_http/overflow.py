@@ -20,7 +20,12 @@ _OVERFLOW = re.compile(
     r"|exceeds? the (available )?context|longer than the (maximum )?model"
     r"|max_(new_)?tokens['\"`]*"
     r"(?: or ['\"`]\w+['\"`])? is too large"
-    r"|exceeds? (the )?max(imum)?[ _](allowed |input |prompt |number of |num_|input_)?(tokens?|length)"
+    r"|(?<!name )(?<!salt )exceeds? (the )?max(imum)?[ _](allowed |input |prompt |number of |num_|input_)?"
+    r"(tokens?|length)"
+    r"|(sequence|prompt) length \(?[\d.]+\)?.{0,60}(exceeds the maximum|max_num_tokens)|(is|too) many tokens"
+    r"|token count of \d+ (exceeds|cannot exceed)|(input|prompt) tokens \d+ (exceeds?|cannot exceed)"
+    r"|exceed(s|ed) (the )?model (token )?limit|larger than the model (input|context)|maximum prompt length"
+    r"|max_(completion_|new_)?tokens\W{1,3}must be less than"
     r"|not exceed max_(num|input)_tokens|reduce the length of the (messages|prompt|input)|token limit exceeded"
     r"|`?inputs`? (tokens )?(\+|must have)|max_tokens must be at least 1, got -|input tokens exceed",
     re.IGNORECASE,
@@ -35,7 +40,18 @@ def _any(*patterns: str) -> tuple[re.Pattern[str], ...]:
     return tuple(re.compile(pattern, re.IGNORECASE | re.DOTALL) for pattern in patterns)
 
 
+# Words that are about `max_tokens` alone, though the prompt's length is not told.
+_OUTPUT = re.compile(
+    r"max_(completion_|new_)?tokens\W{1,3}(must be less|is too large)|maximum tokens you requested"
+    r"|completion tokens exceed",
+    re.IGNORECASE,
+)
+
 _LIMIT = _any(
+    rf"at most {_N} (?:completion|output) tokens",
+    rf"\d >=? {_N}\b(?! -)",
+    rf"greater than max_(?:model|seq)_len {_N}",
+    rf"must be less than or equal to\W{{1,3}}{_N}",
     rf"exceed context limit: \d+ \+ \d+ > {_N}",
     rf"(?:maximum|max|model'?s?|available|allowed)\W{{0,3}}(?:context|model|sequence|input|allowed)?\W?"
     rf"(?:length|size|window)\W{{0,3}}(?:is|of|:|=|only|\()?\s*(?:only )?\(?{_N}",
@@ -43,8 +59,9 @@ _LIMIT = _any(
     rf"max_(?:model|seq)_len\W{{0,3}}(?:\(|=|of )?\s*{_N}",
     rf"max_(?:num|input)_tokens\W{{0,3}}{_N}",
     rf"maximum number of (?:input )?tokens(?: allowed)?\W{{0,3}}{_N}",
-    rf"\b(?:limit|maximum) (?:is |of )?{_N}\b(?! (?:in|from|output))",
+    rf"\b(?:limit|maximum):? (?:is |of )?{_N}\b(?! (?:in|from|output))",
     rf"with {_N} maximum context length",
+    rf"\bcontext:? {_N}\b",
     rf"`max_new_tokens` must be <= {_N}",
     rf"must have less than {_N} tokens",
     rf"tokens > {_N}(?: maximum)?",
@@ -52,6 +69,10 @@ _LIMIT = _any(
 )
 _PROMPT = _any(
     rf"(?:messages|prompt|input) resulted in {_N}",
+    rf"(?:=>|:) {_N} >=? \d",
+    rf"length {_N} (?:is (?:greater|longer|larger)|exceeds)",
+    rf"token count of {_N}",
+    rf"(?:input|prompt) tokens {_N}",
     rf"current length is {_N}",
     rf"token count \({_N}\)",
     rf"\(?{_N} (?:tokens )?(?:in|from|of)(?: the| your)? (?:input )?(?:messages|prompt|text input|input)\b",
@@ -62,7 +83,7 @@ _PROMPT = _any(
     rf"(?:prompt|input)(?: length)?\s?\((?:length )?{_N}",
     rf"splited_prompt_len \({_N}",
     rf"request \({_N} tokens\)",
-    rf"(?:too long|too large)\W{{1,3}}{_N}\b",
+    rf"(?<!tokens is )(?:too long|too large)\W{{1,3}}{_N}\b",
     rf"exceed context limit: {_N} \+",
     rf"\. Given: {_N}\b(?! `)",
 )
@@ -71,13 +92,13 @@ _ASKED = _any(
     rf"requested {_N} output tokens",
     rf"(?:plus|and) {_N} '?max_tokens",
     rf"{_N} `max_new_tokens`",
-    rf"max_(?:completion_|new_)?tokens['\"`]?\s?(?:is too large: |\(|=|: )\(?{_N}",
+    rf"max_(?:completion_|new_)?tokens['\"`]?\s?(?:is too large: |\(|=|: |(?=\d))\(?{_N}",
     rf"exceed context limit: \d+ \+ {_N}",
 )
 _TOTAL = _any(
     rf"requested (?:about )?(?:a total of )?{_N} tokens(?! for)",
-    rf"you requested {_N}\b",
-    rf"(?:got|exceeded by) {_N}\b",
+    rf"requested:? {_N}\b",
+    rf"(?:got|(?<!limit )exceeded by) {_N}\b",
 )
 
 
@@ -89,17 +110,19 @@ class Overflow:
         limit: Tokens that the context holds.
         prompt: Tokens of the prompt.
         asked: Tokens that `max_tokens` asks for.
+        output: Whether the words are about `max_tokens` alone.
     """
 
     limit: int | None = None
     prompt: int | None = None
     asked: int | None = None
+    output: bool = False
 
     @property
     def is_about_max_tokens(self) -> bool:
         """Whether the prompt alone fits, so that `max_tokens` is too large."""
         if self.limit is None or self.prompt is None:
-            return self.asked is not None and self.limit is not None and self.asked >= self.limit
+            return self.output or (self.asked is not None and self.limit is not None and self.asked >= self.limit)
         return self.prompt < self.limit
 
     @property
@@ -133,14 +156,21 @@ def overflow_of(text: str, code: str, fields: Mapping[str, Any]) -> Overflow | N
         return None
     text = _THOUSANDS.sub("", text[:2000])
     limit = limit if limit is not None else _first(_LIMIT, text)
-    asked = _first(_ASKED, text)
-    prompt = prompt if prompt is not None else _first(_PROMPT, text)
+    asked, output = _first(_ASKED, text), _OUTPUT.search(text) is not None
+    prompt = prompt if prompt is not None else _kinds_of_input(text) or _first(_PROMPT, text)
+    if output and prompt is None:
+        return Overflow(limit, None, asked, output)
     if prompt is None:
         total = _first(_TOTAL, text)
         prompt = total if total is None or asked is None else max(0, total - asked)
     if limit is None or prompt is None:
         limit, prompt = _by_size(text, limit, prompt, asked)
     return Overflow(limit, prompt, asked)
+
+
+def _kinds_of_input(text: str) -> int | None:
+    """Return the prompt's tokens where they are told apart by kind: text, tools, images."""
+    return sum(int(count) for count in re.findall(r"(\d{1,9}) of \w+ input\b", text)) or None
 
 
 def _by_size(text: str, limit: int | None, prompt: int | None, asked: int | None) -> tuple[int | None, int | None]:

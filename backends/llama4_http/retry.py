@@ -19,6 +19,7 @@ from llama4sdk.errors import InvalidRequest
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
+ANSWERED = frozenset({200, 201, 203})  # some gateways call an answer created, or changed on its way
 RETRIED_STATUSES = frozenset({408, 409, 429})  # and every 5xx
 MAX_RETRY_AFTER = 3600.0  # seconds; a server that asks for more is reported as asking for this
 MAX_WAIT = 60.0  # seconds; a longer wait is left to the caller

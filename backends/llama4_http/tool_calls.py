@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from pydantic_core import to_json
 
@@ -21,6 +21,9 @@ from llama4sdk.surrogates import mended
 if TYPE_CHECKING:
     from llama4sdk.request import ToolSpec
 
+_ARGUMENTS = ("arguments", "parameters", "input")
+_AROUND_NAME = re.compile(r"^functions\.|:\d+$")  # a namespace and a number that some templates put around a name
+
 
 @dataclass(slots=True)
 class _Call:
@@ -32,6 +35,8 @@ class _Call:
     started: bool = False
     unsent: list[str] = field(default_factory=list[str])  # arguments that no event has shown
     arguments: list[str] = field(default_factory=list[str])
+    last: str = ""  # the arguments of the last delta that had any
+    repeats: bool = True  # whether each delta of arguments began with all of the one before
     joiner: SurrogateJoiner = field(default_factory=SurrogateJoiner)
 
     @property
@@ -39,13 +44,30 @@ class _Call:
         self.arguments = ["".join(self.arguments)]
         return self.arguments[0]
 
+    def take(self, arguments: str) -> None:
+        """Take a piece of the arguments in."""
+        if not (shown := self.joiner.feed(arguments)):
+            return
+        self.repeats = self.repeats and (shown.startswith(self.last) or self.last.strip() == "{}")
+        self.last = shown
+        self.arguments.append(shown)
+        self.unsent.append(shown)
+
+    def read(self) -> tuple[dict[str, Any], str | None]:
+        """Return the arguments and the problem with them; where deltas repeat all before them, the last one counts."""
+        arguments, problem = arguments_of(self.text)
+        if problem is not None and self.repeats and is_whole(self.last):
+            return arguments_of(self.last)
+        return arguments, problem
+
 
 class ToolCallReader:
     """Joins the deltas of calls, also where a server leaves index, id or name out, or repeats them.
 
     A delta belongs to the call of its index, else of its id, else to the last one. It begins another call when it
     carries a name and that call is complete already, or has another name, or another id. A new index always begins
-    a new call: an id seen before never leads the arguments of one function to another.
+    a new call: an id seen before never leads the arguments of one function to another. A call that is sent a second
+    time, with the same index, id, name and arguments, is one call.
 
     Args:
         tools: The declared tools; their schemas mend nested values that arrive as JSON strings.
@@ -68,12 +90,8 @@ class ToolCallReader:
         Raises:
             ProtocolError: When they have not the promised form.
         """
-        if isinstance(deltas, Mapping):
-            deltas = [deltas]
-        if not isinstance(deltas, list):
-            raise ProtocolError("The server sent tool_calls that are no list.")
         events: list[Event] = []
-        for delta in deltas:
+        for delta in _listed(deltas):
             if not isinstance(delta, Mapping):
                 raise ProtocolError("The server sent a tool call that is no object.")
             self._add(delta, events, whole)
@@ -92,12 +110,13 @@ class ToolCallReader:
         """
         events: list[Event] = []
         for call in self._calls:
-            text = call.text + call.joiner.close()
+            call.arguments.append(call.joiner.close())
+            text = call.text
             if not call.name:
                 if not cut and text.strip() not in ("", "{}", "null"):
                     raise ProtocolError("The server sent a tool call without a name.")
                 continue
-            arguments, problem = arguments_of(text)
+            arguments, problem = call.read()
             if cut and (problem is not None or not text.strip()):
                 continue
             self._show(call, events, at_end=True)
@@ -106,6 +125,8 @@ class ToolCallReader:
 
     def _made(self, call: _Call, arguments: dict[str, Any], problem: str | None) -> ToolCall:
         name, id_ = call.name, call.id
+        if name not in self._tools and (bare := _AROUND_NAME.sub("", name)) in self._tools:
+            name = bare
         try:
             tool_name(name)
         except InvalidRequest:
@@ -118,25 +139,22 @@ class ToolCallReader:
         return ToolCall(name, arguments if misfits else fitted, id_)
 
     def _add(self, delta: Mapping[str, Any], events: list[Event], whole: bool) -> None:
-        function = delta.get("function") or {}
-        if not isinstance(function, Mapping):
-            raise ProtocolError("The server sent a tool call whose function is no object.")
-        name, call_id = _text(function, "name").strip(), _text(delta, "id")
-        arguments = _arguments(function.get("arguments"))
-        call = None if whole else self._call_of(delta.get("index"), call_id, name, arguments)
+        function = _function(delta)
+        name, call_id, index = _text(function, "name").strip(), _id(delta), _index(delta.get("index"))
+        arguments = _arguments(next((function[key] for key in _ARGUMENTS if function.get(key) is not None), None))
+        call = None if whole else self._call_of(index, call_id, name, arguments)
         if call is None:
+            if not whole and self._is_sent_again(index, call_id, name, arguments):
+                return
             if self._calls:
                 self._show(self._calls[-1], events, at_end=True)
-            call = _Call(len(self._calls), delta.get("index"))
+            call = _Call(len(self._calls), index)
             self._calls.append(call)
         if call_id and not call.given_id:
             call.given_id, call.id = call_id, self._unused(call_id)
         if name:
             self._name(call, name)
-        shown = call.joiner.feed(arguments) if arguments else ""
-        if shown:
-            call.arguments.append(shown)
-            call.unsent.append(shown)
+        call.take(arguments)
         self._show(call, events)
 
     def _show(self, call: _Call, events: list[Event], *, at_end: bool = False) -> None:
@@ -181,6 +199,12 @@ class ToolCallReader:
             call = newest[0] if newest else None
         return None if call is None or self._is_another(call, call_id, name, arguments) else call
 
+    def _is_sent_again(self, index: object, call_id: str, name: str, arguments: str) -> bool:
+        given = (index, call_id, name, arguments.strip())
+        return call_id != "" and any(
+            given == (call.server_index, call.given_id, call.name, call.text.strip()) for call in self._calls
+        )
+
     def _is_another(self, call: _Call, call_id: str, name: str, arguments: str) -> bool:
         new_id = bool(call_id and call.given_id and call_id != call.given_id)
         if not name:
@@ -196,18 +220,46 @@ class ToolCallReader:
         return name != call.name and {name, call.name} <= self._tools.keys() and call.name + name not in self._tools
 
 
+def _listed(deltas: object) -> list[Any]:
+    """Return the entries of `tool_calls`, which may be one call, or calls by their indexes; null ones left out."""
+    if isinstance(deltas, Mapping):
+        calls = cast("Mapping[str, object]", deltas)
+        by_index = bool(calls) and all(isinstance(key, str) and key.isdecimal() for key in calls)
+        deltas = list(calls.values()) if by_index else [calls]
+    if not isinstance(deltas, list):
+        raise ProtocolError("The server sent tool_calls that are no list.")
+    return [delta for delta in cast("list[object]", deltas) if delta is not None]
+
+
+def _function(delta: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Return name and arguments of a delta, which some servers put beside the id or call `custom`."""
+    function = delta.get("function") or delta.get("custom") or (delta if "name" in delta else {})
+    if not isinstance(function, Mapping):
+        raise ProtocolError("The server sent a tool call whose function is no object.")
+    return function
+
+
+def _index(value: object) -> object:
+    return int(value) if isinstance(value, str) and value.isdecimal() and len(value) < 16 else value
+
+
+def _id(delta: Mapping[str, Any]) -> str:
+    value = delta.get("id")
+    if isinstance(value, int) and not isinstance(value, bool):
+        return str(value)
+    return mended(value) if isinstance(value, str) else ""
+
+
 def _text(value: Mapping[str, Any], key: str) -> str:
     text = value.get(key)
-    if key == "id" and isinstance(text, int) and not isinstance(text, bool):
-        text = str(text)
     if text is not None and not isinstance(text, str):
         raise ProtocolError(f"The server sent a tool call whose {key} is no string.")
     return mended(text or "")
 
 
 def _arguments(value: object) -> str:
-    if value is None or isinstance(value, str):
-        return value or ""
+    if value is None or value == [] or isinstance(value, str):  # an empty object is an empty list in PHP
+        return value if isinstance(value, str) else ""
     if isinstance(value, Mapping):  # some servers send the object itself
         return to_json(value).decode()
     raise ProtocolError("The server sent a tool call whose arguments are neither a string nor an object.")

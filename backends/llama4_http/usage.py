@@ -21,14 +21,24 @@ def read_usage(value: Any, image_tokens: int) -> Usage:
     """
     if not isinstance(value, Mapping):
         raise ProtocolError("The server sent token counts that are no counts.")
-    details = value.get("prompt_tokens_details")
+    details = value.get("prompt_tokens_details") or value.get("input_tokens_details")
     details = details if isinstance(details, Mapping) else {}
+    prompt = _count(value.get("prompt_tokens", value.get("input_tokens")))
+    completion = value.get("completion_tokens", value.get("output_tokens"))
     return Usage(
-        _count(value.get("prompt_tokens")),
-        _count(value.get("completion_tokens")),
-        _count(details.get("image_tokens")) or image_tokens,
-        _count(details.get("cached_tokens")),
+        prompt,
+        max(0, _count(value.get("total_tokens")) - prompt) if completion is None else _count(completion),
+        _detail(details.get("image_tokens")) or image_tokens,
+        _detail(details.get("cached_tokens")),
     )
+
+
+def usage_of(value: Mapping[str, Any]) -> object:
+    """Return the token counts of an event, which some servers put into its choice or into a field of their own."""
+    choices, groq = value.get("choices"), value.get("x_groq")
+    choice = choices[0] if isinstance(choices, list) and choices else None
+    places = (value, choice, groq)
+    return next((place["usage"] for place in places if isinstance(place, Mapping) and place.get("usage")), None)
 
 
 def read_progress(value: Any) -> Progress:
@@ -40,6 +50,14 @@ def read_progress(value: Any) -> Progress:
     if not isinstance(value, Mapping):
         raise ProtocolError("The server sent a progress that is no object.")
     return Progress("prefill", _count(value.get("processed")), _count(value.get("total")) or None, "tokens")
+
+
+def _detail(value: object) -> int:
+    """Return a count that the others do not depend on: 0 where it cannot be read."""
+    try:
+        return _count(value)
+    except ProtocolError:
+        return 0
 
 
 def _count(value: object) -> int:

@@ -43,13 +43,14 @@ EXPECTED: dict[type[LlamaError], tuple[str, ...]] = {
     ModelRetired: ("status_410",),
     Overloaded: (
         "retry_after_ms", "should_not_retry",
-        "status_409", "status_429", "status_503", "json_error_200", "retry_after_1", "retry_after_date",
+        "status_409", "status_429", "status_503", "json_error_200", "error_in_list",
+        "retry_after_1", "retry_after_date",
         "retry_after_huge", "retry_after_nan", "retry_after_negative", "retry_after_past",
     ),
     ServerFault: (
         "status_408", "status_500", "status_501", "status_502", "status_504", "status_529", "html_502", "abort_reason",
         "error_in_stream", "error_flat_in_stream", "error_string_in_stream", "error_event_field", "error_then_done",
-        "echo_in_stream",
+        "echo_in_stream", "error_event_with_words", "error_in_choice",
     ),
     StreamInterrupted: (
         "cut_done", "cut_event",

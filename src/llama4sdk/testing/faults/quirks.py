@@ -222,6 +222,30 @@ def _body_with_reason(reason: str | None) -> Quirk:
     return act
 
 
+def _lines_of_json(given: Answer) -> Iterator[bytes]:
+    return (part.removeprefix(b"data: ").rstrip() + b"\n" for part in honest.events(given))
+
+
+def _pinged(given: Answer) -> Iterator[bytes]:
+    for part in honest.events(given):
+        yield b"data: ping\n\n"
+        yield part
+
+
+def _counts_in_choice(given: Answer) -> Iterator[bytes]:
+    yield from (event(delta({"content": word})) for word in given.words)
+    yield event({"choices": [{"index": 0, "delta": {}, "finish_reason": given.reason, "usage": given.usage}]})
+    yield b"data: [DONE]\n\n"
+
+
+def _repeated_at_end(given: Answer) -> Iterator[bytes]:
+    """Send the whole message once more with the finish reason, beside an empty delta."""
+    yield from (event(delta({"content": word})) for word in given.words)
+    choice: dict[str, Any] = honest.whole(given)["choices"][0]
+    yield event({"choices": [{**choice, "delta": {}}], "usage": given.usage})
+    yield b"data: [DONE]\n\n"
+
+
 def _tired(given: Answer) -> Iterator[bytes]:
     return honest.events(replace(given, reason="tired"))
 
@@ -240,6 +264,12 @@ _F = _call("f", _CITY, index=0, id="a")
 QUIRKS: Mapping[str, Quirk] = {
     "arguments_as_object": _calls({"tool_calls": [_call("f", {"city": "Paris"}, index=0, id="a")]}),
     "arguments_as_nested_string": _calls({"tool_calls": [_call("f", json.dumps(_CITY), index=0, id="a")]}),
+    "arguments_repeated": _calls(
+        *({"tool_calls": [_call("f", _CITY[:end], index=0, id="a")]} for end in (4, 9, None)),
+    ),
+    "arguments_after_empty_object": _calls(
+        {"tool_calls": [_call("f", "{}", index=0, id="a")]}, {"tool_calls": [_call(None, _CITY, index=0)]}
+    ),
     "at_once": _streamed(_at_once),
     "body_with_unknown_reason": _body_with_reason("tired"),
     "body_without_reason": _body_with_reason(None),
@@ -254,6 +284,12 @@ QUIRKS: Mapping[str, Quirk] = {
     "call_name_in_every_delta": _calls(
         *({"tool_calls": [_call("f", part, index=0, id="a")]} for part in ("", _CITY[:4], _CITY[4:]))
     ),
+    "call_fields_beside_id": _calls({"tool_calls": [{"index": 0, "id": "a", "name": "f", "arguments": _CITY}]}),
+    "call_index_as_string": _calls(
+        {"tool_calls": [_call("f", _CITY[:4], index="0", id="a")]}, {"tool_calls": [_call(None, _CITY[4:], index=0)]}
+    ),
+    "call_sent_again": _calls({"tool_calls": [_F]}, {"tool_calls": [_F]}),
+    "calls_as_object": _calls({"tool_calls": {"0": _F}}),
     "calls_end_with_stop": _calls({"tool_calls": [_F]}, reason="stop"),
     "calls_in_one_chunk": _calls({"tool_calls": [_F, _call("g", "{}", index=1, id="b")]}),
     "calls_with_one_index": _calls({"tool_calls": [_F, _call("g", "{}", index=0, id="b")]}),
@@ -264,6 +300,7 @@ QUIRKS: Mapping[str, Quirk] = {
     ),
     "comments": _streamed(_commented),
     "counts_as_floats": _streamed(_odd_counts(float)),
+    "counts_in_choice": _streamed(_counts_in_choice),
     "counts_as_strings": _streamed(_odd_counts(str)),
     "cut_after_finish": _streamed(_finished_then(b"data: [DO")),
     "cr": _streamed(_replaced(b"\n", b"\r")),
@@ -271,15 +308,19 @@ QUIRKS: Mapping[str, Quirk] = {
     "cut_characters": _streamed(_unescaped),
     "held_open_after_done": _held_open,
     "json_body": _whole_body,
+    "json_lines": _streamed(_lines_of_json),
     "logprobs_odd": _streamed(_odd_logprobs),
     "marks_around_calls": _calls(
         {"content": "<|python_start|>"}, {"tool_calls": [_F]}, {"content": "<|python_end|>"}, {"content": "<|eom|>"}
     ),
+    "message_repeated_at_end": _streamed(_repeated_at_end),
     "no_content_type": _streamed(honest.events, None),
     "no_done": _streamed(_without(b"[DONE]")),
     "no_space_after_colon": _streamed(_replaced(b"data: ", b"data:")),
     "no_usage": _streamed(_without(b'"usage"')),
+    "no_blank_lines": _streamed(_replaced(b"\n\n", b"\n")),
     "odd_deltas": _streamed(_odd_deltas),
+    "pings_as_text": _streamed(_pinged),
     "reset_after_finish": _reset_after_finish,
     "reason_tool_calls_without_call": _streamed(
         _replaced(b'"finish_reason": "stop"', b'"finish_reason": "tool_calls"')
