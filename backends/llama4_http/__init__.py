@@ -13,6 +13,7 @@ from typing import Any
 from llama4_http.backend import HttpBackend
 from llama4_http.profiles import Profile
 from llama4_http.retry import Retries
+from llama4sdk.errors import InvalidRequest
 
 __all__ = ["HttpBackend", "Profile", "Retries", "open_backend"]
 
@@ -23,4 +24,6 @@ def open_backend(target: str, **options: Any) -> HttpBackend:
     Raises:
         InvalidRequest: For an unknown option, or an address that cannot be used.
     """
+    if "base_url" in options:
+        raise InvalidRequest("The address is the first argument, as in Llama4('http://…/v1'); leave base_url out.")
     return HttpBackend(target, **options)

@@ -33,10 +33,10 @@ from llama4_http.profiles import (
 )
 from llama4_http.scoring import score
 from llama4_http.server_load import MAX_METRICS, running_in
-from llama4_http.settings import Choices, checked_url, key_for, server_of, settings_of
+from llama4_http.settings import Choices, check_options, checked_url, key_for, server_of, settings_of
 from llama4_http.transport import OneServer
 from llama4sdk.backend import Capabilities
-from llama4sdk.checks import check_whole
+from llama4sdk.checks import check_kind, check_whole
 from llama4sdk.errors import DeadlineExceeded, InvalidRequest, LlamaError, Overloaded, ServerFault, Unreachable
 from llama4sdk.request import Request
 from llama4sdk.sampling import MOST_LOGPROBS
@@ -91,12 +91,13 @@ class HttpBackend:
         self._url = checked_url(base_url)
         self._key = key_for(self._url, api_key)
         self._settings = settings_of(choices)
+        check_options(model, max_connections, tokenizer)
+        if client is not None:
+            check_kind("client", client, httpx.AsyncClient, "an httpx.AsyncClient")
         self._model = model
         self._profile = None if profile == "auto" else profile_named(profile)
         self._release_unknown = profile == "vllm"  # whose releases take a schema in different fields
         self._width = max_connections
-        if max_connections < 1:
-            raise InvalidRequest("max_connections must be at least 1.")
         self._lent_client = client
         self._link: Link | None = None
         self._tokenizer = tokenizer
@@ -297,7 +298,7 @@ class HttpBackend:
 
     def _sent(self, request_id: str, body: bytes = b"") -> Sent:
         """Return a request's id, body and key, for errors that name the first and never show the others."""
-        return Sent(request_id, body, self._key or "")
+        return Sent(request_id, body, self._key or "", address=self._url)
 
     async def _request_context(self, request: Request) -> Context:
         """Return the context of a request, once the server's kind is known; of a form also its release."""

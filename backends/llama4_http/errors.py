@@ -12,6 +12,7 @@ import ssl
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
 
 from pydantic_core import from_json
 
@@ -54,6 +55,9 @@ _BAD_IMAGE = re.compile(
     r"|(invalid|unsupported|failed to (load|decode)).{0,30}image",
     re.IGNORECASE | re.DOTALL,
 )
+_BAD_KEY = re.compile(
+    r"(api|access)[ _]key.{0,20}(not valid|invalid|expired)|(invalid|incorrect) (api|access)[ _]key", re.IGNORECASE
+)
 _AUTO_TOOLS = re.compile(r"enable-auto-tool-choice|tool-call-parser|tool choice requires", re.IGNORECASE)
 _NO_JINJA = re.compile(r"tools? (param )?requires? --jinja", re.IGNORECASE)
 
@@ -67,12 +71,14 @@ class Sent:
         body: The bytes sent: nothing that stands in them is ever shown.
         key: The key sent, as little shown.
         backend: The backend's name.
+        address: The server's address.
     """
 
     request_id: str
     body: bytes = field(default=b"", repr=False)
     key: str = field(default="", repr=False)
     backend: str = "http"
+    address: str = ""
 
     def hides(self, text: str) -> bool:
         """Return whether `text` stands in the request."""
@@ -101,12 +107,13 @@ def error_in_stream(value: object, sent: Sent) -> LlamaError:
     return named(_error(status, words, message, None), sent)
 
 
-def error_for_exception(error: BaseException, *, begun: bool) -> LlamaError:
+def error_for_exception(error: BaseException, *, begun: bool, address: str = "") -> LlamaError:
     """Return the error that a failure of httpx or of the network stands for.
 
     Args:
         error: The exception; its words are not repeated.
         begun: Whether the answer had begun to come.
+        address: The server's address.
     """
     if _is_about_certificates(error):
         return Unreachable(
@@ -117,7 +124,7 @@ def error_for_exception(error: BaseException, *, begun: bool) -> LlamaError:
     if kind in ("LocalProtocolError", "UnsupportedProtocol", "InvalidURL"):
         return InvalidRequest(f"The request cannot be sent ({kind}); check base_url and headers.")
     if kind in _NO_CONNECTION:
-        return Unreachable(f"No connection to the server ({kind}); is it running, and is base_url right?")
+        return Unreachable(f"No connection to {_server_in(address)} ({kind}); is it running, and is base_url right?")
     if kind == "RemoteProtocolError" and not str(error).startswith(_CLOSED):
         return ProtocolError("The server's answer breaks the rules of HTTP.")
     if begun:
@@ -149,6 +156,12 @@ _STATUS_OF_CODES = (
 _NO_CONNECTION = frozenset({"ConnectError", "ConnectTimeout", "ProxyError", "PoolTimeout"})
 # How httpcore words a connection that ended where more was due; all else is malformed HTTP.
 _CLOSED = ("Server disconnected", "peer closed connection")
+
+
+def _server_in(address: str) -> str:
+    """Return scheme, host and port of an address: its path may name an account."""
+    parts = urlsplit(address)
+    return f"{parts.scheme}://{parts.netloc}" if parts.netloc else "the server"
 
 
 def _is_about_certificates(error: BaseException | None) -> bool:
@@ -197,7 +210,7 @@ def _classified(status: int, words: _Words, message: str, wait: float | None) ->
         return ProtocolError(f"{message} Redirects are not followed; set base_url to the server's address.")
     if status in (400, 413, 422):
         return _refused(words, message)
-    if status == 500:
+    if status >= 500:
         overflow = _overflow(words, message)
         if overflow is not None:
             return overflow
@@ -232,6 +245,10 @@ def _refused(words: _Words, message: str) -> LlamaError:
         return TooManyImages(f"{message} The server takes fewer images in one request.")
     if _BAD_IMAGE.search(words.text):
         return ImageError(f"{message} The server does not take an image of this size or kind; scale it down.")
+    if _BAD_KEY.search(words.text):
+        return BadKey(f"{message} Check api_key, and that it is entitled to the model.")
+    if not words.text.strip() or words.text.lstrip().startswith("<"):  # of a proxy, not of the server
+        return InvalidRequest(f"{message} The server or a proxy before it refuses the request, as of a size too large.")
     return InvalidRequest(
         f"{message} The server cannot serve this request as it stands; error.server_message has its words."
     )
@@ -268,4 +285,7 @@ def _words(value: Any) -> _Words:
         return _Words(inner[:MAX_ERROR_BODY], kind if isinstance(kind, str) else "", value)
     text = " ".join(str(value[key]) for key in ("message", "detail", "title", "msg", "error_msg") if value.get(key))
     code = next((value[key] for key in ("code", "type", "status") if isinstance(value.get(key), str)), "")
+    metadata = value.get("metadata")
+    if isinstance(metadata, Mapping) and metadata.get("raw"):  # of OpenRouter: the words of the server behind it
+        text = f"{text} {metadata['raw']}"
     return _Words(text[:MAX_ERROR_BODY], code, value)

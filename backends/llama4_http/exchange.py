@@ -256,7 +256,7 @@ class Exchange(AsyncIterator[Event]):
         if opening.too_slow:
             return named(self._clock.exceeded("connect"), self._sent), True
         failure = opening.failure or httpx.ReadError("")
-        error = named(error_for_exception(failure, begun=False), self._sent)
+        error = named(error_for_exception(failure, begun=False, address=self._sent.address), self._sent)
         error.__cause__ = failure
         return error, error.retryable and (retries.resend or not opening.sent)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import math
+import zlib
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
@@ -177,17 +178,24 @@ def translated(sent: Sent, *, quiet: bool = False) -> Generator[None]:
         yield
     except BROKEN as error:
         if not quiet:
-            raise named(error_for_exception(error, begun=False), sent) from error
+            raise named(error_for_exception(error, begun=False, address=sent.address), sent) from error
 
 
 async def beginning(response: httpx.Response, most: int = MAX_ERROR_BODY) -> bytes:
-    """Return the first bytes of an answer, at most `most`."""
+    """Return the first bytes of an answer, at most `most`, compressed ones unpacked as far."""
     body = bytearray()
     async for chunk in response.aiter_raw():
         body += chunk[: most - len(body)]
         if len(body) >= most:
             break
-    return bytes(body)
+    return _unpacked(bytes(body), most) if is_encoded(response) else bytes(body)
+
+
+def _unpacked(body: bytes, most: int) -> bytes:
+    try:
+        return zlib.decompressobj(zlib.MAX_WBITS | 32).decompress(body, most)  # gzip or zlib, by its first bytes
+    except zlib.error:
+        return body
 
 
 def is_encoded(response: httpx.Response) -> bool:

@@ -13,6 +13,7 @@ from urllib.parse import urlsplit
 
 from pydantic_core import from_json
 
+from llama4sdk.checks import shown
 from llama4sdk.errors import InvalidRequest, ProtocolError
 
 if TYPE_CHECKING:
@@ -142,7 +143,7 @@ def profile_named(name: str | Profile) -> Profile:
     for profile in PROFILES.values():
         if profile.name == name:
             return profile
-    raise InvalidRequest(f"No profile named {name[:40]!r}; there are auto, {', '.join(PROFILES)}.")
+    raise InvalidRequest(f"No profile named {shown(name)}; there are auto, {', '.join(PROFILES)}.")
 
 
 def detect(

@@ -14,6 +14,7 @@ from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from typing import TYPE_CHECKING
 
+from llama4sdk.checks import check_flag, check_number, check_whole
 from llama4sdk.errors import InvalidRequest
 
 if TYPE_CHECKING:
@@ -46,8 +47,12 @@ class Retries:
     longest_wait: float = 8.0
 
     def __post_init__(self) -> None:
-        if self.times < 0 or self.first_wait < 0 or self.longest_wait < 0:
-            raise InvalidRequest("Retries takes no negative number; times=0 switches them off.")
+        check_whole("times", self.times, 0, 1_000_000, optional=False)
+        check_flag("resend", self.resend)
+        for name in ("first_wait", "longest_wait"):
+            if getattr(self, name) is None:
+                raise InvalidRequest(f"{name} must be a number of seconds; leave it out for the default.")
+            check_number(name, getattr(self, name), 0, math.inf)
 
     def wait_before(
         self,

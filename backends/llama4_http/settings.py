@@ -4,23 +4,25 @@ from __future__ import annotations
 
 import os
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
-from typing import TYPE_CHECKING, Any, Literal, TypeAlias, TypedDict
+from typing import Any, Literal, TypeAlias, TypedDict, cast
 from urllib.parse import urlsplit
+
+from pydantic_core import to_json
 
 from llama4_http.answer import MAX_ANSWER
 from llama4_http.profiles import NVIDIA_HOST
 from llama4_http.retry import Retries
 from llama4_http.sse import MAX_EVENT
+from llama4sdk.checks import check_flag, check_kind, check_text, check_whole, shown
 from llama4sdk.errors import InvalidRequest
 from llama4sdk.image_limits import DEFAULT_LIMITS, ImageLimits
 from llama4sdk.images.tiling import MAX_TILES, TILE, grid_for
 from llama4sdk.keywords import check_keywords
 from llama4sdk.prompting.tool_format import ToolsPlace, tools_place
 
-if TYPE_CHECKING:
-    from collections.abc import Mapping
-
+_ENDPOINT = re.compile("(?:/chat)?/completions$|/models$")
 _LABEL = re.compile(r"(?!-)[\w-]{1,63}(?<!-)")
 
 PromptMode: TypeAlias = Literal["server", "client"]
@@ -69,14 +71,50 @@ class Settings:
     def __post_init__(self) -> None:
         if self.prompt_mode not in ("server", "client"):
             raise InvalidRequest("prompt_mode is 'server' or 'client'.")
+        for name in ("verify_prompt", "show_schema", "fit_images"):
+            check_flag(name, getattr(self, name))
+        for name in ("tile", "max_tiles", "max_event_bytes", "max_answer_bytes"):
+            check_whole(name, getattr(self, name), 1, optional=False)
+        check_whole("max_images", self.max_images, 0)
+        check_text("prefill", self.prefill, MAX_ANSWER)
+        check_kind("retries", self.retries, Retries, "Retries(times=…)")
+        check_kind("image_limits", self.image_limits, ImageLimits, "ImageLimits(…)")
         tools_place(self.tools_in)
         grid_for(1, 1, self.tile, self.max_tiles)  # refuses sizes that cannot be used
-        if self.max_event_bytes < 1 or self.max_answer_bytes < 1:
-            raise InvalidRequest("max_event_bytes and max_answer_bytes must be positive.")
+        _check_fields(self.extra_body)
+
+
+def _check_fields(fields: object) -> None:
+    """Refuse fields of a body that are no JSON object, and several answers at once."""
+    check_kind("extra_body", fields, Mapping, "a dict of the body's fields")
+    named = cast("Mapping[object, object]", fields)
+    try:
+        if not all(isinstance(name, str) for name in named):
+            raise ValueError  # noqa: TRY301 - one message for both
+        to_json(named)
+    except (ValueError, TypeError, RecursionError):
+        raise InvalidRequest("extra_body holds a name or a value that JSON cannot.") from None
+    if named.get("n", 1) != 1:
+        raise InvalidRequest("extra_body cannot set 'n': one answer is read, and the others would be paid for.")
+
+
+def check_options(model: object, max_connections: object, tokenizer: object) -> None:
+    """Refuse options of `HttpBackend` of a wrong kind.
+
+    Raises:
+        InvalidRequest: With the option's name.
+    """
+    if model is not None:
+        check_text("model", model, 1000)
+        if not model:
+            raise InvalidRequest("model is empty; leave it out to take the only one that the server lists.")
+    check_whole("max_connections", max_connections, 1, optional=False)
+    if not (tokenizer is None or isinstance(tokenizer, str | os.PathLike) or hasattr(tokenizer, "encode")):
+        raise InvalidRequest(f"tokenizer is a Tokenizer or the path of its file; got {shown(tokenizer)}.")
 
 
 def checked_url(base_url: str) -> str:
-    """Return the address without a slash at its end, `/v1` added where it has no path.
+    """Return the address in one form: `/v1` added where it has no path, a repeated one and an endpoint's left out.
 
     Raises:
         InvalidRequest: For anything but a plain http(s) address.
@@ -97,7 +135,10 @@ def checked_url(base_url: str) -> str:
         raise InvalidRequest("base_url must hold no user or password; pass api_key, or a client of your own.")
     if parts.query or parts.fragment:
         raise InvalidRequest("base_url must hold no query and no fragment.")
-    return base_url.rstrip("/") + ("" if parts.path.strip("/") else "/v1")
+    path = _ENDPOINT.sub("", re.sub("/{2,}", "/", parts.path).rstrip("/"))
+    while path.endswith("/v1/v1"):
+        path = path.removesuffix("/v1")
+    return f"{parts.scheme}://{parts.netloc}{path or '/v1'}"
 
 
 def server_of(url: str) -> tuple[str, int]:
@@ -123,6 +164,8 @@ def key_for(base_url: str, api_key: str | None) -> str | None:
         api_key = os.environ.get("NVIDIA_API_KEY")
     if api_key is not None and not isinstance(api_key, str):
         raise InvalidRequest(f"api_key is a string, not {type(api_key).__name__}.")
+    if api_key is not None and " " in api_key.strip():
+        raise InvalidRequest("api_key holds a blank; pass the key alone, without 'Bearer'.")
     if api_key is not None and not (api_key.isascii() and api_key.isprintable() and api_key.strip() == api_key != ""):
         raise InvalidRequest("api_key holds characters that no key has; was a line feed copied with it?")
     return api_key

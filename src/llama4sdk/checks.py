@@ -2,10 +2,18 @@
 
 from __future__ import annotations
 
+import difflib
+import functools
+import inspect
 import math
+from typing import TYPE_CHECKING, TypeVar, cast
 
 from llama4sdk.errors import InvalidRequest
 
+if TYPE_CHECKING:
+    from collections.abc import Callable, Collection
+
+T = TypeVar("T")
 _SHOWN = 80  # characters of a wrong value that an error shows
 
 
@@ -62,6 +70,41 @@ def check_text(name: str, value: object, most: int) -> None:
         value.encode("utf-8")
     except UnicodeEncodeError as error:
         raise InvalidRequest(f"{name} holds a lone surrogate at character {error.start}.") from None
+
+
+def check_flag(name: str, value: object) -> None:
+    """Refuse a value that is neither True nor False."""
+    if not isinstance(value, bool):
+        raise InvalidRequest(f"{name} must be True or False; got {shown(value)}.")
+
+
+def check_kind(name: str, value: object, kind: type, form: str) -> None:
+    """Refuse a value that is not of a type; `form` says how one is made."""
+    if not isinstance(value, kind):
+        raise InvalidRequest(f"{name} must be {form}; got {shown(value)}.")
+
+
+def unknown_name(subject: str, name: str, known: Collection[str], hint: str = "") -> InvalidRequest:
+    """Return the error for an option that does not exist: with `hint`, else the nearest one, and the list of all."""
+    close = difflib.get_close_matches(name, known, n=1)
+    meant = hint or (f" Did you mean {close[0]!r}?" if close else "")
+    return InvalidRequest(f"{subject} has no option {name[:80]!r}.{meant} There are: {', '.join(sorted(known))}.")
+
+
+def explains_fields(kind: type[T]) -> type[T]:
+    """Make a dataclass answer fields that it does not have with `InvalidRequest`, the nearest of its own and a list."""
+    made = cast("Callable[..., None]", kind.__init__)
+    known = tuple(inspect.signature(kind).parameters)
+
+    @functools.wraps(made)
+    def init(self: T, *args: object, **kwargs: object) -> None:
+        for name in kwargs:
+            if name not in known:
+                raise unknown_name(kind.__name__, name, known)
+        made(self, *args, **kwargs)
+
+    kind.__init__ = init
+    return kind
 
 
 def shown(value: object) -> str:

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import difflib
 import functools
 import inspect
 from dataclasses import fields
 from typing import TYPE_CHECKING, ParamSpec, TypeVar
 
-from llama4sdk.errors import InvalidRequest
+from llama4sdk.checks import unknown_name
 from llama4sdk.request import Deadlines, Sampling
 
 if TYPE_CHECKING:
@@ -33,7 +32,7 @@ def check_keywords(given: Iterable[str], known: Collection[str], subject: str) -
     """
     for name in given:
         if name not in known:
-            raise InvalidRequest(f"{subject} has no option {name[:80]!r}.{_nearest(name, known)} {_all_of(known)}")
+            raise unknown_name(subject, name, known, _group_of(name, known))
 
 
 def explains_keywords(function: Callable[P, R]) -> Callable[P, R]:
@@ -48,13 +47,8 @@ def explains_keywords(function: Callable[P, R]) -> Callable[P, R]:
     return call
 
 
-def _nearest(name: str, known: Collection[str]) -> str:
+def _group_of(name: str, known: Collection[str]) -> str:
     for group, kind in _GROUPS.items():
         if group in known and name in {field.name for field in fields(kind)}:
             return f" It belongs into {group}={kind.__name__}({name}=…)."
-    close = difflib.get_close_matches(name, known, n=1)
-    return f" Did you mean {close[0]!r}?" if close else ""
-
-
-def _all_of(known: Collection[str]) -> str:
-    return f"There are: {', '.join(sorted(known))}."
+    return ""

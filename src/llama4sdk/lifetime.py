@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, Literal, Self, cast
 import anyio
 
 from llama4sdk.backend import Backend, BecomesReady, Capabilities
+from llama4sdk.checks import shown
 from llama4sdk.environment import backend_named
 from llama4sdk.errors import InvalidRequest
 from llama4sdk.guards.automatic import automatic_guards, configured_guards
@@ -56,7 +57,7 @@ class Lifetime:
         self._closed = False
         self._streams: set[Pumped[Any]] = set()
         self._entered = False
-        self._telemetry = telemetry
+        self._telemetry = _observing(telemetry)
         self._backend = _chosen_backend(backend, options)
         self._guarding = _guarding(guards, guard_policy)
 
@@ -176,6 +177,12 @@ def _guarding(
     if guards is None and policy is not None:
         raise InvalidRequest("A guard_policy needs guards=[…]; an empty list leaves the checks that cost nothing.")
     return None if guards is None else Guarding(guards, policy)
+
+
+def _observing(telemetry: Telemetry | None) -> Telemetry | None:
+    if telemetry is None or (callable(getattr(telemetry, "request", None)) and not isinstance(telemetry, type)):
+        return telemetry
+    raise InvalidRequest(f"telemetry is an object such as llama4sdk.telemetry.OpenTelemetry(); got {shown(telemetry)}.")
 
 
 def _chosen_backend(backend: str | Backend | None, options: dict[str, object]) -> Backend:

@@ -79,6 +79,7 @@ class SystemMessage(_Message):
     role: Literal["system"] = "system"
 
     def __init__(self, content: ContentLike, **data: object) -> None:
+        _check_given(content)
         super().__init__(content, **data)
         if self.images:
             raise InvalidRequest("A system message holds text only; put images into a user message.")
@@ -94,6 +95,7 @@ class UserMessage(_Message):
     role: Literal["user"] = "user"
 
     def __init__(self, content: ContentLike, **data: object) -> None:
+        _check_given(content)
         super().__init__(content, **data)
 
 
@@ -161,6 +163,11 @@ _ROLES: Mapping[str, type[Message]] = {
 _IGNORED_KEYS = frozenset({"refusal", "annotations", "audio", "function_call", "reasoning", "reasoning_content"})
 
 
+def _check_given(content: object) -> None:
+    if content is None:
+        raise InvalidRequest("A message of the system or the user needs content: a string or a list of parts.")
+
+
 def message_of(value: object) -> Message:
     """Return the message that an object or a familiar chat dict stands for.
 
@@ -177,7 +184,7 @@ def message_of(value: object) -> Message:
     if kind is None:
         raise InvalidRequest(f"A message's role is one of system, user, assistant, tool; got {str(role)[:80]!r}.")
     fields = {key: field for key, field in fields.items() if not (field is None or key in _IGNORED_KEYS)}
-    return kind(fields.pop("content", ""), **fields)
+    return kind(fields.pop("content", None), **fields)
 
 
 def conversation(prompt: Prompt) -> tuple[Message, ...]:

@@ -98,6 +98,8 @@ class Image(Value):
                 "An image comes from a path, bytes, a PIL image, a data: URL or an http(s) URL, "
                 f"not {type(source).__name__}."
             )
+        if isinstance(source, str | bytes) and not source.strip():
+            raise InvalidRequest("An image's source is empty; give a path, bytes, a URL or a PIL image.")
         if isinstance(source, str):
             checked_text(source)
         super().__init__(source=source, fetch=fetch, orient=orient, image_limits=image_limits, **data)

@@ -7,6 +7,7 @@ that takes the whole string and the caller's options and returns a backend.
 from __future__ import annotations
 
 import difflib
+import re
 from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, TypeAlias, cast
 
@@ -16,6 +17,8 @@ from llama4sdk.errors import BackendMissing, LlamaError
 if TYPE_CHECKING:
     from importlib.metadata import EntryPoint
 
+_ADDRESS = re.compile(r"(?:localhost|[\w-]+(?:\.[\w-]+)+|\[[\da-fA-F:]+\])(?::\d{1,5})(?:/|$)|localhost(?:/|$)")
+_DRIVE = re.compile(r"[A-Za-z]:[\\/]")
 GROUP = "llama4sdk.backends"
 Factory: TypeAlias = Callable[..., Backend]
 
@@ -39,14 +42,18 @@ def open_backend(target: str, /, **options: object) -> Backend:
 
 
 def _hint(target: str) -> str:
-    """Return the spelling that a target without a scheme probably stands for."""
-    if ":" in target and not target.startswith(("/", "~", ".")):
-        return ""
-    if target.startswith(("/", "~", ".")) or target.count("/") == 1:
+    """Return the spelling that a target of no known scheme probably stands for."""
+    if target != target.strip():
+        return " It has blanks or line feeds around it."
+    if _ADDRESS.match(target):
+        return f" For a server write 'http://{target[:200]}'."
+    if target.startswith(("/", "~", ".")) or _DRIVE.match(target) or (target.count("/") == 1 and ":" not in target):
         return f" For a checkpoint write 'local:{target[:200]}'."
-    names = difflib.get_close_matches(target, installed(), n=1)
+    names = difflib.get_close_matches(target.partition(":")[0].lower(), installed(), n=1)
     if names:
         return f" Did you mean {names[0]!r}?"
+    if ":" in target:
+        return ""
     return f" For a checkpoint folder write 'local:/path/of/{target[:80]}', for a server its http:// address."
 
 

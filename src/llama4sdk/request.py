@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, Self, TypeAlias, get_args
 
-from llama4sdk.checks import check_number, check_text, check_whole, shown
+from llama4sdk.checks import check_number, check_text, check_whole, explains_fields, shown
 from llama4sdk.errors import InvalidRequest
 from llama4sdk.messages import (
     AssistantMessage,
@@ -38,6 +38,7 @@ _LONGEST_DESCRIPTION = 1_000_000  # characters
 _LONGEST_ANSWER = 100_000_000  # characters
 
 
+@explains_fields
 @dataclass(frozen=True, slots=True)
 class Deadlines:
     """Seconds that each phase may take; None for no limit. Counted on events, never on bytes.

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias, TypedDict
 
+from llama4sdk.checks import check_number
 from llama4sdk.errors import InvalidRequest
 from llama4sdk.messages import ToolCall
 
@@ -44,9 +46,7 @@ class Limits:
             value: object = getattr(self, name)
             if isinstance(value, bool) or not isinstance(value, int) or not low <= value <= high:
                 raise InvalidRequest(f"{name} is a whole number from {low} to {high}; got {value!r}.")
-        timeout: object = self.tool_timeout
-        if timeout is not None and (not isinstance(timeout, int | float) or not timeout > 0):
-            raise InvalidRequest(f"tool_timeout is a number of seconds above 0, or None; got {self.tool_timeout!r}.")
+        check_number("tool_timeout", self.tool_timeout, 0, math.inf, above=True)
 
 
 class RunOptions(TypedDict, total=False):

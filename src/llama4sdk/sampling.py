@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, cast
 
-from llama4sdk.checks import check_number, check_whole, shown
+from llama4sdk.checks import check_number, check_whole, explains_fields, shown
 from llama4sdk.errors import InvalidRequest
 from llama4sdk.parts import checked_text
 
@@ -14,6 +14,7 @@ MOST_LOGPROBS = 20  # alternatives that are reported for a token
 _LARGEST = 2**31 - 1  # of counts and token ids: above any context and vocabulary
 
 
+@explains_fields
 @dataclass(frozen=True, slots=True)
 class Sampling:
     """Parameters of sampling. A parameter of None is left to the checkpoint's or the server's default.

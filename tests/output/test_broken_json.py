@@ -96,3 +96,25 @@ def test_json_that_does_not_fit_is_no_string_where_an_object_would_do() -> None:
     assert parsed("plain words", Node | str) == "plain words"
     assert parsed('{"b": 1}', str) == '{"b": 1}'
     assert parsed(json.dumps({"name": "x"}), Node | str) == Node(name="x")
+
+
+class Reading(BaseModel):
+    """A value of an instrument."""
+
+    value: float
+
+
+@pytest.mark.parametrize("text", ["NaN", "-Infinity", '"nan"', '" inf "', "1e999", '"1e999"'])
+def test_a_number_in_words_is_no_way_around_the_refusal(text: str) -> None:
+    with pytest.raises(MisfitError):
+        parsed(text, float)
+    with pytest.raises(MisfitError):
+        parsed(f'{{"value": {text}}}', Reading)
+    assert parsed(json.dumps({"value": text}), dict[str, str]) == {"value": text}
+
+
+def test_what_a_model_thinks_is_not_its_answer() -> None:
+    assert parsed('<think>{"name": "no"}</think>\n{"name": "kid"}', Node) == Node(name="kid")
+    assert parsed("<think>never ends", str) == "<think>never ends"
+    with pytest.raises(MisfitError):
+        parsed('<think>{"name": "no"}</think>I cannot say.', Node)

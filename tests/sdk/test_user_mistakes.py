@@ -124,3 +124,49 @@ async def test_total_spans_all_tries_of_a_repaired_answer() -> None:
         with pytest.raises(DeadlineExceeded):
             await llama.chat("A number.", output=int, repair=5, deadlines=Deadlines(total=1.0))
     assert len(backend.requests) <= 3  # with a total of its own each of six tries would come to its end
+
+
+@pytest.mark.parametrize(("kind", "wrong", "way_out"), [
+    (Sampling, "temprature", "Did you mean 'temperature'"),
+    (Sampling, "max_completion_tokens", "There are: .*max_tokens"),
+    (Deadlines, "timeout", "There are: connect, first_token, idle, total"),
+])  # fmt: skip
+def test_a_field_that_does_not_exist_names_the_nearest(kind: Any, wrong: str, way_out: str) -> None:
+    with pytest.raises(InvalidRequest, match=way_out):
+        kind(**{wrong: 5})
+
+
+async def test_a_time_limit_for_tools_is_a_number() -> None:
+    async with Llama4(ScriptedBackend("hi")) as llama:
+        with pytest.raises(InvalidRequest, match="tool_timeout"):
+            await llama.run("hello", tools=[], tool_timeout=True)
+
+
+@pytest.mark.parametrize("message", [{"role": "user"}, {"role": "user", "content": None}, {"role": "system"}])
+def test_a_message_without_content_is_refused(message: dict[str, Any]) -> None:
+    with pytest.raises(InvalidRequest, match="content"):
+        conversation(message)
+    assert conversation({"role": "assistant", "content": None})[0].text == ""
+
+
+@pytest.mark.parametrize("source", ["", "  ", b""])
+def test_an_empty_image_is_refused_at_once(source: Any) -> None:
+    with pytest.raises(InvalidRequest, match="empty"):
+        Image(source)
+
+
+@pytest.mark.parametrize(("target", "way_out"), [
+    ("localhost:8000", "http://localhost:8000"), ("127.0.0.1:8000/v1", "http://127.0.0.1:8000/v1"),
+    ("locl:scout", "Did you mean 'local'"), ("C:\\models\\scout", "local:C:"), (" http://h", "blanks"),
+])  # fmt: skip
+def test_a_target_without_a_scheme_is_told_its_probable_one(target: str, way_out: str) -> None:
+    with pytest.raises(BackendMissing) as told:
+        Llama4(target)
+    assert way_out in str(told.value)
+
+
+def test_telemetry_of_a_wrong_kind_and_a_second_address_are_refused() -> None:
+    with pytest.raises(InvalidRequest, match="telemetry"):
+        Llama4(ScriptedBackend("hi"), telemetry=5)  # type: ignore[arg-type]
+    with pytest.raises(InvalidRequest, match="base_url"):
+        Llama4("http://127.0.0.1:1/v1", base_url="http://127.0.0.1:1/v1")

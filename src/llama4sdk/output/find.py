@@ -13,6 +13,8 @@ if TYPE_CHECKING:
 Kind: TypeAlias = Literal["object", "array", "scalar"]
 
 _MAX_ATTEMPTS: Final = 100
+_END_OF_THOUGHT = "</think>"
+_THOUGHT = re.compile(r"\s*<think>")  # as fine-tuned models write it
 _FENCE = re.compile(r"```[A-Za-z]*[ \t]*\n(.*?)```", re.DOTALL)
 _LIKE_JSON = re.compile(r"""\s*(\{\s*["'}]|\[\s*["'{\[\]\-\dtfn])""")
 _ANY_OPENING = re.compile(r"[{\[]")
@@ -64,8 +66,9 @@ def find_json(text: str, kinds: frozenset[Kind]) -> Iterator[str]:
 
     The whole text, then fenced blocks, then every object or list between words. Where a single value is asked for,
     plain words count as a string; not so JSON, whole or broken, where an object or a list would do as well. A
-    fragment of broken JSON never counts.
+    fragment of broken JSON never counts, nor does what the model thinks between `<think>` and `</think>`.
     """
+    text = text.rpartition(_END_OF_THOUGHT)[2] if _THOUGHT.match(text) else text
     whole = text.strip()
     blocks = [block.strip() for block in _FENCE.findall(text)]
     if "scalar" in kinds:

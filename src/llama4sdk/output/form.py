@@ -7,6 +7,7 @@ import json
 import math
 import re
 from collections.abc import Callable, Mapping
+from decimal import Decimal
 from typing import Any, cast
 
 from pydantic import PydanticUserError, TypeAdapter, ValidationError
@@ -24,6 +25,7 @@ from llama4sdk.surrogates import mended_value
 _NAME = re.compile(r"[^A-Za-z0-9_-]+")
 _ESCAPED_SURROGATE = re.compile(r"\\u[dD][89a-fA-F]")
 _MAYBE_INFINITE = re.compile(r"NaN|Infinity|[eE]\+?\d{3}|\d{300}")
+_IN_WORDS = re.compile(r"\"\s*[-+]?(?:nan|inf(?:inity)?|\d+e\d{3,}|\d{300,})\s*\"", re.IGNORECASE)  # numbers as strings
 
 
 class MisfitError(Exception):
@@ -116,9 +118,12 @@ def _of_type(output: object) -> AnswerForm:
 
     def read(text: str) -> object:
         try:
-            return adapter.validate_json(_plain(text))
+            value = adapter.validate_json(_plain(text))
         except ValidationError as error:
             raise MisfitError(_problems(error)) from None
+        if _IN_WORDS.search(text) and not _is_finite(adapter.dump_python(value, warnings=False)):
+            raise MisfitError("it holds a number that is not finite")
+        return value
 
     return AnswerForm(OutputSpec(schema, _named(getattr(output, "__name__", None))), read)
 
@@ -157,6 +162,19 @@ def _finite(digits: str) -> float:
     if not math.isfinite(number):
         raise ValueError(digits)
     return number
+
+
+def _is_finite(value: object) -> bool:
+    """Return whether no number in plain data is infinite or NaN, as strings become where a number is asked for."""
+    match value:
+        case float() | Decimal():
+            return math.isfinite(value)
+        case dict():
+            return all(map(_is_finite, cast("dict[object, object]", value).values()))
+        case list() | tuple() | set() | frozenset():
+            return all(map(_is_finite, cast("list[object]", value)))
+        case _:
+            return True
 
 
 def _refuse(constant: str) -> float:
