@@ -5,11 +5,14 @@
 Measured is CPU time of this process (`time.process_time`) per chunk, over a backend that hands out ready events, in
 turns within each round; the figure of a wrapper is the median over the rounds of the difference to the backend alone.
 The hedged request is measured twice: where the first request wins, and where the second does, whose events are queued.
+Fallback is too: around events that keep the deadlines by themselves, as those of `local` and `http` do, and around
+others, for each of which it sets a cancel scope.
 """
 
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
 import os
 import platform
@@ -29,18 +32,55 @@ from llama4sdk.request import Deadlines, Request
 from llama4sdk.routing import Balanced, Fallback, Hedged, Limited
 
 
+class ReadyEvents(AsyncIterator[Event]):
+    """Ready events, with a switch to another task at each, as behind a socket.
+
+    Args:
+        request: The request.
+        chunks: Text events.
+        wait: Seconds before the first.
+    """
+
+    def __init__(self, request: Request, chunks: int, wait: float) -> None:
+        self._wait = wait
+        self._events = itertools.chain(
+            [Started(request.request_id, "ready", "ready")],
+            itertools.repeat(TextDelta("word "), chunks),
+            [Done("stop", Usage(1, chunks))],
+        )
+
+    async def __anext__(self) -> Event:
+        if self._wait:
+            await anyio.sleep(self._wait)
+            self._wait = 0.0
+        await anyio.lowlevel.checkpoint()
+        for event in self._events:
+            return event
+        raise StopAsyncIteration
+
+
+class TimedEvents(ReadyEvents):
+    """The same, of a backend that keeps the deadlines by itself."""
+
+    def __init__(self, request: Request, chunks: int, wait: float) -> None:
+        super().__init__(request, chunks, wait)
+        self.kept_deadlines = request.deadlines
+
+
 class Ready:
-    """A backend that hands out ready events, with a switch to another task at each, as behind a socket.
+    """A backend that hands out ready events.
 
     Args:
         chunks: Text events of each answer.
         wait: Seconds before the first.
+        events: Their class.
     """
 
-    def __init__(self, chunks: int, wait: float = 0.0) -> None:
+    def __init__(self, chunks: int, wait: float = 0.0, events: type[ReadyEvents] = TimedEvents) -> None:
         self.capabilities = Capabilities("ready", "ready", continues="everything")
         self._chunks = chunks
         self._wait = wait
+        self._events = events
 
     async def start(self) -> None:
         """Nothing is to be started."""
@@ -50,16 +90,7 @@ class Ready:
 
     @asynccontextmanager
     async def open(self, request: Request) -> AsyncGenerator[AsyncIterator[Event]]:
-        yield self._events(request)
-
-    async def _events(self, request: Request) -> AsyncGenerator[Event]:
-        yield Started(request.request_id, "ready", "ready")
-        await anyio.sleep(self._wait)
-        delta = TextDelta("word ")
-        for _ in range(self._chunks):
-            await anyio.lowlevel.checkpoint()
-            yield delta
-        yield Done("stop", Usage(1, self._chunks))
+        yield self._events(request, self._chunks, self._wait)
 
 
 def runners(chunks: int) -> dict[str, Callable[[], Backend]]:
@@ -67,6 +98,7 @@ def runners(chunks: int) -> dict[str, Callable[[], Backend]]:
     return {
         "alone": lambda: Ready(chunks),
         "fallback": lambda: Fallback(Ready(chunks), Ready(chunks)),
+        "fallback, timed by it": lambda: Fallback(Ready(chunks, events=ReadyEvents), Ready(chunks)),
         "balanced": lambda: Balanced(Ready(chunks), Ready(chunks)),
         "limited": lambda: Limited(Ready(chunks), 60_000, concurrency=8),
         "hedged, first wins": lambda: Hedged(Ready(chunks), Ready(chunks), after=1.0),

@@ -62,6 +62,7 @@ class Exchange(AsyncIterator[Event]):
         begun = anyio.current_time()
         self._ahead = begun - time.monotonic()  # of the event loop's clock, which is slow to read for every chunk
         self._clock = Clock(request.deadlines, begun)
+        self.kept_deadlines = request.deadlines
         self._timer = LazyTimer()
         self._ready: deque[Event] = deque()
         self._failure: LlamaError | None = None

@@ -120,6 +120,16 @@ class Backend(Answers, Protocol):
 
 
 @runtime_checkable
+class KeepsDeadlines(Protocol):
+    """Events of a request that keep its deadlines; optional. Once they answer, wrappers set no timers around them."""
+
+    @property
+    def kept_deadlines(self) -> Deadlines:
+        """The deadlines that they keep."""
+        ...
+
+
+@runtime_checkable
 class Metered(Protocol):
     """A request's block that tells at any time how many tokens the request took; optional."""
 
@@ -288,6 +298,7 @@ class keep_deadlines(AsyncIterator[Event]):  # noqa: N801 - reads as the verb it
         self._held = loading()
         self._names = (backend, request_id)
         self._clock = Clock(deadlines, anyio.current_time())
+        self.kept_deadlines = deadlines
         self._over = False
 
     def __aiter__(self) -> keep_deadlines:

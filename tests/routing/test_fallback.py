@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import AsyncGenerator, AsyncIterator
+from contextlib import asynccontextmanager
 from dataclasses import replace
 from typing import Any
 
@@ -34,6 +36,7 @@ from llama4sdk import (
     Unreachable,
 )
 from llama4sdk.backend import Backend
+from llama4sdk.events import Event
 from llama4sdk.messages import conversation
 from llama4sdk.routing import Breaker, Fallback
 from llama4sdk.testing import ScriptedBackend
@@ -227,6 +230,23 @@ async def test_a_backend_that_keeps_no_deadlines_is_left_all_the_same() -> None:
     request = Request(conversation("?"), deadlines=Deadlines(idle=0.05))
     assert text_of(await events_of(Fallback(deaf, ScriptedBackend("one two")), request)) == "one two"
     assert deaf.running == 0
+
+
+async def test_events_that_keep_the_deadlines_by_themselves_have_no_second_timer_once_they_answer() -> None:
+    class Own(ScriptedBackend):
+        @asynccontextmanager
+        async def open(self, request: Request) -> AsyncGenerator[AsyncIterator[Event]]:
+            async with super().open(replace(request, deadlines=Deadlines(None, None, None, None))) as events:
+                vars(events)["kept_deadlines"] = request.deadlines  # a promise that is not kept, so that it can be seen
+                yield events
+
+    late = ["one", 0.06, " two"]
+    idle, first = Deadlines(idle=0.03), Deadlines(first_token=0.03)
+    other = ScriptedBackend(*["one two"] * 2)
+    assert text_of(await events_of(Fallback(Own(late), other), Request(conversation("?"), deadlines=idle))) == "one two"
+    assert not other.requests
+    await events_of(Fallback(Own([0.06, *late]), other), Request(conversation("?"), deadlines=first))
+    assert len(other.requests) == 1
 
 
 async def test_a_backend_that_failed_again_and_again_rests_and_is_then_tried_by_one_request() -> None:

@@ -91,6 +91,14 @@ async def test_malformed_json_is_400() -> None:
             assert error_of(response)["type"] == "invalid_request_error"
 
 
+TOOL = {"type": "function", "function": {"name": "f", "parameters": {"type": "object", "properties": {}}}}
+
+
+def allowing(*names: str, mode: str = "auto") -> dict[str, Any]:
+    tools = [{"type": "function", "function": {"name": name}} for name in names]
+    return {"type": "allowed_tools", "allowed_tools": {"mode": mode, "tools": tools}}
+
+
 WRONG_FIELDS: list[tuple[dict[str, Any], str | None, str | None]] = [
     ({"temprature": 1}, "temprature", "unknown_parameter"),
     ({"guided_json": {}}, "guided_json", "unknown_parameter"),
@@ -149,6 +157,12 @@ WRONG_FIELDS: list[tuple[dict[str, Any], str | None, str | None]] = [
     ({"structured_outputs": {"regex": "a"}}, "structured_outputs", "invalid_value"),
     ({"modalities": ["audio"]}, "modalities", "invalid_value"),
     ({"continue_final_message": True}, "messages", None),
+    ({"functions": []}, "functions", "unsupported_parameter"),
+    ({"function_call": "auto"}, "function_call", "unsupported_parameter"),
+    ({"audio": {"voice": "alloy"}}, "audio", "unsupported_parameter"),
+    ({"tools": [TOOL], "tool_choice": {"type": "custom", "name": "f"}}, "tool_choice", "invalid_value"),
+    ({"tools": [TOOL], "tool_choice": allowing("g")}, "tool_choice", "invalid_value"),
+    ({"tools": [TOOL], "tool_choice": allowing("f") | {"allowed_tools": {}}}, "tool_choice", "invalid_value"),
 ]
 
 
@@ -161,6 +175,29 @@ async def test_a_wrong_field_is_named() -> None:
             error = error_of(response)
             assert (error["param"], error["code"], error["type"]) == (param, code, "invalid_request_error"), change
     assert not script.requests
+
+
+# Fields that clients send without meaning anything by them, or in a second form.
+TAKEN: list[tuple[dict[str, Any], str]] = [
+    (dict.fromkeys(("audio", "prediction", "functions", "function_call", "web_search_options", "stop")), "auto"),
+    ({"logprobs": False, "top_logprobs": 0}, "auto"),
+    ({"tools": [], "tool_choice": "auto"}, "auto"),
+    ({"tools": [TOOL], "tool_choice": {"type": "function", "name": "f"}}, "f"),
+    ({"tools": [TOOL, TOOL | {"function": {"name": "g"}}], "tool_choice": allowing("f")}, "auto"),
+    ({"tools": [TOOL, TOOL | {"function": {"name": "g"}}], "tool_choice": allowing("f", mode="required")}, "required"),
+]
+
+
+async def test_what_clients_send_without_a_meaning_is_taken_and_a_slash_at_the_end_of_a_path() -> None:
+    script = ScriptedBackend("Hi")
+    async with serving(script) as client:
+        for change, choice in TAKEN:
+            assert (await client.post(CHAT, json=asking() | change)).status_code == 200, change
+            assert script.requests[-1].tool_choice == choice
+            assert [tool.name for tool in script.requests[-1].tools] in ([], ["f"])
+        assert (await client.post(f"{CHAT}/", json=asking())).status_code == 200
+        assert (await client.get("/v1/models/")).json()["object"] == "list"
+        assert error_of(await client.get("/health/"))["code"] == "unknown_url"
 
 
 async def test_an_unknown_model_path_and_method_are_named() -> None:

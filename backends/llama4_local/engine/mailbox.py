@@ -11,10 +11,9 @@ import sys
 from collections import deque
 from typing import TYPE_CHECKING, cast
 
-import anyio
-
 from llama4sdk.errors import LlamaError
 from llama4sdk.events import Event
+from llama4sdk.wakeup import Wakeup
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -77,7 +76,7 @@ class Mailbox:
         self._sent = 0  # written by the engine's thread only
         self._taken = 0  # written by the loop only
         self._events: deque[MailboxEvent] = deque()
-        self._arrival: anyio.Event | None = None
+        self._arrival = Wakeup()
 
     def lags(self, *, lagged: bool) -> bool:
         """Whether the reader is so far behind that the request waits; a waiting one waits until half is read."""
@@ -91,13 +90,11 @@ class Mailbox:
     def deliver(self, events: Sequence[MailboxEvent]) -> None:
         """Add events; on the loop only."""
         self._events.extend(events)
-        if self._arrival is not None:
-            self._arrival.set()
+        self._arrival.wake()
 
     async def take(self) -> MailboxEvent:
         """Wait for the next event; on the loop only, one reader at a time."""
         while not self._events:
-            self._arrival = anyio.Event()
             await self._arrival.wait()
         event = self._events.popleft()
         self._taken += 1

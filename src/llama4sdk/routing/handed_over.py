@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import deque
 from typing import TYPE_CHECKING
 
-import anyio
+from llama4sdk.wakeup import Wakeup
 
 if TYPE_CHECKING:
     from llama4sdk.events import Event
@@ -20,21 +20,20 @@ class HandedOver:
         self._events: deque[Event] = deque()
         self._error: BaseException | None = None
         self._ended = False
-        self._arrived: anyio.Event | None = None
-        self._taken: anyio.Event | None = None
+        self._arrived = Wakeup()
+        self._taken = Wakeup()
 
     async def put(self, event: Event) -> None:
         """Add an event; waits while the reader is behind."""
         self._events.append(event)
-        self._wake()
+        self._arrived.wake()
         while len(self._events) >= _ROOM:
-            self._taken = anyio.Event()
             await self._taken.wait()
 
     def end(self, error: BaseException | None = None) -> None:
         """End the events, with an error for their reader or without one."""
         self._ended, self._error = True, error
-        self._wake()
+        self._arrived.wake()
 
     async def take(self) -> Event:
         """Return the next event.
@@ -47,15 +46,8 @@ class HandedOver:
                 raise self._error
             if self._ended:
                 raise StopAsyncIteration
-            self._arrived = anyio.Event()
             await self._arrived.wait()
         event = self._events.popleft()
-        if self._taken is not None and len(self._events) < _ROOM:
-            self._taken.set()
-            self._taken = None
+        if len(self._events) == _ROOM - 1:
+            self._taken.wake()
         return event
-
-    def _wake(self) -> None:
-        if self._arrived is not None:
-            self._arrived.set()
-            self._arrived = None

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import anyio
 
-from llama4sdk.backend import Metered
+from llama4sdk.backend import KeepsDeadlines, Metered
 from llama4sdk.deadline_clock import Clock
 from llama4sdk.errors import InvalidRequest, LlamaError, Overloaded, StreamInterrupted
 from llama4sdk.events import (
@@ -61,6 +61,7 @@ class Routed(AsyncIterator[Event]):
         self._member: Member | None = None  # that runs the request now
         self._block: AbstractAsyncContextManager[AsyncIterator[Event]] | None = None
         self._events: AsyncIterator[Event] | None = None
+        self._timed: AsyncIterator[Event] | None = None  # the same once they answer, where they keep the deadlines
         self._tried: set[Member] = set()
         self._failures: list[LlamaError] = []
         self._switched: Switched | None = None  # to be shown once the next backend has started
@@ -68,6 +69,7 @@ class Routed(AsyncIterator[Event]):
         self._probes = False  # whether the try decides on the rest of its backend
         self._progress = 0  # how much had been shown when the try began
         self._era = 0  # of the backend's failures, when the try began
+        self._deadlines = request.deadlines  # of this try
         self._clock: Clock
         self._timer: LazyTimer
 
@@ -102,35 +104,36 @@ class Routed(AsyncIterator[Event]):
                 raise StopAsyncIteration
             if self._block is None and not await self._chosen():
                 continue
-            phase, until = self._clock.limit(self._timer.now())
-            failure: Exception | None = None
-            with self._timer.scope(until) as scope:
-                try:
-                    event = await self._next()
-                    if isinstance(event, TextDelta):
-                        self._texts.append(event.text)
-                        if not self._clock.answering:
-                            self._answers()
-                        return event
-                    self._take(event)
-                    continue
-                except Exception as error:  # noqa: BLE001 - a backend that fails in its own way is one that failed
-                    failure = error
-                finally:
-                    self._timer.waited()
-            if scope.cancelled_caught or failure is None:
-                failure = Clock(self._request.deadlines, 0).exceeded(phase)
-            await self._failed(failure)
+            try:
+                event = await (self._next_in_time() if self._timed is None else self._timed.__anext__())
+                if isinstance(event, TextDelta):
+                    self._texts.append(event.text)
+                    if not self._clock.answering:
+                        self._answers()
+                    return event
+                self._take(event)
+            except StopAsyncIteration:
+                await self._failed(StreamInterrupted("The backend ended its events before the answer was complete."))
+            except Exception as error:  # noqa: BLE001 - a backend that fails in its own way is one that failed
+                await self._failed(error)
 
-    async def _next(self) -> Event:
-        if self._events is None:
-            if self._block is None:
-                raise StreamInterrupted("The request was left.")
-            self._events = await self._block.__aenter__()
-        try:
-            return await self._events.__anext__()
-        except StopAsyncIteration:
-            raise StreamInterrupted("The backend ended its events before the answer was complete.") from None
+    async def _next_in_time(self) -> Event:
+        """Return the next event of a backend that has not answered yet, or that may not keep the deadlines.
+
+        Raises:
+            DeadlineExceeded: It took too long.
+        """
+        phase, until = self._clock.limit(self._timer.now())
+        with self._timer.scope(until):
+            try:
+                if self._events is None:
+                    if self._block is None:
+                        raise StreamInterrupted("The request was left.")
+                    self._events = await self._block.__aenter__()
+                return await self._events.__anext__()
+            finally:
+                self._timer.waited()
+        raise Clock(self._request.deadlines, 0).exceeded(phase)
 
     def _take(self, event: Event) -> None:
         """Put an event of the backend that runs now in line, as its reader shall see it."""
@@ -164,6 +167,9 @@ class Routed(AsyncIterator[Event]):
     def _answers(self) -> None:
         """Take note that the backend's own first event has come."""
         self._clock.answering = True
+        events = self._events
+        if isinstance(events, KeepsDeadlines) and events.kept_deadlines == self._deadlines:
+            self._timed = events
         if self._member is not None:
             self._router.answered(self._request, self._member)
 
@@ -203,6 +209,7 @@ class Routed(AsyncIterator[Event]):
         if member is None:
             raise self._given_up(request)
         request = replace(request, deadlines=self._deadlines_left())
+        self._deadlines = request.deadlines
         self._clock = Clock(request.deadlines, self._timer.now())
         self._progress = len(self._texts)
         self._tried.add(member)
@@ -285,7 +292,7 @@ class Routed(AsyncIterator[Event]):
     async def _leave(self) -> None:
         """Leave the block of the backend that runs the request now, whatever comes of it."""
         block, entered = self._block, self._events is not None
-        member, self._member, self._block, self._events = self._member, None, None, None
+        member, self._member, self._block, self._events, self._timed = self._member, None, None, None, None
         if member is not None:
             member.release()
             if self._probes:

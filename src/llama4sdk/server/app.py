@@ -55,6 +55,7 @@ def create_app(llama: Llama4, **options: Unpack[ServerKeywords]) -> Starlette:
         exception_handlers={ApiError: on_api_error, HTTPException: _on_http_error, Exception: _on_any_error},
         lifespan=lambda _: _life(llama),
     )
+    app.router.redirect_slashes = False
     app.state.serving = serving
     return app
 
@@ -77,8 +78,13 @@ def _routes(serving: Serving) -> Sequence[BaseRoute]:
         DetokenizeEndpoint(serving, "/detokenize"),
     )
     return (
-        *(Route(endpoint.path, endpoint, methods=list(endpoint.methods)) for endpoint in endpoints),
-        Route("/v1/models", reports.models),
+        # With a slash at the end too: a redirect, which Starlette has for it, names the address that Host gives.
+        *(
+            Route(endpoint.path + slash, endpoint, methods=list(endpoint.methods))
+            for endpoint in endpoints
+            for slash in ("", "/")
+        ),
+        *(Route("/v1/models" + slash, reports.models) for slash in ("", "/")),
         Route("/v1/models/{model:path}", reports.model),
         Route("/health", reports.health),
         Route("/ready", reports.ready),

@@ -19,6 +19,13 @@ if TYPE_CHECKING:
     from llama4sdk.messages import Message
     from llama4sdk.server.options import ServerOptions
 
+_NOT_HERE: Mapping[str, str] = {
+    "audio": "this server answers in text only",
+    "prediction": "this server takes no predicted answers; leave it out",
+    "web_search_options": "this server searches nothing; declare a tool that does",
+    "functions": "it is deprecated; send tools",
+    "function_call": "it is deprecated; send tool_choice",
+}
 _ANY_OBJECT: Mapping[str, Any] = {"type": "object"}
 
 
@@ -40,6 +47,12 @@ class ChatBody(SamplingFields):
     add_generation_prompt: bool | None = None
     continue_final_message: bool | None = None
     include_reasoning: bool | None = None
+    # Of OpenAI's API, without a meaning here; null is what clients send for a field that they do not use.
+    audio: Any = None
+    prediction: Any = None
+    web_search_options: Any = None
+    functions: Any = None
+    function_call: Any = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,12 +93,12 @@ def chat_call(body: ChatBody, options: ServerOptions) -> ChatCall:
     output, choices = _output(body)
     logprobs = (body.top_logprobs or 0) if body.logprobs else None
     limit = body.max_completion_tokens if body.max_completion_tokens is not None else body.max_tokens
-    tools = _tools(body)
+    tools, tool_choice = _tools(body)
     requests = tuple(
         Request(
             tuple(messages),
             tools,
-            _tool_choice(body),
+            tool_choice,
             output,
             body.sampling(max_tokens=limit, logprobs=logprobs, choice=choice),
             options.deadlines,
@@ -114,7 +127,10 @@ def _beginning(messages: Sequence[Message]) -> tuple[Sequence[Message], str]:
 def _check(body: ChatBody, options: ServerOptions) -> None:
     if body.choices > options.max_choices:
         raise refused(f"Invalid value for 'n': at most {options.max_choices}.", "n", "invalid_value")
-    if body.top_logprobs is not None and not body.logprobs:
+    for name, reason in _NOT_HERE.items():
+        if getattr(body, name) is not None:
+            raise refused(f"Unsupported parameter: '{name}': {reason}.", name, "unsupported_parameter")
+    if body.top_logprobs and not body.logprobs:
         raise refused("top_logprobs needs logprobs to be true.", "top_logprobs", "invalid_value")
     if body.add_generation_prompt is False and not body.continue_final_message:
         raise refused("add_generation_prompt=false goes with continue_final_message=true.", "add_generation_prompt")
@@ -122,29 +138,38 @@ def _check(body: ChatBody, options: ServerOptions) -> None:
         raise refused("This server answers in text only.", "modalities", "invalid_value")
 
 
-def _tools(body: ChatBody) -> tuple[ToolSpec, ...]:
+def _tools(body: ChatBody) -> tuple[tuple[ToolSpec, ...], ToolChoice]:
+    """Return the tools, those that a choice allows, and the choice among them."""
     try:
-        return specs_of(body.tools or ())
+        tools = specs_of(body.tools or ())
     except InvalidRequest as error:
         raise refused(str(error), "tools", "invalid_value") from None
+    match body.tool_choice:
+        case None:
+            return tools, "auto"
+        case "auto" | "none" | "required" as choice:
+            return tools, choice
+        case {"type": "allowed_tools", "allowed_tools": {"mode": "auto" | "required" as mode, "tools": [*allowed]}}:
+            names = {_function_name(tool) for tool in allowed}
+            if names <= {tool.name for tool in tools}:
+                return tuple(tool for tool in tools if tool.name in names), mode
+            raise refused("Each of the allowed tools is one of 'tools'.", "tool_choice", "invalid_value")
+        case choice:
+            return tools, _function_name(choice)
 
 
-def _tool_choice(body: ChatBody) -> ToolChoice:
-    choice = body.tool_choice
-    if choice is None:
-        return "auto"
-    if choice in ("auto", "none", "required"):
-        return cast("ToolChoice", choice)
-    function = choice.get("function") if isinstance(choice, dict) else None
-    name = cast("Mapping[str, object]", function).get("name") if isinstance(function, dict) else None
-    if not isinstance(name, str):
-        raise refused(
-            "tool_choice is none, auto, required, or names a function: "
-            '{"type": "function", "function": {"name": "…"}}.',
-            "tool_choice",
-            "invalid_value",
-        )
-    return name
+def _function_name(choice: object) -> str:
+    """Return the name of a function that a tool_choice stands for, in the form of either of OpenAI's APIs."""
+    match choice:
+        case {"function": {"name": str(name)}} | {"type": "function", "name": str(name)}:
+            return name
+        case _:
+            raise refused(
+                "tool_choice is none, auto, required, names a function, or allows some: "
+                '{"type": "function", "function": {"name": "…"}}.',
+                "tool_choice",
+                "invalid_value",
+            )
 
 
 def _output(body: ChatBody) -> tuple[OutputSpec | None, tuple[str, ...]]:
