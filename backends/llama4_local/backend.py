@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable
     from contextlib import AbstractAsyncContextManager
 
-    from llama4_local.config.formats import CacheType, DType, Speculation, WeightFormat
+    from llama4_local.config.formats import CacheType, DType, HeadType, Speculation, WeightFormat
     from llama4_local.engine.engine import Engine
     from llama4_local.engine.load import EngineLoad
     from llama4_local.engine.mailbox import Outbox
@@ -74,6 +74,8 @@ class LocalBackend:
             `fp8` keeps them in e4m3, a byte each: half the memory for a token against bf16, so twice the tokens.
             Each is rounded to three bits behind its first, by 6% at most, and cut off at ±448; answers differ
             a little, see `docs/quantization.md`. On a CPU it takes time besides.
+        head_dtype: `fp8` to pack the output head too, whatever the layers' matrices are in: half its bytes in a step
+            for one answer. It is packed at every start. Not with `tensor_parallel`.
         memory: Bytes for weights, cache and work together, or a string like `16GB`; by default what is free,
             of which on a CPU the cache takes a quarter at most. The cache never takes more than
             `max_sequences` of `context` tokens need. What does not fit is refused by `start`.
@@ -116,6 +118,7 @@ class LocalBackend:
         quantize: WeightFormat | None = None,
         verify: bool = False,
         cache_dtype: CacheType = "auto",
+        head_dtype: HeadType = "auto",
         memory: int | str | None = None,
         context: int | None = None,
         max_sequences: int = 64,
@@ -148,6 +151,7 @@ class LocalBackend:
             quantize=quantize,
             verify=verify,
             cache_dtype=cache_dtype,
+            head_dtype=head_dtype,
             memory=memory,
             context=context,
             max_sequences=max_sequences,

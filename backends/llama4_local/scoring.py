@@ -10,7 +10,7 @@ import numpy as np
 import torch
 
 from llama4_local.checkpoint.loader import load_model
-from llama4_local.config.share import checked_ranks
+from llama4_local.config.share import HEAD_IS_WHOLE, checked_ranks
 from llama4_local.engine.prompt_logits import placeholder_of, prompt_logits
 from llama4_local.model.vision import encode_tiles
 from llama4_local.parallel.starting import load_over_ranks
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
     from torch import Tensor
 
-    from llama4_local.config.formats import CacheType, WeightFormat
+    from llama4_local.config.formats import CacheType, HeadType, WeightFormat
     from llama4_local.model.transformer import Model
 
 
@@ -48,6 +48,7 @@ def score(
     quantize: WeightFormat | None = None,
     cache_dtype: CacheType = "auto",
     tensor_parallel: int = 1,
+    head_dtype: HeadType = "auto",
 ) -> Tensor:
     """Return the scores of the next token at every position of a prompt.
 
@@ -64,6 +65,7 @@ def score(
         quantize: `int4` or `fp8` to pack the layers' matrices; see `LocalBackend`.
         cache_dtype: `fp8` to keep keys and values in e4m3; see `LocalBackend`.
         tensor_parallel: Ranks, on CPUs; see `LocalBackend`.
+        head_dtype: `fp8` to pack the output head; see `LocalBackend`.
 
     Returns:
         [tokens, vocab], fp32.
@@ -76,9 +78,11 @@ def score(
     if checked_ranks(tensor_parallel) > 1:
         if torch.device(device).type != "cpu":
             raise InvalidRequest(f"tensor_parallel={tensor_parallel} runs on CPUs only, not on {device!r}")
+        if head_dtype != "auto":
+            raise InvalidRequest(HEAD_IS_WHOLE)
         model = load_over_ranks(path, tensor_parallel, dtype=dtype, quantize=quantize)
     else:
-        model = load_model(path, device=device, dtype=dtype, quantize=quantize)
+        model = load_model(path, device=device, dtype=dtype, quantize=quantize, head_dtype=head_dtype)
     try:
         return score_with(model, token_ids, pixels=pixels, prefill_chunk=prefill_chunk, cache_dtype=cache_dtype)
     finally:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
@@ -20,11 +21,12 @@ from llama4_local.ops.reference.functions import ReferenceOps
 from llama4_local.ops.reference.measuring import Choice, choose
 from llama4_local.ops.reference.quantized import QuantizedReferenceOps
 from llama4_local.weights.expert_stack import ExpertStack
+from llama4_local.weights.quantize import quantize_fp8
 from llama4_local.weights.schema import matrix_numbers, matrix_shapes
 from llama4sdk.errors import InvalidRequest
 
 if TYPE_CHECKING:
-    from llama4_local.config.formats import WeightFormat
+    from llama4_local.config.formats import HeadType, WeightFormat
     from llama4_local.config.model import ModelConfig
     from llama4_local.weights.quantized import Matrix
     from llama4_local.weights.tree import Weights, WeightTree
@@ -38,6 +40,7 @@ def load_model(
     device: str = "cpu",
     dtype: str = "auto",
     quantize: WeightFormat | None = None,
+    head_dtype: HeadType = "auto",
     keep: bool = True,
     verify: bool = False,
     deterministic: bool = False,
@@ -52,6 +55,7 @@ def load_model(
         dtype: `float32`, `float16`, `bfloat16`, or `auto` for the stored dtype. With quantized matrices it is the
             dtype of the activations.
         quantize: Weight format that the layers' matrices of a plain checkpoint are quantized to; None for none.
+        head_dtype: `fp8` to pack the output head too.
         keep: Whether the quantized form is kept beside the checkpoint for the next start.
         verify: Whether checksums of a kept form are compared at every start.
         deterministic: A row's result is the same bits in any step: on a Hopper GPU, one tile config of each kernel for
@@ -66,11 +70,13 @@ def load_model(
     if dtype != "auto" and dtype not in _DTYPES:
         raise InvalidRequest(f"dtype must be auto, {', '.join(_DTYPES)}, got {dtype!r}")
     config = read_network(folder).config
-    choice = _choice(folder, config, device, _DTYPES.get(dtype), quantize, deterministic=deterministic)
+    packs = quantize is not None or head_dtype != "auto"
+    choice = None if packs or deterministic else _choice(folder, config, device, _DTYPES.get(dtype))
     weights = load_weights(
         folder,
         config,
         quantize=quantize,
+        head_dtype=head_dtype,
         dtype=_DTYPES.get(dtype),
         device=device,
         keep=keep,
@@ -87,6 +93,7 @@ def load_weights(
     config: ModelConfig,
     *,
     quantize: WeightFormat | None = None,
+    head_dtype: HeadType = "auto",
     dtype: torch.dtype | None = None,
     device: str = "cpu",
     keep: bool = True,
@@ -101,6 +108,7 @@ def load_weights(
         folder: In Hugging Face form.
         config: The result of `read_config` for the same folder.
         quantize: Weight format that the layers' matrices of a plain checkpoint are quantized to.
+        head_dtype: `fp8` to pack the output head too.
         dtype: Of the tensors that are not quantized; None for the stored dtype.
         device: Torch device.
         keep: Whether the quantized form is kept.
@@ -116,22 +124,29 @@ def load_weights(
     stacked = select_ops(device, dtype=dtype, head_dim=config.text.head_dim).prepared_weights
     if is_quantized(stored):
         check_kind(quantize, int4=holds_int4(stored))
-        return load_fp8(folder, config, dtype=dtype, device=device, stacked=stacked, progress=progress)
-    if quantize is None:
-        return load_checkpoint(
+        weights = load_fp8(folder, config, dtype=dtype, device=device, stacked=stacked, progress=progress)
+    elif quantize is None:
+        weights = load_checkpoint(
             folder, config, dtype=dtype, device=device, stacked=stacked, choice=choice, progress=progress
         )
-    return load_quantizing(
-        folder,
-        config,
-        quantize,
-        dtype=dtype,
-        device=device,
-        keep=keep,
-        verify=verify,
-        progress=progress,
-        packing=packing,
-    )
+    else:
+        weights = load_quantizing(
+            folder,
+            config,
+            quantize,
+            dtype=dtype,
+            device=device,
+            keep=keep,
+            verify=verify,
+            progress=progress,
+            packing=packing,
+        )
+    return weights if head_dtype == "auto" else with_fp8_head(weights)
+
+
+def with_fp8_head(weights: WeightTree[Matrix]) -> WeightTree[Matrix]:
+    """Return the same network with its output head packed into FP8."""
+    return replace(weights, head=quantize_fp8(weights.head)) if isinstance(weights.head, Tensor) else weights
 
 
 def model_of(
@@ -156,20 +171,11 @@ def model_of(
     return Model.create(config, cast("Weights", weights), ops)
 
 
-def _choice(
-    folder: str | Path,
-    config: ModelConfig,
-    device: str,
-    dtype: torch.dtype | None,
-    quantize: WeightFormat | None,
-    *,
-    deterministic: bool,
-) -> Choice | None:
+def _choice(folder: str | Path, config: ModelConfig, device: str, dtype: torch.dtype | None) -> Choice | None:
     """Time the products of a plain network on a CPU; None where nothing is to be chosen."""
     stored, text = network_tensors(folder, config), config.text
     dtype = dtype or stored_dtype(stored)
-    plain = quantize is None and not is_quantized(stored)
-    if torch.device(device).type != "cpu" or deterministic or not plain:
+    if torch.device(device).type != "cpu" or is_quantized(stored):
         return None
     if select_ops(device, dtype=dtype, head_dim=text.head_dim).prepared_weights:
         return None

@@ -10,6 +10,7 @@ from llama4sdk.errors import InvalidRequest
 WeightFormat = Literal["int4", "fp8"]
 DType = Literal["auto", "float32", "bfloat16", "float16"]
 CacheType = Literal["auto", "fp8"]
+HeadType = Literal["auto", "fp8"]
 Speculation = Literal["prompt_lookup"]
 MatrixFormat = Literal["plain", "int4", "fp8"]
 
@@ -73,21 +74,27 @@ def matrix_bytes(weight_format: MatrixFormat, outputs: int, inputs: int, itemsiz
 class Storage:
     """The weight format of each kind of matrix.
 
-    Router, norms, embedding, head and image encoder are always plain.
+    Router, norms, embedding and image encoder are always plain.
 
     Args:
         attention: Projections of attention.
         feed_forward: Experts and dense feed-forwards.
         itemsize: Bytes of a plain number.
+        head: The output head.
     """
 
     attention: MatrixFormat
     feed_forward: MatrixFormat
     itemsize: int = 2
+    head: MatrixFormat = "plain"
 
     def attention_bytes(self, outputs: int, inputs: int) -> int:
         """Return the bytes of a projection of attention, [outputs, inputs]."""
         return matrix_bytes(self.attention, outputs, inputs, self.itemsize)
+
+    def head_bytes(self, outputs: int, inputs: int) -> int:
+        """Return the bytes of the output head, [outputs, inputs]."""
+        return matrix_bytes(self.head, outputs, inputs, self.itemsize)
 
     def feed_forward_bytes(self, outputs: int, inputs: int) -> int:
         """Return the bytes of a feed-forward's matrix, [outputs, inputs]."""

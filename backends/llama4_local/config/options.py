@@ -11,11 +11,12 @@ from llama4_local.config.formats import (
     SPECULATING_STREAMS,
     CacheType,
     DType,
+    HeadType,
     Speculation,
     WeightFormat,
     usual_step_tokens,
 )
-from llama4_local.config.share import checked_ranks
+from llama4_local.config.share import HEAD_IS_WHOLE, checked_ranks
 from llama4sdk.checks import shown
 from llama4sdk.errors import InvalidRequest
 from llama4sdk.image_limits import DEFAULT_LIMITS, ImageLimits
@@ -37,6 +38,7 @@ class Options:
     quantize: WeightFormat | None = None
     verify: bool = False
     cache_dtype: CacheType = "auto"
+    head_dtype: HeadType = "auto"
     memory: int | str | None = None
     context: int | None = None
     max_sequences: int = 64
@@ -71,6 +73,8 @@ class Options:
             )
         if self.deterministic and self.tensor_parallel > 1:
             raise InvalidRequest("deterministic=True holds in one process: leave it or tensor_parallel= out.")
+        if self.head_dtype != "auto" and self.tensor_parallel > 1:
+            raise InvalidRequest(HEAD_IS_WHOLE)
         if not isinstance(self.image_limits, ImageLimits):
             raise InvalidRequest(f"image_limits is an ImageLimits, not {type(self.image_limits).__name__}.")
         if not isinstance(self.device, str):
@@ -81,7 +85,7 @@ class Options:
             value = getattr(self, name)
             if value is not None and not _is_one_of(value, choices):
                 raise InvalidRequest(f"{name} is one of {', '.join(get_args(choices))}, or None; got {shown(value)}.")
-        for name, choices in (("dtype", DType), ("cache_dtype", CacheType)):
+        for name, choices in (("dtype", DType), ("cache_dtype", CacheType), ("head_dtype", HeadType)):
             if not _is_one_of(getattr(self, name), choices):
                 raise InvalidRequest(
                     f"{name} is one of {', '.join(get_args(choices))}; got {shown(getattr(self, name))}."

@@ -33,6 +33,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             memory=options.memory,
             quantize=options.quantize,
             cache_dtype=options.cache_dtype,
+            head_dtype=options.head_dtype,
             context=options.context,
             sequences=options.sequences,
             dtype=options.dtype,
@@ -93,6 +94,9 @@ def _parser() -> argparse.ArgumentParser:
         choices=("auto", "bf16", "fp16", "fp32", "fp8"),
         default="auto",
         help="type of cache",
+    )
+    parser.add_argument(
+        "--head", dest="head_dtype", choices=("auto", "fp8"), default="auto", help="type of output head"
     )
     parser.add_argument("--context", help="tokens of each sequence: 8192, 128K (128,000), 1M, 1Mi (1,048,576)")
     parser.add_argument("--sequences", type=int, default=1, help="sequences at once; default: 1")

@@ -34,6 +34,7 @@ def check_fits(
     changes: Collection[str] = ("context", "memory"),
     tensors: Mapping[str, StoredTensor] | None = None,
     ranks: int = 1,
+    head_dtype: str = "auto",
 ) -> Plan:
     """Refuse a model that cannot run in the memory there is, before any of it is loaded.
 
@@ -53,6 +54,7 @@ def check_fits(
         changes: What the caller can change, for the advice; see `advice.CHANGES`.
         tensors: Those of a checkpoint that is in FP8, and is loaded as it is.
         ranks: Number of ranks, which share the memory equally.
+        head_dtype: `fp8` where the head is packed.
 
     Returns:
         The plan of one rank; its `cache_room` is what the rank's cache may take.
@@ -71,6 +73,7 @@ def check_fits(
         reference=machine.reference,
         tensors=tensors,
         ranks=ranks,
+        head_dtype=head_dtype,
     )
     memory //= ranks
     tokens = context or min(config.text.max_positions, config.text.chunk or usual_context(config))

@@ -65,7 +65,7 @@ def weight_bytes(config: ModelConfig, storage: Storage, share: Share = WHOLE) ->
         dense=(text.layers - mixtures) * dense,
         routers=(norms + mixtures * text.experts * text.hidden_size) * item,
         embedding=text.vocab_size * text.hidden_size * item,
-        head=(last - first) * text.hidden_size * item,
+        head=storage.head_bytes(last - first, text.hidden_size),
         vision=_vision(config.vision, text.hidden_size) * item if config.vision and share.rank == 0 else 0,
     )
 

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     import os
     from collections.abc import Collection
 
-    from llama4_local.config.formats import DType, WeightFormat
+    from llama4_local.config.formats import DType, HeadType, WeightFormat
     from llama4_local.config.model import ModelConfig
     from llama4_local.planning.cache import CacheBytes
     from llama4_local.planning.machines import Machine
@@ -160,6 +160,7 @@ def plan(
     bandwidth: float | str | None = None,
     step_tokens: int | None = None,
     tensor_parallel: int | None = None,
+    head_dtype: HeadType = "auto",
 ) -> Plan:
     """Work out what a model takes, whether it fits, and how fast it can be at best; nothing is loaded.
 
@@ -178,6 +179,7 @@ def plan(
         step_tokens: Most tokens in a step; by default what the engine takes there.
         tensor_parallel: Ranks that divide the network, each on a machine of its own; by default as many as `memory`
             names.
+        head_dtype: `fp8` where the head is packed, too.
 
     Raises:
         CheckpointError: A config that describes no Llama 4.
@@ -197,6 +199,7 @@ def plan(
         reference=place.reference,
         tensors=stored_tensors(model) if config.stored != "plain" else None,
         ranks=ranks,
+        head_dtype=head_dtype,
     )
     return make_plan(
         name,

@@ -5,8 +5,17 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Literal, get_args
 
-from llama4_local.config.formats import CACHE_BYTES, CACHE_OF_DTYPE, DTYPE_BYTES, DType, Storage, WeightFormat
-from llama4_local.config.share import INT4_IS_WHOLE, WHOLE, Share, check_split
+from llama4_local.config.formats import (
+    CACHE_BYTES,
+    CACHE_OF_DTYPE,
+    DTYPE_BYTES,
+    DType,
+    HeadType,
+    MatrixFormat,
+    Storage,
+    WeightFormat,
+)
+from llama4_local.config.share import HEAD_IS_WHOLE, INT4_IS_WHOLE, WHOLE, Share, check_split
 from llama4_local.planning.cache import CacheBytes, plan_cache, step_cache_bytes
 from llama4_local.planning.network import WeightBytes, touched_bytes, weight_bytes
 from llama4_local.planning.stored import stored_weight_bytes
@@ -21,6 +30,7 @@ if TYPE_CHECKING:
 
 CacheFormat = Literal["auto", "bf16", "fp16", "fp32", "fp8"]
 
+_HEADS: dict[HeadType, MatrixFormat] = {"auto": "plain", "fp8": "fp8"}
 _FARTHEST = 2**40  # tokens or sequences; what memory holds is always less
 
 
@@ -37,6 +47,7 @@ class Sizing:
         reference: Whether the reference functions run.
         stored: Bytes of the weights, where a checkpoint has formats of its own in which it is loaded.
         share: Rank 0 of those that run it.
+        head_dtype: `fp8` where the head is packed.
     """
 
     config: ModelConfig
@@ -47,6 +58,7 @@ class Sizing:
     reference: bool
     stored: WeightBytes | None = None
     share: Share = WHOLE
+    head_dtype: HeadType = "auto"
 
     @classmethod
     def of(
@@ -60,6 +72,7 @@ class Sizing:
         reference: bool,
         tensors: Mapping[str, StoredTensor] | None = None,
         ranks: int = 1,
+        head_dtype: str = "auto",
     ) -> Sizing:
         """Check the names and fill in what `auto` means.
 
@@ -72,6 +85,7 @@ class Sizing:
             reference: Whether the reference functions run.
             tensors: Those of a checkpoint that holds matrices in FP8, where its files are there.
             ranks: Number of ranks that run it.
+            head_dtype: `fp8` where the head is packed.
 
         Raises:
             InvalidRequest: No such format or type, int4 of what is in FP8, or ranks that do not divide the network.
@@ -83,27 +97,31 @@ class Sizing:
         _check("cache_dtype", cache_dtype, get_args(CacheFormat))
         if quantize is not None:
             _check("quantize", quantize, get_args(WeightFormat))
+        _check("head_dtype", head_dtype, get_args(HeadType))
+        head: HeadType = "fp8" if head_dtype == "fp8" else "auto"
+        if head == "fp8" and ranks > 1:
+            raise InvalidRequest(HEAD_IS_WHOLE)
         packing: WeightFormat | None = "int4" if quantize == "int4" else "fp8" if quantize == "fp8" else None
         share = Share(0, ranks)
         check_split(config, ranks, quantize=packing)
         if tensors is None and config.stored == "plain":
-            return cls(config, packing, dtype, cache_dtype, step_tokens, reference, share=share)
+            return cls(config, packing, dtype, cache_dtype, step_tokens, reference, share=share, head_dtype=head)
         if packing not in (None, config.stored):
             held = "int4" if config.stored == "int4" else "FP8"
             raise InvalidRequest(f"This checkpoint is in {held} already, and is loaded as it is; leave quantize= out.")
         if config.stored == "int4" and ranks > 1:
             raise InvalidRequest(INT4_IS_WHOLE)
         stored = stored_weight_bytes(tensors, DTYPE_BYTES[dtype], share) if tensors else None
-        return cls(config, None, dtype, cache_dtype, step_tokens, reference, stored, share)
+        return cls(config, None, dtype, cache_dtype, step_tokens, reference, stored, share, head)
 
     @property
     def storage(self) -> Storage:
         """How weights are kept."""
-        kind = self.quantize or "plain"
+        kind, item, head = self.quantize or "plain", DTYPE_BYTES[self.dtype], _HEADS[self.head_dtype]
         # Checkpoints published in FP8 keep attention in bf16.
         if self.config.stored == "int4":
-            return Storage("int4", "int4", DTYPE_BYTES[self.dtype])
-        return Storage(kind, "fp8" if self.config.fp8 else kind, DTYPE_BYTES[self.dtype])
+            return Storage("int4", "int4", item, head)
+        return Storage(kind, "fp8" if self.config.fp8 else kind, item, head)
 
     @property
     def part(self) -> ModelConfig:
@@ -113,7 +131,12 @@ class Sizing:
     @property
     def packed(self) -> bool:
         """Whether any matrices are."""
-        return self.quantize is not None or self.stored is not None or self.config.stored != "plain"
+        return (
+            self.quantize is not None
+            or self.stored is not None
+            or self.config.stored != "plain"
+            or self.head_dtype != "auto"
+        )
 
     @property
     def cache_itemsize(self) -> int:
@@ -122,7 +145,12 @@ class Sizing:
 
     def weights(self) -> WeightBytes:
         """Return the bytes of the weights."""
-        return self.stored or weight_bytes(self.config, self.storage, self.share)
+        text = self.config.text
+        if self.stored is None:
+            return weight_bytes(self.config, self.storage, self.share)
+        if self.head_dtype == "auto":
+            return self.stored
+        return replace(self.stored, head=self.storage.head_bytes(text.vocab_size, text.hidden_size))
 
     def cache(self, context: int, sequences: int) -> CacheBytes:
         """Return the bytes of the cache."""

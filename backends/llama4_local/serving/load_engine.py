@@ -75,6 +75,7 @@ def build_engine(folder: Path, options: Options, served: ServedModel, *, outbox:
                 device=served.device,
                 dtype=options.dtype,
                 quantize=options.quantize,
+                head_dtype=options.head_dtype,
                 deterministic=options.deterministic,
                 keep=folder != CHECKPOINT,  # quick to quantize, and a package must not write into itself
                 verify=options.verify,

@@ -189,6 +189,7 @@ def _cache_memory(folder: Path, config: ModelConfig, options: Options, device: s
         quantize=options.quantize,
         dtype=formats.dtype,
         cache_dtype=options.cache_dtype,
+        head_dtype=options.head_dtype,
         changes=("cache_dtype", "context", "memory"),
         tensors=formats.fp8,
         device=kind,

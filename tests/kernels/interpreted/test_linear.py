@@ -5,9 +5,12 @@ import torch
 
 from kernel_inputs import FORMATS, ROUNDED, WHOLE, activations, error, exact, matrix, operand, tile
 from llama4_local.ops.kernels.activations import quantize_rows
+from llama4_local.ops.kernels.functions import KernelOps
 from llama4_local.ops.kernels.linear import linear
+from llama4_local.ops.kernels.tile_table import vector_tiles
 from llama4_local.ops.kernels.tiles import Format
 from llama4_local.ops.reference import quantized as reference
+from llama4_local.ops.reference.quantized import QuantizedReferenceOps
 from llama4_local.weights.quantized import Int4Matrix
 from llama4sdk.errors import InvalidRequest
 from long_runs import thinned
@@ -119,3 +122,12 @@ def test_linear_refuses_shapes_that_do_not_match() -> None:
         linear(activations(2, 64), matrix("bf16", 64, 128), tile())
     with pytest.raises(InvalidRequest, match="contiguous"):
         linear(activations(128, 2).t(), matrix("bf16", 64, 128), tile())
+
+
+@pytest.mark.parametrize("rows", [1, 4, 40])
+def test_a_head_in_fp8_matches_its_twin(rows: int) -> None:
+    head, x = matrix("fp8", 700, 128), activations(rows, 128)
+    got = KernelOps().head(x, head)
+    expected = QuantizedReferenceOps(vector_tiles()["fp8"][0]).linear(x.float(), head)
+    assert got.shape == (rows, 700)
+    assert error(got, expected) < ROUNDED
