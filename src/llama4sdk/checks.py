@@ -112,7 +112,7 @@ def shown(value: object) -> str:
     if isinstance(value, int) and not isinstance(value, bool) and abs(value) >= 10**_SHOWN:
         return "a number of more than 80 digits"
     try:
-        text = repr(value)
+        text = repr(value).encode("utf-8", "backslashreplace").decode()
     except Exception:  # noqa: BLE001 - a foreign object may fail to print
         text = f"<{type(value).__name__}>"
     return text if len(text) <= _SHOWN else f"{text[: _SHOWN - 1]}…"

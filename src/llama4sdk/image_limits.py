@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from llama4sdk.checks import shown
 from llama4sdk.errors import ImageError, InvalidRequest, TooManyImages
 
 _MIB = 1024 * 1024
@@ -30,7 +31,7 @@ class ImageLimits:
         for name in ("max_pixels", "max_bytes", "max_images"):
             bound = getattr(self, name)
             if type(bound) is not int or bound < 1:
-                raise InvalidRequest(f"{name} must be a positive whole number, got {bound!r}.")
+                raise InvalidRequest(f"{name} must be a positive whole number, got {shown(bound)}.")
 
     def check_size(self, width: int, height: int) -> None:
         """Raise `ImageError` for an image with no or with too many pixels."""

@@ -16,8 +16,9 @@ from typing import Annotated, Any, Literal, TypeAlias, cast
 
 from pydantic import BeforeValidator
 
+from llama4sdk.checks import shown
 from llama4sdk.errors import InvalidRequest
-from llama4sdk.parts import Content, ContentLike, Image, Part, Text, Value, content_of, part_of
+from llama4sdk.parts import Content, ContentLike, Image, Part, Text, Value, content_of, members, part_of
 from llama4sdk.tool_call import ToolCall, calls_of, tool_name
 
 __all__ = [
@@ -46,7 +47,7 @@ _AnyContent: TypeAlias = Annotated[Content, BeforeValidator(content_of)]
 class _Message(Value):
     content: _AnyContent = ""
 
-    def __init__(self, content: object, **data: object) -> None:
+    def __init__(self, /, content: object, **data: object) -> None:
         super().__init__(content=content, **data)
 
     @property
@@ -78,7 +79,7 @@ class SystemMessage(_Message):
 
     role: Literal["system"] = "system"
 
-    def __init__(self, content: ContentLike, **data: object) -> None:
+    def __init__(self, /, content: ContentLike, **data: object) -> None:
         _check_given(content)
         super().__init__(content, **data)
         if self.images:
@@ -94,7 +95,7 @@ class UserMessage(_Message):
 
     role: Literal["user"] = "user"
 
-    def __init__(self, content: ContentLike, **data: object) -> None:
+    def __init__(self, /, content: ContentLike, **data: object) -> None:
         _check_given(content)
         super().__init__(content, **data)
 
@@ -112,6 +113,7 @@ class AssistantMessage(_Message):
 
     def __init__(
         self,
+        /,
         content: ContentLike | None = "",
         *,
         tool_calls: Iterable[ToolCall | Mapping[str, Any]] | None = (),
@@ -133,10 +135,11 @@ class ToolMessage(_Message):
 
     role: Literal["tool"] = "tool"
     tool_call_id: str | None = None
-    name: Annotated[str | None, BeforeValidator(lambda name: None if name is None else tool_name(str(name)))] = None
+    name: Annotated[str | None, BeforeValidator(lambda name: None if name is None else tool_name(name))] = None
 
     def __init__(
         self,
+        /,
         content: ContentLike,
         *,
         tool_call_id: str | None = None,
@@ -182,7 +185,9 @@ def message_of(value: object) -> Message:
     role = fields.pop("role", None)
     kind = _ROLES.get(role) if isinstance(role, str) else None
     if kind is None:
-        raise InvalidRequest(f"A message's role is one of system, user, assistant, tool; got {str(role)[:80]!r}.")
+        raise InvalidRequest(f"A message's role is one of system, user, assistant, tool; got {shown(role)}.")
+    if not all(isinstance(key, str) for key in fields):
+        raise InvalidRequest("The keys of a message's dict are strings, such as 'role' and 'content'.")
     fields = {key: field for key, field in fields.items() if not (field is None or key in _IGNORED_KEYS)}
     return kind(fields.pop("content", None), **fields)
 
@@ -197,9 +202,8 @@ def conversation(prompt: Prompt) -> tuple[Message, ...]:
         return (UserMessage(prompt),)
     if isinstance(prompt, Mapping | _Message):
         return (message_of(prompt),)
-    if not isinstance(prompt, Iterable) or isinstance(prompt, bytes):
-        raise InvalidRequest(f"A prompt is a string, a message or a sequence of messages, not {type(prompt).__name__}.")
-    messages = tuple(message_of(message) for message in prompt)
+    expected = "A prompt is a string, a message or a sequence of messages"
+    messages = tuple(message_of(message) for message in members(prompt, expected))
     if not messages:
         raise InvalidRequest("The conversation is empty; give at least one user message.")
     return messages

@@ -9,6 +9,7 @@ from typing import Annotated, Any, Literal, TypeAlias, cast
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
+from llama4sdk.checks import shown
 from llama4sdk.errors import InvalidRequest
 from llama4sdk.image_limits import ImageLimits
 
@@ -18,16 +19,19 @@ class Value(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid", arbitrary_types_allowed=True, hide_input_in_errors=True)
 
-    def __init__(self, **data: object) -> None:
+    def __init__(self, /, **data: object) -> None:
         try:
             super().__init__(**data)
         except ValidationError as error:
             raise _refusal(type(self).__name__, error) from None
 
 
+_SHOWN = 80  # characters of a name or a reason in a refusal
+
+
 def _refusal(what: str, error: ValidationError) -> InvalidRequest:
     problems = "; ".join(
-        f"{'.'.join(str(step) for step in problem['loc']) or 'value'}: {problem['msg']}"
+        f"{'.'.join(str(step)[:_SHOWN] for step in problem['loc']) or 'value'}: {problem['msg'][:_SHOWN]}"
         for problem in error.errors(include_url=False, include_context=False, include_input=False)[:5]
     )
     return InvalidRequest(f"Not a valid {what}: {problems}.")
@@ -60,7 +64,7 @@ class Text(Value):
     type: Literal["text"] = "text"
     text: _SafeStr
 
-    def __init__(self, text: str, **data: object) -> None:
+    def __init__(self, /, text: str, **data: object) -> None:
         super().__init__(text=text, **data)
 
 
@@ -84,6 +88,7 @@ class Image(Value):
 
     def __init__(
         self,
+        /,
         source: str | bytes | PathLike[str] | object,
         *,
         fetch: bool = False,
@@ -96,7 +101,7 @@ class Image(Value):
         if not (isinstance(source, str | bytes | PathLike) or hasattr(source, "getbands")):
             raise InvalidRequest(
                 "An image comes from a path, bytes, a PIL image, a data: URL or an http(s) URL, "
-                f"not {type(source).__name__}."
+                f"not {type(source).__name__}{_image_hint(source)}."
             )
         if isinstance(source, str | bytes) and not source.strip():
             raise InvalidRequest("An image's source is empty; give a path, bytes, a URL or a PIL image.")
@@ -110,6 +115,12 @@ class Image(Value):
         if isinstance(self.source, str) and self.source[:64].lstrip()[:8].lower().startswith(("http://", "https://")):
             return self.source.strip()
         return None
+
+
+def _image_hint(source: object) -> str:
+    if hasattr(source, "read"):
+        return "; pass the bytes of the file, file.read()"
+    return "; make a PIL image of it, with PIL.Image.fromarray(…)" if hasattr(source, "shape") else ""
 
 
 Part: TypeAlias = Text | Image
@@ -176,7 +187,7 @@ def _part_of_dict(value: Mapping[str, Any]) -> Part:
                 + (f", and knows no {', '.join(sorted(unknown))}." if unknown else ".")
             )
         return Image(value[named[0]], **{key: value[key] for key in _READING_KEYS if key in value})
-    raise InvalidRequest(f"A dict part has the type text, image or image_url, not {kind!r}.")
+    raise InvalidRequest(f"A dict part has the type text, image or image_url, not {shown(kind)}.")
 
 
 def content_of(value: object) -> Content:
@@ -191,9 +202,17 @@ def content_of(value: object) -> Content:
         return checked_text(value)
     if isinstance(value, Text | Image | Mapping) or _is_image_like(value):
         return (part_of(cast("object", value)),)
-    if isinstance(value, Iterable) and not isinstance(value, bytes | bytearray):
-        return tuple(part_of(part) for part in cast("Iterable[object]", value))
-    raise InvalidRequest(f"A message's content is a string or a list of parts, not {type(value).__name__}.")
+    return tuple(part_of(part) for part in members(value, "A message's content is a string or a list of parts"))
+
+
+def members(value: object, expected: str) -> tuple[object, ...]:
+    """Return the members of an iterable; anything else, text and bytes included, is refused as not what is expected."""
+    try:
+        if isinstance(value, Iterable) and not isinstance(value, str | bytes | bytearray):
+            return tuple(cast("Iterable[object]", value))
+    except TypeError:  # an array without an axis
+        pass
+    raise InvalidRequest(f"{expected}, not {type(value).__name__}.")
 
 
 # What a caller may write where a message takes content.

@@ -11,6 +11,7 @@ from llama4sdk.errors import InvalidRequest
 from llama4sdk.parts import checked_text
 
 MOST_LOGPROBS = 20  # alternatives that are reported for a token
+_MOST_STOP_IDS = 10_000
 _LARGEST = 2**31 - 1  # of counts and token ids: above any context and vocabulary
 
 
@@ -109,6 +110,8 @@ def _stops(stop: object) -> tuple[str, ...]:
 def _stop_ids(ids: object) -> tuple[int, ...]:
     if not isinstance(ids, Sequence | frozenset | set) or isinstance(ids, str | bytes):
         raise InvalidRequest(f"stop_token_ids is a sequence of token ids; got {shown(ids)}.")
+    if len(ids) > _MOST_STOP_IDS:
+        raise InvalidRequest(f"stop_token_ids takes at most {_MOST_STOP_IDS:,} ids; got {len(ids):,}.")
     numbers = tuple(ids)
     for number in numbers:
         check_whole("stop_token_ids", number, 0, _LARGEST, optional=False)
@@ -116,6 +119,8 @@ def _stop_ids(ids: object) -> tuple[int, ...]:
 
 
 def _biases(given: object) -> tuple[tuple[int, float], ...]:
+    if not isinstance(given, Mapping | Sequence):
+        raise InvalidRequest(f"logit_bias is a mapping from token ids to numbers; got {shown(given)}.")
     try:
         biases: dict[Any, Any] = {_token_id(token): bias for token, bias in dict(cast("Any", given)).items()}
     except (TypeError, ValueError):

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from typing import Any, Self, cast
 
 from pydantic import Field
 
 from llama4sdk.call_arguments import arguments_of
+from llama4sdk.checks import shown
 from llama4sdk.errors import InvalidRequest
-from llama4sdk.parts import Value
+from llama4sdk.parts import Value, members
 
 _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_.-]{0,63}")
 
@@ -67,7 +68,7 @@ def tool_name(name: str) -> str:
     if not isinstance(name, str) or not _NAME.fullmatch(name):
         raise InvalidRequest(
             "A tool's name has 1 to 64 letters, digits, '_', '-' or '.', and starts with a letter or '_'; "
-            f"got {str(name)[:80]!r}."
+            f"got {shown(name)}."
         )
     return name
 
@@ -93,6 +94,4 @@ def calls_of(value: object) -> tuple[ToolCall, ...]:
     """
     if value is None:
         return ()
-    if isinstance(value, str) or not isinstance(value, Iterable):
-        raise InvalidRequest("tool_calls is a list of tool calls.")
-    return tuple(ToolCall.of(call) for call in cast("Iterable[object]", value))
+    return tuple(ToolCall.of(call) for call in members(value, "tool_calls is a list of tool calls"))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import io
 import random
 import warnings
@@ -172,19 +173,40 @@ def test_every_mode_of_pillow_becomes_rgb(mode: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("opening", "name", "remedy"),
+    ("data", "remedy"),
     [
-        (b"\0\0\0\x18ftypheic\0\0\0\0mif1heic", "HEIC", "pip install pillow-heif"),
-        (b"\0\0\0\x18ftypmif1\0\0\0\0mif1heic", "HEIC", "pip install pillow-heif"),
-        (b"\0\0\0\x18ftyphevc\0\0\0\0msf1hevc", "HEIC", "pip install pillow-heif"),
-        (b"\0\0\0\x1cftypmif1\0\0\0\0mif1avifmiaf", "AVIF", "open it with Pillow"),
-        (b"II*\0\x08\0\0\0", "TIFF", "open it with Pillow"),
-        (b"BM" + bytes(60), "BMP", "open it with Pillow"),
+        (b"\0\0\0\x18ftypheic\0\0\0\0mif1heic", "HEIC: pip install pillow-heif"),
+        (b"\0\0\0\x18ftypmif1\0\0\0\0mif1heic", "HEIC: pip install pillow-heif"),
+        (b"\0\0\0\x18ftyphevc\0\0\0\0msf1hevc", "HEIC: pip install pillow-heif"),
+        (b"\0\0\0\x1cftypmif1\0\0\0\0mif1avifmiaf", "AVIF: open it with Pillow"),
+        (b"\0\0\0\x18ftypmp42\0\0\0\0mp42isom", "a video: take a frame"),
+        (b"II*\0\x08\0\0\0", "TIFF: open it with Pillow"),
+        (b"II+\0\x08\0\0\0", "TIFF: open it with Pillow"),
+        (b"BM" + bytes(60), "BMP: open it with Pillow"),
+        *(
+            (encoded(PHOTO, kind), f"{kind}: open it with Pillow")
+            for kind in ("ICO", "TGA", "PCX", "SGI", "DDS", "QOI")
+        ),
+        (encoded(PHOTO, "PPM"), "PNM: open it with Pillow"),
+        (b"\xff\x0a\x12\x34", "JPEG XL: save it"),
+        (b"%PDF-1.7\n", "PDF or PostScript: render its pages"),
+        (b'<?xml version="1.0"?>\n<!-- made by hand --><svg>', "SVG: save it"),
+        (b"\xef\xbb\xbf<svg/>", "SVG: save it"),
+        (b"\n<!DOCTYPE html><html><svg>", "a page of HTML: look at the address"),
+        (b'{"error": "gone"}', "JSON: look at the address"),
+        (b"data:image/png;base64,iVBORw0KGgo", "a data: URL: pass it as a string"),
+        (base64.b64encode(encoded(PHOTO)), "base64: decode it"),
     ],
 )
-def test_a_photograph_in_another_format_is_named_with_the_way_out(opening: bytes, name: str, remedy: str) -> None:
-    with pytest.raises(ImageError, match=f"it is {name}: {remedy}.*pass the PIL image"):
-        decode(opening + bytes(100))
+def test_what_is_no_picture_in_the_four_formats_is_named_with_the_way_out(data: bytes, remedy: str) -> None:
+    with pytest.raises(ImageError, match=f"it is {remedy}"):
+        decode(data + bytes(100))
+
+
+def test_a_webp_picture_beyond_pillows_own_limit_names_the_setting(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 10)
+    with pytest.raises(ImageError, match=r"MAX_IMAGE_PIXELS = None"):
+        decode(encoded(PHOTO, "WEBP"))
 
 
 def test_limits_of_one_image_are_its_own() -> None:

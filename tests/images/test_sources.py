@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import base64
+import io
 import os
 import socket
 import threading
 from dataclasses import dataclass
 from pathlib import Path
 from types import SimpleNamespace
-from typing import NoReturn
+from typing import Any, NoReturn
 
+import numpy as np
 import pytest
 from PIL import Image
 
@@ -18,6 +20,7 @@ from image_files import encoded, turned
 from llama4sdk.errors import ImageError, InvalidRequest, TooManyImages, UrlBlocked
 from llama4sdk.images import ImageLimits, Source, load, load_async, source
 from llama4sdk.images import data_url as data_url_module
+from llama4sdk.parts import Image as MessagePart
 
 RED = Image.new("RGB", (6, 4), (255, 0, 0))
 DATA = encoded(RED)
@@ -113,6 +116,41 @@ def test_an_image_mistaken_for_a_path_is_not_repeated_in_the_error() -> None:
     with pytest.raises(ImageError) as caught:
         load(text)
     assert text[:40] not in str(caught.value)
+    assert "it is base64: decode it" in str(caught.value)
+
+
+class FoundAt:
+    """A path object of another library."""
+
+    def __init__(self, found: object) -> None:
+        self.found = found
+
+    def __fspath__(self) -> Any:
+        if isinstance(self.found, Exception):
+            raise self.found
+        return self.found
+
+
+def test_paths_in_bytes_and_in_the_home_folder_are_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "red.png").write_bytes(DATA)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert load("~/red.png").size == RED.size
+    assert load(FoundAt(os.fsencode(tmp_path / "red.png"))).size == RED.size
+
+
+@pytest.mark.parametrize("found", [5, None, RuntimeError("broken")])
+def test_an_object_without_a_path_is_an_image_error(found: object) -> None:
+    with pytest.raises(ImageError, match="FoundAt gives no path"):
+        load(FoundAt(found))
+
+
+@pytest.mark.parametrize(
+    ("thing", "hint"),
+    [(np.zeros((2, 2, 3), np.uint8), r"PIL\.Image\.fromarray"), (io.BytesIO(DATA), r"file\.read\(\)")],
+)
+def test_arrays_and_open_files_are_refused_with_the_way(thing: object, hint: str) -> None:
+    with pytest.raises(InvalidRequest, match=hint):
+        MessagePart(thing)
 
 
 def test_a_name_with_a_colon_is_a_path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
 
 from llama4sdk import (
@@ -101,6 +103,14 @@ def test_the_url_of_a_remote_image_is_known() -> None:
     assert Image("x.png").url is None
 
 
+def nested(depth: int) -> list[Any]:
+    """A list in a list, and so on."""
+    outer: list[Any] = []
+    for _ in range(depth):
+        outer = [outer]
+    return outer
+
+
 REFUSED: dict[str, Callable[[], object]] = {
     "a number as content": lambda: UserMessage(3),  # type: ignore[arg-type]
     "bytes as content": lambda: UserMessage(b"x"),  # type: ignore[arg-type]
@@ -119,14 +129,25 @@ REFUSED: dict[str, Callable[[], object]] = {
     "tool calls that are text": lambda: message_of({"role": "assistant", "tool_calls": "f()"}),
     "arguments that are no object": lambda: ToolCall("f", "[1]"),
     "arguments that are no JSON": lambda: ToolCall("f", "{"),
+    "an array without an axis as content": lambda: UserMessage(np.array(3)),  # type: ignore[arg-type]
+    "an array without an axis as calls": lambda: AssistantMessage("x", tool_calls=np.array(3)),
+    "a key that is a number": lambda: message_of({"role": "user", "content": "x", 1: 2}),
+    "a key named self": lambda: message_of({"role": "user", "content": "x", "self": 1}),
+    "an endless key": lambda: message_of({"role": "user", "content": "x", "k" * 10_000: 1}),
+    "an endless number as a tool's name": lambda: ToolCall(10**5000),  # type: ignore[arg-type]
+    "a truth value as a tool's name": lambda: ToolMessage("x", name=True),  # type: ignore[arg-type]
+    "an endless list as a tool's name": lambda: ToolMessage("x", name=nested(5000)),  # type: ignore[arg-type]
+    "an endless number as a role": lambda: message_of({"role": 10**5000, "content": "x"}),
+    "an endless number as a part": lambda: UserMessage([{"type": 10**5000}]),
     "a prompt of bytes": lambda: conversation(b"x"),  # type: ignore[arg-type]
 }
 
 
 @pytest.mark.parametrize("what", REFUSED)
 def test_nonsense_is_refused(what: str) -> None:
-    with pytest.raises(InvalidRequest):
+    with pytest.raises(InvalidRequest) as caught:
         REFUSED[what]()
+    assert len(str(caught.value)) < 400
 
 
 @pytest.mark.parametrize("name", ["a b", "", "f<|eot|>", "1f", "x" * 65, "f\n", "fé"])

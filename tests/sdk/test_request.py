@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from dataclasses import FrozenInstanceError
 from typing import Any
@@ -47,6 +48,8 @@ CALLS, RESULT = AssistantMessage("", tool_calls=[ToolCall("f")]), ToolMessage("r
         {"stop": ""},
         {"stop": ["a"] * 65},
         {"stop_token_ids": [-1]},
+        {"stop_token_ids": range(10**9)},
+        {"logit_bias": itertools.repeat((1, 1.0))},
         {"seed": 2**63},
         {"repetition_penalty": 0},
         {"presence_penalty": 2.1},

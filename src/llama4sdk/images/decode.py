@@ -64,6 +64,8 @@ def decode(data: bytes, *, limits: ImageLimits = DEFAULT_LIMITS, orient: bool = 
     Raises:
         ImageError: The image cannot be read, or is larger than allowed.
     """
+    from PIL.Image import DecompressionBombError
+
     container = inspect(data, limits)
     try:
         image = _open(container)
@@ -74,6 +76,11 @@ def decode(data: bytes, *, limits: ImageLimits = DEFAULT_LIMITS, orient: bool = 
         return _turn(_flatten(image), turn)
     except ImageError:
         raise
+    except DecompressionBombError:  # its reader of WEBP judges by a setting of the whole process
+        raise ImageError(
+            f"The image has {container.width}×{container.height} pixels, more than Pillow allows in this process; "
+            "set PIL.Image.MAX_IMAGE_PIXELS = None where that many are meant."
+        ) from None
     except Exception:  # noqa: BLE001 - decoders raise OSError, SyntaxError, struct.error, and more
         raise damaged(container.format) from None
 

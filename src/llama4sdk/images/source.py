@@ -13,6 +13,7 @@ from llama4sdk.errors import ImageError, InvalidRequest, UrlBlocked
 from llama4sdk.image_limits import DEFAULT_LIMITS, ImageLimits
 from llama4sdk.images.data_url import is_data_url, read_data_url
 from llama4sdk.images.decode import decode, to_rgb
+from llama4sdk.images.other_formats import remedy
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -156,21 +157,34 @@ def _load_pillow(source: object, limits: ImageLimits, orient: bool) -> Image.Ima
 
 
 def _read_file(path: str | os.PathLike[str], limits: ImageLimits) -> bytes:
-    file = Path(path)
+    name = _name_of(path)
     try:
+        file = Path(name)
         status = file.stat()
         if not stat.S_ISREG(status.st_mode):
-            raise ImageError(f"{_shown(path)} is not a file.")
+            raise ImageError(f"{_shown(name)} is not a file.")
         limits.check_bytes(status.st_size)
         with file.open("rb") as stream:
             data = stream.read(limits.max_bytes + 1)
     except (OSError, ValueError):  # ValueError: a NUL in the name
-        raise ImageError(f"No image can be read from {_shown(path)}; does the file exist?") from None
+        raise _unreadable(name) from None
     limits.check_bytes(len(data))
     return data
 
 
-def _shown(path: str | os.PathLike[str]) -> str:
-    name = os.fspath(path)
+def _name_of(path: str | os.PathLike[str]) -> str:
+    """Return a path as text, `~` expanded."""
+    try:
+        return os.path.expanduser(os.fsdecode(path))  # noqa: PTH111 - which never raises
+    except Exception:  # noqa: BLE001 - a path of another library's may fail in any way
+        raise ImageError(f"An object of the kind {type(path).__name__} gives no path.") from None
+
+
+def _unreadable(name: str) -> ImageError:
+    hint = remedy(name[:64].encode("utf-8", "replace")) or "; does the file exist?"
+    return ImageError(f"No image can be read from {_shown(name)}{hint}{'' if hint.endswith('?') else '.'}")
+
+
+def _shown(name: str) -> str:
     # A long "path" is more likely an image in base64 that lacks its data: prefix; it is not repeated.
     return repr(name) if len(name) <= _SHOWN_PATH else f"a path of {len(name)} characters"
