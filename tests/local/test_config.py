@@ -174,6 +174,7 @@ def test_all_problems_come_at_once():
         ({"num_local_experts": 10**6}, "num_local_experts"),
         ({"rope_theta": 10**5000}, "rope_theta"),
         ({"rope_scaling": {"rope_type": "yarn"}}, "rope_type"),
+        ({"rope_scaling": {"rope_type": "llama3", "factor": 8}}, "low_freq_factor must stand"),
         ({"no_rope_layers": [1, 0]}, "no_rope_layers"),
         ({"layer_types": ["full_attention"] * 48}, "layer_types"),
         ({"attention_bias": True}, "attention_bias"),
@@ -229,6 +230,20 @@ def test_a_checkpoint_in_fp8_is_known_by_its_config(quantization: Json):
     plain = parse_config(published_scout())
     assert parse_config(published_scout() | {"quantization_config": quantization}) == replace(plain, fp8=True)
     assert not plain.fp8
+
+
+CACHE_ALONE: list[Json] = [
+    {},
+    {"quant_method": "compressed-tensors", "format": "dense", "config_groups": {}, "kv_cache_scheme": {"num_bits": 8}},
+    {"quant_method": "modelopt", "quant_algo": None, "kv_cache_quant_algo": "FP8"},
+    {"quant_method": "modelopt", "quantization": {"quant_algo": None, "kv_cache_quant_algo": "FP8"}},
+]
+
+
+@pytest.mark.parametrize("quantization", CACHE_ALONE, ids=str)
+def test_a_scheme_of_the_cache_alone_leaves_plain_weights(quantization: Json):
+    plain = parse_config(published_scout())
+    assert parse_config(published_scout() | {"quantization_config": quantization}) == plain
 
 
 def test_sizes_made_by_hand_are_checked_too():

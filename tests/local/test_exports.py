@@ -208,6 +208,7 @@ def test_stop_tokens_are_looked_for_in_three_places(tmp_path: Path, place: str):
         ({"do_sample": False, "temperature": 0.6}, {"temperature": 0.0}),
         ({"do_sample": True}, {"temperature": 1.0}),
         ({"do_sample": True, "temperature": 0.6, "top_k": 40, "min_p": 0.05}, {"temperature": 0.6, "top_k": 40}),
+        ({"top_k": -1}, {"top_k": 0}),
         ({"repetition_penalty": 1.1, "max_new_tokens": 9}, {"repetition_penalty": 1.1, "max_tokens": 9}),
     ],
 )

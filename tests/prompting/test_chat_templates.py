@@ -123,6 +123,10 @@ def test_the_complaint_of_a_template_is_shown() -> None:
         ours("{{ raise_exception('Roles must alternate') }}")
 
 
+def test_products_and_powers_of_a_template_are_as_long_as_it_needs() -> None:
+    assert "===|49|1000000000000" in ours("{{ '=' * 3 }}|{{ 7 ** 2 }}|{{ 1000000 * 1000000 }}")
+
+
 @pytest.mark.parametrize(
     "source",
     [
@@ -132,6 +136,11 @@ def test_the_complaint_of_a_template_is_shown() -> None:
         "{{ strftime_now() }}",
         "{% include 'x' %}",
         "{{ tojson }}{% break %}",
+        "{{ lipsum(n=1000000) }}",
+        "{{ 'x' * 1000000000 }}",
+        "{{ 1000000000 * messages }}",
+        "{% set digits = 9 ** 9 %}{{ 9 ** digits }}",
+        "{% for i in range(60000) %}{{ 'x' * 9999 }}{% endfor %}",
     ],
 )
 def test_a_template_that_fails_is_an_invalid_request(source: str) -> None:

@@ -25,9 +25,9 @@ def read_chat_template(folder: Path) -> str:
         if not path.is_file():
             continue
         try:
-            text = path.read_text(encoding="utf-8")
+            text = path.read_text(encoding="utf-8-sig")
             source = text if path.suffix == ".jinja" else _in_json(json.loads(text))
-        except (OSError, ValueError) as error:
+        except (OSError, ValueError, RecursionError) as error:
             raise CheckpointError(folder, [f"{name} cannot be read ({type(error).__name__})"]) from error
         if source:
             return source
@@ -39,6 +39,8 @@ def read_chat_template(folder: Path) -> str:
 def _in_json(tree: object) -> str | None:
     value = cast("dict[str, object]", tree).get("chat_template") if isinstance(tree, dict) else None
     if isinstance(value, list):  # several, by name
-        named = {one.get("name"): one.get("template") for one in cast("list[dict[str, object]]", value)}
-        value = named.get("default")
+        entries = [cast("dict[str, object]", one) for one in cast("list[object]", value) if isinstance(one, dict)]
+        value = next((one.get("template") for one in entries if one.get("name") == "default"), None)
+    if isinstance(value, dict):
+        value = cast("dict[str, object]", value).get("default")
     return value if isinstance(value, str) else None

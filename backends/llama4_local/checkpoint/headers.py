@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Protocol, cast
 from safetensors import SafetensorError, safe_open
 
 from llama4_local.config.json_file import parse_json_object, read_json_object
+from llama4_local.config.other_forms import LFS_POINTER, LFS_REMEDY, other_form
 from llama4sdk.errors import CheckpointError
 
 if TYPE_CHECKING:
@@ -26,7 +27,7 @@ _INDEX_BYTES = 32 * 2**20
 _HEADER_BYTES = 32 * 2**20
 _ENTRY_LIMIT = 300_000  # the largest published checkpoint has under 40,000
 _SHARD_LIMIT = 2_000
-_PICKLES = {".bin", ".pt", ".pth", ".pkl", ".pickle", ".ckpt"}
+_NAME_LIMIT = 200  # characters
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,24 +69,10 @@ def find_tensors(folder: Path) -> dict[str, StoredTensor]:
         if _stays_inside(folder, folder / SINGLE_FILE, problems):
             tensors = {tensor.name: tensor for tensor in _read_header(folder / SINGLE_FILE, problems)}
     else:
-        raise CheckpointError(folder, [_nothing_to_read(folder)])
+        raise CheckpointError(folder, [other_form(folder) or f"there is neither {SINGLE_FILE} nor {INDEX_FILE}"])
     if problems:
         raise CheckpointError(folder, problems)
     return tensors
-
-
-def _nothing_to_read(folder: Path) -> str:
-    if (folder / "adapter_config.json").exists():
-        return "this is an adapter without its base model; merge the two (peft's merge_and_unload) and give the result"
-    if any(folder.glob("*.gguf")):
-        return "GGUF files are not read; give the safetensors files of the Hugging Face form, in bf16, FP8 or W4A16"
-    pickles = sorted(path.name for path in folder.iterdir() if path.suffix in _PICKLES)
-    if not pickles:
-        return f"there is neither {SINGLE_FILE} nor {INDEX_FILE}"
-    return (
-        f"{pickles[0]} is a pickle, which can run code when it is read, so it is refused; give the"
-        " safetensors files of the Hugging Face form (Meta's own form, consolidated.*.pth, is not read)"
-    )
 
 
 def _from_index(folder: Path, problems: list[str]) -> dict[str, StoredTensor]:
@@ -123,7 +110,8 @@ def _read_index(folder: Path, problems: list[str]) -> dict[str, str]:
 
 
 def _is_plain(name: str) -> bool:
-    return name.endswith(".safetensors") and not set(name) & set("/\\:\0") and not name.startswith(".")
+    short = len(name) <= _NAME_LIMIT and name.isprintable()
+    return short and name.endswith(".safetensors") and not set(name) & set("/\\:") and not name.startswith(".")
 
 
 def _stays_inside(folder: Path, path: Path, problems: list[str]) -> bool:
@@ -144,9 +132,10 @@ def _stays_inside(folder: Path, path: Path, problems: list[str]) -> bool:
 def _read_header(path: Path, problems: list[str]) -> Iterable[StoredTensor]:
     try:
         with path.open("rb") as file:
-            size = int.from_bytes(file.read(8), "little")
+            opening = file.read(8)
+            size = int.from_bytes(opening, "little")
             if size > _HEADER_BYTES:
-                problems.append(f"{path.name} claims a header of {size:,} bytes; at most {_HEADER_BYTES:,} are read")
+                problems.append(f"{path.name} {_why_no_header(opening, size)}")
                 return []
             parse_json_object(file.read(size), path=path)  # the library would take the last of two equal names
         with safe_open(path, framework="np") as tensors:  # for headers, and planning does without torch
@@ -156,6 +145,12 @@ def _read_header(path: Path, problems: list[str]) -> Iterable[StoredTensor]:
     except CheckpointError as exc:
         problems += [f"{path.name} is not a sound safetensors file: {problem}" for problem in exc.problems]
     return []
+
+
+def _why_no_header(opening: bytes, size: int) -> str:
+    if LFS_POINTER.startswith(opening):
+        return LFS_REMEDY
+    return f"is no safetensors file: it claims a header of {size:,} bytes; at most {_HEADER_BYTES:,} are read"
 
 
 def _describe(path: Path, name: str, header: _Header) -> StoredTensor:

@@ -26,6 +26,7 @@ _COMPUTED = re.compile(
     r"(^|\.)(rotary_emb|rotary_embedding)\.[a-z_]+$|\.((input|output|[qkv]|kv_cache)_scale|[kqv]_zero_point"
     r"|input_zero_point|_?amax|(k|v)_bmm_quantizer\.[a-z_]+|(input|output)_quantizer\.[a-z_]+|input_global_scale)$|_input_scale$"
 )
+_ADAPTER = re.compile(r"\.(lora_(A|B|embedding_A|embedding_B|magnitude_vector)|base_layer|modules_to_save)\.")
 _MODELOPT_SCALE = re.compile(r"(\.experts\.(?:gate_up_proj|down_proj))_weight_scale$")
 
 
@@ -64,6 +65,12 @@ def published(
         tied: Whether the embedding serves as head where no head is stored.
         problems: Takes a sentence for each name that two tensors have.
     """
+    if any(_ADAPTER.search(stored) for stored in tensors):
+        problems.append(
+            "matrices of an adapter lie beside those of its base model (lora_A, lora_B); merge the two (peft's "
+            "merge_and_unload) and give the result"
+        )
+        return {}
     by_name: dict[str, StoredTensor] = {}
     left: list[str] = []
     for stored, tensor in tensors.items():

@@ -26,7 +26,7 @@ def read_generation(fields: Fields, top: Fields, text: Fields) -> GenerationConf
         eos_token_ids=_stops(places),
         temperature=_temperature(fields),
         top_p=_within(fields, "top_p", 0, 1),
-        top_k=fields.whole("top_k", 0, low=0) if "top_k" in fields else None,
+        top_k=max(0, fields.whole("top_k", 0, low=-1)) if "top_k" in fields else None,  # vLLM writes -1 for all
         min_p=_within(fields, "min_p", 0, 1),
         repetition_penalty=_within(fields, "repetition_penalty", 0.01, 100),
         max_tokens=fields.whole("max_new_tokens", 1) if "max_new_tokens" in fields else None,

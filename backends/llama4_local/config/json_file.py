@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import stat
 from typing import TYPE_CHECKING, cast
 
+from llama4_local.config.other_forms import LFS_POINTER, LFS_REMEDY
 from llama4sdk.errors import CheckpointError
 
 if TYPE_CHECKING:
@@ -26,7 +28,10 @@ def read_json_object(path: Path, *, limit: int) -> Json:
             reason, no object at its top, or has a key twice.
     """
     try:
-        size = path.stat().st_size
+        status = path.stat()
+        if not stat.S_ISREG(status.st_mode):  # reading a pipe would wait for ever
+            raise CheckpointError(path, [f"{path.name} is no regular file"])
+        size = status.st_size
         if size > limit:
             raise CheckpointError(path, [f"{path.name} has {size:,} bytes; at most {limit:,} are read"])
         return parse_json_object(path.read_bytes(), path=path)
@@ -40,8 +45,10 @@ def parse_json_object(data: bytes, *, path: Path) -> Json:
     Raises:
         CheckpointError: As `read_json_object`.
     """
+    if data.startswith(LFS_POINTER):
+        raise CheckpointError(path, [f"{path.name} {LFS_REMEDY}"])
     try:
-        value: object = json.loads(data.decode(), object_pairs_hook=_unique)
+        value: object = json.loads(data.decode("utf-8-sig"), object_pairs_hook=_unique)
     except (ValueError, RecursionError) as exc:
         raise CheckpointError(path, [f"{path.name} is not readable as JSON: {_reason(exc)}"]) from exc
     if not isinstance(value, dict):

@@ -20,7 +20,10 @@ def stored_format(config: Fields, modelopt: Fields) -> MatrixFormat:
         config: Content of `config.json`.
         modelopt: Content of ModelOpt's `hf_quant_config.json`, empty where there is none.
     """
-    key = next((key for key in ("quantization_config", "compression_config") if key in config), None)
+    key = next(
+        (key for key in ("quantization_config", "compression_config") if key in config and config.values[key] != {}),
+        None,
+    )
     if key is None:
         own = modelopt.section("quantization")
         return _modelopt(own) if own.values else "plain"
@@ -29,7 +32,7 @@ def stored_format(config: Fields, modelopt: Fields) -> MatrixFormat:
     if method == "fbgemm_fp8":
         return "fp8"
     if method == "modelopt":
-        return _modelopt(quantization if "quant_algo" in quantization else quantization.section("quantization"))
+        return _modelopt(quantization if "quant_algo" in quantization.values else quantization.section("quantization"))
     if method == "compressed-tensors":
         return _compressed(quantization)
     quantization.refuse("quant_method", f"is of a kind that is not read: {_READ}")
@@ -39,12 +42,18 @@ def stored_format(config: Fields, modelopt: Fields) -> MatrixFormat:
 def _modelopt(fields: Fields) -> MatrixFormat:
     if (fields.text("quant_algo") or "").upper() in _MODELOPT:
         return "fp8"
+    if (
+        "quant_algo" not in fields and "kv_cache_quant_algo" in fields
+    ):  # the cache alone, in scales that are passed over
+        return "plain"
     fields.refuse("quant_algo", f"is of a kind that is not read: {_READ}")
     return "plain"
 
 
 def _compressed(fields: Fields) -> MatrixFormat:
     form = fields.text("format")
+    if form == "dense" and fields.values.get("config_groups") in (None, {}):  # a scheme of the cache alone
+        return "plain"
     if form == "float-quantized":
         return "fp8"
     if form != "pack-quantized":

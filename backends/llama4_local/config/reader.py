@@ -8,6 +8,7 @@ whatever equals its defaults. `auto_map` and other pointers to code are never fo
 
 from __future__ import annotations
 
+import os
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -22,6 +23,7 @@ from llama4_local.config.model import (
     VisionConfig,
     config_problems,
 )
+from llama4_local.config.other_forms import other_form
 from llama4_local.config.quantization import stored_format
 from llama4sdk.errors import CheckpointError
 
@@ -83,7 +85,8 @@ def parse_config(
     text_only = "text_config" not in top
     text_fields = top if text_only else top.section("text_config")
     text = _text(text_fields)
-    vision = None if text_only else _vision(top.section("vision_config"))
+    # Absent, it would mean transformers' defaults, which contradict one another.
+    vision = None if text_only or "vision_config" not in top else _vision(top.section("vision_config"))
     image_ids = [
         top.whole(f"{name}_token_index", default, low=0)
         for name, default in zip(("image", "boi", "eoi"), _IMAGE_TOKENS, strict=True)
@@ -105,11 +108,11 @@ def parse_config(
 def _missing_config(folder: Path) -> str:
     if (folder / "params.json").is_file():
         return "this is Meta's own form (params.json, pickled weights); give the Hugging Face form instead"
-    return "config.json is missing; give a folder in Hugging Face form"
+    return other_form(folder) or "config.json is missing; give a folder in Hugging Face form"
 
 
 def _optional(path: Path) -> Json | None:
-    return read_json_object(path, limit=CONFIG_LIMIT) if path.is_file() else None
+    return read_json_object(path, limit=CONFIG_LIMIT) if os.path.lexists(path) else None
 
 
 def _processor(folder: Path) -> Json | None:
@@ -210,6 +213,9 @@ def _rope_scaling(fields: Fields) -> RopeScaling | None:
         rope.refuse("rope_type", "must be default or llama3")
     if kind != "llama3":
         return None
+    for key in ("factor", "low_freq_factor", "high_freq_factor"):
+        if key not in rope:
+            rope.refuse(key, "must stand beside the rope_type llama3")
     return RopeScaling(
         factor=rope.number("factor", 8.0),
         low_freq_factor=rope.number("low_freq_factor", 1.0),

@@ -105,6 +105,8 @@ def check_prompt(
         InvalidRequest: Naming the limit.
     """
     count, images, vocab = len(token_ids), len(tiles), served.config.text.vocab_size
+    if not count:
+        raise InvalidRequest("The prompt is empty; its text, or the checkpoint's chat template, gives no token.")
     if count >= served.context:
         raise ContextOverflow(
             f"The prompt has {count} tokens and the context holds {served.context}, the answer included; shorten it.",

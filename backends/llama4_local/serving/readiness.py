@@ -13,6 +13,7 @@ from llama4_local.planning.sizes import parse_bytes
 from llama4_local.serving.vocabulary import with_stops
 from llama4sdk.errors import BackendMissing, CheckpointError, InvalidRequest
 from llama4sdk.prompting import PromptTemplate, Tokenizer
+from llama4sdk.prompting.special_tokens import TURN_TOKENS
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -216,8 +217,18 @@ def _template(folder: Path, config: ModelConfig, options: Options) -> PromptTemp
     from llama4_local.checkpoint.chat_template import read_chat_template
 
     tile = config.vision.image_size if config.vision else _PUBLISHED_TILE
+    tokenizer = Tokenizer.from_file(folder)
+    missing = [name for name in TURN_TOKENS if name not in tokenizer.specials]
+    if missing and not options.own_template:
+        raise CheckpointError(
+            folder,
+            [
+                f"the tokenizer has no {', '.join(missing)}, which every Llama 4 prompt has; take the tokenizer of the "
+                "base model, or own_template=True for the checkpoint's own form"
+            ],
+        )
     return PromptTemplate(
-        Tokenizer.from_file(folder),
+        tokenizer,
         tile=tile,
         max_tiles=config.max_tiles,
         chat_template=read_chat_template(folder) if options.own_template else None,

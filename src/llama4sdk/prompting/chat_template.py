@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias, cast
 
 from llama4sdk.errors import BackendMissing, InvalidRequest
 from llama4sdk.messages import AssistantMessage, Image, Message, ToolCall, ToolMessage
-from llama4sdk.prompting.template_environment import template_environment
+from llama4sdk.prompting.template_environment import MOST_WRITTEN, template_environment
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterator, Mapping, Sequence
@@ -68,7 +68,7 @@ def _run(source: str, messages: _Json, tools: _Json, breaker: str, *, answer: bo
     from jinja2 import TemplateError
 
     try:
-        return _compiled(source, breaker).render(
+        stretches = _compiled(source, breaker).generate(
             messages=messages,
             tools=tools,
             documents=None,
@@ -76,6 +76,7 @@ def _run(source: str, messages: _Json, tools: _Json, breaker: str, *, answer: bo
             bos_token="<|begin_of_text|>",  # noqa: S106 - a token of text, no secret
             eos_token="<|eot|>",  # noqa: S106
         )
+        return _joined(stretches)
     except BackendMissing:
         raise
     except Exception as error:  # foreign code, which fails in ways of its own
@@ -84,6 +85,19 @@ def _run(source: str, messages: _Json, tools: _Json, breaker: str, *, answer: bo
         raise InvalidRequest(
             f"The checkpoint's chat template failed ({reason}); leave it out to use the reference's form."
         ) from error
+
+
+def _joined(stretches: Iterator[str]) -> str:
+    from jinja2 import TemplateError
+
+    kept: list[str] = []
+    room = MOST_WRITTEN
+    for stretch in stretches:
+        kept.append(stretch)
+        room -= len(stretch)
+        if room < 0:
+            raise TemplateError(f"it writes more than {MOST_WRITTEN:,} characters")
+    return "".join(kept)
 
 
 @lru_cache(maxsize=16)

@@ -72,7 +72,7 @@ def from_json(data: bytes) -> tuple[tokenizers.Tokenizer, dict[str, int], dict[s
         EngineError: The file cannot be read, or is not byte-level BPE.
     """
     try:
-        text = data.decode("utf-8")
+        text = data.decode("utf-8-sig")
         content: object = json.loads(text)
     except UnicodeDecodeError:
         raise EngineError("the file is not UTF-8") from None

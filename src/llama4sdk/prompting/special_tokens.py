@@ -30,6 +30,7 @@ THINKING_START = "<|reasoning_thinking_start|>"
 THINKING_END = "<|reasoning_thinking_end|>"
 
 STOP_TOKENS = (END_OF_TEXT, EOM, EOT)
+TURN_TOKENS = (BEGIN_OF_TEXT, HEADER_START, HEADER_END, EOT)  # without which no conversation is rendered
 SPECIAL_TOKEN_COUNT = 2048
 
 

@@ -7,6 +7,7 @@ the ids of special tokens are had by name only.
 
 from __future__ import annotations
 
+import codecs
 import hashlib
 from functools import cached_property
 from pathlib import Path
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
     import tokenizers
 
 _MAX_BYTES = 256 * 1024 * 1024  # ten times the published tokenizer.json
+_LFS_POINTER = b"version https://git-lfs"
 _INLINE_CHARS = 4096  # a millisecond or two of work: cheaper on the loop than handed to a thread
 
 
@@ -83,8 +85,10 @@ class Tokenizer:
         fingerprint = hashlib.sha256(data).hexdigest()
         folder = tokenizer_cache.cache_folder() if cache else None
         words: dict[str, int] = {}
+        if data.startswith(_LFS_POINTER):
+            raise CheckpointError(name, ["it is a pointer of Git LFS; fetch the files themselves with git lfs pull"])
         try:
-            if data.lstrip()[:1] == b"{":
+            if data.removeprefix(codecs.BOM_UTF8).lstrip()[:1] == b"{" or name.endswith(".json"):
                 engine, specials, words = from_json(data)
             else:
                 engine, specials = from_ranks(data, folder, fingerprint)
