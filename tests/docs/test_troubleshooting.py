@@ -160,7 +160,7 @@ RAISED: tuple[Raising, ...] = (
     chat_with_nano("word " * 20_000),
     chat(PAUSED, deadlines=Deadlines(first_token=0.01)),
     chat(ScriptedBackend("Ada is 36."), output=Person),
-    chat_with_nano([UserMessage([*[Image(b"")] * 20, "What is in these?"])]),
+    chat_with_nano([UserMessage([*[Image(b"x")] * 20, "What is in these?"])]),
     chat_with_nano([UserMessage([Image("https://example.org/cat.png"), "What is it?"])]),
     chat_with_nano([UserMessage([Image("nope.png"), "What is it?"])]),
     port_taken,
