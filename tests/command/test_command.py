@@ -7,6 +7,7 @@ import json
 import subprocess
 import sys
 from pathlib import Path
+from urllib.parse import quote
 
 import pytest
 from PIL import Image as Pillow
@@ -18,6 +19,7 @@ from llama4sdk.command import app
 from llama4sdk.command.bench import measure
 from llama4sdk.command.chat import chat_with
 from llama4sdk.command.doctor import examine
+from llama4sdk.command.typed_paths import typed_file
 from llama4sdk.testing import ScriptedBackend
 
 
@@ -71,6 +73,62 @@ def test_a_dialog_keeps_what_was_said(
     assert (len(first.messages[-1].images), len(second.messages[-1].images)) == (1, 0)
     said = json.loads((tmp_path / "said.json").read_text())
     assert [each["content"] for each in said] == ["first", "[bold]one[/]", "second", "two"]
+
+
+def test_paths_are_taken_as_they_are_typed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    path = tmp_path / "my 'own' cat.png"
+    path.touch()
+    escaped = str(path).replace(" ", "\\ ").replace("'", "\\'")
+    for written in (str(path), f'"{path}"', escaped, f"file://{quote(str(path))}", "~/my 'own' cat.png", f" {path} "):
+        assert typed_file(written) == path, written
+    for written in ("", "/", "~no-such-user/a.png", "a\0b", "x" * 5000, '"', str(tmp_path)):
+        assert typed_file(written) is None, written
+
+
+def test_what_is_no_image_and_a_place_that_is_none_leave_the_dialog_as_it_was(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    (tmp_path / "notes.txt").write_text("no image")
+    backend = ScriptedBackend("fine")
+    lines = [
+        f"/image {tmp_path / 'notes.txt'}",
+        "/image none.png",
+        "/save ~no-such-user/a",
+        "/save a\0b",
+        "one",
+        "a\udcff",
+    ]
+    monkeypatch.setattr(sys, "stdin", io.StringIO("\n".join([*lines, "two"])))
+    assert chat_with(backend, {}) == 1
+    shown = capsys.readouterr().out
+    assert shown.count("could not be saved") == 2
+    assert "no file none.png" in shown
+    assert [request.messages[-1].text for request in backend.requests] == ["one", "two"]
+    assert not any(message.images for request in backend.requests for message in request.messages)
+    monkeypatch.setattr(sys, "stdin", None)
+    assert chat_with(backend, {}) == 0
+    with pytest.raises(InvalidRequest, match="no file"):
+        chat_with(backend, {}, images=[Path("none.png")], prompt="What is it?")
+    assert len(backend.requests) == 2
+
+
+def test_keys_come_from_a_file_and_the_version_is_shown(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "keys"
+    path.write_text("# ours\none\n\n two \n")
+    assert app.keys_in(path) == ["one", "two"]
+    assert not app.keys_in(None)
+    for wrong in (tmp_path, tmp_path / "none", path):
+        path.write_text("#\n")
+        with pytest.raises(InvalidRequest, match="key"):
+            app.keys_in(wrong)
+    monkeypatch.setattr(sys, "argv", ["llama4", "--version"])
+    with pytest.raises(SystemExit) as ended:
+        app.main()
+    assert ended.value.code == 0
+    assert capsys.readouterr().out.startswith("llama4sdk ")
 
 
 def test_a_question_that_fails_is_no_part_of_the_dialog(

@@ -79,7 +79,7 @@ def _gpu_name() -> str:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
-        prog="python -m llama4_local.plan",
+        prog="llama4 plan",
         description="What a Llama 4 takes in memory, whether it fits, and how fast it can be at best.",
     )
     parser.add_argument("model", help="scout, maverick, guard-4, nano, a checkpoint folder or a config.json")

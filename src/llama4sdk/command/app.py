@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import sys
 import warnings
 from pathlib import Path
@@ -10,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, Optional
 import typer
 
 from llama4sdk.environment import backend_named, option_in
-from llama4sdk.errors import GuardsMissing, LlamaError
+from llama4sdk.errors import GuardsMissing, InvalidRequest, LlamaError
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -47,6 +48,9 @@ _REFUSED = 2  # exit status: what was asked for cannot be done
 
 def main() -> None:
     """Run the command; an error of the SDK ends it in words, with status 2."""
+    for stream in (sys.stdin, sys.stdout):  # bytes and characters of another encoding end no dialog
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="replace")
     try:
         with warnings.catch_warnings():
             warnings.showwarning = _show_warning
@@ -55,6 +59,9 @@ def main() -> None:
         sys.stderr.write(f"llama4: {error}\n")
         sys.exit(_REFUSED)
     except BrokenPipeError:
+        sys.exit(1)
+    except OSError as error:  # as of an output that goes to a full disk
+        sys.stderr.write(f"llama4: {error}\n")
         sys.exit(1)
 
 
@@ -92,6 +99,42 @@ def guards_of(guard: list[str] | None, *, none: bool) -> Sequence[Guard] | Liter
     return None if none else guards_named(guard) if guard else "auto"
 
 
+def _show_version(asked: bool) -> None:
+    if asked:
+        from llama4sdk import __version__
+
+        typer.echo(f"llama4sdk {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def options(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_show_version, is_eager=True, help="Show the version and end.")
+    ] = False,
+) -> None:
+    """Llama 4 on the command line: in this process, or behind a server."""
+    del version
+
+
+def keys_in(path: Path | None) -> Sequence[str]:
+    """Return the keys in a file, one a line; blank lines and those that begin with # are none.
+
+    Raises:
+        InvalidRequest: It cannot be read, or holds no key.
+    """
+    if path is None:
+        return ()
+    try:
+        lines = path.expanduser().read_text(encoding="utf-8").splitlines()
+    except (OSError, ValueError, RuntimeError) as error:
+        raise InvalidRequest(f"The keys in {path} cannot be read: {type(error).__name__}.") from error
+    keys = [line.strip() for line in lines if line.strip() and not line.startswith("#")]
+    if not keys:
+        raise InvalidRequest(f"There is no key in {path}; write one a line.")
+    return keys
+
+
 @app.command()
 def chat(
     backend: Target = None,
@@ -120,6 +163,10 @@ def serve(
         Optional[list[str]],  # noqa: UP045
         typer.Option(envvar="LLAMA4_SERVER_KEYS", help="A key that clients must send; may be repeated."),
     ] = None,
+    api_key_file: Annotated[
+        Optional[Path],  # noqa: UP045
+        typer.Option(help="A file with such keys, one a line, which a list of processes does not show."),
+    ] = None,
     chat_page: Annotated[bool, typer.Option("--chat", help="Serve a chat page at /.")] = False,
     model: Model = None,
     option: Option = None,
@@ -137,7 +184,7 @@ def serve(
         backend_options=options,
         guards=guards_of(guard, none=no_guards),
         announce=lambda url: typer.echo(f"Serving {name} at {url}/v1{f', chat at {url}/' if chat_page else ''}"),
-        api_keys=api_key or (),
+        api_keys=(*(api_key or ()), *keys_in(api_key_file)),
         chat_page=chat_page,
     )
 

@@ -10,7 +10,9 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from rich.console import Console
 
-from llama4sdk.errors import LlamaError
+from llama4sdk.command.typed_paths import typed_file
+from llama4sdk.errors import InvalidRequest, LlamaError
+from llama4sdk.images import load
 from llama4sdk.messages import Image, Message, SystemMessage, UserMessage
 from llama4sdk.sync import Llama4
 
@@ -42,15 +44,17 @@ def chat_with(
         system: The system message.
         prompt: The only question; without it, questions are read from the input.
         guards: Guards around every turn; a blocked one is no part of the dialog.
+
+    Raises:
+        InvalidRequest: An image of the first message cannot be read.
     """
     console = Console(highlight=False, soft_wrap=True)
+    first = [_image(str(path)) for path in images]
     with Llama4(name, guards=guards, **options) as llama:
-        dialog = Dialog(llama, console, system)
-        for path in images:
-            dialog.add_image(path)
+        dialog = Dialog(llama, console, system, first)
         if prompt:
             return 0 if dialog.ask(prompt) else 1
-        if sys.stdin.isatty():
+        if _on_terminal():
             console.print(f"{llama.capabilities.model or llama.capabilities.name}   {_HELP}", style="dim", markup=False)
         try:
             while (line := _line(console, dialog)) is not None:
@@ -58,7 +62,26 @@ def chat_with(
                     break
         except KeyboardInterrupt:
             return _INTERRUPTED
-    return 1 if dialog.failed and not sys.stdin.isatty() else 0
+    return 1 if dialog.failed and not _on_terminal() else 0
+
+
+def _on_terminal() -> bool:
+    """Return whether questions are typed; there is no standard input where it was closed."""
+    return sys.stdin is not None and sys.stdin.isatty()
+
+
+def _image(written: str) -> Image:
+    """Return the image in a file.
+
+    Raises:
+        InvalidRequest: There is no such file, or it holds no image.
+    """
+    path = typed_file(written)
+    if path is None:
+        raise InvalidRequest(f"There is no file {written}.")
+    image = Image(path)
+    load(image)
+    return image
 
 
 def _line(console: Console, dialog: Dialog) -> str | None:
@@ -67,9 +90,9 @@ def _line(console: Console, dialog: Dialog) -> str | None:
     Raises:
         KeyboardInterrupt: The second Ctrl-C with nothing between: one that stopped an answer counts as the first.
     """
-    while True:
+    while sys.stdin is not None:
         try:
-            line = console.input("[bold]you[/]   " if sys.stdin.isatty() else "")
+            line = console.input("[bold]you[/]   " if _on_terminal() else "")
         except EOFError:
             return None
         except KeyboardInterrupt:
@@ -81,6 +104,7 @@ def _line(console: Console, dialog: Dialog) -> str | None:
             continue
         dialog.interrupted = False
         return line
+    return None
 
 
 class Dialog:
@@ -90,14 +114,15 @@ class Dialog:
         llama: The client.
         console: Where answers are written.
         system: The system message; empty for none.
+        images: Images for the first question.
     """
 
-    def __init__(self, llama: Llama4, console: Console, system: str = "") -> None:
+    def __init__(self, llama: Llama4, console: Console, system: str = "", images: Sequence[Image] = ()) -> None:
         self._llama = llama
         self._console = console
         self._system = system
         self._said: list[Message] = []
-        self._images: list[Image] = []
+        self._images = list(images)
         self.failed = False
         """Whether a question was not answered."""
         self.interrupted = False
@@ -110,31 +135,31 @@ class Dialog:
             case "/quit" | "/exit":
                 return False
             case "/image" if rest:
-                self.add_image(Path(rest.strip().strip("'\"")))
+                self._add_image(rest)
             case "/system":
                 self._system, self._said = rest.strip(), []
             case "/new":
                 self._said, self._images = [], []
             case "/save" if rest:
-                self._save(Path(rest.strip()).expanduser())
+                self._save(rest.strip())
             case _ if word.startswith("/"):
                 self._note(_HELP)
             case _:
                 self.ask(line)
         return True
 
-    def add_image(self, path: Path) -> None:
+    def _add_image(self, written: str) -> None:
         """Put an image before the next question."""
-        if path.expanduser().is_file():
-            self._images.append(Image(path.expanduser()))
-        else:
-            self._note(f"There is no file {path}.", "red")
+        try:
+            self._images.append(_image(written.strip()))
+        except InvalidRequest as error:
+            self._note(str(error), "red")
 
     def ask(self, question: str) -> bool:
         """Ask and write the answer as it comes; return whether it came. Ctrl-C stops it."""
-        message = UserMessage([*self._images, question] if self._images else question)
-        system = [SystemMessage(self._system)] if self._system else []
         try:
+            message = UserMessage([*self._images, question] if self._images else question)
+            system = [SystemMessage(self._system)] if self._system else []
             with self._llama.stream([*system, *self._said, message]) as stream:
                 try:
                     for text in stream.text():
@@ -154,17 +179,18 @@ class Dialog:
         self._images = []
         if reply.text:
             self._said += [message, reply.message]
-        if sys.stdin.isatty() and reply.timing and reply.timing.tokens_per_second:
+        if _on_terminal() and reply.timing and reply.timing.tokens_per_second:
             speed = f"{reply.timing.first_token or 0:.2f} s to the first, {reply.timing.tokens_per_second:.0f} tokens/s"
             self._note(f"{reply.usage.completion_tokens} tokens, {speed}, {reply.finish_reason or 'stopped'}")
         return True
 
-    def _save(self, path: Path) -> None:
+    def _save(self, written: str) -> None:
         dialog = [{"role": message.role, "content": message.text} for message in self._said]
         try:
+            path = Path(written).expanduser()
             path.write_text(json.dumps(dialog, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
-        except OSError as error:
-            self._note(f"It could not be saved: {error.strerror}.", "red")
+        except (OSError, ValueError, RuntimeError) as error:  # a null byte, a user without a home
+            self._note(f"It could not be saved: {getattr(error, 'strerror', None) or error}.", "red")
 
     def _note(self, text: str, style: str = "dim") -> None:
         with suppress(BrokenPipeError):
