@@ -42,7 +42,7 @@ def run_ranks(ranks: int, ceilings: Ceilings, budget: Budget) -> Iterator[Row]:
 
 def _measured(name: str, weight_format: Format, ranks: int, ceilings: Ceilings) -> Iterator[Row]:
     config, share = _config(name), Share(0, ranks)
-    check_split(config, ranks)
+    check_split(config, share)
     sizing = Sizing.of(
         config,
         quantize=None if weight_format == "bf16" else weight_format,
@@ -50,7 +50,7 @@ def _measured(name: str, weight_format: Format, ranks: int, ceilings: Ceilings) 
         cache_dtype="auto",
         step_tokens=1,
         reference=False,
-        ranks=ranks,
+        share=share,
     )
     with torch.inference_mode():
         own = share.config(config)

@@ -103,6 +103,9 @@ class LocalBackend:
         tensor_parallel: Ranks, each a process with its share of every matrix and of the cache; rank 0 is this process.
             It has to divide the key/value heads and the widths of feed-forwards. On CPUs only; see
             `docs/tensor_parallel.md`.
+        expert_parallel: Whether routed experts are whole, each on one of the ranks, which have to divide their number:
+            a token's result travels from there, in fewer bytes, and the shared expert is on every rank. The planner
+            tells what is gained and taken.
         prompt_template: How to render prompts instead of what the checkpoint's tokenizer says.
 
     Raises:
@@ -135,6 +138,7 @@ class LocalBackend:
         own_template: bool = False,
         image_limits: ImageLimits = DEFAULT_LIMITS,
         tensor_parallel: int = 1,
+        expert_parallel: bool = False,
         prompt_template: PromptTemplate | None = None,
     ) -> None:
         if not isinstance(checkpoint, str | os.PathLike | None):
@@ -168,6 +172,7 @@ class LocalBackend:
             own_template=own_template,
             image_limits=image_limits,
             tensor_parallel=tensor_parallel,
+            expert_parallel=expert_parallel,
         )
         self._template = prompt_template
         self._served: ServedModel | None = None

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 
 from llama4_local.checkpoint.loader import load_model
-from llama4_local.config.share import HEAD_IS_WHOLE, checked_ranks
+from llama4_local.config.share import HEAD_IS_WHOLE, checked_share
 from llama4_local.engine.prompt_logits import placeholder_of, prompt_logits
 from llama4_local.model.vision import encode_tiles
 from llama4_local.parallel.starting import load_over_ranks
@@ -49,6 +49,7 @@ def score(
     cache_dtype: CacheType = "auto",
     tensor_parallel: int = 1,
     head_dtype: HeadType = "auto",
+    expert_parallel: bool = False,
 ) -> Tensor:
     """Return the scores of the next token at every position of a prompt.
 
@@ -66,6 +67,7 @@ def score(
         cache_dtype: `fp8` to keep keys and values in e4m3; see `LocalBackend`.
         tensor_parallel: Ranks, on CPUs; see `LocalBackend`.
         head_dtype: `fp8` to pack the output head; see `LocalBackend`.
+        expert_parallel: Whether routed experts are whole on them; see `LocalBackend`.
 
     Returns:
         [tokens, vocab], fp32.
@@ -75,12 +77,13 @@ def score(
         InvalidRequest: No tokens, ids outside the vocabulary, or tiles that do not match the placeholders.
     """
     pixels = _pixels(tiles)
-    if checked_ranks(tensor_parallel) > 1:
+    share = checked_share(tensor_parallel, expert_parallel)
+    if share.size > 1:
         if torch.device(device).type != "cpu":
             raise InvalidRequest(f"tensor_parallel={tensor_parallel} runs on CPUs only, not on {device!r}")
         if head_dtype != "auto":
             raise InvalidRequest(HEAD_IS_WHOLE)
-        model = load_over_ranks(path, tensor_parallel, dtype=dtype, quantize=quantize)
+        model = load_over_ranks(path, share, dtype=dtype, quantize=quantize)
     else:
         model = load_model(path, device=device, dtype=dtype, quantize=quantize, head_dtype=head_dtype)
     try:

@@ -71,11 +71,11 @@ class RankThreads:
             thread.join(PATIENCE)
 
 
-def model_over_threads(config: ModelConfig, size: int, seed: int = 0) -> Model:
+def model_over_threads(config: ModelConfig, size: int, seed: int = 0, *, whole_experts: bool = False) -> Model:
     """Return rank 0's model of a small network, the other ranks in threads; its `ranks` have to be closed."""
     with tempfile.TemporaryDirectory() as folder:
         source = ShardSource(str(saved(Path(folder), config, seed)))
-        shares = [Share(rank, size) for rank in range(size)]
+        shares = [Share(rank, size, whole_experts) for rank in range(size)]
         weights = [load_share(source, share) for share in shares]
         threads = RankThreads()
         ends = exchanges(size)

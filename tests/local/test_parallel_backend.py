@@ -27,6 +27,7 @@ from local.small_backends import ENDLESS, asking, events_of, serving, text_of
 from local.test_backend_conformance import LocalConformance
 from long_runs import LONG
 
+EXPERTS = (False, True) if LONG else (False,)  # whole ones in each rank
 GREEDY = Sampling(temperature=0, max_tokens=24)
 QUESTIONS = ["What is 17 + 25?", "Who are you?", "Spell the word cat.", "What is the capital of France?"]
 
@@ -37,8 +38,8 @@ class Sum(BaseModel):
     value: int
 
 
-async def answers(ranks: int) -> list[object]:
-    async with Llama4("local", tensor_parallel=ranks) as llama:
+async def answers(ranks: int, *, experts: bool = False) -> list[object]:
+    async with Llama4("local", tensor_parallel=ranks, expert_parallel=experts) as llama:
         texts: list[object] = [(await llama.chat(question, sampling=GREEDY)).text for question in QUESTIONS]
         texts.append(
             (await llama.chat("Tell me a story.", sampling=Sampling(temperature=1.0, seed=3, max_tokens=24))).text
@@ -49,19 +50,21 @@ async def answers(ranks: int) -> list[object]:
         return texts
 
 
-async def test_nano_answers_alike_over_two_ranks():
-    assert await answers(2) == await answers(1)
+@pytest.mark.parametrize("experts", EXPERTS)
+async def test_nano_answers_alike_over_two_ranks(experts: bool):
+    assert await answers(2, experts=experts) == await answers(1)
 
 
-async def test_sessions_go_from_two_ranks_to_one_and_back(folder: Path, tmp_path: Path):
+@pytest.mark.parametrize("experts", EXPERTS)
+async def test_sessions_go_from_two_ranks_to_one_and_back(experts: bool, folder: Path, tmp_path: Path):
     opening = asking("hello world " * 12)
-    async with serving(folder, tensor_parallel=2) as shared:
+    async with serving(folder, tensor_parallel=2, expert_parallel=experts) as shared:
         session = await shared.session(opening)
         await session.save(tmp_path / "of-two")
     async with serving(folder) as alone:
         restored = await alone.restore(tmp_path / "of-two")
         await restored.save(tmp_path / "of-one")
-    async with serving(folder, tensor_parallel=2) as shared:
+    async with serving(folder, tensor_parallel=2, expert_parallel=not experts) as shared:
         again = await shared.restore(tmp_path / "of-one")
         await again.save(tmp_path / "again")
     saved, returned = load_file(tmp_path / "of-two"), load_file(tmp_path / "again")
@@ -70,8 +73,12 @@ async def test_sessions_go_from_two_ranks_to_one_and_back(folder: Path, tmp_path
     assert all(torch.equal(saved[name], returned[name]) for name in saved)
 
 
-@pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGSTOP])
-async def test_a_rank_that_dies_or_hangs_ends_every_stream_with_one_error(folder: Path, how: signal.Signals):
+@pytest.mark.parametrize(
+    ("how", "experts"), [(how, experts) for how in (signal.SIGKILL, signal.SIGSTOP) for experts in EXPERTS]
+)
+async def test_a_rank_that_dies_or_hangs_ends_every_stream_with_one_error(
+    folder: Path, how: signal.Signals, experts: bool
+):
     errors: list[LlamaError] = []
 
     async def read(backend: LocalBackend) -> None:
@@ -79,7 +86,7 @@ async def test_a_rank_that_dies_or_hangs_ends_every_stream_with_one_error(folder
             await events_of(backend, asking(sampling=ENDLESS))
         errors.append(caught.value)
 
-    async with serving(folder, tensor_parallel=2) as backend:
+    async with serving(folder, tensor_parallel=2, expert_parallel=experts) as backend:
         await events_of(backend, asking())
         (rank,) = children()
         async with anyio.create_task_group() as tasks:
@@ -156,6 +163,14 @@ class TestConformanceOverTwoRanks(LocalConformance):
 
     def make(self) -> Backend:
         return LocalBackend(NANO, max_sequences=8, tensor_parallel=2)
+
+
+@pytest.mark.skipif(not LONG, reason="each test starts processes")
+class TestConformanceOverWholeExperts(LocalConformance):
+    long_prompt = "Who are you and what can you do?"
+
+    def make(self) -> Backend:
+        return LocalBackend(NANO, max_sequences=8, tensor_parallel=2, expert_parallel=True)
 
 
 def children(parent: int | None = None) -> list[int]:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import replace
+from itertools import product
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
@@ -14,6 +16,7 @@ from llama4_local.parallel.loading import ShardSource, load_share
 from llama4_local.planning import check_fits, plan
 from llama4_local.planning.command import main
 from llama4_local.planning.published import PUBLISHED
+from llama4_local.planning.routed import touched_experts
 from llama4sdk.errors import InvalidRequest
 from local.divisible import SHAPES
 from local.fp8_checkpoints import saved_fp8
@@ -33,8 +36,14 @@ FITTING: dict[str, tuple[Any, dict[str, Any]]] = {
     "ten million tokens of scout": ("scout", {"memory": "8×141GB", "cache_dtype": "fp8", "context": "10M"}),
 }
 Form = Literal["plain", "int4", "fp8", "published fp8"]
-USUAL: list[tuple[Form, int]] = [("int4", 2), ("published fp8", 4)]
-CASES = [(form, ranks) for form in get_args(Form) for ranks in (2, 4) if LONG or (form, ranks) in USUAL]
+USUAL: list[tuple[Form, int, bool]] = [("int4", 2, False), ("published fp8", 4, True)]
+CASES = [
+    (form, ranks, whole)
+    for form in get_args(Form)
+    for ranks in (2, 4)
+    for whole in (False, True)
+    if LONG or (form, ranks, whole) in USUAL
+]
 
 
 @pytest.mark.parametrize("name", FITTING)
@@ -82,17 +91,28 @@ def test_links_carry_two_sums_a_layer_of_every_other_rank(batch: int) -> None:
     assert alone.link_bytes == 0
 
 
-@pytest.mark.parametrize(("form", "ranks"), CASES)
-def test_planned_shares_are_what_loading_and_the_cache_allocate(form: Form, ranks: int, tmp_path: Path) -> None:
+@pytest.mark.parametrize(("form", "ranks", "whole"), CASES)
+def test_planned_shares_are_what_loading_and_the_cache_allocate(
+    form: Form, ranks: int, whole: bool, tmp_path: Path
+) -> None:
     config, quantize = SHAPES["maverick"], form if form in ("int4", "fp8") else None
     if form == "published fp8":
         folder = saved_fp8(tmp_path, replace(config, fp8=True), biting_weights(config), fused=True)
     else:
         folder = saved(tmp_path, config)
-    share = Share(0, ranks)
+    share = Share(0, ranks, whole)
     weights = load_share(ShardSource(str(folder), quantize=quantize), share)
     taken = sum(own_bytes(weights).values())
-    planned = plan(folder, memory=f"{ranks}x1GB", machine="cpu", quantize=quantize, context=100, sequences=3)
+    memory = f"{ranks}x1GB"
+    planned = plan(
+        folder,
+        memory=memory,
+        machine="cpu",
+        quantize=quantize,
+        context=100,
+        sequences=3,
+        expert_parallel=whole,
+    )
     assert planned.weights.total == pytest.approx(taken, rel=0.02)
     cache = KvCache.allocate(share.config(config).text, planned.cache.shape, dtype=weights.embedding.dtype)
     assert planned.cache.total == pytest.approx(cache.bytes, rel=0.02)
@@ -147,3 +167,73 @@ def test_parts_of_a_vocabulary_follow_one_another_and_none_is_empty(vocab: int, 
     assert ranges[-1][1] == vocab
     assert all(start < stop for start, stop in ranges)
     assert vocab < 2000 or all(start % 64 == 0 for start, _ in ranges)
+
+
+def test_whole_experts_of_maverick_move_each_row_once_and_keep_the_shared_expert_in_every_rank() -> None:
+    options: dict[str, Any] = {"memory": "8x80GB", "quantize": "fp8", "machine": "h100", "context": 1}
+    slices, whole = (plan("maverick", **options, expert_parallel=way) for way in (False, True))
+    scales = 4 * 5120 * 24 * (1 - 1 / 8)  # bytes: in slices, `down` has its scales on each rank
+    assert whole.weights.experts == slices.weights.experts - 128 * scales
+    assert whole.weights.shared == 8 * slices.weights.shared - 8 * scales
+    row = 2 * 5120
+    (step,) = (step for step in whole.steps if step.batch == 64)
+    assert step.link_bytes == 64 * row * ((48 + 24) * 7 + 24 * 7 / 8)
+    (alone, *_) = whole.steps
+    read = whole.weights
+    always = read.attention + read.shared + read.dense + read.routers + read.head
+    assert alone.weight_bytes == pytest.approx(always + read.experts / 16)  # of 16 whole experts one is read
+    ways = slices.expert_ways
+    assert ways
+    assert ways == whole.expert_ways
+    assert (ways.divided.weights, ways.whole.weights) == (slices.weights.total, whole.weights.total)
+    assert (ways.divided.shared, ways.whole.shared) == (slices.weights.shared, whole.weights.shared)
+    assert (ways.divided.link_bytes, ways.whole.link_bytes) == (slices.steps[0].link_bytes, alone.link_bytes)
+
+
+@pytest.mark.parametrize(
+    ("model", "options", "tokens"),
+    [
+        ("maverick", {"memory": "8x80GB", "quantize": "fp8"}, 512),
+        ("scout", {"memory": "4x80GB"}, 2048),
+        ("scout", {"memory": "4x80GB", "machine": "cpu"}, None),
+    ],
+)
+def test_whole_experts_take_less_time_in_long_steps(model: str, options: dict[str, Any], tokens: int | None) -> None:
+    options = {"machine": "h100", "context": 1, **options}
+    ways = plan(model, **options).expert_ways
+    assert ways
+    assert ways.whole_from == tokens
+    if tokens:
+        for count, faster in ((tokens, True), (tokens // 2, False)):
+            slices, whole = (
+                next(step for step in plan(model, sequences=count, expert_parallel=way, **options).steps[::-1])
+                for way in (False, True)
+            )
+            assert slices.batch == whole.batch == count
+            seconds = [(step.weight_bytes / 3.35e12 + step.link_bytes / 450e9) for step in (slices, whole)]
+            assert (seconds[1] < seconds[0]) is faster
+
+
+def test_networks_without_a_choice_show_none() -> None:
+    assert plan("guard-4", memory="2x80GB").expert_ways is None
+    assert plan("scout", memory="400GB").expert_ways is None
+    with pytest.raises(InvalidRequest, match="give their number too"):
+        plan("scout", memory="400GB", expert_parallel=True)
+
+
+@pytest.mark.parametrize(("tokens", "ranks"), [(1, 2), (2, 4), (3, 2), (5, 4)])
+def test_the_experts_that_the_busiest_rank_reads_are_counted_exactly(tokens: int, ranks: int) -> None:
+    total = 0
+    for routed in product(range(8), repeat=tokens):
+        counts = Counter(expert // (8 // ranks) for expert in set(routed))
+        total += max(counts.values())
+    assert touched_experts(8, tokens, ranks) == pytest.approx(total / 8**tokens)
+    assert touched_experts(8, 10_000, ranks) == 8 // ranks
+
+
+def test_slices_are_proposed_where_whole_experts_do_not_fit(capsys: pytest.CaptureFixture[str]) -> None:
+    between = ["scout", "--memory", "4x66GB", "--machine", "h100"]
+    assert main(between) == 0
+    assert "Whole experts take less time in steps of 2,048" in " ".join(capsys.readouterr().out.split())
+    assert main([*between, "--expert-parallel"]) == 1
+    assert "expert_parallel=False makes it fit." in capsys.readouterr().out

@@ -5,6 +5,7 @@ from __future__ import annotations
 import subprocess
 import sys
 from dataclasses import replace
+from math import prod
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -12,11 +13,12 @@ import pytest
 import torch
 
 from llama4_local.checkpoint import quantizing
-from llama4_local.checkpoint.cuts import cut_of, cut_shape
+from llama4_local.checkpoint.cuts import cut_of, cut_shape, own_tensors
 from llama4_local.checkpoint.headers import find_tensors
 from llama4_local.checkpoint.reader import stored_bytes
 from llama4_local.checkpoint.writer import save_checkpoint
 from llama4_local.config.model import ModelConfig
+from llama4_local.config.reader import read_config
 from llama4_local.config.share import Share
 from llama4_local.parallel.loading import ShardSource, load_share
 from llama4_local.weights.schema import random_weights
@@ -32,8 +34,16 @@ if TYPE_CHECKING:
     from llama4_local.weights.tree import Weights
 
 FORMS = ("bf16", "bf16, single experts", "int4", "fp8", "fbgemm", "llm-compressor")
-USUAL = [("bf16", 2), ("int4", 4)]
-CASES = [(form, ranks) for form in FORMS for ranks in (2, 4) if LONG or (form, ranks) in USUAL]
+USUAL = [("bf16", 2, False), ("int4", 4, True)]
+WAYS = (False, True)  # slices of every expert, whole experts
+CASES = [
+    (form, ranks, whole)
+    for form in FORMS
+    for ranks in (2, 4)
+    for whole in WAYS
+    if LONG or (form, ranks, whole) in USUAL
+]
+PACKING = 7  # bytes for each number of an expert: it is read in bf16, and packed in fp32
 BESIDE = 8 * 2**20  # bytes that Python and torch take while they load, whatever the checkpoint
 PROGRAM = """
 import sys, threading, time
@@ -49,11 +59,12 @@ def watch():
     while not over.wait(0.002):
         seen.append(anonymous())
 
-folder, quantize, rank, size = sys.argv[1:]
+folder, quantize, rank, size, whole = sys.argv[1:]
 over, seen, before = threading.Event(), [], anonymous()
 thread = threading.Thread(target=watch)
 thread.start()
-weights = load_share(ShardSource(folder, quantize=quantize or None, keep=False), Share(int(rank), int(size)))
+share = Share(int(rank), int(size), bool(whole))
+weights = load_share(ShardSource(folder, quantize=quantize or None, keep=False), share)
 over.set()
 thread.join()
 print(max(seen) - before)
@@ -71,31 +82,36 @@ def published(folder: Path, form: str, config: ModelConfig) -> ShardSource:
     return ShardSource(str(folder), quantize=quantize, keep=False)
 
 
-def largest_tensor(folder: str, share: Share) -> int:
-    """Return the bytes of the rank's part of the largest tensor of a checkpoint."""
-    stored = find_tensors(Path(folder)).items()
-    return max(stored_bytes(cut_shape(tensor, cut_of(name, tensor, share))) for name, tensor in stored)
+def largest_tensor(source: ShardSource, share: Share) -> int:
+    """Return the bytes of a rank's part of the largest tensor, or of one expert while it is packed if that is more."""
+    stored = own_tensors(find_tensors(Path(source.folder)), read_config(Path(source.folder)).text.experts, share)
+    parts = {name: cut_shape(tensor, cut_of(name, stored, share)) for name, tensor in stored.items()}
+    packed = [prod(part.shape[1:]) for part in parts.values() if source.quantize and len(part.shape) == 3]
+    return max(*map(stored_bytes, parts.values()), PACKING * max(packed, default=0))
 
 
-@pytest.mark.parametrize(("form", "ranks"), CASES)
-def test_a_share_is_loaded_within_its_own_room_and_one_tensor_more(form: str, ranks: int, tmp_path: Path) -> None:
-    source, share = published(tmp_path, form, SHAPES["maverick"]), Share(1, ranks)
+@pytest.mark.parametrize(("form", "ranks", "whole"), CASES)
+def test_a_share_is_loaded_within_its_own_room_and_one_tensor_more(
+    form: str, ranks: int, whole: bool, tmp_path: Path
+) -> None:
+    source, share = published(tmp_path, form, SHAPES["maverick"]), Share(1, ranks, whole)
     with MemoryPeak(mapped=[file.stat().st_size for file in tmp_path.glob("*.safetensors")]) as measured:
         weights = load_share(source, share)
-    assert measured.peak <= sum(own_bytes(weights).values()) + largest_tensor(source.folder, share)
+    assert measured.peak <= sum(own_bytes(weights).values()) + largest_tensor(source, share)
 
 
 @pytest.mark.skipif(not LONG, reason="takes a minute: LLAMA4_LONG=1")
 @pytest.mark.skipif(sys.platform != "linux", reason="asks Linux for the memory of a process")
+@pytest.mark.parametrize("whole", WAYS)
 @pytest.mark.parametrize("form", FORMS)
-def test_a_ranks_process_takes_its_share_and_one_tensor_more(form: str, tmp_path: Path) -> None:
+def test_a_ranks_process_takes_its_share_and_one_tensor_more(form: str, whole: bool, tmp_path: Path) -> None:
     small = SHAPES["maverick"]
     text = replace(small.text, hidden_size=1024, expert_size=1024, dense_size=2048, experts=16)
-    source, share = published(tmp_path, form, replace(small, text=text)), Share(1, 4)
-    arguments = [source.folder, source.quantize or "", str(share.rank), str(share.size)]
+    source, share = published(tmp_path, form, replace(small, text=text)), Share(1, 4, whole)
+    arguments = [source.folder, source.quantize or "", str(share.rank), str(share.size), "whole" * whole]
     done = subprocess.run([sys.executable, "-c", PROGRAM, *arguments], capture_output=True, text=True, check=True)
     own = sum(own_bytes(load_share(source, share)).values())
-    tensor = largest_tensor(source.folder, share)
+    tensor = largest_tensor(source, share)
     print(f"\n{form}: {int(done.stdout):,} bytes at most, the share {own:,}, the largest tensor's part {tensor:,}")
     assert int(done.stdout) <= own + tensor + BESIDE
     assert own > 3 * BESIDE

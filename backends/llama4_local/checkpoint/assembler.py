@@ -236,7 +236,8 @@ class Assembler:
             part = part.float() * self._scales(name).reshape(-1, *(1,) * (part.ndim - 1))
         wide = part.to(dtype=self.dtype)
         if torch.finfo(wide.dtype).max < torch.finfo(part.dtype).max and not is_finite(wide) and is_finite(part):
-            self.source.problems.append(f"{name} has values that are not finite numbers in {self.dtype}")
+            stored = self.source.tensors[name].name
+            self.source.problems.append(f"{stored} has values that are not finite numbers in {self.dtype}")
         return wide
 
     def _scales(self, name: str) -> Tensor:

@@ -63,6 +63,7 @@ class QuantizedCache:
             verify: Whether checksums are compared at every start.
         """
         part = f"-{share.rank}-of-{share.size}" if share.size > 1 else ""
+        part += "-experts" if share.whole_experts else ""
         mark = f"{kind}-{VERSION}-{identity[:16]}{part}"
         cache = cache_folder()
         spare = () if cache is None else (cache.with_name("packed") / mark,)

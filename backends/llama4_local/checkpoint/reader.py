@@ -75,7 +75,7 @@ class TensorReader:
 
     def _checked(self, name: str, tensor: Tensor, size: int) -> Tensor:
         if not is_finite(tensor):
-            self.problems.append(f"{name} has values that are not finite numbers")
+            self.problems.append(f"{self.tensors[name].name} has values that are not finite numbers")
         self._advance(size)
         return tensor
 

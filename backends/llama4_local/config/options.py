@@ -16,7 +16,7 @@ from llama4_local.config.formats import (
     WeightFormat,
     usual_step_tokens,
 )
-from llama4_local.config.share import HEAD_IS_WHOLE, checked_ranks
+from llama4_local.config.share import HEAD_IS_WHOLE, Share, checked_share
 from llama4sdk.checks import shown
 from llama4sdk.errors import InvalidRequest
 from llama4sdk.image_limits import DEFAULT_LIMITS, ImageLimits
@@ -55,11 +55,12 @@ class Options:
     own_template: bool = False
     image_limits: ImageLimits = DEFAULT_LIMITS
     tensor_parallel: int = 1
+    expert_parallel: bool = False
 
     def __post_init__(self) -> None:
         tools_place(self.tools_in)
         self._check_kinds()
-        checked_ranks(self.tensor_parallel)
+        checked_share(self.tensor_parallel, self.expert_parallel)
         counts = ("context", "max_sequences", "max_waiting", "max_images", "step_tokens", "threads")
         for name in counts:
             value = getattr(self, name)
@@ -79,6 +80,11 @@ class Options:
             raise InvalidRequest(f"image_limits is an ImageLimits, not {type(self.image_limits).__name__}.")
         if not isinstance(self.device, str):
             raise InvalidRequest(f"device is auto, cpu, cuda or cuda:N; got {self.device!r}.")
+
+    @property
+    def share(self) -> Share:
+        """Rank 0 of those that run the network."""
+        return Share(0, self.tensor_parallel, self.expert_parallel)
 
     def _check_kinds(self) -> None:
         for name, choices in (("quantize", WeightFormat), ("speculate", Speculation)):

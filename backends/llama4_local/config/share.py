@@ -1,5 +1,6 @@
-"""One rank's share of a network: whole heads, and equal slices of every feed-forward and of the vocabulary.
+"""One rank's share of a network: whole heads, a range of the vocabulary, and slices of every feed-forward.
 
+Or whole experts in place of slices.
 Needs no torch, since it is planned for as well.
 """
 
@@ -13,7 +14,7 @@ from llama4sdk.errors import InvalidRequest
 
 if TYPE_CHECKING:
     from llama4_local.config.formats import WeightFormat
-    from llama4_local.config.model import ModelConfig, TextConfig
+    from llama4_local.config.model import ModelConfig
 
 
 _BLOCK = 64  # tokens
@@ -26,6 +27,8 @@ class Share:
     Args:
         rank: From 0.
         size: Number of ranks.
+        whole_experts: Whether each rank has some of the routed experts, whole, and the whole shared one; otherwise each
+            has a slice of every expert.
 
     Raises:
         InvalidRequest: A rank that is not one of `size`.
@@ -33,6 +36,7 @@ class Share:
 
     rank: int
     size: int
+    whole_experts: bool = False
 
     def __post_init__(self) -> None:
         if self.size < 1 or not 0 <= self.rank < self.size:
@@ -53,8 +57,12 @@ class Share:
         first, last = self.range(-(-count // _BLOCK))
         return min(count, first * _BLOCK), min(count, last * _BLOCK)
 
+    def experts(self, count: int) -> tuple[int, int]:
+        """Return the first of `count` routed experts of which this rank has any part, and the one behind its last."""
+        return self.range(count) if self.whole_experts else (0, count)
+
     def config(self, config: ModelConfig) -> ModelConfig:
-        """Return the shape of this rank's part of a network, its vocabulary whole."""
+        """Return the shape of this rank's part of a network; its vocabulary is whole, and its router."""
         text = config.text
         return replace(
             config,
@@ -62,7 +70,7 @@ class Share:
                 text,
                 heads=text.heads // self.size,
                 kv_heads=text.kv_heads // self.size,
-                expert_size=text.expert_size // self.size,
+                expert_size=text.expert_size // (1 if self.whole_experts else self.size),
                 dense_size=text.dense_size // self.size,
             ),
         )
@@ -79,6 +87,23 @@ def checked_ranks(ranks: object) -> int:
     return ranks
 
 
+def checked_share(tensor_parallel: object, expert_parallel: object) -> Share:
+    """Return rank 0 of a division as it was given.
+
+    Raises:
+        InvalidRequest: A number of ranks that is none, or whole experts for one rank, which has all of them.
+    """
+    ranks = checked_ranks(tensor_parallel)
+    if not isinstance(expert_parallel, bool):
+        raise InvalidRequest(f"expert_parallel is True or False, got {str(expert_parallel)[:80]!r}.")
+    if expert_parallel and ranks == 1:
+        raise InvalidRequest(
+            "expert_parallel=True divides the experts among ranks: give their number too, as in tensor_parallel=2, or "
+            "leave it out."
+        )
+    return Share(0, ranks, expert_parallel)
+
+
 WHOLE = Share(0, 1)  # of a network that one process runs
 INT4_IS_WHOLE = (
     "This checkpoint is published in int4, which tensor_parallel= does not divide yet; give the checkpoint in bf16 "
@@ -88,32 +113,51 @@ INT4_IS_WHOLE = (
 HEAD_IS_WHOLE = "head_dtype='fp8' packs the head of one process; leave it or tensor_parallel= out."
 
 
-def check_split(config: ModelConfig, size: int, *, quantize: WeightFormat | None = None) -> None:
+def check_split(config: ModelConfig, share: Share, *, quantize: WeightFormat | None = None) -> None:
     """Refuse a number of ranks that a network cannot be divided among.
 
     Raises:
         InvalidRequest: It proposes the numbers that can.
     """
-    if size == 1 or _divides(config.text, size, quantize):
+    text = config.text
+    if share.whole_experts and not any(text.moe_layers):
+        raise InvalidRequest("expert_parallel=True divides experts, and this network has none; leave it out.")
+    if share.size == 1 or divides(config, share, quantize=quantize):
         return
-    possible = possible_sizes(config, quantize=quantize)
+    experts = f"{text.experts} whole experts" if share.whole_experts else f"experts of {text.expert_size}"
+    possible = possible_sizes(config, quantize=quantize, whole_experts=share.whole_experts)
+    named = ", ".join(map(str, possible[1:] if share.whole_experts else possible)) or "none with expert_parallel=True"
     raise InvalidRequest(
-        f"tensor_parallel={size} does not divide this network ({config.text.kv_heads} key/value heads, experts of "
-        f"{config.text.expert_size}, dense layers of {config.text.dense_size}"
-        f"{', int4 groups' if quantize == 'int4' else ''}); possible: {', '.join(map(str, possible))}."
+        f"tensor_parallel={share.size} does not divide this network ({text.kv_heads} key/value heads, {experts}, dense "
+        f"layers of {text.dense_size}{', int4 groups' if quantize == 'int4' else ''}); possible: "
+        f"{named}.{_otherwise(config, share, quantize)}"
     )
 
 
-def possible_sizes(config: ModelConfig, *, quantize: WeightFormat | None = None) -> tuple[int, ...]:
+def _otherwise(config: ModelConfig, share: Share, quantize: WeightFormat | None) -> str:
+    """Propose the other way to divide experts, where that is possible."""
+    whole = not share.whole_experts
+    other = divides(config, replace(share, whole_experts=whole), quantize=quantize)
+    return f" With expert_parallel={whole} it does." if other else ""
+
+
+def possible_sizes(
+    config: ModelConfig, *, quantize: WeightFormat | None = None, whole_experts: bool = False
+) -> tuple[int, ...]:
     """Return the numbers of ranks that a network can be divided among, 1 the first."""
     sizes = range(2, config.text.kv_heads + 1)
-    return (1, *(size for size in sizes if _divides(config.text, size, quantize)))
+    return (1, *(size for size in sizes if divides(config, Share(0, size, whole_experts), quantize=quantize)))
 
 
-def _divides(text: TextConfig, size: int, quantize: WeightFormat | None) -> bool:
-    widths = [text.expert_size] if any(text.moe_layers) else []
-    widths += [] if all(text.moe_layers) else [text.dense_size]
-    whole = text.heads % size == text.kv_heads % size == 0 and all(width % size == 0 for width in widths)
+def divides(config: ModelConfig, share: Share, *, quantize: WeightFormat | None = None) -> bool:
+    """Whether a network can be divided so; only one with experts has whole ones."""
+    text, size = config.text, share.size
+    if share.whole_experts and not any(text.moe_layers):
+        return False
+    widths = [] if all(text.moe_layers) else [text.dense_size]
+    widths += [text.expert_size] if any(text.moe_layers) and not share.whole_experts else []
+    counts = [text.heads, text.kv_heads, *widths, *([text.experts] if share.whole_experts else [])]
+    whole = all(count % size == 0 for count in counts)
     if quantize != "int4" or not whole:
         return whole and text.vocab_size > size * size
     # Of other groups the packed form would be another, and so would be the answers.

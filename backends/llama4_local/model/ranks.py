@@ -25,7 +25,7 @@ class RankLost(ServerFault):
 class Ranks(Protocol):
     """This rank's part in what all ranks compute together.
 
-    On rank 0 each call but `total` and `gather` tells the other ranks to do the same.
+    On rank 0 each call but `total`, `gather` and `join` tells the other ranks to do the same.
     """
 
     @property
@@ -44,6 +44,15 @@ class Ranks(Protocol):
 
     def gather(self, part: Tensor) -> list[Tensor]:
         """Return every rank's tensor of one shape, in the order of the ranks."""
+        ...
+
+    def join(self, rows: Tensor, counts: Sequence[int]) -> Tensor:
+        """Return the rows of all ranks, those of one behind those of the other.
+
+        Args:
+            rows: [count, size], this rank's.
+            counts: Rows of each rank, the same on all.
+        """
         ...
 
     def begin(self, batch: Batch, cache: KvCache) -> None:

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Protocol
 import torch
 
 from llama4_local.config.invariant import BrokenInvariant
+from llama4_local.model.expert_ranks import moe_over_ranks
 from llama4_local.model.rope import TextRope, text_rope, vision_rope
 from llama4_local.ops.heads import HeadTransform
 from llama4_local.ops.reference.functions import ReferenceOps
@@ -185,7 +186,7 @@ def run_layer(
     attended = attend(index, ops.linear(normed, layer.attention.qkv))
     update = _total(model, ops.linear(attended, layer.attention.output))
     normed, residual = ops.add_rms_norm(update, residual, layer.post_norm, eps)
-    return residual, _total(model, _feed_forward(ops, normed, layer))
+    return residual, _feed_forward(model, normed, layer)
 
 
 def _total(model: Model, part: Tensor) -> Tensor:
@@ -193,11 +194,13 @@ def _total(model: Model, part: Tensor) -> Tensor:
     return part if model.ranks is None else model.ranks.total(part)
 
 
-def _feed_forward(ops: Ops, x: Tensor, layer: LayerWeights) -> Tensor:
+def _feed_forward(model: Model, x: Tensor, layer: LayerWeights) -> Tensor:
+    if layer.moe is not None and model.ranks is not None and model.ranks.share.whole_experts:
+        return moe_over_ranks(model.ops, model.ranks, x, layer.moe)
     if layer.moe is not None:
-        return ops.moe(x, layer.moe)
+        return _total(model, model.ops.moe(x, layer.moe))
     if layer.mlp is not None:
-        return ops.mlp(x, layer.mlp)
+        return _total(model, model.ops.mlp(x, layer.mlp))
     raise BrokenInvariant("a layer has neither a feed-forward nor experts")
 
 

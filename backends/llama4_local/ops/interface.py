@@ -108,6 +108,20 @@ class Ops(Protocol):
         """Return expert(x · sigmoid(score)) of each token's top-1 expert, plus shared_expert(x)."""
         ...
 
+    def router_logits(self, x: Tensor, router: Tensor) -> Tensor:
+        """Return the scores that `moe` chooses experts by, [tokens, E]."""
+        ...
+
+    def experts(self, x: Tensor, router_logits: Tensor, weights: MoeWeights) -> Partial:
+        """Return what `moe` does with scores that were computed before.
+
+        Args:
+            x: At least one token.
+            router_logits: [tokens, E], of the experts that `weights` has; the router itself is not read.
+            weights: Some or all of a layer's experts.
+        """
+        ...
+
     def adjust(self, logits: Tensor, penalties: Penalties | None, allowed: Tensor | None) -> None:
         """Take penalties off logits and set those of excluded tokens to -inf, in place.
 

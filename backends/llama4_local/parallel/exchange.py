@@ -6,6 +6,7 @@ rows beside it.
 
 from __future__ import annotations
 
+from contextlib import contextmanager
 from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
@@ -17,11 +18,14 @@ from torch.distributed import ProcessGroupGloo
 from llama4_local.model.ranks import RankLost
 
 if TYPE_CHECKING:
+    from collections.abc import Generator, Sequence
+
     from torch import Tensor
 
     from llama4_local.config.share import Share
 
 STORE_FILE = "store"
+_ROWS = 1  # the tag of messages between two ranks
 
 
 class Exchange:
@@ -62,11 +66,30 @@ class Exchange:
         part = part.contiguous()
         parts = [torch.empty_like(part) for _ in range(self._share.size)]
         self.received += (self._share.size - 1) * part.nbytes
-        try:
+        with _lost():
             self._group.allgather([parts], [part]).wait()
-        except RuntimeError as error:
-            raise RankLost("A rank of the engine has ended or hangs; make a new backend.", retryable=False) from error
         return parts
+
+    def join(self, rows: Tensor, counts: Sequence[int]) -> Tensor:
+        """Return all ranks' rows, in the order of the ranks; each row travels once to each other rank, in its own bits.
+
+        Args:
+            rows: This rank's, [its count, size].
+            counts: Rows of each rank, which all ranks have to agree on.
+        """
+        joined = rows.new_empty(sum(counts), *rows.shape[1:])
+        parts = joined.split(list(counts))
+        own = self._share.rank
+        parts[own].copy_(rows)
+        sent = rows.contiguous()
+        others = [rank for rank in range(self._share.size) if rank != own]
+        self.received += joined.nbytes - rows.nbytes
+        with _lost():
+            works = [self._group.recv([parts[rank]], rank, _ROWS) for rank in others if counts[rank]]
+            works += [self._group.send([sent], rank, _ROWS) for rank in others if counts[own]]
+            for work in works:
+                work.wait()
+        return joined
 
     def total(self, part: Tensor) -> Tensor:
         """Return the sum of all parts, in fp32, cast back."""
@@ -75,3 +98,12 @@ class Exchange:
         for other in parts[1:]:
             result = result + other.float()
         return result.to(part.dtype)
+
+
+@contextmanager
+def _lost() -> Generator[None]:
+    """Translate the failure of a collective."""
+    try:
+        yield
+    except RuntimeError as error:
+        raise RankLost("A rank of the engine has ended or hangs; make a new backend.", retryable=False) from error

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from llama4_local.checkpoint.assembler import Assembler
+from llama4_local.checkpoint.cuts import own_tensors
 from llama4_local.checkpoint.fingerprint import file_identity
 from llama4_local.checkpoint.fp8 import activation_bound, check_fp8, check_kind, holds_int4, is_fp8
 from llama4_local.checkpoint.network import read_network
@@ -30,13 +31,12 @@ from llama4sdk.errors import CheckpointError, InvalidRequest
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from llama4_local.checkpoint.headers import StoredTensor
     from llama4_local.config.formats import WeightFormat
     from llama4_local.config.model import ModelConfig
     from llama4_local.model.ranks import Ranks
     from llama4_local.weights.quantized import Matrix
     from llama4_local.weights.schema import TensorParts
-    from llama4_local.weights.tree import Weights, WeightTree
+    from llama4_local.weights.tree import MoeTree, Weights, WeightTree
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,9 +67,9 @@ def load_share(source: ShardSource, share: Share, progress: Callable[[int, int],
     folder = Path(source.folder)
     network = read_network(folder)
     config, stored = network.config, network.tensors
-    check_split(config, share.size, quantize=source.quantize)
+    check_split(config, share, quantize=source.quantize)
     dtype = stored_dtype(stored) if source.dtype == "auto" else cast("torch.dtype", getattr(torch, source.dtype))
-    reader = SlicedReader(_needed(stored, share), share, progress)
+    reader = SlicedReader(own_tensors(stored, config.text.experts, share), share, progress)
     if holds_int4(stored):
         raise InvalidRequest(INT4_IS_WHOLE)
     if is_fp8(stored):
@@ -90,7 +90,8 @@ def share_schema(config: ModelConfig, share: Share) -> WeightTree[TensorParts]:
     own = weight_schema(share.config(config))
     start, stop = share.vocabulary(config.text.vocab_size)
     head = (TensorPart(own.head[0].name, (stop - start, config.text.hidden_size)),)
-    return replace(own, head=head, vision=own.vision if share.rank == 0 else None)
+    layers = tuple(replace(layer, moe=layer.moe and _own_experts(layer.moe, share)) for layer in own.layers)
+    return replace(own, head=head, layers=layers, vision=own.vision if share.rank == 0 else None)
 
 
 def rank_model(source: ShardSource, weights: Weights, ranks: Ranks, share: Share) -> Model:
@@ -102,11 +103,14 @@ def rank_model(source: ShardSource, weights: Weights, ranks: Ranks, share: Share
     )
 
 
-def _needed(stored: dict[str, StoredTensor], share: Share) -> dict[str, StoredTensor]:
-    if share.rank == 0:
-        return stored
-    vision = ("vision_model.", "multi_modal_projector.")
-    return {name: tensor for name, tensor in stored.items() if not name.startswith(vision)}
+def _own_experts(moe: MoeTree[TensorParts], share: Share) -> MoeTree[TensorParts]:
+    """Leave a rank's experts, which it numbers from 0; the router has the scores of all."""
+
+    def own(pieces: TensorParts) -> TensorParts:
+        start, stop = share.experts(pieces[0].shape[0])
+        return tuple(replace(piece, shape=(stop - start, *piece.shape[1:])) for piece in pieces)
+
+    return replace(moe, gate_up=own(moe.gate_up), down=own(moe.down))
 
 
 def _plain(

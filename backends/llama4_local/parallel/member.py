@@ -50,6 +50,10 @@ class Member:
         """See `Ranks.gather`."""
         return self._exchange.gather(part)
 
+    def join(self, rows: Tensor, counts: Sequence[int]) -> Tensor:
+        """See `Ranks.join`."""
+        return self._exchange.join(rows, counts)
+
     def begin(self, batch: Batch, cache: KvCache) -> None:
         """See `Ranks.begin`."""
 

@@ -46,7 +46,7 @@ def _serve(commands: socket.socket, reports: Reports) -> None:
     orders = receive(commands).fields
     reports.meeting = orders["meeting"]
     torch.set_num_threads(orders["threads"])
-    share = Share(orders["rank"], orders["size"])
+    share = Share(orders["rank"], orders["size"], orders["whole_experts"])
     source = ShardSource(orders["folder"], orders["dtype"], orders["quantize"], orders["keep"], orders["verify"])
     weights = load_share(source, share, lambda done, total: reports.send(Message("loading", {"bytes": [done, total]})))
     reports.send(Message("loaded"))

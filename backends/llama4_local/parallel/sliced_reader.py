@@ -24,7 +24,7 @@ class SlicedReader(TensorReader):
     """A `TensorReader` of one rank's share: names are those of the checkpoint, shapes those of the share.
 
     Args:
-        tensors: Where the whole tensors are.
+        tensors: Where the whole tensors are, as `own_tensors` names them.
         share: The rank.
         progress: As `TensorReader` calls it, with bytes of the share.
     """
@@ -32,7 +32,7 @@ class SlicedReader(TensorReader):
     def __init__(
         self, tensors: dict[str, StoredTensor], share: Share, progress: Callable[[int, int], None] | None = None
     ) -> None:
-        cuts = {name: cut_of(name, stored, share) for name, stored in tensors.items()}
+        cuts = {name: cut_of(name, tensors, share) for name in tensors}
         self._cuts = {name: cut for name, cut in cuts.items() if cut is not None}
         own = {name: cut_shape(stored, cuts[name]) for name, stored in tensors.items()}
         super().__init__(own, progress)
@@ -46,7 +46,10 @@ class SlicedReader(TensorReader):
         size = stored_bytes(stored)
         with safe_open(stored.file, framework="pt") as file:
             whole = file.get_slice(stored.key)
-            parts = [whole[_key(cut.axis, start, stop, index)] for start, stop in cut.ranges]
+            if index is not None and cut.axis == 0:  # one of this rank's experts
+                parts = [whole[cut.ranges[0][0] + index]]
+            else:
+                parts = [whole[_key(cut.axis, start, stop, index)] for start, stop in cut.ranges]
         axis = cut.axis if index is None else cut.axis - 1
         part = parts[0] if len(parts) == 1 else _joined(parts, axis)
         return self._checked(name, part, size if index is None else size // stored.shape[0])

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from llama4_local.checkpoint.network import read_network
-from llama4_local.config.share import Share, check_split
+from llama4_local.config.share import check_split
 from llama4_local.parallel.channel import Message
 from llama4_local.parallel.coordinator import Coordinator, threads_each
 from llama4_local.parallel.exchange import Exchange
@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from llama4_local.config.formats import WeightFormat
+    from llama4_local.config.share import Share
     from llama4_local.model.transformer import Model
 
 _PATIENCE = 30.0  # seconds that a collective waits for a rank that lives
@@ -29,7 +30,7 @@ _LOOK_AGAIN = 0.05  # seconds
 
 def load_over_ranks(
     folder: str | Path,
-    size: int,
+    share: Share,
     *,
     dtype: str = "auto",
     quantize: WeightFormat | None = None,
@@ -42,7 +43,7 @@ def load_over_ranks(
 
     Args:
         folder: In Hugging Face form.
-        size: Number of ranks, this process included.
+        share: Rank 0's place among them, which is this process's.
         dtype: See `load_model`.
         quantize: See `load_model`.
         keep: Whether each rank keeps the packed form of its share.
@@ -55,12 +56,12 @@ def load_over_ranks(
         InvalidRequest: A network that cannot be divided among so many.
         RankLost: Another rank failed.
     """
-    share = Share(0, size)
+    size = share.size
     source = ShardSource(str(Path(folder).resolve()), dtype, quantize, keep, verify)
-    check_split(read_network(folder).config, size, quantize=quantize)
+    check_split(read_network(folder).config, share, quantize=quantize)
     threads = threads or threads_each(size)
     torch.set_num_threads(threads)
-    common = {**asdict(source), "size": size, "threads": threads, "patience": _PATIENCE}
+    common = {**asdict(source), **asdict(share), "threads": threads, "patience": _PATIENCE}
     processes = RankProcesses([{**common, "rank": rank} for rank in range(1, size)])
     try:
         return _load(source, share, processes, progress or _ignore)

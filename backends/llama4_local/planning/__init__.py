@@ -8,7 +8,8 @@ None of it needs torch.
 """
 
 from llama4_local.planning.fitting import check_fits
+from llama4_local.planning.floors import StepFloor
 from llama4_local.planning.host import available_memory
-from llama4_local.planning.planner import Plan, StepFloor, plan
+from llama4_local.planning.planner import Plan, plan
 
 __all__ = ["Plan", "StepFloor", "available_memory", "check_fits", "plan"]

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-from llama4_local.config.share import possible_sizes
+from llama4_local.config.share import divides, possible_sizes
 from llama4_local.planning.machines import MACHINES
 from llama4_local.planning.sizes import show_bytes
 from llama4sdk.errors import InvalidRequest
@@ -84,11 +84,15 @@ def _cache_type(gap: Gap) -> Iterator[str]:
 
 
 def _divided(gap: Gap) -> Iterator[str]:
-    """Propose the fewest ranks that would do, of those who plan for several."""
+    """Propose the other way to divide experts, and the fewest ranks that would do, of those who plan for several."""
     sizing = gap.sizing
     if sizing.share.size == 1 or sizing.stored is not None:
         return
-    for ranks in possible_sizes(sizing.config, quantize=sizing.quantize):
+    whole = sizing.share.whole_experts
+    slices = replace(sizing, share=replace(sizing.share, whole_experts=False))
+    if whole and divides(slices.config, slices.share, quantize=slices.quantize) and gap.closed_by(slices):
+        yield "expert_parallel=False makes it fit."
+    for ranks in possible_sizes(sizing.config, quantize=sizing.quantize, whole_experts=whole):
         if ranks > sizing.share.size and gap.closed_by(sizing.over(ranks)):
             yield f"tensor_parallel={ranks} makes it fit."
             return

@@ -41,6 +41,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             bandwidth=options.bandwidth,
             step_tokens=options.step_tokens,
             tensor_parallel=options.tensor_parallel,
+            expert_parallel=options.expert_parallel,
         )
     except LlamaError as error:
         sys.stderr.write(f"{error}\n")
@@ -87,6 +88,9 @@ def _parser() -> argparse.ArgumentParser:
         "--memory", help="141GB (powers of 1000), 80GiB (powers of 1024), 8x80GB for 8 ranks; default: the machine's"
     )
     parser.add_argument("--tensor-parallel", type=int, help="ranks that divide the network; default: as --memory says")
+    parser.add_argument(
+        "--expert-parallel", action="store_true", help="ranks have whole experts; default: slices of all"
+    )
     parser.add_argument("--quantize", choices=("int4", "fp8"), help="how weights are packed; default: not at all")
     parser.add_argument(
         "--cache",

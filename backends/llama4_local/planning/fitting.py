@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from llama4_local.config.share import checked_share
 from llama4_local.planning.machines import MACHINES, Machine
 from llama4_local.planning.planner import make_plan, usual_context, usual_step_tokens
 from llama4_local.planning.sizes import show_bytes
@@ -35,6 +36,7 @@ def check_fits(
     tensors: Mapping[str, StoredTensor] | None = None,
     ranks: int = 1,
     head_dtype: str = "auto",
+    expert_parallel: bool = False,
 ) -> Plan:
     """Refuse a model that cannot run in the memory there is, before any of it is loaded.
 
@@ -55,6 +57,7 @@ def check_fits(
         tensors: Those of a checkpoint that is in FP8, and is loaded as it is.
         ranks: Number of ranks, which share the memory equally.
         head_dtype: `fp8` where the head is packed.
+        expert_parallel: Whether they have whole experts.
 
     Returns:
         The plan of one rank; its `cache_room` is what the rank's cache may take.
@@ -72,7 +75,7 @@ def check_fits(
         step_tokens=step_tokens or usual_step_tokens(machine),
         reference=machine.reference,
         tensors=tensors,
-        ranks=ranks,
+        share=checked_share(ranks, expert_parallel),
         head_dtype=head_dtype,
     )
     memory //= ranks

@@ -9,6 +9,7 @@ from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING
 
 from llama4_local.config.share import WHOLE
+from llama4_local.planning.routed import touched_experts
 
 if TYPE_CHECKING:
     from llama4_local.config.formats import Storage
@@ -54,13 +55,14 @@ def weight_bytes(config: ModelConfig, storage: Storage, share: Share = WHOLE) ->
     """
     text, item = share.config(config).text, storage.itemsize
     first, last = share.vocabulary(text.vocab_size)
+    start, stop = share.experts(text.experts)
     mixtures = sum(text.moe_layers)
     expert = _feed_forward(text, text.expert_size, storage) if mixtures else 0
     dense = _feed_forward(text, text.dense_size, storage) if mixtures < text.layers else 0
     norms = (2 * text.layers + 1) * text.hidden_size
     return WeightBytes(
         attention=text.layers * _attention(text, storage),
-        experts=mixtures * text.experts * expert,
+        experts=mixtures * (stop - start) * expert,
         shared=mixtures * expert,
         dense=(text.layers - mixtures) * dense,
         routers=(norms + mixtures * text.experts * text.hidden_size) * item,
@@ -79,11 +81,15 @@ def step_weight_bytes(config: ModelConfig, storage: Storage, batch: int) -> floa
     return touched_bytes(weight_bytes(config, storage), config.text.experts, batch)
 
 
-def touched_bytes(whole: WeightBytes, experts: int, batch: int) -> float:
-    """Return of a network's weights those that such a step reads; see `step_weight_bytes`."""
-    touched = 1 - (1 - 1 / experts) ** batch if experts else 0.0
-    always = whole.attention + whole.shared + whole.dense + whole.routers + whole.head
-    return always + whole.experts * touched
+def touched_bytes(own: WeightBytes, experts: int, batch: int, share: Share = WHOLE) -> float:
+    """Return of a network's weights, or a rank's, those that such a step reads; see `step_weight_bytes`.
+
+    Of ranks with whole experts, those of the rank that reads most.
+    """
+    start, stop = share.experts(experts)
+    touched = touched_experts(experts, batch, share.size if share.whole_experts else 1)
+    always = own.attention + own.shared + own.dense + own.routers + own.head
+    return always + own.experts * touched / max(1, stop - start)
 
 
 def _attention(text: TextConfig, storage: Storage) -> int:

@@ -7,8 +7,10 @@ from fractions import Fraction
 from typing import TYPE_CHECKING
 
 from llama4_local.config import formats
-from llama4_local.config.share import checked_ranks
+from llama4_local.config.share import Share, checked_ranks, checked_share, divides
 from llama4_local.planning.advice import CHANGES, Gap, advise
+from llama4_local.planning.expert_ways import ExpertWays, compare
+from llama4_local.planning.floors import StepFloor, step_floor
 from llama4_local.planning.machines import DEFAULT, machine_named
 from llama4_local.planning.models import find_model, stored_tensors
 from llama4_local.planning.sizes import parse_bandwidth, parse_memories, parse_tokens, show_bytes
@@ -32,33 +34,6 @@ _LIBRARIES = 24_000_000  # bytes that a CPU's compiled products take, where that
 _TINY = 100_000_000  # bytes of a memory up to which little is compiled
 _USUAL_CONTEXT = 131_072
 _BATCHES = (1, 8, 64)
-
-
-@dataclass(frozen=True, slots=True)
-class StepFloor:
-    """The least that one step costs which gives every sequence of a batch its next token.
-
-    Args:
-        batch: Sequences.
-        weight_bytes: Bytes of weights that it reads, experts as expected for equally likely ones.
-        cache_bytes: Bytes of keys and values that it reads.
-        seconds: How long reading them takes, and the links, where their bandwidth is known; None where the memory's
-            is not.
-        link_bytes: Bytes that a rank gets from the others: their parts of two sums in each layer.
-        link_seconds: How long the links take at their bandwidth, without their latency; None where it is not known.
-    """
-
-    batch: int
-    weight_bytes: int
-    cache_bytes: int
-    seconds: float | None
-    link_bytes: int = 0
-    link_seconds: float | None = None
-
-    @property
-    def tokens_per_second(self) -> float | None:
-        """Tokens per second of the whole batch, at most."""
-        return None if self.seconds is None else self.batch / self.seconds
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,6 +64,8 @@ class Plan:
         steps: The least time per step, for several batches of sequences of `context` tokens.
         advice: What to change, where it does not fit.
         ranks: Number of ranks that divide the network.
+        expert_parallel: Whether they have whole experts.
+        expert_ways: Both ways to divide the experts among so many ranks; None where they cannot be chosen between.
     """
 
     model: str
@@ -112,6 +89,8 @@ class Plan:
     steps: tuple[StepFloor, ...]
     advice: tuple[str, ...]
     ranks: int = 1
+    expert_parallel: bool = False
+    expert_ways: ExpertWays | None = None
 
     @property
     def needed(self) -> int:
@@ -161,6 +140,7 @@ def plan(
     step_tokens: int | None = None,
     tensor_parallel: int | None = None,
     head_dtype: HeadType = "auto",
+    expert_parallel: bool = False,
 ) -> Plan:
     """Work out what a model takes, whether it fits, and how fast it can be at best; nothing is loaded.
 
@@ -180,6 +160,7 @@ def plan(
         tensor_parallel: Ranks that divide the network, each on a machine of its own; by default as many as `memory`
             names.
         head_dtype: `fp8` where the head is packed, too.
+        expert_parallel: Whether they have whole experts; see `LocalBackend`.
 
     Raises:
         CheckpointError: A config that describes no Llama 4.
@@ -190,25 +171,34 @@ def plan(
     if bandwidth is not None:
         place = replace(place, bandwidth=parse_bandwidth(bandwidth), source="as given")
     ranks, each = _ranks(memory, tensor_parallel, place)
-    sizing = Sizing.of(
-        config,
-        quantize=quantize,
-        dtype=dtype,
-        cache_dtype=cache_dtype,
-        step_tokens=parse_tokens(step_tokens or usual_step_tokens(place), name="step_tokens"),
-        reference=place.reference,
-        tensors=stored_tensors(model) if config.stored != "plain" else None,
-        ranks=ranks,
-        head_dtype=head_dtype,
-    )
-    return make_plan(
+    share = checked_share(ranks, expert_parallel)
+    tensors = stored_tensors(model) if config.stored != "plain" else None
+
+    def sizing(share: Share) -> Sizing:
+        return Sizing.of(
+            config,
+            quantize=quantize,
+            dtype=dtype,
+            cache_dtype=cache_dtype,
+            step_tokens=parse_tokens(step_tokens or usual_step_tokens(place), name="step_tokens"),
+            reference=place.reference,
+            tensors=tensors,
+            share=share,
+            head_dtype=head_dtype,
+        )
+
+    result = make_plan(
         name,
-        sizing,
+        sizing(share),
         place,
         memory=each,
         context=_context(context, name, config),
         sequences=parse_tokens(sequences, name="sequences"),
     )
+    slices, whole = (replace(share, whole_experts=way) for way in (False, True))
+    if ranks == 1 or not all(divides(config, way, quantize=result.quantize) for way in (slices, whole)):
+        return result
+    return replace(result, expert_ways=compare(sizing(slices), sizing(whole), place))
 
 
 def make_plan(
@@ -248,19 +238,12 @@ def make_plan(
         steps=_floors(sizing, context, sequences, machine),
         advice=() if fits else advise(gap),
         ranks=sizing.share.size,
+        expert_parallel=sizing.share.whole_experts,
     )
 
 
 def _floors(sizing: Sizing, context: int, sequences: int, machine: Machine) -> tuple[StepFloor, ...]:
-    return tuple(_floor(sizing, context, batch, machine) for batch in sorted({*_BATCHES, sequences}))
-
-
-def _floor(sizing: Sizing, context: int, batch: int, machine: Machine) -> StepFloor:
-    weights, cache = sizing.step_bytes(context, batch)
-    links = sizing.link_bytes(batch)
-    waiting = None if machine.link is None else links / machine.link
-    seconds = None if machine.bandwidth is None else (weights + cache) / machine.bandwidth + (waiting or 0.0)
-    return StepFloor(batch, round(weights), round(cache), seconds, links, waiting)
+    return tuple(step_floor(sizing, context, batch, machine) for batch in sorted({*_BATCHES, sequences}))
 
 
 def usual_step_tokens(machine: Machine) -> int:

@@ -71,7 +71,7 @@ class Sizing:
         step_tokens: int,
         reference: bool,
         tensors: Mapping[str, StoredTensor] | None = None,
-        ranks: int = 1,
+        share: Share = WHOLE,
         head_dtype: str = "auto",
     ) -> Sizing:
         """Check the names and fill in what `auto` means.
@@ -84,7 +84,7 @@ class Sizing:
             step_tokens: Most tokens in a step.
             reference: Whether the reference functions run.
             tensors: Those of a checkpoint that holds matrices in FP8, where its files are there.
-            ranks: Number of ranks that run it.
+            share: Rank 0 of those that run it.
             head_dtype: `fp8` where the head is packed.
 
         Raises:
@@ -99,19 +99,18 @@ class Sizing:
             _check("quantize", quantize, get_args(WeightFormat))
         _check("head_dtype", head_dtype, get_args(HeadType))
         head: HeadType = "fp8" if head_dtype == "fp8" else "auto"
-        if head == "fp8" and ranks > 1:
+        if head == "fp8" and share.size > 1:
             raise InvalidRequest(HEAD_IS_WHOLE)
         packing: WeightFormat | None = "int4" if quantize == "int4" else "fp8" if quantize == "fp8" else None
-        share = Share(0, ranks)
-        check_split(config, ranks, quantize=packing)
+        check_split(config, share, quantize=packing)
         if tensors is None and config.stored == "plain":
             return cls(config, packing, dtype, cache_dtype, step_tokens, reference, share=share, head_dtype=head)
         if packing not in (None, config.stored):
             held = "int4" if config.stored == "int4" else "FP8"
             raise InvalidRequest(f"This checkpoint is in {held} already, and is loaded as it is; leave quantize= out.")
-        if config.stored == "int4" and ranks > 1:
+        if config.stored == "int4" and share.size > 1:
             raise InvalidRequest(INT4_IS_WHOLE)
-        stored = stored_weight_bytes(tensors, DTYPE_BYTES[dtype], share) if tensors else None
+        stored = stored_weight_bytes(tensors, DTYPE_BYTES[dtype], share, config.text.experts) if tensors else None
         return cls(config, None, dtype, cache_dtype, step_tokens, reference, stored, share, head)
 
     @property
@@ -176,13 +175,18 @@ class Sizing:
     def step_bytes(self, context: int, batch: int) -> tuple[float, float]:
         """Return the bytes of weights and of cache that a step reads which gives each of `batch` sequences a token."""
         cache = step_cache_bytes(self.part.text, context=context, itemsize=self.cache_itemsize)
-        return touched_bytes(self.weights(), self.config.text.experts, batch), batch * cache
+        return touched_bytes(self.weights(), self.config.text.experts, batch, self.share), batch * cache
 
     def link_bytes(self, batch: int) -> int:
-        """Return the bytes that a rank gets from the others in such a step: two sums in each layer."""
-        text = self.config.text
-        each = text.hidden_size * DTYPE_BYTES[self.dtype]
-        return 2 * text.layers * (self.share.size - 1) * each * batch
+        """Return the bytes that a rank gets from the others in such a step.
+
+        For each sum the parts of all others, two sums in each layer. Where experts are whole, their rows travel in
+        place of the second, each from one rank: all but the rank's own, one in as many as there are ranks.
+        """
+        text, others = self.config.text, self.share.size - 1
+        whole = sum(text.moe_layers) if self.share.whole_experts else 0
+        rows = (2 * text.layers - whole) * others + whole * others / self.share.size
+        return round(rows * text.hidden_size * DTYPE_BYTES[self.dtype] * batch)
 
     def longest_context(self, memory: int, sequences: int) -> int:
         """Return the most tokens that each of `sequences` sequences may have; 0 where not even one fits."""
@@ -199,12 +203,12 @@ class Sizing:
             InvalidRequest: Its matrices cannot be packed that way among so many ranks.
         """
         if quantize is not None:
-            check_split(self.config, self.share.size, quantize=quantize)
+            check_split(self.config, self.share, quantize=quantize)
         return replace(self, quantize=quantize or self.quantize, cache_dtype=cache_dtype or self.cache_dtype)
 
     def over(self, ranks: int) -> Sizing:
         """Return the same over another number of ranks; only of a network without `stored` bytes."""
-        return replace(self, share=Share(0, ranks))
+        return replace(self, share=replace(self.share, size=ranks))
 
 
 def _check(name: str, value: str, known: tuple[str, ...]) -> None:

@@ -9,7 +9,7 @@ from collections import Counter
 from math import prod
 from typing import TYPE_CHECKING
 
-from llama4_local.checkpoint.cuts import cut_of, cut_shape
+from llama4_local.checkpoint.cuts import cut_of, cut_shape, own_tensors
 from llama4_local.config.formats import FP8_SCALE_BYTES, STORED_BYTES, STORED_E4M3
 from llama4_local.config.share import WHOLE
 from llama4_local.planning.network import WeightBytes
@@ -36,24 +36,25 @@ _PARTS = (  # the first of these words in a tensor's name says where it belongs
 _OF_PACKED = ("_scale", "_shape", "_g_idx")
 
 
-def stored_weight_bytes(tensors: Mapping[str, StoredTensor], itemsize: int, share: Share = WHOLE) -> WeightBytes:
+def stored_weight_bytes(
+    tensors: Mapping[str, StoredTensor], itemsize: int, share: Share = WHOLE, experts: int = 0
+) -> WeightBytes:
     """Return the bytes that a checkpoint's network takes once it is loaded as it is, or one rank's share of it.
 
     Args:
         tensors: Those of its files, as `find_tensors` returns them.
         itemsize: Bytes of a number that is not in FP8.
         share: The rank; matrices in int4 are not divided.
+        experts: Routed experts of a layer, where the rank has some of them.
     """
     parts: Counter[str] = Counter()
-    for name, tensor in tensors.items():
+    own = own_tensors(tensors, experts, share)
+    for name, tensor in own.items():
         if name.endswith("_packed"):
             scales = tensors.get(name.removesuffix("packed") + "scale")
             parts[_part(name)] += _int4_bytes(tensor, scales)
         elif not name.endswith(_OF_PACKED):
-            part = _part(name)
-            if part != "vision" or share.rank == 0:
-                own = cut_shape(tensor, cut_of(name, tensor, share))
-                parts[part] += _bytes(own, itemsize)
+            parts[_part(name)] += _bytes(cut_shape(tensor, cut_of(name, own, share)), itemsize)
     names = ("attention", "experts", "shared", "dense", "routers", "embedding", "head", "vision")
     return WeightBytes(**{name: parts[name] for name in names})
 

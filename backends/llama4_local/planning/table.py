@@ -12,7 +12,9 @@ if TYPE_CHECKING:
     from rich.console import Console
     from rich.table import Table
 
-    from llama4_local.planning.planner import Plan, StepFloor
+    from llama4_local.planning.expert_ways import ExpertWays
+    from llama4_local.planning.floors import StepFloor
+    from llama4_local.planning.planner import Plan
 
 _PARTS = {
     "attention": "attention",
@@ -40,11 +42,16 @@ def print_plan(plan: Plan, console: Console) -> None:
     console.print(_speed(plan), style="dim")
     if plan.ranks > 1:
         console.print(_ranks(plan), style="dim")
+    if plan.expert_ways:
+        console.print("\nExperts over these ranks", style="bold")
+        console.print(_experts(plan.expert_ways))
+        console.print(_choice(plan.expert_ways), style="dim")
 
 
 def _title(plan: Plan) -> str:
     kind = f"{plan.quantize or plan.dtype} weights, {plan.cache_dtype} cache"
     ranks = f" · each of {plan.ranks} ranks" if plan.ranks > 1 else ""
+    ranks += ", whole experts" if plan.expert_parallel else ""
     return f"{plan.model} · {kind} · {plan.sequences:,} × {plan.context:,} tokens{ranks}"
 
 
@@ -116,7 +123,29 @@ def _ranks(plan: Plan) -> str:
     link = plan.machine.link
     speed = f"{show_bytes(link)}/s, without latency" if link else "a speed that is not known, which no time includes"
     served = "" if plan.machine.reference else " Computed: ranks run on CPUs so far."
-    return f"Links: what a rank gets from the others, two sums in each layer, at {speed}.{served}"
+    exchanged = "a sum in each layer, two in dense ones, and experts' rows" if plan.expert_parallel else ""
+    return f"Links: what a rank gets from the others, {exchanged or 'two sums in each layer'}, at {speed}.{served}"
+
+
+def _experts(ways: ExpertWays) -> Table:
+    from rich.table import Table
+
+    table = Table()
+    for name in ("experts", "weights", "shared experts", "links for a token"):
+        table.add_column(name, justify="left" if name == "experts" else "right")
+    for name, way in (("slices of each", ways.divided), ("whole (expert_parallel)", ways.whole)):
+        table.add_row(name, *map(show_bytes, (way.weights, way.shared, way.link_bytes)))
+    return table
+
+
+def _choice(ways: ExpertWays) -> str:
+    """Say in which steps whole experts take less time, by reading and links alone."""
+    if ways.whole_from is None:
+        return "Whole experts move fewer bytes; whether they take less time in any step is not known here."
+    return (
+        f"Whole experts take less time in steps of {ways.whole_from:,} tokens and more, slices in shorter ones; "
+        "of reading and links alone, experts equally likely."
+    )
 
 
 def _speed(plan: Plan) -> str:

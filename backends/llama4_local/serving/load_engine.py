@@ -12,7 +12,6 @@ from llama4_local.cache.kv_cache import cache_dtype_of
 from llama4_local.cache.sizing import cache_shape
 from llama4_local.checkpoint.loader import load_model
 from llama4_local.config.options import step_tokens
-from llama4_local.config.share import Share
 from llama4_local.engine.cuda_graphs import cuda_capture
 from llama4_local.engine.engine import Engine, EngineLimits
 from llama4_local.nano import CHECKPOINT
@@ -61,7 +60,7 @@ def build_engine(folder: Path, options: Options, served: ServedModel, *, outbox:
         if options.tensor_parallel > 1:
             model = load_over_ranks(
                 folder,
-                options.tensor_parallel,
+                options.share,
                 dtype=options.dtype,
                 quantize=options.quantize,
                 threads=options.threads,
@@ -82,7 +81,7 @@ def build_engine(folder: Path, options: Options, served: ServedModel, *, outbox:
                 progress=report,
                 packing=packing,
             )
-    config = Share(0, options.tensor_parallel).config(served.config)
+    config = options.share.config(served.config)
     log_loaded(folder, model, options.quantize, time.monotonic() - began)
     without_token = ids_without_token(served.config.text.vocab_size, served.template.tokenizer)
     model = replace(model, config=config).excluding(without_token)

@@ -154,7 +154,7 @@ def _device(options: Options, config: ModelConfig) -> str:
 def _device_of_ranks(options: Options, config: ModelConfig) -> str:
     from llama4_local.config.share import check_split
 
-    check_split(config, options.tensor_parallel, quantize=options.quantize)
+    check_split(config, options.share, quantize=options.quantize)
     if options.device not in ("auto", "cpu"):
         raise InvalidRequest(
             f"tensor_parallel={options.tensor_parallel} runs on CPUs only, not on {options.device!r}; "
@@ -196,6 +196,7 @@ def _cache_memory(folder: Path, config: ModelConfig, options: Options, device: s
         device=kind,
         step_tokens=step_tokens(options, kind),
         ranks=options.tensor_parallel,
+        expert_parallel=options.expert_parallel,
     )
     room = _room_beside_scores(plan, most_sampled(options))
     # Other processes share a CPU's memory: without memory=, the cache takes a modest part of it.

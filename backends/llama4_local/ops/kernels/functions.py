@@ -120,9 +120,17 @@ class KernelOps:
 
     def moe(self, x: Tensor, weights: MoeTree[Matrix]) -> Tensor:
         """See `Ops.moe`; the result comes in parts."""
-        experts = weights.router.shape[0]
+        return self.experts(x, self._router_logits(x, weights.router), weights)
+
+    def router_logits(self, x: Tensor, router: Matrix) -> Tensor:
+        """See `Ops.router_logits`; in fp32."""
+        logits = self._router_logits(x, router)
+        return logits.sum(0) if logits.ndim == 3 else logits
+
+    def experts(self, x: Tensor, router_logits: Tensor, weights: MoeTree[Matrix]) -> Tensor:
+        """See `Ops.experts`; the result comes in parts, and so may the scores."""
+        logits, experts = router_logits, router_logits.shape[-1]
         require(len(_values(weights.gate_up)) == experts + 1, "the shared expert must lie behind the others: `prepare`")
-        logits = self._router_logits(x, weights.router)
         weight_format = format_of(weights.gate_up)
         if self.tiles.uses_vector(weight_format, len(x)):
             tile, routing = self.tiles.vector_tile(weight_format), route(logits)
@@ -139,7 +147,7 @@ class KernelOps:
         return sampling.sample(logits, filters, seeds, steps)
 
     def _grouped(self, x: Tensor, weights: MoeTree[Matrix], dispatch: Dispatch) -> Tensor:
-        weight_format, groups = format_of(weights.gate_up), len(_values(weights.router))
+        weight_format, groups = format_of(weights.gate_up), len(_values(weights.gate_up)) - 1
         activations, scales = _activations_for(x, weights.gate_up)
         tile = self.tiles.tile("gate_up", weight_format, len(x), groups)
         hidden = gate_up(activations, weights.gate_up, tile, dispatch=dispatch, x_scales=scales)

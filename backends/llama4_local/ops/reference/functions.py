@@ -83,7 +83,15 @@ class ReferenceOps:
 
     def moe(self, x: Tensor, weights: MoeWeights) -> Tensor:
         """See `Ops.moe`."""
-        return moe.experts(x, self.products.linear(x, weights.router), weights, self.products.linear)
+        return self.experts(x, self.router_logits(x, weights.router), weights)
+
+    def router_logits(self, x: Tensor, router: Tensor) -> Tensor:
+        """See `Ops.router_logits`."""
+        return self.products.linear(x, router)
+
+    def experts(self, x: Tensor, router_logits: Tensor, weights: MoeWeights) -> Tensor:
+        """See `Ops.experts`."""
+        return moe.experts(x, router_logits, weights, self.products.linear)
 
     def adjust(self, logits: Tensor, penalties: Penalties | None, allowed: Tensor | None) -> None:
         """See `Ops.adjust`."""

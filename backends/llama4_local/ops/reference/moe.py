@@ -46,8 +46,8 @@ def _one_row(x: Tensor, expert: int, weights: MoeWeights, linear: Linear) -> Ten
 def _grouped(x: Tensor, top_1: Tensor, weights: MoeWeights, linear: Linear) -> Tensor:
     """Gather the rows of each expert, apply it, and scatter the results back."""
     order = torch.argsort(top_1, stable=True)
-    counts = torch.bincount(top_1, minlength=len(weights.router)).tolist()
     gate_up, down = matrices_of(weights.gate_up), matrices_of(weights.down)
+    counts = torch.bincount(top_1, minlength=len(gate_up)).tolist()
     parts = [
         linear(swiglu(linear(own, gate_up[expert])), down[expert])
         for expert, own in enumerate(x[order].split(counts))

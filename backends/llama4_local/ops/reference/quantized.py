@@ -53,8 +53,16 @@ class QuantizedReferenceOps(ReferenceOps):
 
     def moe(self, x: Tensor, weights: MoeTree[Matrix]) -> Tensor:
         """See `Ops.moe`; experts may be packed, routers are not."""
+        return self.experts(x, self.router_logits(x, weights.router), weights)
+
+    def router_logits(self, x: Tensor, router: Matrix) -> Tensor:
+        """See `Ops.router_logits`; routers are not packed."""
+        return linear(x, router, product=self.product)
+
+    def experts(self, x: Tensor, router_logits: Tensor, weights: MoeTree[Matrix]) -> Tensor:
+        """See `Ops.experts`; experts may be packed."""
         exact = len(x) <= self._exact_rows
-        logits, top_1 = linear(x, weights.router, product=self.product).float().max(dim=-1)
+        logits, top_1 = router_logits.float().max(dim=-1)
         scaled = x * self.sigmoid(logits).to(x.dtype)[:, None]
         routed = torch.empty_like(x)
         for expert in top_1.unique().tolist():
