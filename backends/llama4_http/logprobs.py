@@ -21,7 +21,8 @@ def read_logprobs(value: Any) -> list[TokenLogprob]:
     """Return one entry per token.
 
     Args:
-        value: The `logprobs` of a choice: `{"content": […]}` or `{"tokens": […], "token_logprobs": […]}`.
+        value: The `logprobs` of a choice: `{"content": […]}`, its list alone, or `{"tokens": […],
+            "token_logprobs": […]}`.
 
     Raises:
         ProtocolError: For any other form.
@@ -29,17 +30,17 @@ def read_logprobs(value: Any) -> list[TokenLogprob]:
     if value is None:
         return []
     try:
-        if "tokens" in value:
+        if isinstance(value, dict) and "tokens" in value:
             return _of_completion(value)
-        return [_entry(token) for token in value.get("content") or ()]
+        tokens = value if isinstance(value, list) else value.get("content")
+        return [_entry(token) for token in tokens or () if token is not None]
     except (TypeError, KeyError, AttributeError, ValueError):
         raise ProtocolError("The server sent log-probabilities of an unknown form.") from None
 
 
 def _entry(token: dict[str, Any]) -> TokenLogprob:
-    top = tuple(
-        TokenLogprob(_text(one["token"]), bounded(one.get("logprob"))) for one in token.get("top_logprobs") or ()
-    )
+    given: Any = token.get("top_logprobs") or ()
+    top = _top(given) if isinstance(given, dict) else tuple(_entry(one) for one in given if one is not None)
     return TokenLogprob(_text(token["token"]), bounded(token.get("logprob")), top=top)
 
 

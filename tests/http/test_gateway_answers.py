@@ -202,3 +202,16 @@ def test_an_overflow_in_the_words_of_hosted_servers_is_read(words: str, overflow
 @pytest.mark.parametrize("words", ["tool name exceeds max length 64", "cache_salt exceeds max length"])
 def test_the_length_of_a_name_is_no_overflow(words: str) -> None:
     assert overflow_of(words, "", {}) is None
+
+
+@pytest.mark.parametrize("logprobs", [
+    [{"token": "Hi", "logprob": -1.0}],
+    {"content": [None, {"token": "Hi", "logprob": -1.0, "top_logprobs": None}]},
+    {"content": [{"token": "Hi", "logprob": "-1", "top_logprobs": {"Hi": -1.0}}]},
+])  # fmt: skip
+def test_log_probabilities_in_a_gateways_form_are_read(logprobs: Any) -> None:
+    chunk = {"choices": [{"index": 0, "delta": {"content": "Hi"}, "logprobs": logprobs}]}
+    events, error = read(chunk, honest.delta({}, "stop"))
+    assert error is None
+    (text,) = (event for event in events if isinstance(event, TextDelta))
+    assert [(token.text, token.logprob) for token in text.logprobs] == [("Hi", -1.0)]

@@ -287,7 +287,12 @@ class Values:
                 raise Unsatisfiable(f"A schema asks for at least {low} fields and allows none.")
             return '"{}"'
         names = all_of([part.get("propertyNames", True) for part in parts])
-        field = f'{self._name(names)} ": " {self.value(others)}'
+        try:
+            field = f'{self._name(names)} ": " {self.value(others)}'
+        except Unsatisfiable:
+            if low:
+                raise
+            return '"{}"'
         return f'"{{" {_repeated(field, low, high)} "}}"'
 
     def _counted(self, items: Sequence[tuple[str, bool]], low: int, high: int) -> str:
@@ -315,9 +320,17 @@ class Values:
         return rules[0]
 
     def _name(self, schema: object) -> str:
-        """Return the rule of the names that fit a schema: strings in either notation."""
+        """Return the rule of the names that fit a schema: strings in either notation.
+
+        Raises:
+            InvalidRequest: When no string fits.
+        """
         node = cast("Mapping[str, Any]", schema) if isinstance(schema, Mapping) else {}
-        return self.value(node if _COMBINING & set(node) else {**node, "type": "string"})
+        types = node.get("type", "string")
+        if schema is False or "string" not in ([types] if isinstance(types, str) else types):
+            raise Unsatisfiable("A schema allows no name of a field where one is needed.")
+        of_string = {**node, "type": "string"}
+        return self._leaf(of_string) if _COMBINING & set(node) else self.value(of_string)
 
     def _reference(self, reference: str) -> str:
         return self._shared(reference, lambda: self.value(self._schema.resolve(reference)))
