@@ -13,11 +13,12 @@ Calls from several threads run side by side. Ctrl-C stops the request that is wa
 
 from __future__ import annotations
 
+import atexit
+import os
 from contextlib import ExitStack
 from functools import partial
 from typing import TYPE_CHECKING, Any, Generic, Self, TypeVar, Unpack, overload
-
-from anyio.from_thread import start_blocking_portal
+from weakref import ref
 
 from llama4sdk.blocking import Blocking, Portal
 from llama4sdk.bulk import Answered, Failed
@@ -66,9 +67,13 @@ class Llama4:
         if self._portal is not None:
             raise InvalidRequest("A client is entered once; make another Llama4(…).")
         with ExitStack() as stack:
-            portal = self._portal = Portal(stack.enter_context(start_blocking_portal(name="llama4sdk.sync")))
+            portal = self._portal = Portal()
+            stack.callback(portal.close)
             portal.call(self._llama.start)
             stack.callback(portal.call, self._llama.aclose)
+            at_exit = partial(_close_at_exit, ref(self), os.getpid())
+            atexit.register(at_exit)
+            stack.callback(atexit.unregister, at_exit)
             self._stack = stack.pop_all()
         return self
 
@@ -168,6 +173,13 @@ class Llama4:
         if self._portal is None:
             raise InvalidRequest("Enter the client first: with Llama4() as llama.")
         return self._portal
+
+
+def _close_at_exit(client: ref[Llama4], process: int) -> None:
+    """Close a client that the program left open, while its event loop still runs."""
+    left_open = client()
+    if left_open is not None and os.getpid() == process:
+        left_open.__exit__(None, None, None)
 
 
 class Stream(Blocking[Event], Generic[Answer]):

@@ -77,6 +77,38 @@ def test_a_client_is_entered_first_and_once() -> None:
         llama.__enter__()
 
 
+LEFT_OPEN = """
+import os
+from llama4sdk.errors import InvalidRequest
+from llama4sdk.sync import Llama4
+from llama4sdk.testing import ScriptedBackend
+llama = Llama4(ScriptedBackend("one", ["two", 60.0])).__enter__()
+assert llama.chat("a").text == "one"
+stream = llama.stream("b").__enter__()
+assert next(stream.text()) == "two"
+child = os.fork()
+if child == 0:
+    try:
+        llama.chat("c")
+    except InvalidRequest as error:
+        raise SystemExit("another process" not in str(error))
+assert os.waitpid(child, 0)[1] == 0
+"""
+
+
+def test_a_client_that_is_left_open_and_one_that_is_forked_keep_no_process_from_its_end() -> None:
+    command = [sys.executable, "-W", "ignore", "-c", LEFT_OPEN]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+def test_a_closed_client_is_refused_in_words() -> None:
+    with Llama4(ScriptedBackend("one")) as llama:
+        pass
+    with pytest.raises(InvalidRequest, match="closed"):
+        llama.chat("a")
+
+
 def test_threads_ask_side_by_side() -> None:
     backend = ScriptedBackend("one", pause=0.1)
     most: list[int] = []
