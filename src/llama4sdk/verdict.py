@@ -77,6 +77,8 @@ class Redaction:
     replacement: str = "[redacted]"
 
     def __post_init__(self) -> None:
+        if type(self.start) is not int or type(self.end) is not int or not isinstance(self.replacement, str):
+            raise InvalidRequest("A redaction has two whole numbers, and its replacement is text.")
         if not 0 <= self.start < self.end:
             raise InvalidRequest(f"A redaction is a stretch of text; got {self.start} to {self.end}.")
 
@@ -121,7 +123,7 @@ class Verdict:
             raise InvalidRequest(f"status is one of {', '.join(get_args(Status))}; got {str(self.status)[:80]!r}.")
         if not isinstance(self.coverage, Coverage):
             raise InvalidRequest("A verdict's coverage is a Coverage value.")
-        if self.score is not None and not _is_share(self.score):
+        if self.score is not None and not is_share(self.score):
             raise InvalidRequest(f"A score lies in [0, 1]; got {str(self.score)[:80]!r}.")
         _check_members("categories", self.categories, str)
         _check_members("redactions", self.redactions, Redaction)
@@ -131,11 +133,12 @@ class Verdict:
         object.__setattr__(self, "redactions", tuple(sorted(self.redactions, key=lambda each: each.start)))
         if self.action == "redact" and not self.redactions:
             raise InvalidRequest("A verdict that redacts names the stretches to be replaced.")
-        if self.action == "allow" and self.redactions:
+        if self.action in ("allow", "flag") and self.redactions:
             raise InvalidRequest("A verdict that names stretches to be replaced has the action redact.")
 
 
-def _is_share(value: object) -> bool:
+def is_share(value: object) -> bool:
+    """Return whether a value is a number from 0 to 1."""
     return type(value) in (int, float) and math.isfinite(cast("float", value)) and 0 <= cast("float", value) <= 1
 
 

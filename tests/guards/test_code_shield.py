@@ -10,10 +10,10 @@ from pathlib import Path
 
 import pytest
 
-from llama4sdk import GuardBlocked, GuardUnavailable, Llama4
+from llama4sdk import GuardBlocked, GuardUnavailable, Llama4, ServerFault
 from llama4sdk.guards import CodeShield, GuardPolicy, Item
-from llama4sdk.guards.code_blocks import code_blocks
-from llama4sdk.guards.scanners import Semgrep
+from llama4sdk.guards.code_blocks import code_blocks, code_in_call
+from llama4sdk.guards.scanners import Bandit, Semgrep
 from llama4sdk.messages import ToolCall
 from llama4sdk.testing import ScriptedBackend
 
@@ -172,3 +172,102 @@ def test_rules_of_our_own_stand_beside_those_of_codeshield(tmp_path: Path, langu
     assert len(configs) == 2
     assert all(language in rule["languages"] and rule["severity"] in ("WARNING", "ERROR") for rule in rules)
     assert rules
+
+
+@pytest.mark.parametrize(
+    "opening",
+    ["```python,ignore", "```python:main.py", "```python3.11", "```language-python", "```lang=python", "```main.py",
+     "~~~ `python`", "```sage", "```", "```text", "- ```py", "1. ~~~py3", "> ```python"],
+)  # fmt: skip
+def test_python_is_found_under_any_label(opening: str) -> None:
+    before = "> " if opening.startswith(">") else ""
+    fence = "~~~" if "~" in opening else "```"
+    code = ["import os", "", r"os.system('\d' + x)"]
+    text = "\n".join(["Look:", opening, *(before + line for line in code), before + fence, "Done."])
+    assert [(block.language.name, block.code) for block in code_blocks(text)] == [("python", "\n".join(code) + "\n")]
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "```bash\nfoo(1)\n```",
+        '```\n{"a": [1, 2]}\n```',
+        "```\nsome words\n```",
+        "Look:\n\n    - a nested item\n    - another\nDone.",
+    ],
+)
+def test_data_and_words_are_no_python(text: str) -> None:
+    assert code_blocks(text) == []
+
+
+def test_indented_and_nested_code_is_found() -> None:
+    for text in (
+        "Look:\n\n    import os\n    os.system(x)\n\nDone.",
+        "````md\n```py\nimport os\nos.system(x)\n```\n````",
+    ):
+        assert [block.code.strip() for block in code_blocks(text)] == ["import os\nos.system(x)"]
+
+
+def test_code_is_found_at_any_depth_of_a_call() -> None:
+    code = "import os\nos.system(x)\n"
+    for arguments in (
+        {"cells": [{"code": code}]},
+        {"Code": code},
+        {"python_code": code},
+        {"code": f"```python\n{code}```"},
+        {"text": f"Run this:\n```python\n{code}```"},
+        {"code": [code], "language": "Python3"},
+    ):
+        assert [block.code for block in code_in_call(ToolCall("run", arguments), ("code",))] == [code]
+    assert code_in_call(ToolCall("run", {"postal_code": "SW1A 1AA", "note": "call me"}), ("code",)) == []
+
+
+@pytest.mark.parametrize(
+    "code",
+    [
+        "import os\nos.system(x)  # nosec",
+        "'''\n>>> f()\n'''\nimport os\nos.system(x)",
+        "y = '\u2028'\nimport os\nos.system(x)",
+    ],
+)
+def test_comments_prompts_and_odd_line_ends_hide_nothing(code: str) -> None:
+    (block,) = code_blocks(f"```python\n{code}\n```")
+    assert block.code == f"{code}\n"
+
+
+async def test_scanners_get_no_comments_that_silence_them(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    commands: list[list[str]] = []
+
+    async def run(command: list[str], folder: Path) -> dict[str, object]:
+        commands.append(command)
+        return {"errors": [], "metrics": {}, "results": [], "paths": {"scanned": []}}
+
+    monkeypatch.setattr("llama4sdk.guards.scanners._json_of", run)
+    await Bandit().scan(tmp_path, ["python"])
+    await Semgrep("semgrep", tmp_path).scan(tmp_path, ["c"])
+    assert "--ignore-nosec" in commands[0]
+    assert "--disable-nosem" in commands[1]
+
+
+@pytest.mark.parametrize(
+    ("report", "files"),
+    [
+        ({"results": [], "errors": [], "paths": {"scanned": ["a.c"], "skipped": [{"path": "a.c"}]}}, 0),
+        ({"results": [], "errors": [{"message": "out of memory"}], "paths": {"scanned": ["a.c"]}}, 0),
+        ({"results": [], "errors": [{"level": "error", "rule_id": "x"}], "paths": {"scanned": ["a.c"]}}, 1),
+        ({"results": None, "errors": [], "paths": {"scanned": []}}, None),
+        ({}, None),
+    ],
+)
+async def test_only_what_a_report_shows_as_scanned_counts(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, report: dict[str, object], files: int | None
+) -> None:
+    async def run(command: list[str], folder: Path) -> dict[str, object]:
+        return report
+
+    monkeypatch.setattr("llama4sdk.guards.scanners._json_of", run)
+    if files is None:
+        with pytest.raises(ServerFault):
+            await Semgrep("semgrep", tmp_path).scan(tmp_path, ["c"])
+        return
+    assert len((await Semgrep("semgrep", tmp_path).scan(tmp_path, ["c"])).files) == files

@@ -72,9 +72,12 @@ async def _rulings(guarding: Guarding, items: dict[int, Item]) -> dict[int, Ruli
         except Exception as error:  # noqa: BLE001 - raised below, in the order of the messages
             failures[place] = error
 
-    async with anyio.create_task_group() as tasks:
-        for place, item in items.items():
-            tasks.start_soon(judge, place, item)
+    if len(items) == 1:
+        await judge(*next(iter(items.items())))
+    else:
+        async with anyio.create_task_group() as tasks:
+            for place, item in items.items():
+                tasks.start_soon(judge, place, item)
     for _, ruling in sorted(rulings.items()):
         ruling.check()
     if failures:

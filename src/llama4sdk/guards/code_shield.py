@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Final
 import anyio
 
 from llama4sdk.errors import BackendMissing, InvalidRequest
-from llama4sdk.guards.code_blocks import CodeBlock, Language, code_blocks, code_in_call
+from llama4sdk.guards.code_blocks import CodeBlock, Language, code_blocks, code_in_call, has_blocks
+from llama4sdk.guards.protocol import checked_stages
 from llama4sdk.guards.scanners import SEVERITIES, Bandit, Fault, Scanner, Semgrep, Severity
 from llama4sdk.verdict import Action, Coverage, Stage, Verdict
 from llama4sdk.worker_thread import run_in_daemon_thread
@@ -63,7 +64,7 @@ class CodeShield:
         if block_at not in SEVERITIES:
             raise InvalidRequest(f"block_at is one of {', '.join(SEVERITIES)}; got {str(block_at)[:80]!r}.")
         self.name = name
-        self.stages: tuple[Stage, ...] = tuple(stages)
+        self.stages: tuple[Stage, ...] = checked_stages(stages)
         self._block_at = SEVERITIES.index(block_at)
         self._arguments = tuple(arguments)
         other = Semgrep.installed(semgrep, None if rules is None else Path(rules))
@@ -78,10 +79,18 @@ class CodeShield:
         Raises:
             ServerFault: A scanner fails.
         """
-        blocks = code_in_call(item.call, self._arguments) if item.call is not None else code_blocks(item.text)
+        blocks = await self._blocks(item)
         if not item.final and blocks and not blocks[-1].closed:
-            return await self._verdict(item, blocks[:-1], upto=blocks[-1].start)
+            cleared = [block for block in blocks if block.closed and block.start < blocks[-1].start]
+            return await self._verdict(item, cleared, upto=blocks[-1].start)
         return await self._verdict(item, [block for block in blocks if block.code], upto=len(item.text))
+
+    async def _blocks(self, item: Item) -> list[CodeBlock]:
+        if item.call is not None:
+            return await run_in_daemon_thread(partial(code_in_call, item.call, self._arguments))
+        if not has_blocks(item.text):
+            return []
+        return await run_in_daemon_thread(partial(code_blocks, item.text))
 
     async def selftest(self) -> bool:
         """Return whether every scanner catches a canary and passes a benign file, and reports both as read."""
@@ -95,7 +104,7 @@ class CodeShield:
         return True
 
     async def _verdict(self, item: Item, blocks: list[CodeBlock], *, upto: int) -> Verdict:
-        keys = [hashlib.sha256(f"{block.language.name}\0{block.code}".encode()).digest() for block in blocks]
+        keys = [_key(block) for block in blocks]
         fresh = [place for place, key in enumerate(keys) if key not in self._scanned]
         unread = 0
         if fresh:
@@ -119,6 +128,10 @@ class CodeShield:
         self._scanned[key] = faults
         if len(self._scanned) > _REMEMBERED:
             self._scanned.popitem(last=False)
+
+
+def _key(block: CodeBlock) -> bytes:
+    return hashlib.sha256(f"{block.language.name}\0{block.code}".encode(errors="surrogatepass")).digest()
 
 
 async def _scan(blocks: Sequence[CodeBlock], scanners: Sequence[Scanner]) -> tuple[list[list[Fault]], set[int]]:

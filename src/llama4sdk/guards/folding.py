@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING, Final
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-# Characters without a width (UTS 39 lists them as ignorable), tag characters among them.
+# Characters without a width (UTS 39 lists them as ignorable), tag characters among them, and marks over letters.
 _INVISIBLE: Final = (
-    "\u00ad\u034f\u061c\u115f\u1160\u17b4\u17b5\u180b-\u180f\u200b-\u200f\u202a-\u202e\u2060-\u206f\u3164\ufe00-\ufe0f\ufeff"
+    "\u00ad\u0300-\u036f\u061c\u115f\u1160\u17b4\u17b5\u180b-\u180f\u200b-\u200f\u202a-\u202e\u2060-\u206f\u3164\ufe00-\ufe0f\ufeff"
     "\uffa0\U000e0000-\U000e0fff"
 )
 # Cyrillic and Greek letters that look like Latin ones, pair by pair.
@@ -23,8 +23,12 @@ _PAIRS: Final = (
 )
 _LOOKS_LIKE: Final = {pair[0]: pair[1] for pair in _PAIRS.split()}
 _HIDDEN: Final = re.compile(f"[{_INVISIBLE}]")
-# Full-width forms, letters in circles, and letters of mathematics stand for plain ones by NFKC.
-_FORMS: Final = "\u2100-\u214f\u2460-\u24ff\uff01-\uff5e\U0001d400-\U0001d7ff"
+# Full-width, small, raised and lowered forms, letters in circles or squares, and letters of mathematics stand for plain
+# ones by NFKC.
+_FORMS: Final = (
+    "\u00b2\u00b3\u00b9\u02b0-\u02b8\u02e1-\u02e3\u1d2c-\u1d6a\u2070-\u209c\u2100-\u214f\u2160-\u217f\u2460-\u24ff\ufe50-\ufe6b\uff01-\uff5e"
+    "\U0001d400-\U0001d7ff\U0001f130-\U0001f14f"
+)
 _ODD: Final = re.compile(f"[{_INVISIBLE}]+|[{''.join(_LOOKS_LIKE)}{_FORMS}]")
 
 

@@ -7,11 +7,13 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any, cast
 
 import anyio
+from anyio import lowlevel
 
+from llama4sdk.checks import shown
 from llama4sdk.errors import GuardUnavailable, InvalidRequest, LlamaError
 from llama4sdk.guards.hidden import HiddenCharacters
 from llama4sdk.guards.policy import GuardPolicy
-from llama4sdk.guards.protocol import Guard, Item, may_block, sees_images
+from llama4sdk.guards.protocol import Guard, Item, checked_stages, may_block, sees_images
 from llama4sdk.guards.replacements import Replacements
 from llama4sdk.guards.ruling import Ruling
 from llama4sdk.verdict import Coverage, Stage, Verdict
@@ -37,15 +39,13 @@ class Guarding:
             raise InvalidRequest('guards is a list of guards, such as [PatternGuard(…)], "auto", or None for none.')
         self._guards: tuple[Guard, ...] = (HiddenCharacters(self.policy.hidden_characters), *guards)
         for guard in self._guards:
-            if not isinstance(cast("object", guard), Guard):
-                raise InvalidRequest(
-                    f"A guard has a name, stages, check() and selftest(); {type(guard).__name__} does not."
-                )
+            _check_form(guard)
         names = [guard.name for guard in self._guards]
         if twice := sorted({name for name in names if names.count(name) > 1}):
             raise InvalidRequest(f"Guards must have different names; given twice: {', '.join(twice)}.")
         self.replacements = Replacements()
         """The text that was replaced in messages so far."""
+        self._started: set[str] = set()
         self._works: set[str] = set()
         self._testing = {name: anyio.Lock() for name in names}
         self.counts: Counter[tuple[str, str, str]] = Counter()
@@ -79,20 +79,27 @@ class Guarding:
         async def ask(guard: Guard) -> None:
             results[guard.name] = await self._ask(guard, item)
 
-        if len(guards) == 1:
-            await ask(guards[0])
-        else:
+        await ask(self._guards[0])  # the one that is always on has its verdict at once
+        others = [guard for guard in guards if guard is not self._guards[0]]
+        if others:
             async with anyio.create_task_group() as tasks:
-                for guard in guards:
+                for guard in others:
                     tasks.start_soon(ask, guard)
         return self._ruling(item, guards, results)
 
     async def aclose(self) -> None:
-        """Close the guards that have something to close."""
+        """Close the guards that have something to close; of those with a start, the ones that were started here."""
+        failures: list[Exception] = []
         for guard in self._guards:
             close = cast("Callable[[], Awaitable[None]] | None", getattr(guard, "aclose", None))
-            if close is not None:
+            if close is None or (hasattr(guard, "start") and guard.name not in self._started):
+                continue
+            try:
                 await close()
+            except Exception as error:  # noqa: BLE001 - raised below, when the others are closed
+                failures.append(error)
+        if failures:
+            raise failures[0]
 
     def _ruling(self, item: Item, guards: Sequence[Guard], results: dict[str, Verdict | GuardUnavailable]) -> Ruling:
         # A check that was cancelled from within left no result.
@@ -115,19 +122,18 @@ class Guarding:
         return Ruling(item, (*verdicts, *passed))
 
     async def _ask(self, guard: Guard, item: Item) -> Verdict | GuardUnavailable:
-        # A copy of its own: what one guard does to an item is nothing to the others.
-        present = item if sees_images(guard) or not item.images else replace(item, images=())
         begun = anyio.current_time()
         try:
             await self._test(guard)
             begun = anyio.current_time()
-            with anyio.fail_after(self.policy.timeout) as limit:
-                verdict = cast("object", await guard.check(replace(present)))
-            if limit.cancel_called:  # and the guard went on nevertheless
+            present = item.copied(images=sees_images(guard))
+            with anyio.fail_after(self.policy.timeout):
+                verdict = cast("object", await guard.check(present))
+            if anyio.current_time() - begun > self.policy.timeout:  # a guard that blocked the loop, or went on
                 raise TimeoutError  # noqa: TRY301
             if not isinstance(verdict, Verdict):
                 return _unavailable(guard, item, f"its check returned {type(verdict).__name__}, which is no Verdict")
-            if problem := _problem(verdict, present):
+            if problem := _problem(verdict, item, images=len(item.images) if sees_images(guard) else 0):
                 return _unavailable(guard, item, problem)
             return replace(verdict, guard=guard.name, stage=item.stage, seconds=anyio.current_time() - begun)
         except TimeoutError:
@@ -136,9 +142,8 @@ class Guarding:
             return _unavailable(guard, item, str(error), error)
         except LlamaError as error:
             return _unavailable(guard, item, f"its check failed with {type(error).__name__}: {error}", error)
-        except BaseException as error:
-            if _ends_the_task(error):
-                raise
+        except BaseException as error:  # noqa: BLE001 - a cancellation is raised again
+            await _reraise_ends(error)
             return _unavailable(guard, item, f"its check failed with {type(error).__name__}", error)
 
     async def _test(self, guard: Guard) -> None:
@@ -148,21 +153,27 @@ class Guarding:
         async with self._testing[guard.name]:
             if guard.name in self._works:
                 return
+            begun = anyio.current_time()
             try:
                 with anyio.fail_after(self.policy.selftest_timeout):
-                    start = cast("Callable[[], Awaitable[None]] | None", getattr(guard, "start", None))
-                    if start is not None:
-                        await start()
+                    await self._start(guard)
                     passed = await guard.selftest()
+                if anyio.current_time() - begun > self.policy.selftest_timeout:
+                    raise TimeoutError  # noqa: TRY301
             except TimeoutError:
                 raise _UntestedError(f"its self-test did not end within {self.policy.selftest_timeout:g} s") from None
             except BaseException as error:
-                if _ends_the_task(error):
-                    raise
+                await _reraise_ends(error)
                 raise _UntestedError(f"its self-test failed with {type(error).__name__}: {error}") from error
             if passed is False:
                 raise _UntestedError("its self-test failed")
             self._works.add(guard.name)
+
+    async def _start(self, guard: Guard) -> None:
+        start = cast("Callable[[], Awaitable[None]] | None", getattr(guard, "start", None))
+        if start is not None and guard.name not in self._started:
+            await start()
+            self._started.add(guard.name)
 
     def _too_large(self, item: Item) -> Verdict:
         self.counts["size-limit", item.stage, "block"] += 1
@@ -172,20 +183,29 @@ class Guarding:
                        stage=item.stage)  # fmt: skip
 
 
-def _problem(verdict: Verdict, item: Item) -> str | None:
-    """Return why a verdict does not count, in words; None when it does."""
+def _check_form(guard: object) -> None:
+    if isinstance(guard, type) or not isinstance(guard, Guard):
+        name = guard.__name__ if isinstance(guard, type) else type(guard).__name__
+        raise InvalidRequest(f"A guard has a name, stages, check() and selftest(); {name} does not.")
+    if not isinstance(cast("object", guard.name), str) or not guard.name:
+        raise InvalidRequest(f"A guard's name is text; {type(guard).__name__} has {shown(guard.name)}.")
+    checked_stages(guard.stages)
+
+
+def _problem(verdict: Verdict, item: Item, *, images: int) -> str | None:
+    """Return why a verdict does not count, in words; None when it does. A block counts whatever its coverage."""
     if verdict.status == "error":
         return f"it reports an error{f': {verdict.reason}' if verdict.reason else ''}"
-    coverage = verdict.coverage
-    if coverage.characters.present != len(item.text) or coverage.images.present != len(item.images):  # pyright: ignore[reportAttributeAccessIssue]
+    if verdict.action == "block":
+        return None
+    coverage = Coverage.__add__(verdict.coverage, Coverage())  # of no other class
+    if coverage.characters[1] != len(item.text) or coverage.images[1] != images:
         return (
             f"its coverage is of {coverage.characters[1]} characters and {coverage.images[1]} images, "
-            f"the item has {len(item.text)} and {len(item.images)}"
+            f"the item has {len(item.text)} and {images}"
         )
     if any(one.end > len(item.text) for one in verdict.redactions):
         return "it replaces text beyond the end of the item"
-    if verdict.action == "block":
-        return None
     if verdict.status == "waiting" and item.final:
         return "it waits for more of an item that is complete"
     if verdict.status == "waiting":  # for more text; all else that there is must have been inspected
@@ -209,14 +229,18 @@ def _unavailable(guard: Guard, item: Item, problem: str, cause: BaseException | 
     return error
 
 
-def _ends_the_task(error: BaseException) -> bool:
-    """Return whether an exception is a cancellation or an interrupt; any other that leaves a guard is no verdict.
+async def _reraise_ends(error: BaseException) -> None:
+    """Raise an exception again that is a cancellation or an interrupt; any other that leaves a guard is no verdict.
 
-    So is `SystemExit`, which would end the event loop; some libraries raise it where a download fails.
+    So is `SystemExit`, which would end the event loop; some libraries raise it where a download fails. A group of
+    cancellations gives way to the task's own, and is no verdict where the task was not cancelled.
     """
+    if isinstance(error, anyio.get_cancelled_exc_class() | KeyboardInterrupt):
+        raise error
     if isinstance(error, BaseExceptionGroup):
-        return all(_ends_the_task(one) for one in error.exceptions)
-    return isinstance(error, anyio.get_cancelled_exc_class() | KeyboardInterrupt)
+        if interrupts := error.subgroup(KeyboardInterrupt):
+            raise interrupts
+        await lowlevel.checkpoint_if_cancelled()
 
 
 class _UntestedError(Exception):

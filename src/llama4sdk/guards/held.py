@@ -22,7 +22,7 @@ from llama4sdk.events import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterable, Sequence
 
     from llama4sdk.messages import ToolCall
     from llama4sdk.verdict import Redaction
@@ -42,9 +42,10 @@ class Held:
 
     def __init__(self, *, at_once: bool = False) -> None:
         self.answer = ""
+        """The answer as the backend gives it, in which all offsets count."""
         self.cleared = 0
         self.released = 0
-        """Characters of the answer that are out."""
+        """Offset of the answer up to which it is out."""
         self.admitted = False
         """Whether the input was cleared."""
         self.complete = False
@@ -54,6 +55,7 @@ class Held:
         self.epoch = 0
         """Counts withdrawals of the answer."""
         self._at_once = at_once
+        self._redactions: tuple[Redaction, ...] = ()
         self._queue: deque[tuple[Event, int]] = deque()
         self._calls: dict[int, ToolCall] = {}
         self._arguments: dict[int, str] = {}
@@ -96,7 +98,9 @@ class Held:
         while self._queue and self._passes(*self._queue[0]):
             event, _ = self._queue.popleft()
             if isinstance(event, TextDelta):
+                start = self.released
                 self.released += len(event.text)
+                event = self._redacted(event, start)
                 if not event.text:  # all of it was replaced
                     continue
             events.append(event)
@@ -115,10 +119,20 @@ class Held:
         self._cleared_calls.add(index)
 
     def clear(self, offset: int, redactions: Sequence[Redaction] = ()) -> None:
-        """Let text pass up to an offset, with stretches replaced that lie in front of it and are not out."""
+        """Let text pass up to an offset, from now on with stretches replaced.
+
+        A stretch may grow with the answer, also behind its beginning that was replaced and is out.
+        """
         if redactions:
-            offset = self._redact(redactions, offset)
+            self._redactions = merged([*self._redactions, *redactions])
         self.cleared = max(self.cleared, offset)
+
+    def is_out(self, redaction: Redaction) -> bool:
+        """Return whether some of a stretch is out, and was not replaced."""
+        end = min(redaction.end, self.released)
+        return redaction.start < end and not any(
+            one.start <= redaction.start and end <= one.end for one in self._redactions
+        )
 
     def boundary(self, checked: int, overlap: int) -> int:
         """Return the offset up to which a check of the first `checked` characters clears the answer.
@@ -151,26 +165,24 @@ class Held:
         ]
         self._queue = deque((event, 0) for event, _ in kept)
         self.answer, self.cleared, self.released = "", 0, 0
+        self._redactions = ()
         self._calls, self._arguments, self._cleared_calls = {}, {}, set()
         self.epoch += 1
 
-    def _redact(self, redactions: Sequence[Redaction], offset: int) -> int:
-        """Replace stretches of the held text; return where the offset has moved to."""
-        queue: deque[tuple[Event, int]] = deque()
-        start, end = self.released, self.released
-        answer = self.answer[: self.released]
-        for event, _ in self._queue:
-            if isinstance(event, TextDelta):
-                end = start + len(event.text)
-                text = redacted(event.text, start, redactions)
-                if text != event.text:
-                    event = replace(event, text=text, logprobs=())
-                answer += text
-                start = end
-            queue.append((event, len(answer)))
-        moved = len(redacted(self.answer[self.released : offset], self.released, redactions))
-        self._queue, self.answer = queue, answer
-        return self.released + moved
+    def _redacted(self, event: TextDelta, start: int) -> TextDelta:
+        text = redacted(event.text, start, self._redactions)
+        return event if text == event.text else replace(event, text=text, logprobs=())
+
+
+def merged(redactions: Iterable[Redaction]) -> tuple[Redaction, ...]:
+    """Return stretches in order, those that overlap joined under the first's replacement."""
+    joined: list[Redaction] = []
+    for one in sorted(redactions, key=lambda each: (each.start, -each.end)):
+        if joined and one.start < joined[-1].end:
+            joined[-1] = replace(joined[-1], end=max(joined[-1].end, one.end))
+        else:
+            joined.append(one)
+    return tuple(joined)
 
 
 def redacted(text: str, start: int, redactions: Sequence[Redaction]) -> str:

@@ -3,18 +3,23 @@
 from __future__ import annotations
 
 import math
+from functools import partial
 from typing import TYPE_CHECKING, TypeAlias
 
+import anyio
+
+from llama4sdk.checks import shown
 from llama4sdk.errors import ContextOverflow, InvalidRequest, ProtocolError, TooManyImages
 from llama4sdk.guards.harms import HARMS
 from llama4sdk.guards.judged import Turns, judged_turns
+from llama4sdk.guards.protocol import checked_stages
 from llama4sdk.registry import open_backend
 from llama4sdk.reply import Reply, ReplyBuilder
 from llama4sdk.request import Request, Sampling
 from llama4sdk.verdict import Coverage, Stage, Verdict
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
     from llama4sdk.backend import Backend
     from llama4sdk.guards.protocol import Item
@@ -61,10 +66,12 @@ class LlamaGuard:
         **options: object,
     ) -> None:
         self.name = name
-        self.stages: tuple[Stage, ...] = tuple(stages)
+        self.stages: tuple[Stage, ...] = checked_stages(stages)
         self._canary, self._benign = canary, benign
         self._categories = _chosen(categories)
-        self._started = False
+        self._users = 0
+        self._starting = anyio.Lock()
+        self._open: Callable[[], Backend] | None = None
         if not isinstance(backend, str):
             if options:
                 raise InvalidRequest(f"Options ({', '.join(options)}) go to the backend when you make it yourself.")
@@ -72,7 +79,8 @@ class LlamaGuard:
             return
         if backend.partition(":")[0] == "local":
             options.setdefault("own_template", True)
-        self._backend = open_backend(backend, **options)
+        self._open = partial(open_backend, backend, **options)
+        self._backend = self._open()
 
     @property
     def backend(self) -> Backend:
@@ -85,10 +93,11 @@ class LlamaGuard:
         return self._backend.capabilities.vision
 
     async def start(self) -> None:
-        """Start the backend, once."""
-        if not self._started:
-            await self._backend.start()
-            self._started = True
+        """Start the backend for one more client; only the first of several starts it."""
+        async with self._starting:
+            if not self._users:
+                await self._backend.start()
+            self._users += 1
 
     async def check(self, item: Item) -> Verdict:
         """Return `block` where the model answers `unsafe` with a category that blocks.
@@ -128,8 +137,17 @@ class LlamaGuard:
         return bool(caught) and not passed
 
     async def aclose(self) -> None:
-        """Close the backend."""
-        await self._backend.aclose()
+        """Let go of the backend; the last of several clients closes it.
+
+        One that a string names is made anew for the next client.
+        """
+        async with self._starting:
+            self._users = max(0, self._users - 1)
+            if self._users:
+                return
+            await self._backend.aclose()
+            if self._open is not None:
+                self._backend = self._open()
 
     async def _judge(self, turns: Turns, request_id: str) -> _Judgement:
         sampling = Sampling(
@@ -176,6 +194,8 @@ def _score(reply: Reply, *, unsafe: bool) -> float | None:
 def _chosen(categories: Sequence[str] | None) -> frozenset[str]:
     if categories is None:
         return frozenset(HARMS.values())
+    if isinstance(categories, str) or not categories:
+        raise InvalidRequest(f"categories is a list such as ['S1', 'privacy']; got {shown(categories)}.")
     unknown = [name for name in categories if name not in HARMS and name not in HARMS.values()]
     if unknown:
         known = ", ".join(f"{code} ({name})" for code, name in HARMS.items())

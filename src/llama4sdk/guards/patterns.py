@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from functools import partial
-from typing import TYPE_CHECKING, Any, Literal, TypeAlias
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias, cast, get_args
 
+from llama4sdk.checks import check_number, shown
 from llama4sdk.errors import BackendMissing, InvalidRequest
 from llama4sdk.guards.folding import folded
 from llama4sdk.guards.personal_data import CANARY as PERSON
 from llama4sdk.guards.personal_data import Personal, personal_finder
+from llama4sdk.guards.protocol import checked_stages
 from llama4sdk.guards.secret_finder import CANARY as KEY
 from llama4sdk.guards.secret_finder import secret_finder
 from llama4sdk.verdict import Action, Redaction, Stage, Verdict
 from llama4sdk.worker_thread import run_in_daemon_thread
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence
+    from collections.abc import Iterator, Sequence
 
     from llama4sdk.guards.matches import Finder, Match
     from llama4sdk.guards.protocol import Item
@@ -59,8 +62,13 @@ class PatternGuard:
         seconds: float = 1.0,
         name: str = "patterns",
     ) -> None:
+        if action not in get_args(PatternAction):
+            raise InvalidRequest(f"action is one of {', '.join(get_args(PatternAction))}; got {shown(action)}.")
+        if cast("object", seconds) is None:
+            raise InvalidRequest("seconds is a number; a rule without a time limit would hold a turn forever.")
+        check_number("seconds", seconds, 0, 86_400, above=True)
         self.name = name
-        self.stages: tuple[Stage, ...] = tuple(stages)
+        self.stages: tuple[Stage, ...] = checked_stages(stages)
         self.may_block = action != "flag"
         self.may_redact = action == "redact"
         self._action: Action = action
@@ -112,7 +120,12 @@ def _compiled(rules: Mapping[str, str], seconds: float) -> Iterator[Finder]:
         raise BackendMissing(
             "Rules with a time limit need the package regex. Install it with: pip install 'llama4sdk[guards]'"
         ) from error
+    if not isinstance(cast("object", rules), Mapping):
+        raise InvalidRequest(f'rules is a dict of regular expressions by name, as {{"key": r"sk-[a-z]+"}}; '
+                             f"got {shown(rules)}.")  # fmt: skip
     for name, rule in rules.items():
+        if not isinstance(cast("object", name), str) or not isinstance(cast("object", rule), str):
+            raise InvalidRequest(f"A rule is a regular expression as text, by its name; got {shown((name, rule))}.")
         try:
             pattern: Any = regex.compile(rule)
         except (regex.error, TypeError) as error:

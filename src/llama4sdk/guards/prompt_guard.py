@@ -10,8 +10,9 @@ import anyio
 
 from llama4sdk.checks import check_number, check_whole
 from llama4sdk.errors import BackendMissing, InvalidRequest
+from llama4sdk.guards.protocol import checked_stages
 from llama4sdk.guards.windows import Windows, windows_of
-from llama4sdk.verdict import Action, Coverage, Stage, Verdict
+from llama4sdk.verdict import Action, Coverage, Stage, Verdict, is_share
 from llama4sdk.worker_thread import run_in_daemon_thread
 
 if TYPE_CHECKING:
@@ -84,7 +85,7 @@ class PromptGuard:
         if action not in ("block", "flag"):
             raise InvalidRequest(f"action is block or flag; got {str(action)[:80]!r}.")
         self.name = name
-        self.stages: tuple[Stage, ...] = tuple(stages)
+        self.stages: tuple[Stage, ...] = checked_stages(stages)
         self.may_block = action == "block"
         self._model = model
         self._threshold = threshold
@@ -126,13 +127,14 @@ class PromptGuard:
 
     def _scored(self, classifier: Classifier, text: str) -> tuple[float, Windows]:
         windows = classifier.windows(text, self._window, self._overlap)
-        known = {ids: self._scores[ids] for ids in windows.ids if ids in self._scores}
+        remembered = {ids: self._scores.get(ids) for ids in windows.ids}  # other threads may drop some meanwhile
+        known = {ids: score for ids, score in remembered.items() if score is not None}
         fresh = [ids for ids in dict.fromkeys(windows.ids) if ids not in known]
         for first in range(0, len(fresh), self._batch):
             batch = fresh[first : first + self._batch]
             scores = classifier.harm(batch)
-            if len(scores) != len(batch):
-                raise InvalidRequest("The classifier did not score every window.")
+            if len(scores) != len(batch) or not all(is_share(score) for score in scores):
+                raise InvalidRequest("The classifier did not give every window a score in [0, 1].")
             known |= zip(batch, scores, strict=True)
         self._remember(known)
         return max(known.values(), default=0.0), windows

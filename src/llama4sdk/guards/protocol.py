@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Protocol, runtime_checkable
+from collections.abc import Collection
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Protocol, cast, get_args, runtime_checkable
 
+from llama4sdk.checks import shown
+from llama4sdk.errors import InvalidRequest
+from llama4sdk.messages import AssistantMessage
 from llama4sdk.verdict import Coverage, Stage, Verdict
 
 if TYPE_CHECKING:
-    from collections.abc import Collection
-
     from llama4sdk.messages import Image, Message, ToolCall
 
 
@@ -34,6 +36,19 @@ class Item:
     call: ToolCall | None = None
     final: bool = True
     request_id: str = ""
+
+    def copied(self, *, images: bool) -> Item:
+        """Return a copy for one guard, whose changes reach neither the others nor the call that runs.
+
+        Args:
+            images: Whether it has the item's images.
+        """
+        pictures = self.images if images else ()
+        if self.call is None:
+            return replace(self, images=pictures)
+        call = self.call.model_copy(deep=True)
+        messages = (*self.messages[:-1], AssistantMessage("", tool_calls=(call,))) if self.messages else ()
+        return replace(self, images=pictures, messages=messages, call=call)
 
     def inspected(self, *, windows: int = 1, files: int = 0) -> Coverage:
         """Return the coverage of a guard that inspected all of the item."""
@@ -74,6 +89,21 @@ class Guard(Protocol):
             Exception: It does not work; so does a result of False.
         """
         ...
+
+
+def checked_stages(stages: object) -> tuple[Stage, ...]:
+    """Return the stages of a guard.
+
+    Raises:
+        InvalidRequest: They are no collection of known stages, or there is none: the guard would check nothing.
+    """
+    known = get_args(Stage)
+    if isinstance(stages, str) or not isinstance(stages, Collection):
+        raise InvalidRequest(f"stages is a list of {', '.join(known)}; got {shown(stages)}.")
+    named = tuple(cast("Collection[object]", stages))
+    if not named or any(stage not in known for stage in named):
+        raise InvalidRequest(f"stages is a list of at least one of {', '.join(known)}; got {shown(named)}.")
+    return cast("tuple[Stage, ...]", named)
 
 
 def sees_images(guard: Guard) -> bool:

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from llama4sdk.errors import GuardBlocked
+from llama4sdk.guards.held import merged
 
 if TYPE_CHECKING:
     from llama4sdk.guards.protocol import Item
@@ -40,15 +41,7 @@ class Ruling:
     @property
     def redactions(self) -> tuple[Redaction, ...]:
         """All stretches to be replaced, in order, without overlaps."""
-        merged: list[Redaction] = []
-        every = [one for verdict in self.verdicts if verdict.action == "redact" for one in verdict.redactions]
-        for one in sorted(every, key=lambda each: (each.start, -each.end)):
-            if merged and one.start < merged[-1].end:
-                last = merged[-1]
-                merged[-1] = type(one)(last.start, max(last.end, one.end), last.replacement)
-            else:
-                merged.append(one)
-        return tuple(merged)
+        return merged(one for verdict in self.verdicts if verdict.action == "redact" for one in verdict.redactions)
 
     @property
     def cleared(self) -> int:
@@ -56,12 +49,8 @@ class Ruling:
         waiting = [verdict.coverage.characters[0] for verdict in self.verdicts if verdict.status == "waiting"]
         return min(waiting, default=len(self.item.text))
 
-    def check(self, released: int = 0) -> None:
-        """Raise `GuardBlocked` where a verdict blocks.
-
-        Args:
-            released: Characters of the answer that are out already.
-        """
+    def check(self) -> None:
+        """Raise `GuardBlocked` where a verdict blocks."""
         verdict = self.blocking
         if verdict is None:
             return
@@ -73,6 +62,5 @@ class Ruling:
             stage=self.item.stage,
             guard=verdict.guard,
             categories=verdict.categories,
-            released_characters=released,
             request_id=self.item.request_id or None,
         )

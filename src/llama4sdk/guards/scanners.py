@@ -6,6 +6,7 @@ import json
 import os
 import shutil
 import sys
+from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
@@ -16,7 +17,7 @@ import anyio
 from llama4sdk.errors import ServerFault
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Generator, Sequence
 
 Severity: TypeAlias = Literal["low", "medium", "high"]
 _OWN_RULES: Final = Path(__file__).parent / "code_rules"  # of faults that codeshield's rules leave out
@@ -87,14 +88,18 @@ class Bandit:
     async def scan(self, folder: Path, languages: Sequence[str]) -> Report:
         """Scan the Python files; those with syntax errors do not count as read."""
         del languages
-        tree = await _json_of([sys.executable, "-m", "bandit", "-q", "-f", "json", "-r", str(folder)], folder)
-        broken = {Path(error["filename"]).name for error in tree["errors"]}
-        read = {Path(name).name for name in tree["metrics"] if name != "_totals"} - broken
-        faults = tuple(
-            Fault(Path(one["filename"]).name, one["test_name"], _RANKS.get(one["issue_severity"].lower(), "high"))
-            for one in tree["results"]
+        # Comments that silence a scanner are the author's own, here the model's.
+        tree = await _json_of(
+            [sys.executable, "-m", "bandit", "-q", "--ignore-nosec", "-f", "json", "-r", str(folder)], folder
         )
-        return Report(frozenset(read), faults)
+        with _reading("bandit"):
+            broken = {Path(error["filename"]).name for error in tree["errors"]}
+            read = {Path(name).name for name in tree["metrics"] if name != "_totals"} - broken
+            faults = tuple(
+                Fault(Path(one["filename"]).name, one["test_name"], _RANKS.get(one["issue_severity"].lower(), "high"))
+                for one in tree["results"]
+            )
+            return Report(frozenset(read), faults)
 
 
 class Semgrep:
@@ -125,20 +130,12 @@ class Semgrep:
     async def scan(self, folder: Path, languages: Sequence[str]) -> Report:
         """Scan the files with the rules of some languages; those with syntax errors do not count as read."""
         command = [self._program, "scan", "--json", "--metrics=off", "--disable-version-check", "--no-git-ignore"]
+        command += ["--disable-nosem"]
         for config in dict.fromkeys(path for language in languages for path in self.configs(language)):
             command += ["--config", str(config)]
         tree = await _json_of([*command, str(folder)], folder)
-        broken = {Path(error["path"]).name for error in tree["errors"] if error.get("path")}
-        read = frozenset(Path(name).name for name in tree["paths"]["scanned"]) - broken
-        faults = tuple(
-            Fault(
-                Path(one["path"]).name,
-                str(one["check_id"]).rpartition(".")[2],
-                _RANKS.get(str(one["extra"]["severity"]).lower(), "high"),
-            )
-            for one in tree["results"]
-        )
-        return Report(read, faults)
+        with _reading("semgrep"):
+            return _semgrep_report(tree)
 
     def configs(self, language: str) -> list[Path]:
         """Return the files of rules for a language."""
@@ -147,6 +144,36 @@ class Semgrep:
         if together.is_file():
             return [together, *([own] if own.is_file() else [])]
         return sorted([*self._rules.glob(f"{language}/**/*.yaml"), *self._rules.glob(f"{language}/**/*.yml")])
+
+
+def _semgrep_report(tree: dict[str, Any]) -> Report:
+    skipped = {Path(one["path"]).name for one in tree["paths"].get("skipped") or ()}
+    broken = {Path(error["path"]).name for error in tree["errors"] if error.get("path")} | skipped
+    read = frozenset(Path(name).name for name in tree["paths"]["scanned"]) - broken
+    if any(_ends_the_scan(error) for error in tree["errors"]):
+        read = frozenset()
+    faults = tuple(
+        Fault(
+            Path(one["path"]).name,
+            str(one["check_id"]).rpartition(".")[2],
+            _RANKS.get(str(one["extra"].get("severity")).lower(), "high"),
+        )
+        for one in tree["results"]
+    )
+    return Report(read, faults)
+
+
+def _ends_the_scan(error: dict[str, Any]) -> bool:
+    """Return whether an error is of the whole scan, rather than of a file, or of a rule that semgrep does not know."""
+    return not error.get("path") and not error.get("rule_id") and error.get("level") not in ("warn", "info")
+
+
+@contextmanager
+def _reading(name: str) -> Generator[None]:
+    try:
+        yield
+    except (LookupError, TypeError, AttributeError) as error:
+        raise ServerFault(f"The scanner {name} gave a report of another form.") from error
 
 
 async def _json_of(command: list[str], folder: Path) -> dict[str, Any]:
@@ -159,7 +186,10 @@ async def _json_of(command: list[str], folder: Path) -> dict[str, Any]:
         "SEMGREP_SEND_METRICS": "off",
         "PYTHONUTF8": "1",
     }
-    result = await anyio.run_process(command, check=False, cwd=folder, env=environment)
+    try:
+        result = await anyio.run_process(command, check=False, cwd=folder, env=environment)
+    except OSError as error:
+        raise ServerFault(f"The scanner {name} cannot be run: {error.strerror}.") from error
     try:
         tree = json.loads(result.stdout)
     except ValueError as error:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import anyio
 
 from llama4sdk.errors import GuardBlocked, GuardUnavailable
-from llama4sdk.events import Done, Event, GuardFlag, Started
+from llama4sdk.events import Done, Event, GuardFlag, Started, Switched, TextDelta
 from llama4sdk.guards.admission import admit, admits_first
 from llama4sdk.guards.held import Held
 from llama4sdk.guards.items import answer_item, call_item, unfinished_call_item
@@ -51,6 +51,7 @@ class GuardedTurn:
         self._deliver = deliver
         self._record = Record()
         self._started = False
+        self._released = 0  # characters of the answer that the reader has
         self._early: list[GuardFlag] = []  # reports from before the backend was asked
         self.block: object = None
         """The block of the inner backend, once it is entered."""
@@ -115,8 +116,7 @@ class GuardedTurn:
 
     async def _release(self, attempt: _Attempt) -> None:
         while True:
-            if attempt.failure is not None:
-                raise attempt.failure
+            self._stop_at_failure(attempt)
             if attempt.replaced is not None:
                 return
             events = attempt.take()
@@ -124,10 +124,10 @@ class GuardedTurn:
                 if isinstance(event, Done):
                     event = replace(event, verdicts=self._record.verdicts)
                 await self._deliver(event)
+                self._count(event)
                 if isinstance(event, Done):
                     return
-                if attempt.failure is not None:
-                    raise attempt.failure
+                self._stop_at_failure(attempt)
             if events:  # more may have been cleared meanwhile
                 continue
             if attempt.over:
@@ -135,6 +135,18 @@ class GuardedTurn:
                     raise attempt.broken
                 return  # events without an end, which the reader treats as an error
             await attempt.changed()
+
+    def _count(self, event: Event) -> None:
+        if isinstance(event, TextDelta):
+            self._released += len(event.text)
+        elif isinstance(event, Switched) and event.withdrawn:
+            self._released = 0
+
+    def _stop_at_failure(self, attempt: _Attempt) -> None:
+        if isinstance(attempt.failure, GuardBlocked):
+            attempt.failure.released_characters = self._released
+        if attempt.failure is not None:
+            raise attempt.failure
 
 
 class _Attempt:
@@ -249,7 +261,7 @@ class _Attempt:
         ruling = await self._guarding.rule(item)
         if epoch != self._held.epoch:
             return
-        ruling.check(self._held.released)
+        ruling.check()
         self._note(ruling, call)
         self._held.clear_call(index)
         self._notify()
@@ -261,17 +273,16 @@ class _Attempt:
         if epoch != held.epoch:
             self._checked = 0
             return
-        ruling.check(held.released)
+        ruling.check()
         redactions = [_moved(one, -len(before)) for one in ruling.redactions if one.end > len(before)]
-        if any(one.start < held.released for one in redactions):
+        if any(held.is_out(one) for one in redactions):
             self._refuse_late(ruling)
         self._note(ruling)
         limit = min(checked, max(0, ruling.cleared - len(before)))
         if not final:
             limit = min(limit, held.boundary(checked, self._policy.overlap))
-        length = len(held.answer)
         held.clear(limit, redactions)
-        self._checked = checked + len(held.answer) - length
+        self._checked = checked
         self._notify()
 
     def _refuse_late(self, ruling: Ruling) -> None:
@@ -283,7 +294,6 @@ class _Attempt:
             stage="output",
             guard=verdict.guard,
             categories=verdict.categories,
-            released_characters=self._held.released,
             request_id=self.request.request_id,
         )
 
