@@ -193,6 +193,9 @@ def test_a_bad_expert_is_called_by_its_published_name(tmp_path: Path) -> None:
     with pytest.raises(CheckpointError, match=r"experts\.6\.up_proj\.weight_scale has values"):
         load_share(ShardSource(str(folder)), Share(1, 2, whole_experts=True))
     load_share(ShardSource(str(folder)), Share(0, 2, whole_experts=True))  # it reads none of the others'
+    if LONG:  # starts a process, whose error becomes rank 0's
+        with pytest.raises(CheckpointError, match=r"experts\.6\.up_proj\.weight_scale has values"):
+            score(folder, [1, 2], tensor_parallel=2, expert_parallel=True)
 
 
 def test_packed_shares_of_both_ways_are_kept_beside_each_other(tmp_path: Path) -> None:

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from llama4_local.model.ranks import RankLost
 from llama4_local.parallel.channel import Disconnected, Message, encode, receive
+from llama4sdk.errors import CheckpointError
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -45,6 +46,7 @@ class RankProcesses:
     def __init__(self, orders: list[Mapping[str, Any]]) -> None:
         self._lock = threading.Lock()
         self._loss: str | None = None
+        self._unreadable: tuple[str, list[str]] | None = None  # the checkpoint, and what is wrong with it
         self._closed = False
         self._ranks: list[_Rank] = []
         try:
@@ -72,6 +74,7 @@ class RankProcesses:
         """Whether all have loaded their shares.
 
         Raises:
+            CheckpointError: One has met tensors that cannot be served.
             RankLost: One has ended instead.
         """
         self._check()
@@ -118,6 +121,8 @@ class RankProcesses:
             self._send(rank, encode(Message("share", {**order, "meeting": self.meeting})))
 
     def _check(self) -> None:
+        if self._loss is not None and self._unreadable is not None:
+            raise CheckpointError(*self._unreadable)
         if self._loss is not None:
             raise RankLost(self._loss, retryable=False)
 
@@ -140,6 +145,8 @@ class RankProcesses:
                     case "loaded":
                         rank.loaded = True
                     case "failed":
+                        if report.fields["problems"]:
+                            self._unreadable = (report.fields["folder"], report.fields["problems"])
                         self._lose(rank, f"failed with {report.fields['kind']}: {report.fields['text']}")
                     case _:
                         pass  # a heartbeat

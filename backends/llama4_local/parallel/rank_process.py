@@ -56,8 +56,8 @@ def _serve(commands: socket.socket, reports: Reports) -> None:
 
 
 def _described(error: Exception) -> dict[str, Any]:
-    problems = list(error.problems) if isinstance(error, CheckpointError) else []
-    return {"kind": type(error).__name__, "text": str(error), "problems": problems}
+    folder, problems = (error.path, error.problems) if isinstance(error, CheckpointError) else ("", ())
+    return {"kind": type(error).__name__, "text": str(error), "folder": folder, "problems": list(problems)}
 
 
 if __name__ == "__main__":
