@@ -291,6 +291,9 @@ async def test_fault_66_a_file_that_lies_is_refused(folder: Path, tmp_path: Path
             write_sealed(path, FORM, tensors, {**metadata, **lie})
             with pytest.raises(CheckpointError):
                 await backend.restore(path)
+        write_sealed(path, FORM, tensors, {**metadata, "images": r'[[1, 1, 1, "\ud800"]]'})
+        with pytest.raises(CheckpointError, match="hexadecimal"):
+            await backend.restore(path)
         short = {name: tensors[name][:1] for name in ("keys", "values")}
         write_sealed(path, FORM, {**tensors, **short}, metadata)
         with pytest.raises(InvalidRequest):

@@ -8,6 +8,7 @@ import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import anyio
 import pytest
@@ -16,7 +17,7 @@ from safetensors import SafetensorError
 from llama4_local import LocalBackend
 from llama4_local.checkpoint import sealed_file
 from llama4_local.serving.sessions import Session
-from llama4sdk.errors import CheckpointError
+from llama4sdk.errors import CheckpointError, InvalidRequest
 from llama4sdk.events import Done, TextDelta
 from local.small_backends import GREEDY, asking, chatting, saved_chat, serving, text_of
 
@@ -110,6 +111,7 @@ async def test_a_full_disk_is_a_checkpoint_error_and_leaves_the_old_file(
 _KILLED = """
 import os, signal, sys, torch
 from pathlib import Path
+from typing import Any
 from llama4_local.checkpoint import sealed_file
 real = sealed_file.save_file
 def cut(tensors, path, metadata):
@@ -131,6 +133,29 @@ def test_a_killed_writer_leaves_nothing_after_the_next_write(tmp_path: Path) -> 
     tensors, metadata = sealed_file.read_sealed(path, "test")
     assert tensors["a"].tolist() == [1.0] * 4
     assert metadata == {"b": "c"}
+
+
+@pytest.mark.parametrize("path", [5, None, "a\0b", "\ud800"])
+async def test_what_is_no_path_is_refused_in_words(folder: Path, path: Any) -> None:
+    async with serving(folder) as backend, await backend.session(asking("hi", part="opening")) as session:
+        with pytest.raises(InvalidRequest, match="path"):
+            await session.save(path)
+        with pytest.raises(InvalidRequest, match="path"):
+            await backend.restore(path)
+
+
+async def test_a_session_is_saved_to_files_alone(folder: Path, tmp_path: Path) -> None:
+    pipe, long = tmp_path / "pipe", tmp_path / ("x" * 5000)
+    os.mkfifo(pipe)
+    async with serving(folder) as backend, await backend.session(asking("hi", part="opening")) as session:
+        with pytest.raises(CheckpointError, match="no regular file"):
+            await session.save(pipe)
+        assert pipe.is_fifo()
+        await session.save(os.fsencode(tmp_path / "kept"))  # type: ignore[arg-type]
+        assert (tmp_path / "kept").is_file()
+        for attempt in (session.save, backend.restore):
+            with pytest.raises(CheckpointError, match="cannot be"):
+                await attempt(long)
 
 
 async def test_a_pipe_in_place_of_a_session_is_refused_at_once(folder: Path, tmp_path: Path) -> None:

@@ -69,9 +69,15 @@ def write_session(path: Path, session: SavedSession) -> None:
         "images": json.dumps(images),
     }
     try:
+        _check_place(path)
         write_sealed(path, _FORM, tensors, metadata)
     except OSError as error:
         raise CheckpointError(path, [f"the session cannot be written: {error.strerror or error}"]) from error
+
+
+def _check_place(path: Path) -> None:
+    if path.exists() and not path.is_file():  # a device or a pipe would be replaced by the file
+        raise OSError("there is no regular file at its place")
 
 
 def read_session(path: Path) -> SavedSession:
@@ -85,6 +91,8 @@ def read_session(path: Path) -> SavedSession:
         return _session(metadata, tensors)
     except UnreadableFile as error:
         raise CheckpointError(path, [f"this is not a session's file: {error}"]) from error
+    except OSError as error:  # a name longer than any
+        raise CheckpointError(path, [f"the session cannot be read: {error.strerror or error}"]) from error
     except (ValueError, KeyError, TypeError, OverflowError, RecursionError) as error:
         raise CheckpointError(path, [f"it does not hold the fields of a session's file ({error})"]) from error
 
@@ -122,8 +130,8 @@ def _image(entry: object, levels: Tensor | None) -> Tiles:
     if not isinstance(entry, list) or len(entry) != 4:  # pyright: ignore[reportUnknownArgumentType]
         raise ValueError("an image is [tiles, rows, columns, digest]")
     count, rows, cols, digest = entry  # pyright: ignore[reportUnknownVariableType]
-    if not isinstance(digest, str):
-        raise ValueError("an image's digest is text")  # noqa: TRY004
+    if not isinstance(digest, str) or not digest.isascii():
+        raise ValueError("an image's digest is hexadecimal text")
     tiles = _whole(count, _LARGEST_TILES, "an image's number of tiles")
     grid = _whole(rows, _LARGEST_TILES, "an image's rows"), _whole(cols, _LARGEST_TILES, "an image's columns")
     if levels is None:

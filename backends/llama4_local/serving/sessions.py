@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import warnings
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,10 +15,10 @@ from anyio import to_thread
 from llama4_local.checkpoint.fingerprint import fingerprint
 from llama4_local.engine.request import Prefix
 from llama4_local.serving.generation import Generation, Host
+from llama4sdk.checks import shown
 from llama4sdk.errors import CheckpointError, InvalidRequest
 
 if TYPE_CHECKING:
-    import os
     from collections.abc import AsyncIterator, Callable
     from contextlib import AbstractAsyncContextManager
 
@@ -136,6 +137,7 @@ class Session:
             CheckpointError: The file cannot be written.
             InvalidRequest: The session is closed, or just being answered.
         """
+        place = _place(path)
         self.check_free()
         engine_thread, served = self._host.running()
         reader = object()
@@ -145,7 +147,7 @@ class Session:
         finally:
             engine_thread.post(lambda engine: engine.session_store.unpin(reader))
         state = copy.state
-        await to_thread.run_sync(_write, Path(path), self._host.folder, self._turns, state, served)
+        await to_thread.run_sync(_write, place, self._host.folder, self._turns, state, served)
 
     async def aclose(self) -> None:
         """Unpin its pages; may be called twice, and after the backend was closed."""
@@ -246,7 +248,7 @@ async def restore(host: SessionHost, path: str | os.PathLike[str]) -> Session:
         Overloaded: The cache has no room for it.
     """
     engine_thread, served = host.running()
-    saved = await to_thread.run_sync(_read, Path(path), host.folder, served)
+    saved = await to_thread.run_sync(_read, _place(path), host.folder, served)
     turns = Turns(saved.token_ids, saved.tiles, saved.image_tokens, saved.origin)
     # A salt of its own: keys and values from a file must not reach other requests.
     session = Session(host, turns, f"restored {token_hex(16)}")
@@ -258,6 +260,22 @@ async def restore(host: SessionHost, path: str | os.PathLike[str]) -> Session:
         await session.aclose()
         raise
     return session
+
+
+def _place(path: str | os.PathLike[str]) -> Path:
+    """Return a session's path, `~` expanded.
+
+    Raises:
+        InvalidRequest: It is no path, or one that no file may have.
+    """
+    try:
+        name = os.path.expanduser(os.fsdecode(path))  # noqa: PTH111 - which never raises for want of a home
+        possible = b"\0" not in os.fsencode(name)
+    except (TypeError, UnicodeEncodeError):
+        possible, name = False, ""
+    if not possible:
+        raise InvalidRequest(f"A session's path is text or a path without NUL characters; got {shown(path)}.")
+    return Path(name)
 
 
 async def _complete(engine_thread: EngineThread, copy: SessionCopy) -> None:
