@@ -229,7 +229,7 @@ class RunStream(Pumped[RunEvent], Generic[Answer]):
                 async for event in stream:
                     if isinstance(event, GuardFlag) and event.call is not None and event.verdict.action == "ask":
                         self._asked.append(event.call)
-                    await self._send.send(event)
+                    await self._queue.put(event)
             finally:
                 self._usage += stream.snapshot.usage
         reply = stream.snapshot
@@ -259,16 +259,16 @@ class RunStream(Pumped[RunEvent], Generic[Answer]):
             decided = await self._decide(call)
             if isinstance(decided, CallResult):
                 results[place] = decided
-                await self._send.send(ToolEnded(decided))
+                await self._queue.put(ToolEnded(decided))
             else:
                 calls[place] = decided
         limit = anyio.CapacityLimiter(self._limits.max_parallel)
 
         async def run(place: int, call: ToolCall) -> None:
             async with limit:
-                await self._send.send(ToolBegun(call))
+                await self._queue.put(ToolBegun(call))
                 results[place] = await self._run_one(call)
-                await self._send.send(ToolEnded(results[place]))
+                await self._queue.put(ToolEnded(results[place]))
 
         async with anyio.create_task_group() as tasks:
             for place, call in enumerate(calls):

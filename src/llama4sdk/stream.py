@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Generic, Self, TypeVar
 import anyio
 
 from llama4sdk.backend import Metered
+from llama4sdk.bounded_queue import BoundedQueue
 from llama4sdk.errors import (
     DeadlineExceeded,
     InvalidRequest,
@@ -28,8 +29,6 @@ from llama4sdk.tools.events import CallEvents, call_ids, may_call
 
 if TYPE_CHECKING:
     from types import TracebackType
-
-    from anyio.streams.memory import MemoryObjectReceiveStream, MemoryObjectSendStream
 
     from llama4sdk.backend import Answers
     from llama4sdk.request import Request
@@ -61,14 +60,13 @@ class Pumped(AsyncIterator[E], Generic[E]):
         self._task: object = None
         self._scope = anyio.CancelScope()
         self._ended = anyio.Event()
-        self._send: MemoryObjectSendStream[E]
-        self._receive: MemoryObjectReceiveStream[E]
+        self._queue = BoundedQueue[E](_BUFFERED_EVENTS)
         self._failure: LlamaError | None = None
         self._cancelled = False
 
     @abstractmethod
     async def _produce(self) -> None:
-        """Send every event with `self._send`; what is raised reaches the reader as one `LlamaError`."""
+        """Put every event into `self._queue`; what is raised reaches the reader as one `LlamaError`."""
 
     @abstractmethod
     def _explained(self, error: Exception) -> LlamaError:
@@ -82,7 +80,6 @@ class Pumped(AsyncIterator[E], Generic[E]):
         if self._home is not None:
             raise InvalidRequest(f"A {self._what} runs once; ask for another with llama.{self._what}(…).")
         self._home = running_loop()
-        self._send, self._receive = anyio.create_memory_object_stream[E](_BUFFERED_EVENTS)
         self._owner.add(self)
         self._task = start_owned(self._pump)
         return self
@@ -93,14 +90,14 @@ class Pumped(AsyncIterator[E], Generic[E]):
         if self._home is None:
             return
         if running_loop() != self._home:  # its loop has ended, and with it the task
-            self._receive.close()
+            self._queue.close()
             return
         self._scope.cancel()
         try:
             with anyio.CancelScope(shield=True):
                 await self._ended.wait()
         finally:
-            self._receive.close()
+            self._queue.close()
 
     def __aiter__(self) -> Self:
         return self
@@ -109,7 +106,7 @@ class Pumped(AsyncIterator[E], Generic[E]):
         if running_loop() is not self._home:
             self._check_loop()
         try:
-            return await self._receive.receive()
+            return await self._queue.take()
         except anyio.EndOfStream:
             return self._at_end()
         except anyio.ClosedResourceError:
@@ -155,7 +152,7 @@ class Pumped(AsyncIterator[E], Generic[E]):
         finally:
             self._cancelled = self._scope.cancelled_caught
             self._owner.discard(self)
-            self._send.close()
+            self._queue.end()
             self._ended.set()
 
 
@@ -275,11 +272,11 @@ class Stream(Pumped[Event], Generic[Answer]):
                 if watch.first is None:
                     watch.note(event)
                 if self._output is not None and isinstance(event, Done) and event.usage is not None:
-                    await self._send.send(UsageUpdate(event.usage))  # known even if the answer does not fit
+                    await self._queue.put(UsageUpdate(event.usage))  # known even if the answer does not fit
                 for made in self._read(event):
                     if observed is not None:
                         observed.saw(made)
-                    await self._send.send(made)
+                    await self._queue.put(made)
                 if isinstance(event, Done):
                     watch.stop()
                     return
