@@ -31,7 +31,7 @@ class BoundedQueue(Generic[E]):
         self._closed = False
 
     async def put(self, item: E) -> None:
-        """Put an item in, once there is room; whoever waits for one gets it.
+        """Put an item in, once there is room.
 
         Raises:
             anyio.BrokenResourceError: Nothing is taken any more.
