@@ -6,6 +6,7 @@ import asyncio
 import time
 from collections.abc import Callable
 from contextlib import suppress
+from functools import partial
 from typing import Any
 
 import anyio
@@ -272,3 +273,20 @@ async def test_the_system_prompt_is_searched_for_hidden_characters() -> None:
 async def test_rules_see_through_marks_and_forms_of_letters(text: str) -> None:
     verdict = await PatternGuard({"rule": "(?i)ticket"}, action="redact").check(Item("input", f"a {text} b"))
     assert [(one.start, one.end) for one in verdict.redactions] == [(2, 2 + len(text))]
+
+
+async def test_a_shared_guard_starts_in_two_event_loops() -> None:
+    class Slow(ScriptedBackend):
+        async def start(self) -> None:
+            await anyio.sleep(0.02)
+
+    guard = LlamaGuard(Slow("safe"))
+
+    def starts() -> None:
+        for _ in range(2):
+            asyncio.run(guard.start())
+
+    with anyio.fail_after(10):
+        async with anyio.create_task_group() as tasks:
+            for _ in range(3):
+                tasks.start_soon(partial(anyio.to_thread.run_sync, starts, abandon_on_cancel=True))
