@@ -311,7 +311,7 @@ class RunStream(Pumped[RunEvent], Generic[Answer]):
             raise ToolFailed(f"The tool {call.name} failed: {result.error}")
         return result
 
-    def _explained(self, error: Exception) -> LlamaError:
+    def _explained(self, error: BaseException) -> LlamaError:
         return one_error(error, self._backend.capabilities.name, self._request.request_id)
 
     def _at_end(self) -> RunEvent:

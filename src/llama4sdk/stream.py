@@ -69,7 +69,7 @@ class Pumped(AsyncIterator[E], Generic[E]):
         """Put every event into `self._queue`; what is raised reaches the reader as one `LlamaError`."""
 
     @abstractmethod
-    def _explained(self, error: Exception) -> LlamaError:
+    def _explained(self, error: BaseException) -> LlamaError:
         """Return the one error that the reader gets."""
 
     @abstractmethod
@@ -144,13 +144,17 @@ class Pumped(AsyncIterator[E], Generic[E]):
             )
 
     async def _pump(self) -> None:
+        completed = False
         try:
             with self._scope:
                 await self._produce()
-        except Exception as error:  # noqa: BLE001 - this is the edge where every failure becomes one error
+                completed = True
+        except (Exception, BaseExceptionGroup) as error:  # noqa: BLE001 - the edge where every failure becomes one error
             self._failure = self._explained(error)
         finally:
             self._cancelled = self._scope.cancelled_caught
+            if not (completed or self._cancelled or self._failure):  # a cancellation from elsewhere
+                self._failure = self._explained(StreamInterrupted("What ran behind it was cancelled from elsewhere."))
             self._owner.discard(self)
             self._queue.end()
             self._ended.set()
@@ -297,7 +301,7 @@ class Stream(Pumped[Event], Generic[Answer]):
             return events
         return [made for each in events for made in self._output.add(each)]
 
-    def _explained(self, error: Exception) -> LlamaError:
+    def _explained(self, error: BaseException) -> LlamaError:
         return one_error(error, self._backend.capabilities.name, self._request.request_id)
 
     def _at_end(self) -> Event:

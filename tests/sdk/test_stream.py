@@ -175,6 +175,26 @@ async def test_a_group_of_one_error_is_that_error() -> None:
             await llama.chat("?")
 
 
+@pytest.mark.parametrize("kind", ["group", "alone"])
+async def test_a_cancellation_that_a_backend_lets_out_is_no_end_of_the_answer(kind: str) -> None:
+    class Cancelled(ScriptedBackend):
+        @asynccontextmanager
+        async def open(self, request: Request) -> AsyncGenerator[AsyncIterator[Event]]:
+            async with super().open(request) as events:
+                yield self.some(events)
+
+        async def some(self, events: AsyncIterator[Event]) -> AsyncGenerator[Event]:
+            for _ in range(3):
+                yield await anext(events)
+            cancelled = anyio.get_cancelled_exc_class()
+            raise BaseExceptionGroup("", [cancelled(), ValueError()]) if kind == "group" else cancelled()
+
+    async with Llama4(Cancelled(WORDS)) as llama, llama.stream("?") as stream:
+        with pytest.raises(ServerFault if kind == "group" else StreamInterrupted):
+            await stream.result()
+        assert not stream.snapshot.complete
+
+
 async def test_nothing_comes_after_done() -> None:
     async with Llama4(Broken("trailing")) as llama:
         assert (await llama.chat("?")).text == "half"
