@@ -68,6 +68,9 @@ class InterpretedPytest:
         except (EOFError, OSError):
             return [self._crash(item)]
         restore = self._config.hook.pytest_report_from_serializable
+        for report in received:
+            if isinstance(report["longrepr"], list):  # of a skip: file, line and reason, which plugins take as a tuple
+                report["longrepr"] = tuple(report["longrepr"])
         return [restore(config=self._config, data=report) for report in received]
 
     def _crash(self, item: pytest.Item) -> pytest.TestReport:
