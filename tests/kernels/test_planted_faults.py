@@ -37,7 +37,7 @@ FAULTS = [
 ]
 
 
-PLANTED = FAULTS if LONG else FAULTS[::4]
+PLANTED = FAULTS if LONG else FAULTS[::8]
 
 
 @pytest.mark.parametrize(("file", "right", "wrong", "tests", "expression"), PLANTED, ids=[one[0] for one in PLANTED])

@@ -30,7 +30,7 @@ class Drafting:
     def __init__(self, never: int | None = None) -> None:
         self._lookup = PromptLookup(never)
         self._length = _FIRST
-        self._average = _WORTH  # so that the first draft decides
+        self._average = 2.0
         self._resumes = 0
         self._rest = _REST
 

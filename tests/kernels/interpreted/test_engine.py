@@ -114,7 +114,7 @@ def generated(
 @pytest.mark.parametrize("weight_format", ["bf16", "int4", "fp8"] if LONG else ["bf16"])
 def test_padded_steps_generate_the_tokens_of_plain_ones(weight_format: Format, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(model_runner, "warmup_steps", no_warmup_steps)
-    prompts = thinned([[5, 6, 7, 8, 9], [40, 41], [90, 3, 4]], 2)
+    prompts = thinned([[5, 6, 7, 8, 9], [40, 41], [90, 3, 4]], 3)
     assert generated(weight_format, Rerun, prompts) == generated(weight_format, None, prompts)
 
 

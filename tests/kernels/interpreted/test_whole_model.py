@@ -137,6 +137,7 @@ def reference_logits(
         return run(Model.create(model_config, wide, QuantizedReferenceOps(exact_rows)), cache)
 
 
+@SLOW
 def test_deterministic_tiles_make_logits_independent_of_neighbours() -> None:
     model = Model.create(config(), network(config(), "int4"), KernelOps(FewSplits(deterministic=True)))
     shape = CacheShape(global_pages=24, local_pages=24, page_size=4, chunk=CHUNK)
