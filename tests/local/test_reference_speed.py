@@ -206,6 +206,28 @@ def test_a_busy_machine_takes_blocks_unmeasured(monkeypatch: pytest.MonkeyPatch)
     assert torch.equal(found, torch.full((3, 256), 128.0))
 
 
+def foreign(dtype: torch.dtype) -> bool:
+    return dtype == torch.float32
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_a_busy_machine_widens_types_that_its_processor_has_not(dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(measuring, "natively", foreign)
+    monkeypatch.setattr(measuring, "is_busy", busy)
+    choice = choose(SHAPES, dtype, network=10**6)
+    assert choice.layouts == dict.fromkeys(SHAPES, ("rows", "rows"))
+    for forms in choice.products.forms.values():
+        assert forms[1] is linear
+        assert {forms[8], forms[32]} == {products.widened}
+
+
+def test_a_type_that_the_processor_has_not_is_never_laid_out_in_columns(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(measuring, "natively", foreign)
+    monkeypatch.setattr(measuring, "is_busy", idle)
+    choice = choose(SHAPES, torch.bfloat16, network=10**6)
+    assert {layout for pair in choice.layouts.values() for layout in pair} == {"rows"}
+
+
 def test_without_time_one_shape_is_measured_and_the_others_are_treated_alike(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(measuring, "is_busy", idle)
     choice = choose(SHAPES, torch.float32, network=10**6, patience=0)

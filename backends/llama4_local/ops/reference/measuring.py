@@ -25,6 +25,7 @@ from llama4_local.ops.reference.products import (
     Products,
     by_rows,
     laid_out,
+    natively,
     onednn,
     onednn_twice,
     weight_first,
@@ -44,9 +45,12 @@ _ROUNDS, _LEAST_ROUNDS = 6, 3  # of timing every form; fewer after the deadline
 _HOPELESS = 1.5  # times the fastest, after which a form is timed no more
 _UNSTEADY = 1.5  # the second fastest time over the fastest one, of the median form, on a machine that is busy
 _SLOWEST = 1e9  # bytes per second; any processor reads a matrix faster unless its time goes elsewhere
+_WORTH_WIDENING = 8  # rows for which a matrix is widened without a measurement, where its type is not native
 _MOVING = 1.1  # a matrix is moved for a gain beyond this factor only
 
 _FIRST = (1, 8, 32, 2, 4)  # the buckets in the order in which they are timed
+# Where a type is not multiplied natively, forms differ little for one row and by factors of seven and more for many.
+_FIRST_NARROW = (32, 1, 8, 2, 4)
 
 _Shape = tuple[int, int]  # outputs, inputs
 _Timed = dict[Layout, dict[int, tuple[float, Form]]]  # seconds and form, by layout and bucket
@@ -111,7 +115,14 @@ class _BusyError(Exception):
 
 
 def _unmeasured(shapes: Sequence[_Shape], dtype: torch.dtype) -> Choice:
-    """Return oneDNN's blocks for all, which no measured processor reads slowly; nothing moves where they are absent."""
+    """Return what no measured processor does slowly: oneDNN's blocks, or fp32 products where it has not the type.
+
+    Nothing moves where both are out of the question.
+    """
+    if not natively(dtype):
+        few_and_more = by_rows({bucket: rows.linear if bucket < _WORTH_WIDENING else widened for bucket in BUCKETS})
+        forms: dict[tuple[int, int, Layout], Sequence[Form]] = {(*shape, "rows"): few_and_more for shape in shapes}
+        return Choice(dict.fromkeys(shapes, ("rows", "rows")), Products(forms))
     with suppress(*_ABSENT):
         onednn(torch.ones((1, 64), dtype=dtype), laid_out(torch.ones((64, 64), dtype=dtype), "blocks"))
         return Choice(dict.fromkeys(shapes, ("blocks", "blocks")))
@@ -138,7 +149,7 @@ def _best(timed: _Timed, stored: Layout) -> Layout:
         for layout, times in timed.items()
     }
     best = min(loss, key=loss.__getitem__)
-    return best if loss[best] * _MOVING < loss[stored] else stored
+    return best if stored not in loss or loss[best] * _MOVING < loss[stored] else stored
 
 
 def _timed(shape: _Shape, dtype: torch.dtype, network: int, deadline: float) -> _Timed:
@@ -147,7 +158,7 @@ def _timed(shape: _Shape, dtype: torch.dtype, network: int, deadline: float) -> 
     count = max(2, min(_MATRICES, network // _PART // (outputs * inputs)))
     matrices = _matrices(torch.ones((count, outputs, inputs), dtype=dtype), deadline)
     by_bucket: dict[int, dict[Layout, tuple[float, Form]]] = {}
-    for bucket in _FIRST:
+    for bucket in _FIRST if len(matrices) > 1 else _FIRST_NARROW:
         if not by_bucket or time.perf_counter() < deadline:
             times = _seconds(torch.ones((bucket, inputs), dtype=dtype), matrices, deadline)
             by_bucket[bucket] = {
@@ -168,6 +179,8 @@ def _timed(shape: _Shape, dtype: torch.dtype, network: int, deadline: float) -> 
 def _matrices(stack: Tensor, deadline: float) -> dict[Layout, cycle[Tensor]]:
     """Return matrices in each layout, without end, in turns."""
     count, outputs, inputs = stack.shape
+    if not natively(stack.dtype):
+        return {"rows": cycle(stack.unbind())}  # every product widens the matrix first, best where it lies in rows
     stacks: dict[Layout, Sequence[Tensor]] = {
         "rows": stack.unbind(),
         "columns": stack.view(count, inputs, outputs).transpose(1, 2).unbind(),
@@ -184,15 +197,13 @@ def _matrices(stack: Tensor, deadline: float) -> dict[Layout, cycle[Tensor]]:
 
 def _seconds(x: Tensor, matrices: dict[Layout, cycle[Tensor]], deadline: float) -> dict[tuple[Layout, Form], float]:
     """Return the least time of every form that runs; the plain one always does."""
-    narrow = (widened,) if x.dtype != torch.float32 else ()
     forms: list[tuple[Layout, Form]] = []
-    for layout, stack in matrices.items():
-        for form in (*_CANDIDATES[layout], *(narrow if layout == "rows" else ())):
-            with suppress(*_ABSENT):
-                form(x, next(stack))  # compiles it
-                forms.append((layout, form))
-            if time.perf_counter() > deadline + _GRACE:
-                raise _BusyError
+    for layout, form in _forms_of(matrices, narrow=x.dtype != torch.float32):
+        with suppress(*_ABSENT):
+            form(x, next(matrices[layout]))  # compiles it
+            forms.append((layout, form))
+        if time.perf_counter() > deadline + _GRACE:
+            raise _BusyError
     times: dict[tuple[Layout, Form], list[float]] = {key: [] for key in forms}
     for turn in range(_ROUNDS):
         for (layout, form), own in times.items():
@@ -206,6 +217,17 @@ def _seconds(x: Tensor, matrices: dict[Layout, cycle[Tensor]], deadline: float) 
     if is_busy(list(times.values()), next(matrices["rows"]).nbytes):
         raise _BusyError
     return {key: min(own) for key, own in times.items()}
+
+
+def _forms_of(layouts: Iterable[Layout], *, narrow: bool) -> list[tuple[Layout, Form]]:
+    """Return the forms of all layouts, the widened one first where the type is narrow."""
+    candidates: dict[Layout, tuple[Form, ...]] = {layout: _CANDIDATES[layout] for layout in layouts}
+    if narrow:
+        candidates["rows"] = (widened, *candidates["rows"])
+    longest = max(map(len, candidates.values()))
+    return [
+        (layout, forms[rank]) for rank in range(longest) for layout, forms in candidates.items() if rank < len(forms)
+    ]
 
 
 def is_busy(times: Sequence[Sequence[float]], size: int) -> bool:

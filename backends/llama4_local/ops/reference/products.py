@@ -76,6 +76,18 @@ def onednn_twice(x: Tensor, weight: Tensor) -> Tensor:
     return _linear_pointwise(torch.cat((x, x)), weight)[:1] if x.shape[0] == 1 else onednn(x, weight)
 
 
+def natively(dtype: torch.dtype) -> bool:
+    """Return whether oneDNN multiplies in a type on this processor; without it torch's own products are slow."""
+    try:
+        if dtype == torch.bfloat16:
+            return bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
+        if dtype == torch.float16:
+            return bool(torch.ops.mkldnn._is_mkldnn_fp16_supported())
+    except AttributeError:  # this build of torch is without it
+        return False
+    return True
+
+
 def widened(x: Tensor, weight: Tensor) -> Tensor:
     """Return the product in fp32, some outputs at a time: for processors that cannot multiply in a narrow type."""
     wide = x.float()
