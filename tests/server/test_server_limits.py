@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import logging
 import random
 from collections.abc import AsyncGenerator, Callable
 from contextlib import asynccontextmanager
@@ -10,6 +11,7 @@ from typing import TYPE_CHECKING, cast
 
 import anyio
 import httpx
+import pytest
 
 from llama4_local import LocalBackend
 from llama4sdk import Deadlines, Llama4
@@ -111,7 +113,8 @@ async def test_many_streams_and_clients_that_leave_leave_nothing_behind() -> Non
     assert texts == ["17 + 25 = 42."] * staying
 
 
-async def test_rounds_of_streams_that_are_left_keep_no_object() -> None:
+async def test_rounds_of_streams_that_are_left_keep_no_object(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.WARNING, "llama4sdk")  # pytest keeps records of lower levels, and what they are about
     script = ScriptedBackend(ENDLESS, pause=0.001)
 
     def objects() -> int:
