@@ -15,7 +15,7 @@ from llama4sdk.command import cancelling
 from llama4sdk.command.cancelling import cancels
 from llama4sdk.server import create_app, running
 from llama4sdk.testing import ScriptedBackend
-from long_runs import LONG
+from long_runs import LONG, only_long
 
 WORDS = 30
 PAUSE = 0.02  # seconds for each word: 0.6 for the whole answer
@@ -107,7 +107,7 @@ async def test_what_can_be_seen_decides(machine: Machine, verdict: str, words: s
     assert words in finding.detail
 
 
-@pytest.mark.skipif(not LONG, reason="it waits for the end of answers: LLAMA4_LONG=1")
+@only_long("it waits for the end of answers")
 async def test_a_request_that_never_ends_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(cancelling, "_STOPS_WITHIN", 0.1)
     async with Llama4(Machine(stops=False)) as llama:

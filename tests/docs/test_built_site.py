@@ -16,13 +16,13 @@ from urllib.parse import unquote, urlsplit
 
 import pytest
 
-from long_runs import LONG
+from long_runs import only_long
 
 ROOT = Path(__file__).resolve().parents[2]
 DOCS = ROOT / "docs"
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 SHOWN = ("", "performance/", "api/", "api-client/", "troubleshooting/", "weights/", "architecture/", "examples/")
-long_only = pytest.mark.skipif(not LONG, reason="with LLAMA4_LONG=1: builds the site")
+long_only = only_long("builds the site")
 _LOADING = {"link": "href", "script": "src", "img": "src", "iframe": "src", "source": "src", "video": "src"}
 
 

@@ -22,10 +22,10 @@ from llama4sdk.backend import Backend
 from llama4sdk.guards import LlamaGuard
 from llama4sdk.messages import Message
 from llama4sdk.reply import Reply, ReplyBuilder
-from long_runs import LONG
+from long_runs import only_long
 from transformers_serving import SEES, needs_serving, transformers_serving
 
-pytestmark = [needs_serving, pytest.mark.skipif(not LONG, reason="starts a server: LLAMA4_LONG=1")]
+pytestmark = [needs_serving, only_long("starts a server")]
 
 
 def served_copy(folder: Path) -> Path:

@@ -11,7 +11,7 @@ from llama4_local.ops.kernels.aot.serving import FORMATS, GROUP, SHAPES, Shape, 
 from llama4_local.ops.kernels.functions import KernelOps
 from llama4_local.ops.kernels.tiles import Format
 from llama4_local.planning.published import PUBLISHED
-from long_runs import LONG
+from long_runs import only_long
 
 MIXTURES = [shape for shape in SHAPES if shape.experts]
 
@@ -35,7 +35,7 @@ def test_a_rank_of_eight_launches_every_product(weight_format: Format) -> None:
         assert names == whole
 
 
-@pytest.mark.skipif(not LONG, reason="compiles for minutes: LLAMA4_LONG=1")
+@only_long("compiles for minutes")
 @pytest.mark.parametrize("ranks", [2, 4, 8])
 def test_a_ranks_binaries_keep_the_rules_of_machine_code(ranks: int) -> None:
     plans = rank_plans(ranks)

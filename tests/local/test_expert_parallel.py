@@ -31,7 +31,7 @@ from local.packable import parts
 from local.rank_threads import exchanges, model_over_threads, on_every_rank
 from local.small_checkpoints import CHUNK, biting_weights, prompt, saved, tile_pixels
 from local.test_score_oracle import TOLERANCE, difference, expected, transformers
-from long_runs import LONG
+from long_runs import LONG, only_long
 
 HIDDEN, WIDTH, EXPERTS = 16, 8, 8
 Form = Literal["plain", "int4", "fp8", "fused fp8", "single fp8"]
@@ -108,7 +108,7 @@ def test_scores_with_whole_experts_are_those_of_one_process(tmp_path: Path) -> N
         model.ranks.close()
 
 
-@pytest.mark.skipif(not LONG, reason="starts processes: LLAMA4_LONG=1")
+@only_long("starts processes")
 @pytest.mark.parametrize("ranks", [2, 4])
 @pytest.mark.parametrize("name", ["scout", "maverick"])
 def test_scores_over_processes_are_those_of_transformers(name: str, ranks: int, tmp_path: Path) -> None:
@@ -120,7 +120,7 @@ def test_scores_over_processes_are_those_of_transformers(name: str, ranks: int, 
     assert difference(found, expected(theirs.eval(), ids, pixels)) <= TOLERANCE
 
 
-@pytest.mark.skipif(not LONG, reason="starts processes: LLAMA4_LONG=1")
+@only_long("starts processes")
 @pytest.mark.parametrize("form", ["int4", "fused fp8", "single fp8"])
 def test_packed_scores_over_processes_are_those_of_one(form: Form, tmp_path: Path) -> None:
     folder, quantize = published(tmp_path, form, SHAPES["maverick"])

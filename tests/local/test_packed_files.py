@@ -9,6 +9,7 @@ import subprocess
 import sys
 import textwrap
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -297,6 +298,17 @@ def test_damage_that_no_time_shows_is_found_by_verifying(folder: Path) -> None:
     assert not same(packed(folder), wanted)
     assert same(packed(folder, verify=True), wanted)
     assert same(packed(folder), wanted)
+
+
+@pytest.mark.usefixtures("at_once")
+@pytest.mark.parametrize("change", [Path.unlink, partial(rewrite, content=b"other")])
+def test_a_file_that_changes_while_it_is_read_gets_no_note(tmp_path: Path, change: Callable[[Path], object]) -> None:
+    path = tmp_path / "file"
+    path.write_bytes(b"content")
+    seen = path.stat()
+    change(path)
+    check_record.record_check(path, "test-1", seen)
+    assert not list(tmp_path.glob("*.checked"))
 
 
 @pytest.mark.usefixtures("at_once")

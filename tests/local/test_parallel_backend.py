@@ -25,7 +25,7 @@ from llama4sdk.errors import InvalidRequest, LlamaError, ServerFault
 from llama4sdk.request import Sampling
 from local.small_backends import ENDLESS, asking, events_of, serving, text_of
 from local.test_backend_conformance import LocalConformance
-from long_runs import LONG
+from long_runs import LONG, only_long
 
 EXPERTS = (False, True) if LONG else (False,)  # whole ones in each rank
 GREEDY = Sampling(temperature=0, max_tokens=24)
@@ -157,7 +157,7 @@ async def test_an_engine_over_ranks_is_refused_on_a_gpu(folder: Path):
     await backend.aclose()
 
 
-@pytest.mark.skipif(not LONG, reason="each test starts processes")
+@only_long("each test starts processes")
 class TestConformanceOverTwoRanks(LocalConformance):
     long_prompt = "Who are you and what can you do?"
 
@@ -165,7 +165,7 @@ class TestConformanceOverTwoRanks(LocalConformance):
         return LocalBackend(NANO, max_sequences=8, tensor_parallel=2)
 
 
-@pytest.mark.skipif(not LONG, reason="each test starts processes")
+@only_long("each test starts processes")
 class TestConformanceOverWholeExperts(LocalConformance):
     long_prompt = "Who are you and what can you do?"
 

@@ -21,9 +21,9 @@ from llama4sdk.request import Request, Sampling
 from local.divisible import SHAPES
 from local.small_backends import ENDLESS, asking, chatting, events_of, saved_chat, serving, text_of
 from local.test_parallel_backend import children
-from long_runs import LONG
+from long_runs import only_long
 
-pytestmark = pytest.mark.skipif(not LONG, reason="takes minutes: LLAMA4_LONG=1")
+pytestmark = only_long("takes minutes")
 MOMENTS = 30
 STREAMS = 20
 PROMPTLY = 5.0  # seconds

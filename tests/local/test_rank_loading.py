@@ -28,7 +28,7 @@ from local.memory_peak import MemoryPeak
 from local.packable import parts
 from local.small_checkpoints import saved
 from local.test_plan_ranks import own_bytes
-from long_runs import LONG
+from long_runs import LONG, only_long
 
 if TYPE_CHECKING:
     from llama4_local.weights.tree import Weights
@@ -100,7 +100,7 @@ def test_a_share_is_loaded_within_its_own_room_and_one_tensor_more(
     assert measured.peak <= sum(own_bytes(weights).values()) + largest_tensor(source, share)
 
 
-@pytest.mark.skipif(not LONG, reason="takes a minute: LLAMA4_LONG=1")
+@only_long("takes a minute")
 @pytest.mark.skipif(sys.platform != "linux", reason="asks Linux for the memory of a process")
 @pytest.mark.parametrize("whole", WAYS)
 @pytest.mark.parametrize("form", FORMS)

@@ -34,12 +34,12 @@ from local.small_backends import (
 )
 from local.small_checkpoints import guard, maverick, prompt, scout
 from local.test_engine_stateful import EngineLife
-from long_runs import LONG, often
+from long_runs import LONG, often, only_long
 
 FEW = {5: 60.0, 80: 60.0, 81: 60.0}  # so that answers of these three tokens resemble themselves
 GREEDY = Sampling(temperature=0, max_tokens=16, logit_bias=FEW)
 SEEDED = Sampling(temperature=1.0, top_p=0.9, seed=7, max_tokens=16, logit_bias=FEW)
-LONG_ONLY = pytest.mark.skipif(not LONG, reason="takes its time; LLAMA4_LONG=1 runs it")
+LONG_ONLY = only_long("takes its time")
 MAKERS = {"scout": scout, "maverick": maverick, "guard": guard}
 PLAIN = EngineLimits(step_tokens=40)
 DRAFTING = replace(PLAIN, speculate=True)

@@ -32,14 +32,14 @@ from llama4sdk import (
 from llama4sdk.backend import Backend
 from llama4sdk.routing import Fallback
 from llama4sdk.testing.conformance import BackendConformance
-from long_runs import LONG, often
+from long_runs import LONG, often, only_long
 from replicas.nano_replicas import Kept, kill, kill_one, nano_replicas, one_cluster
 from routing.failing import until
 
 GREEDY = Sampling(temperature=0, max_tokens=60 if LONG else 24)
 STREAMS = often(20, 50)
 EXAMPLE = Path(__file__).resolve().parents[2] / "examples" / "ray_replicas.py"
-long = pytest.mark.skipif(not LONG, reason="LLAMA4_LONG is not set")
+long = only_long("starts replicas of its own")
 
 
 @pytest.fixture(scope="module", autouse=True)

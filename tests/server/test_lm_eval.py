@@ -18,10 +18,10 @@ import pytest
 from llama4_local.nano import CHECKPOINT
 from llama4sdk import Llama4
 from llama4sdk.server import create_app, running
-from long_runs import LONG
+from long_runs import only_long
 
 pytestmark = [
-    pytest.mark.skipif(not LONG, reason="lm-eval takes a minute: LLAMA4_LONG=1"),
+    only_long("lm-eval takes a minute"),
     pytest.mark.skipif(
         importlib.util.find_spec("lm_eval") is None,
         reason="lm-eval is not installed: pip install --group evaluation",

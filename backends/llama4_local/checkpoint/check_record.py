@@ -32,11 +32,13 @@ def record_check(path: Path, kind: str, seen: os.stat_result) -> None:
         kind: Kind and version of its content.
         seen: Its state before it was read.
     """
-    if _state(path.stat()) != _state(seen) or time.time_ns() - max(seen.st_mtime_ns, seen.st_ctime_ns) < _SETTLED:
+    if time.time_ns() - max(seen.st_mtime_ns, seen.st_ctime_ns) < _SETTLED:
         return
     note = path.with_name(path.name + _SUFFIX)
     part = note.with_name(f".{note.name}.{os.getpid()}{_PART}")
     with contextlib.suppress(OSError):
+        if _state(path.stat()) != _state(seen):
+            return
         try:
             part.write_text(json.dumps({"kind": kind, "state": _state(seen)}))
             part.replace(note)

@@ -197,13 +197,15 @@ def _matrices(stack: Tensor, deadline: float) -> dict[Layout, cycle[Tensor]]:
 
 def _seconds(x: Tensor, matrices: dict[Layout, cycle[Tensor]], deadline: float) -> dict[tuple[Layout, Form], float]:
     """Return the least time of every form that runs; the plain one always does."""
+    narrow = (widened,) if x.dtype != torch.float32 else ()
     forms: list[tuple[Layout, Form]] = []
-    for layout, form in _forms_of(matrices, narrow=x.dtype != torch.float32):
-        with suppress(*_ABSENT):
-            form(x, next(matrices[layout]))  # compiles it
-            forms.append((layout, form))
-        if time.perf_counter() > deadline + _GRACE:
-            raise _BusyError
+    for layout, stack in matrices.items():
+        for form in (*_CANDIDATES[layout], *(narrow if layout == "rows" else ())):
+            with suppress(*_ABSENT):
+                form(x, next(stack))  # compiles it
+                forms.append((layout, form))
+            if time.perf_counter() > deadline + _GRACE:
+                raise _BusyError
     times: dict[tuple[Layout, Form], list[float]] = {key: [] for key in forms}
     for turn in range(_ROUNDS):
         for (layout, form), own in times.items():
@@ -217,17 +219,6 @@ def _seconds(x: Tensor, matrices: dict[Layout, cycle[Tensor]], deadline: float) 
     if is_busy(list(times.values()), next(matrices["rows"]).nbytes):
         raise _BusyError
     return {key: min(own) for key, own in times.items()}
-
-
-def _forms_of(layouts: Iterable[Layout], *, narrow: bool) -> list[tuple[Layout, Form]]:
-    """Return the forms of all layouts, the widened one first where the type is narrow."""
-    candidates: dict[Layout, tuple[Form, ...]] = {layout: _CANDIDATES[layout] for layout in layouts}
-    if narrow:
-        candidates["rows"] = (widened, *candidates["rows"])
-    longest = max(map(len, candidates.values()))
-    return [
-        (layout, forms[rank]) for rank in range(longest) for layout, forms in candidates.items() if rank < len(forms)
-    ]
 
 
 def is_busy(times: Sequence[Sequence[float]], size: int) -> bool:
