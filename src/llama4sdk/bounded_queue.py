@@ -12,11 +12,13 @@ from typing import Generic, TypeVar
 import anyio
 from anyio.lowlevel import checkpoint_if_cancelled
 
+from llama4sdk.wakeup import Wakeup
+
 E = TypeVar("E")
 
 
 class BoundedQueue(Generic[E]):
-    """A queue that one task puts into and one takes from.
+    """A queue that one task puts into, and others take from.
 
     Args:
         most: Items that may wait; a task that puts more waits itself.
@@ -25,9 +27,10 @@ class BoundedQueue(Generic[E]):
     def __init__(self, most: int) -> None:
         self._most = most
         self._items: deque[E] = deque()
-        self._arrived: anyio.Event | None = None  # while the taking task waits
-        self._room: anyio.Event | None = None  # while the putting task waits
+        self._takers: list[Wakeup] = []  # of the tasks that wait for an item
+        self._room = Wakeup()
         self._ended = False
+        self._error: BaseException | None = None
         self._closed = False
 
     async def put(self, item: E) -> None:
@@ -38,52 +41,51 @@ class BoundedQueue(Generic[E]):
         """
         await checkpoint_if_cancelled()
         while len(self._items) >= self._most and not self._closed:
-            self._room = self._room or anyio.Event()
             await self._room.wait()
         if self._closed:
             raise anyio.BrokenResourceError
         self._items.append(item)
-        self._wake_taker()
+        self._wake_takers()
 
     async def take(self) -> E:
         """Return the next item, once there is one.
 
         Raises:
-            anyio.EndOfStream: The last one was taken.
+            anyio.EndOfStream: The last one was taken, and the queue ended without an error; else that error.
             anyio.ClosedResourceError: The queue was closed.
         """
-        if self._items and not self._closed:
+        if self._items or self._ended:
             await checkpoint_if_cancelled()
-        while not self._items or self._closed:
+        while not self._items:
             if self._closed:
                 raise anyio.ClosedResourceError
             if self._ended:
-                await checkpoint_if_cancelled()
-                raise anyio.EndOfStream
-            self._arrived = self._arrived or anyio.Event()
-            await self._arrived.wait()
+                raise self._error or anyio.EndOfStream
+            await self._arrival()
         item = self._items.popleft()
-        self._wake_putter()
+        self._room.wake()
         return item
 
-    def end(self) -> None:
-        """Put nothing more in."""
-        self._ended = True
-        self._wake_taker()
+    def end(self, error: BaseException | None = None) -> None:
+        """Put nothing more in; an error comes behind the last item."""
+        self._ended, self._error = True, error
+        self._wake_takers()
 
     def close(self) -> None:
         """Take nothing more out; what waits is dropped."""
         self._closed = True
         self._items.clear()
-        self._wake_taker()
-        self._wake_putter()
+        self._wake_takers()
+        self._room.wake()
 
-    def _wake_taker(self) -> None:
-        if self._arrived is not None:
-            self._arrived.set()
-            self._arrived = None
+    async def _arrival(self) -> None:
+        taker = Wakeup()
+        self._takers.append(taker)
+        try:
+            await taker.wait()
+        finally:
+            self._takers.remove(taker)
 
-    def _wake_putter(self) -> None:
-        if self._room is not None:
-            self._room.set()
-            self._room = None
+    def _wake_takers(self) -> None:
+        for taker in self._takers:
+            taker.wake()

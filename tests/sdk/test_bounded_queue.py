@@ -113,3 +113,39 @@ def test_who_waits_is_woken_by_the_end(loop: str, end: str) -> None:
             await queue.put(2)
 
     run(loop, main)
+
+
+@LOOPS
+def test_an_error_comes_behind_the_last_item(loop: str) -> None:
+    async def main() -> None:
+        queue = BoundedQueue[int](3)
+        await queue.put(1)
+        queue.end(ValueError("broken"))
+        assert await queue.take() == 1
+        for _ in range(2):
+            with pytest.raises(ValueError, match="broken"):
+                await queue.take()
+
+    run(loop, main)
+
+
+@LOOPS
+def test_several_tasks_that_take_share_the_items(loop: str) -> None:
+    queue, taken = BoundedQueue[int](1), list[int]()
+
+    async def take() -> None:
+        with pytest.raises(anyio.EndOfStream):
+            while True:
+                taken.append(await queue.take())
+
+    async def main() -> None:
+        async with anyio.create_task_group() as tasks:
+            for _ in range(3):
+                tasks.start_soon(take)
+            await anyio.wait_all_tasks_blocked()
+            for item in range(9):
+                await queue.put(item)
+            queue.end()
+        assert sorted(taken) == list(range(9))
+
+    run(loop, main)

@@ -10,11 +10,11 @@ from typing import TYPE_CHECKING
 import anyio
 
 from llama4sdk.backend import Metered
+from llama4sdk.bounded_queue import BoundedQueue
 from llama4sdk.errors import InvalidRequest, StreamInterrupted
 from llama4sdk.events import Event, Progress, Started, Switched, Usage, UsageUpdate
 from llama4sdk.lazy_timer import LazyTimer
 from llama4sdk.owned_task import start_owned
-from llama4sdk.routing.handed_over import HandedOver
 from llama4sdk.routing.leaving import leave
 
 if TYPE_CHECKING:
@@ -24,6 +24,8 @@ if TYPE_CHECKING:
     from llama4sdk.request import Request
     from llama4sdk.routing.hedging import Budget, FirstTokenLatency
     from llama4sdk.routing.members import Member, Members
+
+_ROOM = 32  # events of the second request that may wait for their reader
 
 
 class Race(AsyncIterator[Event]):
@@ -63,7 +65,7 @@ class Race(AsyncIterator[Event]):
         self._runner = anyio.CancelScope()  # of the second request
         self._ended: anyio.Event | None = None
         self._asked = self._won = False
-        self._handed = HandedOver()
+        self._queue = BoundedQueue[Event](_ROOM)  # of the second request
         self._ahead: list[Event] = []
 
     async def __aenter__(self) -> AsyncIterator[Event]:
@@ -107,11 +109,17 @@ class Race(AsyncIterator[Event]):
             if self._ahead:
                 return self._ahead.pop(0)
             events = self._events
-            return await events.__anext__() if events is not None else await self._handed.take()
+            return await (events.__anext__() if events is not None else self._next_of_second())
         event = await self._race()
         if isinstance(event, Started):
             self._started = True
         return event
+
+    async def _next_of_second(self) -> Event:
+        try:
+            return await self._queue.take()
+        except anyio.EndOfStream:
+            raise StopAsyncIteration from None
 
     async def _race(self) -> Event:
         """Return the next event before it is decided which request answers."""
@@ -145,7 +153,7 @@ class Race(AsyncIterator[Event]):
         """Leave the first request, and read the second one from now on."""
         await self._leave_first()
         try:
-            first = await self._handed.take()
+            first = await self._next_of_second()
         except Exception as error:  # noqa: BLE001 - where both fail, the first one's error stands
             raise self._failure or error from None
         self._decided = True
@@ -176,7 +184,7 @@ class Race(AsyncIterator[Event]):
                 finally:
                     self._second.release()
         except Exception as error:  # noqa: BLE001 - handed over: the reader gets it where the first one fails too
-            self._handed.end(error)
+            self._queue.end(error)
         finally:
             if self._ended is not None:
                 self._ended.set()
@@ -197,5 +205,5 @@ class Race(AsyncIterator[Event]):
                     self._latency.add(self._now() - self._begun)  # as long as the first one took at the least
                     if self._waiting is not None:
                         self._waiting.cancel()
-                await self._handed.put(event)
-        self._handed.end()
+                await self._queue.put(event)
+        self._queue.end()
