@@ -34,12 +34,11 @@ class BoundedQueue(Generic[E]):
         self._closed = False
 
     async def put(self, item: E) -> None:
-        """Put an item in, once there is room.
+        """Put an item in, once there is room: no point of cancellation where there is.
 
         Raises:
             anyio.BrokenResourceError: Nothing is taken any more.
         """
-        await checkpoint_if_cancelled()
         while len(self._items) >= self._most and not self._closed:
             await self._room.wait()
         if self._closed:
@@ -61,7 +60,11 @@ class BoundedQueue(Generic[E]):
                 raise anyio.ClosedResourceError
             if self._ended:
                 raise self._error or anyio.EndOfStream
-            await self._arrival()
+            self._takers.append(taker := Wakeup())
+            try:
+                await taker.wait()
+            finally:
+                self._takers.remove(taker)
         item = self._items.popleft()
         self._room.wake()
         return item
@@ -77,14 +80,6 @@ class BoundedQueue(Generic[E]):
         self._items.clear()
         self._wake_takers()
         self._room.wake()
-
-    async def _arrival(self) -> None:
-        taker = Wakeup()
-        self._takers.append(taker)
-        try:
-            await taker.wait()
-        finally:
-            self._takers.remove(taker)
 
     def _wake_takers(self) -> None:
         for taker in self._takers:
