@@ -218,26 +218,32 @@ class AnswerReader:
             raise _cut()
         self._escaped = b"\\u" in data
         try:
-            for value in self._values(data):
+            try:
+                value = parsed(data)
+            except ProtocolError as error:
+                for value in self._odd_values(data, error):
+                    self._chunk(value)
+            else:
                 self._chunk(value)
         except CutJsonError as error:
             self._spoilt(_cut() if at_end else ProtocolError(str(error)))
         except LlamaError as error:
             self._spoilt(error)
 
-    def _values(self, data: bytes) -> list[Any]:
-        """Return the values of one event: one, or one for each of its lines where no blank line parts the events."""
-        try:
-            return [parsed(data)]
-        except ProtocolError:
-            lines = [line for line in data.split(b"\n") if line.strip() not in (b"", b"[DONE]")]
-            if len(lines) > 1 and all(line.lstrip().startswith(b"{") for line in lines):
-                return [parsed(line) for line in lines]
-            if data.lstrip().startswith(_PLAIN) or not data.isascii():
-                raise
-            text = data.decode()
-            self._told = text if tells_of_trouble(text) else self._told
-            return []
+    def _odd_values(self, data: bytes, error: ProtocolError) -> list[Any]:
+        """Return the values of an event that is not one: one for each of its lines, or none where it is plain text.
+
+        Raises:
+            ProtocolError: `error`, where it is neither.
+        """
+        lines = [line for line in data.split(b"\n") if line.strip() not in (b"", b"[DONE]")]
+        if len(lines) > 1 and all(line.lstrip().startswith(b"{") for line in lines):
+            return [parsed(line) for line in lines]
+        if data.lstrip().startswith(_PLAIN) or not data.isascii():
+            raise error
+        text = data.decode()
+        self._told = text if tells_of_trouble(text) else self._told
+        return []
 
     def _spoilt(self, error: LlamaError) -> None:
         """Raise `error`, unless the answer is complete: then end it."""

@@ -48,7 +48,8 @@ class SseParser:
                 self._take_any(chunk[:begun], events)
                 chunk = chunk[begun:]
             chunk = self._take_plain(chunk, events)
-        self._take_any(chunk, events)
+        if chunk:
+            self._take_any(chunk, events)
         return events
 
     def close(self) -> list[bytes]:
@@ -66,11 +67,14 @@ class SseParser:
         """
         if self._line or self._data or not chunk.startswith(_DATA):
             return chunk
+        if chunk.find(b"\n") == len(chunk) - len(_BLANK) and chunk.endswith(_BLANK) and len(chunk) <= self._max_event:
+            events.append(chunk[len(_DATA) : -len(_BLANK)])  # one event
+            return b""
         end = chunk.rfind(_BLANK) + len(_BLANK)
         plain = chunk[len(_DATA) : end - len(_BLANK)].split(_BLANK + _DATA)
         if end < len(_BLANK) or chunk.count(b"\n", 0, end) != 2 * len(plain):
             return chunk  # no event is complete, or one has other lines
-        if max(map(len, plain)) + len(_DATA) > self._max_event:
+        if len(chunk) > self._max_event and max(map(len, plain)) + len(_DATA) > self._max_event:
             self._too_long()
         events += plain
         return chunk[end:]
