@@ -20,13 +20,13 @@ def split_heads(qkv: Tensor, plan: HeadTransform) -> tuple[Tensor, Tensor, Tenso
     Order as in Llama 4: rotation, then the weightless norm, then the queries' temperature; all in fp32,
     cast once at the end.
     """
-    split = qkv.view(qkv.shape[0], -1, plan.head_dim)
-    turned, values = split.split([plan.heads + plan.kv_heads, plan.kv_heads], dim=1)
+    all_heads, turning = qkv.view(qkv.shape[0], -1, plan.head_dim), plan.heads + plan.kv_heads
+    turned, values = all_heads[:, :turning], all_heads[:, turning:]
     if plan.rotation is not None:
         turned = rotate(turned.float(), plan.rotation)
     if plan.norm_eps is not None:
         turned = rms_norm(turned.float(), None, plan.norm_eps)
-    queries, keys = turned.split([plan.heads, plan.kv_heads], dim=1)
+    queries, keys = turned[:, : plan.heads], turned[:, plan.heads :]
     if plan.query_scale is not None:
         queries = queries.float() * plan.query_scale[:, None, None]
     return queries.to(qkv.dtype), keys.to(qkv.dtype), values

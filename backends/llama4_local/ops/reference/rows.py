@@ -12,9 +12,16 @@ _FULL = 64
 def rms_norm(x: Tensor, weight: Tensor | None, eps: float) -> Tensor:
     """Return x over its root mean square along the last axis, times `weight` if there is one.
 
-    As in Llama 4: normalised in fp32, cast back to x's type, and only then multiplied.
+    As in Llama 4: normalised in fp32, cast back to x's type, and only then multiplied. Without gradients in a third of
+    the calls that `torch.rms_norm` makes on a CPU, which for few rows are all of its time.
     """
-    normed = torch.rms_norm(x.float(), x.shape[-1:], None, eps).to(x.dtype)
+    wide = x.float()
+    if torch.is_grad_enabled():
+        normed = torch.rms_norm(wide, x.shape[-1:], None, eps)
+    else:
+        length = torch.linalg.vector_norm(wide, dim=-1, keepdim=True)
+        normed = wide * torch.addcmul(length.new_full((), eps), length, length, value=1 / x.shape[-1]).rsqrt_()
+    normed = normed.to(x.dtype)
     return normed if weight is None else normed * weight
 
 
