@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias, Unpack, overload
 from llama4sdk.backend import Renders
 from llama4sdk.chatting import Chatting
 from llama4sdk.errors import InvalidRequest
-from llama4sdk.guards.admission import admit
+from llama4sdk.guards.admission import Admission
 from llama4sdk.guards.kept import GuardedSession
 from llama4sdk.keywords import check_keywords, explains_keywords
 from llama4sdk.output import answer_form
@@ -171,8 +171,8 @@ class Llama4(Chatting):
         )
         if self._guarding is None:
             return Session(await backend.session(request), request.tools, self._telemetry)
-        request = await admit(self._guarding, request)
-        kept = GuardedSession(await backend.session(request), self._guarding)
+        request = await Admission(self._guarding, request).admit()
+        kept = GuardedSession(await backend.session(request), self._guarding, request.messages)
         return Session(kept, request.tools, self._telemetry)
 
     @explains_keywords

@@ -126,22 +126,26 @@ async def test_a_session_is_as_it_was_after_a_blocked_turn() -> None:
 
 
 async def test_a_session_goes_on_after_a_blocked_turn_as_without_it() -> None:
+    guard = WordGuard("BOMB")
     async with (
-        Llama4("local", guards=[WordGuard("BOMB")]) as llama,
+        Llama4("local", guards=[guard]) as llama,
         Llama4("local") as plain,
         await llama.session("Hello.") as guarded,
         await plain.session("Hello.") as other,
     ):
         with pytest.raises(GuardBlocked):
             await guarded.chat("A BOMB", sampling=SHORT)
+        words = ["Hello."]
         for question in ("What is 17 + 25?", "What is the capital of France?"):
             one = await guarded.chat(question, sampling=SHORT)
             assert one.text == (await other.chat(question, sampling=SHORT)).text
             assert one.guards
+            words += [question, one.text]
         assert guarded.tokens == other.tokens
         async with await guarded.fork() as twin:
             with pytest.raises(GuardBlocked):
                 await twin.chat("A BOMB", sampling=SHORT)
+    assert [message.text for message in guard.items[-1].messages] == [*words, "A BOMB"]  # all that was said before
 
 
 async def test_the_opening_of_a_session_is_checked() -> None:

@@ -42,6 +42,7 @@ GuardOption = Annotated[
     ),
 ]
 NoGuards = Annotated[bool, typer.Option("--no-guards", help="Check no turn.")]
+CheckSystem = Annotated[bool, typer.Option("--check-system", help="Let guards inspect clients' system messages too.")]
 Model = Annotated[Optional[str], typer.Option(help="The model's name on a server.")]  # noqa: UP045
 _REFUSED = 2  # exit status: what was asked for cannot be done
 
@@ -172,8 +173,10 @@ def serve(
     option: Option = None,
     guard: GuardOption = None,
     no_guards: NoGuards = False,
+    check_system: CheckSystem = False,
 ) -> None:
     """Serve a backend with OpenAI's API, until Ctrl-C."""
+    from llama4sdk.guards import GuardPolicy
     from llama4sdk.server import serve as run_server
 
     name, options = target_of(backend, option, model)
@@ -183,6 +186,7 @@ def serve(
         port=port,
         backend_options=options,
         guards=guards_of(guard, none=no_guards),
+        guard_policy=GuardPolicy(system="check") if check_system else None,
         announce=lambda url: typer.echo(f"Serving {name} at {url}/v1{f', chat at {url}/' if chat_page else ''}"),
         api_keys=(*(api_key or ()), *keys_in(api_key_file)),
         chat_page=chat_page,

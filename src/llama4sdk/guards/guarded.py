@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from llama4sdk.backend import Answers, Capabilities
     from llama4sdk.events import Event
     from llama4sdk.guards.guarding import Guarding
+    from llama4sdk.messages import Message
     from llama4sdk.request import Request
 
 
@@ -68,14 +69,20 @@ class GuardedBlock(AbstractAsyncContextManager["AsyncIterator[Event]"]):
         inner: What runs the request.
         guarding: The guards.
         request: The request.
+        before: The messages before the request's, in a session.
     """
 
-    def __init__(self, inner: Answers, guarding: Guarding, request: Request) -> None:
-        self._turn = GuardedTurn(inner, guarding, request, self._deliver)
+    def __init__(self, inner: Answers, guarding: Guarding, request: Request, before: tuple[Message, ...] = ()) -> None:
+        self._turn = GuardedTurn(inner, guarding, request, self._deliver, before)
         self._failure: Exception | None = None
         self._tasks: TaskGroup
         self._send: MemoryObjectSendStream[Event]
         self._receive: MemoryObjectReceiveStream[Event]
+
+    @property
+    def said(self) -> tuple[Message, ...]:
+        """The conversation, with the answer at its end once it was cleared."""
+        return self._turn.said
 
     @property
     def usage(self) -> Usage:

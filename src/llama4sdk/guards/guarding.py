@@ -12,9 +12,9 @@ from anyio import lowlevel
 from llama4sdk.checks import shown
 from llama4sdk.errors import GuardUnavailable, InvalidRequest, LlamaError
 from llama4sdk.guards.hidden import HiddenCharacters
+from llama4sdk.guards.inspected import Inspected
 from llama4sdk.guards.policy import GuardPolicy
 from llama4sdk.guards.protocol import Guard, Item, checked_stages, may_block, sees_images
-from llama4sdk.guards.replacements import Replacements
 from llama4sdk.guards.ruling import Ruling
 from llama4sdk.verdict import Coverage, Stage, Verdict
 
@@ -43,8 +43,8 @@ class Guarding:
         names = [guard.name for guard in self._guards]
         if twice := sorted({name for name in names if names.count(name) > 1}):
             raise InvalidRequest(f"Guards must have different names; given twice: {', '.join(twice)}.")
-        self.replacements = Replacements()
-        """The text that was replaced in messages so far."""
+        self.inspected = Inspected()
+        """The messages that were cleared so far, and what was replaced in them."""
         self._started: set[str] = set()
         self._works: set[str] = set()
         self._testing = {name: anyio.Lock() for name in names}

@@ -86,6 +86,16 @@ class Held:
         self._queue.appendleft((flag, self.released))
 
     @property
+    def replaced(self) -> str:
+        """The answer with everything replaced that a guard replaces so far."""
+        return redacted(self.answer, 0, self._redactions)
+
+    @property
+    def calls(self) -> tuple[ToolCall, ...]:
+        """The complete calls."""
+        return tuple(call for _, call in sorted(self._calls.items()))
+
+    @property
     def waiting_for_reader(self) -> int:
         """Characters that may leave and were not taken; none while the event in front may not leave yet."""
         if not self._queue or not self._passes(*self._queue[0]):

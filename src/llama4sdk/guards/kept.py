@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
     from llama4sdk.backend import Capabilities, KeptSession
     from llama4sdk.guards.guarding import Guarding
+    from llama4sdk.messages import Message
     from llama4sdk.request import Request
 
 
@@ -30,13 +31,15 @@ class GuardedSession:
     Args:
         kept: The session that the backend keeps.
         guarding: The guards.
+        said: The conversation so far, which guards see before each turn; unknown in a session from a file.
     """
 
     reads_calls = True
 
-    def __init__(self, kept: KeptSession, guarding: Guarding) -> None:
+    def __init__(self, kept: KeptSession, guarding: Guarding, said: tuple[Message, ...] = ()) -> None:
         self._kept = kept
         self._guarding = guarding
+        self._said = said
         self._busy = False
 
     @property
@@ -56,7 +59,7 @@ class GuardedSession:
     async def fork(self) -> GuardedSession:
         """Return a second session that was the same so far, under the same guards."""
         self._check_free()
-        return GuardedSession(await self._kept.fork(), self._guarding)
+        return GuardedSession(await self._kept.fork(), self._guarding, self._said)
 
     async def save(self, path: str | os.PathLike[str]) -> None:
         """Write the session to a file; as `KeptSession.save`."""
@@ -77,15 +80,17 @@ class GuardedSession:
             self._busy = False
             raise
 
-    async def settle(self, fork: KeptSession, *, keep: bool) -> None:
-        """End a turn: the fork becomes the session, or is dropped."""
-        gone, self._kept = (self._kept, fork) if keep else (fork, self._kept)
+    async def settle(self, fork: KeptSession, said: tuple[Message, ...] | None = None) -> None:
+        """End a turn: the fork becomes the session, in which all this was said; without, it is dropped."""
+        gone = fork
+        if said is not None:
+            gone, self._kept, self._said = self._kept, fork, said
         self._busy = False
         await gone.aclose()
 
     def block(self, fork: KeptSession, request: Request) -> GuardedBlock:
         """Return the block of a turn on a fork."""
-        return GuardedBlock(fork, self._guarding, request)
+        return GuardedBlock(fork, self._guarding, request, self._said)
 
     def _check_free(self) -> None:
         if self._busy:
@@ -113,7 +118,7 @@ class _ForkedTurn(AbstractAsyncContextManager["AsyncIterator[Event]"]):
             await self._block.__aenter__()
         except BaseException:
             with anyio.CancelScope(shield=True):
-                await self._session.settle(self._fork, keep=False)
+                await self._session.settle(self._fork)
             raise
         return self
 
@@ -125,7 +130,8 @@ class _ForkedTurn(AbstractAsyncContextManager["AsyncIterator[Event]"]):
                 await self._block.__aexit__(kind, error, trace)
         finally:
             with anyio.CancelScope(shield=True):
-                await self._session.settle(self._fork, keep=self._complete)
+                kept = self._block is not None and self._complete
+                await self._session.settle(self._fork, self._block.said if kept and self._block else None)
 
     def __aiter__(self) -> AsyncIterator[Event]:
         return self

@@ -11,6 +11,7 @@ from llama4sdk.errors import InvalidRequest
 OnError: TypeAlias = Literal["block", "allow"]
 Streaming: TypeAlias = Literal["hold", "observe", "final"]
 OnHidden: TypeAlias = Literal["flag", "block"]
+Earlier: TypeAlias = Literal["check", "trust"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,6 +32,9 @@ class GuardPolicy:
             whole answer: at 0, the reading grows with the square of the answer's length; at 0.1, a guard reads at most
             11 characters for each of the answer's, and text leaves in larger stretches.
         max_characters: Most characters of one item; a larger one is blocked.
+        history: `check` inspects every message of a conversation that this client did not clear before, those of the
+            assistant too: a caller may hand in any history. `trust` inspects the last turn alone.
+        system: `check` inspects system messages as input, `trust` only for hidden characters.
         hidden_characters: Whether Unicode tag characters and bidirectional overrides `flag` or `block`.
 
     Raises:
@@ -46,9 +50,12 @@ class GuardPolicy:
     growth: float = 0.0
     max_characters: int = 4_000_000
     hidden_characters: OnHidden = "flag"
+    history: Earlier = "check"
+    system: Earlier = "trust"
 
     def __post_init__(self) -> None:
-        for name, kind in (("on_error", OnError), ("streaming", Streaming), ("hidden_characters", OnHidden)):
+        kinds = {"on_error": OnError, "streaming": Streaming, "hidden_characters": OnHidden}
+        for name, kind in {**kinds, "history": Earlier, "system": Earlier}.items():
             value: object = getattr(self, name)
             if value not in get_args(kind):
                 raise InvalidRequest(f"{name} is one of {', '.join(get_args(kind))}; got {shown(value)}.")

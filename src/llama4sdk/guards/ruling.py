@@ -49,16 +49,27 @@ class Ruling:
         waiting = [verdict.coverage.characters[0] for verdict in self.verdicts if verdict.status == "waiting"]
         return min(waiting, default=len(self.item.text))
 
-    def check(self) -> None:
-        """Raise `GuardBlocked` where a verdict blocks."""
+    @property
+    def sound(self) -> bool:
+        """Whether every guard gave a verdict, so that the item need not be inspected again."""
+        return all(verdict.status == "done" for verdict in self.verdicts)
+
+    def check(self, *, message: int | None = None) -> None:
+        """Raise `GuardBlocked` where a verdict blocks.
+
+        Args:
+            message: Which message of the conversation the item is of, counted from 0, where it is an earlier one.
+        """
         verdict = self.blocking
         if verdict is None:
             return
         of = {"input": "input", "tool_call": "tool call", "tool_result": "tool's result", "output": "answer"}
         harms = f" ({', '.join(verdict.categories)})" if verdict.categories else ""
+        place = "" if message is None else f" in message {message} of the conversation"
+        remedy = "Ask for something else" if message is None else "Leave that message out"
         raise GuardBlocked(
-            f"The guard {verdict.guard} blocked the {of[self.item.stage]}{harms}. "
-            "Ask for something else; reply.guards and the error's fields tell which check it was.",
+            f"The guard {verdict.guard} blocked the {of[self.item.stage]}{place}{harms}. "
+            f"{remedy}; reply.guards and the error's fields tell which check it was.",
             stage=self.item.stage,
             guard=verdict.guard,
             categories=verdict.categories,

@@ -9,10 +9,11 @@ import anyio
 
 from llama4sdk.errors import GuardBlocked, GuardUnavailable
 from llama4sdk.events import Done, Event, GuardFlag, Started, Switched, TextDelta
-from llama4sdk.guards.admission import admit, admits_first
+from llama4sdk.guards.admission import Admission
 from llama4sdk.guards.held import Held
 from llama4sdk.guards.items import answer_item, call_item, unfinished_call_item
 from llama4sdk.guards.record import Record
+from llama4sdk.messages import AssistantMessage
 from llama4sdk.tools.events import CallEvents, call_ids, may_call
 
 if TYPE_CHECKING:
@@ -22,7 +23,7 @@ if TYPE_CHECKING:
     from llama4sdk.guards.guarding import Guarding
     from llama4sdk.guards.protocol import Item
     from llama4sdk.guards.ruling import Ruling
-    from llama4sdk.messages import ToolCall
+    from llama4sdk.messages import Message, ToolCall
     from llama4sdk.request import Request
     from llama4sdk.verdict import Redaction
 
@@ -40,21 +41,30 @@ class GuardedTurn:
         guarding: The guards.
         request: The request.
         deliver: Takes each released event.
+        before: The messages before the request's, in a session.
     """
 
     def __init__(
-        self, inner: Answers, guarding: Guarding, request: Request, deliver: Callable[[Event], Awaitable[None]]
+        self,
+        inner: Answers,
+        guarding: Guarding,
+        request: Request,
+        deliver: Callable[[Event], Awaitable[None]],
+        before: tuple[Message, ...] = (),
     ) -> None:
         self._inner = inner
         self._guarding = guarding
         self._request = request
         self._deliver = deliver
+        self._before = before
         self._record = Record()
         self._started = False
         self._released = 0  # characters of the answer that the reader has
         self._early: list[GuardFlag] = []  # reports from before the backend was asked
         self.block: object = None
         """The block of the inner backend, once it is entered."""
+        self.said = before
+        """The conversation, once all of it was cleared."""
 
     async def run(self) -> None:
         """Run the request to its end.
@@ -64,20 +74,20 @@ class GuardedTurn:
             GuardUnavailable: A guard gives no verdict that counts, under `on_error="block"`.
             Exception: Whatever the backend raises.
         """
-        request = self._guarding.replacements.applied(self._request)
-        if admits_first(self._guarding, request):
-            await self._attempt(await admit(self._guarding, request, self._note), admitted=True)
+        admission = Admission(self._guarding, self._request, self._before)
+        if admission.goes_first:
+            await self._attempt(await admission.admit(self._note))
             return
-        again = await self._attempt(request)
+        again = await self._attempt(admission.request, admission)
         if again is not None:
-            await self._attempt(again, admitted=True)
+            await self._attempt(again)
 
     def _note(self, ruling: Ruling) -> None:
         self._early += [GuardFlag(verdict) for verdict in self._record.add(ruling)]
 
-    async def _attempt(self, request: Request, *, admitted: bool = False) -> Request | None:
-        """Run a request; return the request that takes its place where its input is replaced."""
-        attempt = _Attempt(self._guarding, request, self._record, admitted=admitted)
+    async def _attempt(self, request: Request, admission: Admission | None = None) -> Request | None:
+        """Run a request, and judge its input beside it; return what takes its place where the input is replaced."""
+        attempt = _Attempt(self._guarding, request, self._record, admission, self._before)
         failure: Exception | None = None
         for flag in self._early:
             attempt.add(flag)
@@ -91,6 +101,7 @@ class GuardedTurn:
             tasks.cancel_scope.cancel()
         if failure is not None:
             raise failure
+        self.said = (*attempt.conversation, attempt.answer)
         return attempt.replaced
 
     async def _read(self, attempt: _Attempt) -> None:
@@ -152,8 +163,16 @@ class GuardedTurn:
 class _Attempt:
     """One run of a request: the state that its three tasks share."""
 
-    def __init__(self, guarding: Guarding, request: Request, record: Record, *, admitted: bool) -> None:
+    def __init__(
+        self,
+        guarding: Guarding,
+        request: Request,
+        record: Record,
+        admission: Admission | None,
+        before: tuple[Message, ...],
+    ) -> None:
         self.request = request
+        self.conversation = (*before, *request.messages)
         self.failure: Exception | None = None
         self.broken: Exception | None = None
         self.replaced: Request | None = None
@@ -161,11 +180,16 @@ class _Attempt:
         self._guarding = guarding
         self._policy = guarding.policy
         self._record = record
-        self._input_is_known = admitted
+        self._admission = admission  # None where the input was judged before
         self._held = Held(at_once=self._policy.streaming == "observe" or not guarding.holds("output"))
         self._checked = 0
         self._read_all = False
         self._changed = anyio.Event()
+
+    @property
+    def answer(self) -> AssistantMessage:
+        """The answer as the reader has it, with what it began with."""
+        return AssistantMessage(self.request.answer_so_far + self._held.replaced, tool_calls=self._held.calls)
 
     def add(self, event: Event) -> None:
         self._held.add(event)
@@ -194,8 +218,8 @@ class _Attempt:
         """Judge the input, then calls and text as they come, then the whole answer."""
         judged = False
         try:
-            if not self._input_is_known:
-                admitted = await admit(self._guarding, self.request, self._note)
+            if self._admission is not None:
+                admitted = await self._admission.admit(self._note)
                 self.replaced = None if admitted is self.request else admitted
             if self.replaced is None:
                 self._held.admitted = True
@@ -214,7 +238,7 @@ class _Attempt:
     async def _judge_next(self) -> bool:
         """Judge the next thing that is due; return False when there is nothing more."""
         for index, call in self._held.calls_to_check():
-            await self._judge_call(index, call_item(self.request, call), call)
+            await self._judge_call(index, call_item(self.conversation, call, self.request.request_id), call)
             return True
         ended = self._read_all or self._held.ended
         if self._text_is_due():
@@ -226,7 +250,7 @@ class _Attempt:
         if self.broken is not None or not self._held.ended:
             return False
         for index, text in self._held.unfinished_calls().items():
-            await self._judge_call(index, unfinished_call_item(self.request, text), None)
+            await self._judge_call(index, unfinished_call_item(self.conversation, text, self.request.request_id), None)
             return True
         if self._held.answer and self._guarding.checks("output"):
             await self._judge_text(final=True)
@@ -263,13 +287,16 @@ class _Attempt:
             return
         ruling.check()
         self._note(ruling, call)
+        if call is not None:
+            self._remember(AssistantMessage("", tool_calls=(call,)), ruling)
         self._held.clear_call(index)
         self._notify()
 
     async def _judge_text(self, *, final: bool) -> None:
         held = self._held
         epoch, checked, before = held.epoch, len(held.answer), self.request.answer_so_far
-        ruling = await self._guarding.rule(answer_item(self.request, before + held.answer[:checked], final=final))
+        text, named = before + held.answer[:checked], self.request.request_id
+        ruling = await self._guarding.rule(answer_item(self.conversation, text, named, final=final))
         if epoch != held.epoch:
             self._checked = 0
             return
@@ -282,8 +309,15 @@ class _Attempt:
         if not final:
             limit = min(limit, held.boundary(checked, self._policy.overlap))
         held.clear(limit, redactions)
+        if final:
+            self._remember(AssistantMessage(self.answer.content), ruling)
         self._checked = checked
         self._notify()
+
+    def _remember(self, message: Message, ruling: Ruling) -> None:
+        """Remember a part of the answer, as the reader has it and may send it again."""
+        if ruling.sound:
+            self._guarding.inspected.remember(message, salt=self.request.cache_salt)
 
     def _refuse_late(self, ruling: Ruling) -> None:
         """Stop an answer of which a stretch that should be replaced is out already."""

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from starlette.applications import Starlette
 
     from llama4sdk.backend import Backend
-    from llama4sdk.guards import Guard
+    from llama4sdk.guards import Guard, GuardPolicy
     from llama4sdk.server.options import ServerKeywords
     from llama4sdk.server.serving import Serving
 
@@ -44,6 +44,7 @@ def serve(
     shutdown_seconds: float = 30.0,
     backend_options: Mapping[str, Any] | None = None,
     guards: Sequence[Guard] | Literal["auto", "configured"] | None = "configured",
+    guard_policy: GuardPolicy | None = None,
     announce: Callable[[str], None] | None = None,
     **options: Unpack[ServerKeywords],
 ) -> None:
@@ -56,6 +57,7 @@ def serve(
         shutdown_seconds: How long running requests may take to finish at the end.
         backend_options: Options of the backend that a string names.
         guards: As `Llama4` takes them.
+        guard_policy: How they are applied; see `GuardPolicy`.
         announce: Called with the server's address once it listens.
         options: See `ServerOptions`.
 
@@ -65,7 +67,7 @@ def serve(
     """
 
     async def run() -> None:
-        async with Llama4(backend, guards=guards, **(backend_options or {})) as llama:
+        async with Llama4(backend, guards=guards, guard_policy=guard_policy, **(backend_options or {})) as llama:
             app = create_app(llama, **_for_host(host, options))
             async with running(app, host=host, port=port, shutdown_seconds=shutdown_seconds, signals=True) as server:
                 if announce is not None:
