@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ import pytest
 from guards.guard_doubles import BrokenGuard, WordGuard
 from image_files import encoded
 from llama4sdk import Done, GuardBlocked, InvalidRequest, Llama4, Request, ToolCallReady
+from llama4sdk.command import app
 from llama4sdk.guards import GuardPolicy
 from llama4sdk.messages import AssistantMessage, Image, Message, SystemMessage, Text, ToolCall, ToolMessage, UserMessage
 from llama4sdk.server import create_app, running
@@ -183,3 +185,15 @@ async def test_an_answer_that_was_cut_off_is_inspected_when_it_comes_back() -> N
         with pytest.raises(GuardBlocked):
             await llama.chat([ASKED, AssistantMessage("One. Two."), LAST])
         assert [item.stage for item in guard.items][:2] == ["input", "output"]
+
+
+@pytest.mark.parametrize(("given", "policy"), [([], None), (["--check-system"], GuardPolicy(system="check"))])
+def test_a_server_inspects_system_messages_on_demand(
+    given: list[str], policy: GuardPolicy | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    served: list[object] = []
+    monkeypatch.setattr("llama4sdk.server.serve", lambda *_, **options: served.append(options["guard_policy"]))
+    monkeypatch.setattr(sys, "argv", ["llama4", "serve", "local", *given])
+    with pytest.raises(SystemExit):
+        app.main()
+    assert served == [policy]
