@@ -19,13 +19,15 @@ from llama4sdk.routing import Balanced
 from llama4sdk.worker_thread import run_in_daemon_thread
 
 if TYPE_CHECKING:
+    import os
     from collections.abc import AsyncIterator, Mapping
     from contextlib import AbstractAsyncContextManager
 
     from llama4_ray.cluster import Connection, Placed
-    from llama4sdk.events import Event
+    from llama4sdk.backend import BackendLoad, KeptSession
+    from llama4sdk.events import Event, TokenLogprob
     from llama4sdk.prompting import PromptTemplate
-    from llama4sdk.request import Request
+    from llama4sdk.request import RawPrompt, Request
 
 _OWN = (
     "replicas",
@@ -133,9 +135,12 @@ class RayBackend:
         Raises:
             InvalidRequest: When none was given.
         """
-        if self._balanced is None:
-            raise InvalidRequest("Start the backend first: await backend.start().")
-        return self._balanced.prompt_template
+        return self._started.prompt_template
+
+    @property
+    def current_load(self) -> BackendLoad | None:
+        """None: the replicas report theirs on `/metrics`; see `requests_running`."""
+        return None if self._balanced is None else self._balanced.current_load
 
     async def start(self) -> None:
         """Attach to the cluster, or start one, and start the replicas.
@@ -157,9 +162,47 @@ class RayBackend:
 
     def open(self, request: Request) -> AbstractAsyncContextManager[AsyncIterator[Event]]:
         """Run one request at a replica; see `Backend.open`."""
-        if self._balanced is None:
-            raise InvalidRequest("Start the backend first: await backend.start().", backend="ray")
-        return self._balanced.open(request)
+        return self._started.open(request)
+
+    async def ready(self) -> None:
+        """Wait until all replicas have loaded their models, as those have that `start` has placed.
+
+        Raises:
+            LlamaError: None can serve.
+        """
+        await self._started.ready()
+
+    async def requests_running(self) -> int | None:
+        """Return how many requests the replicas run.
+
+        Raises:
+            LlamaError: One cannot be asked.
+        """
+        return await self._started.requests_running()
+
+    async def score_prompt(self, raw: RawPrompt, *, top: int = 0) -> tuple[TokenLogprob, ...]:
+        """Return the log-probability of every token of a prompt, scored by one replica; see `ScoresPrompts`.
+
+        Raises:
+            LlamaError: The prompt cannot be scored.
+        """
+        return await self._started.score_prompt(raw, top=top)
+
+    async def session(self, request: Request) -> KeptSession:
+        """Refuse: the wire between caller and replicas keeps no sessions.
+
+        Raises:
+            InvalidRequest: Always.
+        """
+        return await self._started.session(request)
+
+    async def restore(self, path: str | os.PathLike[str]) -> KeptSession:
+        """Refuse, as `session` does.
+
+        Raises:
+            InvalidRequest: Always.
+        """
+        return await self._started.restore(path)
 
     async def aclose(self) -> None:
         """End the requests and the replicas, and the cluster where it was started here; may be called twice."""
@@ -178,6 +221,12 @@ class RayBackend:
 
     def __repr__(self) -> str:
         return f"RayBackend({self._settings.spec!r}, replicas={self.replicas})"
+
+    @property
+    def _started(self) -> Balanced:
+        if self._balanced is None:
+            raise InvalidRequest("Start the backend first: await backend.start().", backend="ray")
+        return self._balanced
 
     async def _watch(self, balanced: Balanced, watching: anyio.CancelScope, watched: anyio.Event) -> None:
         try:

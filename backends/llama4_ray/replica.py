@@ -62,7 +62,7 @@ class Replica:
 
         try:
             host = self._host or _own_address()
-            async with Llama4(self._spec, **self._options) as llama:
+            async with Llama4(self._spec, guards=None, **self._options) as llama:  # the caller has its own guards
                 await llama.ready()
                 app = create_app(
                     llama,

@@ -228,8 +228,8 @@ class ReportsLoad(Protocol):
     """A backend that reports its load, for readiness and metrics; optional."""
 
     @property
-    def current_load(self) -> BackendLoad:
-        """Its load now."""
+    def current_load(self) -> BackendLoad | None:
+        """Its load now; None where it is unknown, as in a wrapper around servers."""
         ...
 
 

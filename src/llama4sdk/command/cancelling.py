@@ -27,11 +27,11 @@ _EARLY = 0.6  # of the whole answer's time: what ends before was stopped
 async def cancels(llama: Llama4) -> Finding:
     """Leave an answer in its middle, and watch what runs: the backend's load, the server's metrics, else its delays."""
     backend = llama.backend
-    if isinstance(backend, ReportsLoad):
+    if isinstance(backend, ReportsLoad) and backend.current_load is not None:
         reports = backend
 
-        async def load() -> int:
-            return reports.current_load.running
+        async def load() -> int | None:
+            return None if (load := reports.current_load) is None else load.running
 
         return await _by_count(llama, load, 0, "the backend's load")
     count = backend.requests_running if isinstance(backend, CountsRunning) else None

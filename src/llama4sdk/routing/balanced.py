@@ -8,16 +8,13 @@ from typing import TYPE_CHECKING
 
 from llama4sdk.checks import check_number
 from llama4sdk.routing.prompt_digests import head, prompt_digests
-from llama4sdk.routing.routed import Routed
 from llama4sdk.routing.router import Rules
-from llama4sdk.routing.wrapper import Wrapper
+from llama4sdk.routing.routing_wrapper import RoutingWrapper
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Sequence
-    from contextlib import AbstractAsyncContextManager
+    from collections.abc import Sequence
 
     from llama4sdk.backend import Backend
-    from llama4sdk.events import Event
     from llama4sdk.request import Request
     from llama4sdk.routing.breaker import Breaker
     from llama4sdk.routing.members import Member
@@ -26,7 +23,7 @@ if TYPE_CHECKING:
 _REMEMBERED = 20_000  # digests of prompts for each backend
 
 
-class Balanced(Wrapper):
+class Balanced(RoutingWrapper):
     """Spreads requests over equal backends, and moves those of a failed one to others as `Fallback` does.
 
     A prompt goes where the longest of its beginnings was answered before, so that prefix caches are of use and a
@@ -56,18 +53,12 @@ class Balanced(Wrapper):
         switches: int = 16,
     ) -> None:
         check_number("spread", spread, 1, 1000)
-        self._rules = Rules(policy or {}, resume, switches)
         self._spread = spread
-        super().__init__(backends, "balanced", breaker)
+        super().__init__(backends, "balanced", Rules(policy or {}, resume, switches), breaker)
 
-    @property
-    def rules(self) -> Rules:
-        """The rules of its requests after a failure."""
-        return self._rules
-
-    def open(self, request: Request) -> AbstractAsyncContextManager[AsyncIterator[Event]]:
-        """Run one request; see `Backend.open`."""
-        return Routed(self, request)
+    def asked(self) -> Sequence[Member]:
+        """Return the backends for a call that is no request, the least busy one first."""
+        return sorted(self._members.usable, key=_load)
 
     async def drain(self, backend: Backend) -> None:
         """Send no more requests to a backend, and wait until those that it runs have ended.

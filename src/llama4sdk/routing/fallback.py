@@ -4,23 +4,20 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from llama4sdk.routing.routed import Routed
 from llama4sdk.routing.router import Rules
-from llama4sdk.routing.wrapper import Wrapper
+from llama4sdk.routing.routing_wrapper import RoutingWrapper
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Sequence
-    from contextlib import AbstractAsyncContextManager
+    from collections.abc import Sequence
 
     from llama4sdk.backend import Backend
-    from llama4sdk.events import Event
     from llama4sdk.request import Request
     from llama4sdk.routing.breaker import Breaker
     from llama4sdk.routing.members import Member
     from llama4sdk.routing.policy import Policy
 
 
-class Fallback(Wrapper):
+class Fallback(RoutingWrapper):
     """Asks the first backend, and where it fails the next one, also in the middle of an answer.
 
         async with Llama4(Fallback(HttpBackend("http://10.0.0.5:8000/v1"), "local:/models/scout")) as llama: …
@@ -54,17 +51,7 @@ class Fallback(Wrapper):
         breaker: Breaker | None = None,
         switches: int = 16,
     ) -> None:
-        self._rules = Rules(policy or {}, resume, switches)
-        super().__init__(backends, "fallback", breaker)
-
-    @property
-    def rules(self) -> Rules:
-        """The rules of its requests after a failure."""
-        return self._rules
-
-    def open(self, request: Request) -> AbstractAsyncContextManager[AsyncIterator[Event]]:
-        """Run one request; see `Backend.open`."""
-        return Routed(self, request)
+        super().__init__(backends, "fallback", Rules(policy or {}, resume, switches), breaker)
 
     def order(self, request: Request, candidates: Sequence[Member]) -> Sequence[Member]:
         """Return the candidates as they were given."""

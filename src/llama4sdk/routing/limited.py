@@ -2,25 +2,32 @@
 
 from __future__ import annotations
 
+from contextlib import asynccontextmanager
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from llama4sdk.errors import InvalidRequest
+import anyio
+
+from llama4sdk.deadline_clock import Clock
+from llama4sdk.errors import InvalidRequest, Overloaded
 from llama4sdk.prompting.answer_ids import answer_ids
 from llama4sdk.prompting.raw import raw_ids
+from llama4sdk.request import Request
 from llama4sdk.routing.limited_request import LimitedRequest
+from llama4sdk.routing.limited_session import LimitedSession
 from llama4sdk.routing.limiter import Limiter
 from llama4sdk.routing.wrapper import Wrapper
 from llama4sdk.worker_thread import run_in_daemon_thread
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable
+    import os
+    from collections.abc import AsyncGenerator, AsyncIterator, Callable
     from contextlib import AbstractAsyncContextManager
 
-    from llama4sdk.backend import Backend, Capabilities
-    from llama4sdk.events import Event
+    from llama4sdk.backend import Answers, Backend, BackendLoad, Capabilities, KeptSession
+    from llama4sdk.events import Event, TokenLogprob
     from llama4sdk.prompting import PromptTemplate
-    from llama4sdk.request import Request
+    from llama4sdk.request import RawPrompt
 
 
 class Limited(Wrapper):
@@ -73,8 +80,14 @@ class Limited(Wrapper):
 
     @property
     def capabilities(self) -> Capabilities:
-        """The backend's, without sessions, which would pass the limits by."""
-        return replace(self._members.all[0].backend.capabilities, sessions=False)
+        """The backend's."""
+        return self._members.all[0].backend.capabilities
+
+    @property
+    def current_load(self) -> BackendLoad | None:
+        """The backend's load, and the requests that wait for the limits; None where it reports none."""
+        load = super().current_load
+        return None if load is None else replace(load, waiting=load.waiting + self._limiter.waiting)
 
     @property
     def limiter(self) -> Limiter:
@@ -83,21 +96,87 @@ class Limited(Wrapper):
 
     def open(self, request: Request) -> AbstractAsyncContextManager[AsyncIterator[Event]]:
         """Run one request; see `Backend.open`. It waits its turn when its first event is asked for."""
-        tenant = request.cache_salt if self._tenant is None else self._tenant(request)
-        return LimitedRequest(self._members, request, self._limiter, tenant, self._tokens)
+        return self.limited(self._members.all[0].backend, request)
 
-    async def _tokens(self, request: Request) -> tuple[int, float]:
-        """Return the tokens of a prompt, and those that its answer may take."""
+    async def score_prompt(self, raw: RawPrompt, *, top: int = 0) -> tuple[TokenLogprob, ...]:
+        """Return the log-probability of every token of a prompt, which counts as a request; see `ScoresPrompts`.
+
+        Raises:
+            InvalidRequest: The backend scores no prompts.
+            LlamaError: The prompt cannot be scored; `Overloaded` where the limits leave no room for it.
+        """
+        async with self._admitted(Request((), raw=raw)):
+            return await super().score_prompt(raw, top=top)
+
+    async def session(self, request: Request) -> KeptSession:
+        """Return a session, each turn of which keeps to the limits; see `KeepsSessions`.
+
+        Raises:
+            InvalidRequest: The backend keeps no sessions.
+            LlamaError: As a request does.
+        """
+        async with self._admitted(request):
+            return LimitedSession(await super().session(request), self.limited)
+
+    async def restore(self, path: str | os.PathLike[str]) -> KeptSession:
+        """Return the session that was saved to a file, each turn of which keeps to the limits.
+
+        Raises:
+            CheckpointError: The file cannot be read, or belongs to another model.
+            InvalidRequest: The backend keeps no sessions.
+        """
+        return LimitedSession(await super().restore(path), self.limited)
+
+    def limited(self, answers: Answers, request: Request, *, held: int = 0) -> LimitedRequest:
+        """Return the block of a request that waits its turn.
+
+        Args:
+            answers: The backend, or a session of it.
+            request: The request.
+            held: Tokens that the session holds, which count as part of the prompt.
+        """
+
+        async def tokens(request: Request) -> tuple[int, float]:
+            prompt = await self._prompt_tokens(request)
+            answer = request.sampling.max_tokens
+            counts = self._limiter.counts_tokens
+            return prompt + held * counts, (self._limiter.mean_answer if answer is None else float(answer)) * counts
+
+        return LimitedRequest(self._members, answers, request, self._limiter, self._tenant_of(request), tokens)
+
+    @asynccontextmanager
+    async def _admitted(self, request: Request) -> AsyncGenerator[None]:
+        """Let a call take its turn whose answer is no stream: its prompt is all that it takes."""
+        self._members.check_open()
+        clock = Clock(request.deadlines, anyio.current_time())
+        phase, until = clock.limit(anyio.current_time())
+        tenant, tokens = self._tenant_of(request), 0
+        with anyio.CancelScope(deadline=until) as scope:
+            tokens = await self._prompt_tokens(request)
+            patience = until - anyio.current_time()
+            await self._limiter.admit(tokens, tenant=tenant, priority=request.priority, patience=patience)
+        if scope.cancelled_caught:
+            raise clock.exceeded(phase)
+        try:
+            yield
+        except Overloaded as error:
+            self._limiter.refused(error.retry_after)
+            raise
+        finally:
+            self._limiter.release(tokens, tokens)
+
+    def _tenant_of(self, request: Request) -> str:
+        return request.cache_salt if self._tenant is None else self._tenant(request)
+
+    async def _prompt_tokens(self, request: Request) -> int:
+        """Return the tokens of a prompt, where they have to be counted."""
         if not self._limiter.counts_tokens:
-            return 0, 0.0
+            return 0
         if self._count is not None:
             count = self._count
-            prompt = await run_in_daemon_thread(lambda: count(request))
-        else:
-            template = self._template()
-            prompt = await run_in_daemon_thread(lambda: prompt_tokens(template, request))
-        answer = request.sampling.max_tokens
-        return prompt, float(answer) if answer is not None else self._limiter.mean_answer
+            return await run_in_daemon_thread(lambda: count(request))
+        template = self._template()
+        return await run_in_daemon_thread(lambda: prompt_tokens(template, request))
 
     def _template(self) -> PromptTemplate:
         try:

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from contextlib import AbstractAsyncContextManager
     from types import TracebackType
 
+    from llama4sdk.backend import Answers
     from llama4sdk.errors import Phase
     from llama4sdk.request import Deadlines, Request
     from llama4sdk.routing.limiter import Limiter
@@ -30,6 +31,7 @@ class LimitedRequest(AsyncIterator[Event]):
 
     Args:
         members: The wrapper's one backend.
+        answers: That backend, or a session of it.
         request: The request.
         limiter: Admits it.
         tenant: Whose it is.
@@ -39,12 +41,14 @@ class LimitedRequest(AsyncIterator[Event]):
     def __init__(
         self,
         members: Members,
+        answers: Answers,
         request: Request,
         limiter: Limiter,
         tenant: str,
         tokens: Callable[[Request], Awaitable[tuple[int, float]]],
     ) -> None:
         self._members = members
+        self._answers = answers
         self._request = request
         self._limiter = limiter
         self._tenant = tenant
@@ -116,7 +120,7 @@ class LimitedRequest(AsyncIterator[Event]):
             raise clock.exceeded(phase)
         self._members.check_open()
         member = self._members.all[0]
-        block = member.backend.open(replace(self._request, deadlines=self._deadlines_left(clock)))
+        block = self._answers.open(replace(self._request, deadlines=self._deadlines_left(clock)))
         self._events = await block.__aenter__()
         self._block = block
         member.running += 1

@@ -121,8 +121,11 @@ class Members:
             seed=all(able.seed for able in each) and len({able.model for able in each}) == 1,
             batch_invariant=all(able.batch_invariant for able in each) and len({able.model for able in each}) == 1,
             logprobs=all(able.logprobs for able in each),
+            sessions=any(able.sessions for able in each),
             raw_prompts=any(able.raw_prompts for able in each),
             continues=_CONTINUES[max(_CONTINUES.index(able.continues) for able in each)],
+            server=each[0].server if len({able.server for able in each}) == 1 else None,
+            guards=_of_all([able.guards for able in each]),
         )
 
     @property
@@ -234,6 +237,14 @@ async def _start(member: Member) -> None:
         await member.backend.start()
     except LlamaError as error:
         member.unusable = error
+
+
+def _of_all(each: Sequence[tuple[str, ...] | None]) -> tuple[str, ...] | None:
+    """Return the guards that stand in front of every backend; None where it is unknown of one."""
+    known = [names for names in each if names is not None]
+    if len(known) < len(each):
+        return None
+    return tuple(name for name in known[0] if all(name in names for names in known))
 
 
 def _most(counts: Sequence[int | None]) -> int | None:
