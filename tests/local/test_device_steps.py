@@ -324,7 +324,7 @@ def test_capture_is_logged(caplog: pytest.LogCaptureFixture) -> None:
     small.engine.warm_up(None)
     captured, eager = [record.getMessage() for record in caplog.records if record.name == "llama4_local"]
     assert captured.startswith("Warmed up in ")
-    assert captured.endswith("CUDA graphs for 1, 2, 4, 6 sequences.")
+    assert captured.endswith("CUDA graphs for 1, 2, 4, 6 sequences and for up to 8 tokens of prompts.")
     assert eager.endswith("no CUDA graphs.")
 
 

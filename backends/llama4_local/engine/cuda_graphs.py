@@ -12,11 +12,9 @@ from typing import TYPE_CHECKING, Protocol
 
 import torch
 
-from llama4_local.cache.page_table import NULL_PAGE
-from llama4_local.engine.device_page_table import DevicePageTable
 from llama4_local.engine.sampling_batch import SamplingBatch
 from llama4_local.model.transformer import forward, sampling_logits
-from llama4_local.ops.batch import Batch, PoolTable, Segment, SequenceInput
+from llama4_local.ops.batch import Batch, PoolTable, Segment, SequenceInput, pages_of
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -26,6 +24,7 @@ if TYPE_CHECKING:
     from llama4_local.cache.kv_cache import KvCache
     from llama4_local.cache.page_table import PoolName
     from llama4_local.decoding.sampler import SamplerState
+    from llama4_local.engine.device_page_table import DevicePageTables
     from llama4_local.engine.pinned_buffer import BufferRegion, PinnedBuffer
     from llama4_local.model.transformer import Model
 
@@ -100,22 +99,30 @@ class DecodeGraphs:
         cache: Its key/value cache.
         buffer: Takes a step's inputs.
         sequences: Most sequences of a step.
+        tables: Page tables, with a row for each of them at least.
         capture: Records work as a graph.
     """
 
-    def __init__(self, model: Model, cache: KvCache, buffer: PinnedBuffer, *, sequences: int, capture: Capture) -> None:
+    def __init__(
+        self,
+        model: Model,
+        cache: KvCache,
+        buffer: PinnedBuffer,
+        tables: DevicePageTables,
+        *,
+        sequences: int,
+        capture: Capture,
+    ) -> None:
         self._model = model
         self._cache = cache
         self._buffer = buffer
+        self._tables = tables
         self._capture = capture
         self._sizes = bucket_sizes(sequences)
         device = model.device
-        self._tables: dict[PoolName, DevicePageTable] = {
-            pool: DevicePageTable(sequences, width, device) for pool, width in table_widths(model, cache).items()
-        }
         self._starts = torch.arange(sequences + 1, device=device)
         self._no_rows = torch.zeros(0, dtype=torch.int64, device=device)
-        self._logits = torch.zeros((sequences, model.config.text.vocab_size), dtype=torch.float32, device=device)
+        self.logits = torch.zeros((sequences, model.config.text.vocab_size), dtype=torch.float32, device=device)
         self._tokens = torch.zeros(sequences, dtype=torch.int64, device=device)
         self._buckets: dict[int, _Bucket] = {}
 
@@ -139,17 +146,12 @@ class DecodeGraphs:
         """
         size = self._size(len(inputs))
         bucket = self._buckets[size]
-        try:
-            regions = self._put(inputs, states, size, ahead=int(from_previous))
-            self._update_tables(inputs, size)
-        except BaseException:
-            for table in self._tables.values():
-                table.forget()
-            raise
+        regions = self._put(inputs, states, size, ahead=int(from_previous))
+        self._tables.send(self._buffer, inputs, [1] * (size - len(inputs)))
         if from_previous:
             torch.clamp(self._tokens[:size], min=0, out=self._buffer.view(regions.token_ids))
         bucket.scoring.replay()
-        return self._logits[: len(inputs)]
+        return self.logits[: len(inputs)]
 
     def sample(self, count: int, *, ranked: bool) -> Tensor:
         """Sample from the logits, and return the tokens, [count], as `Ops.sample` does."""
@@ -167,7 +169,7 @@ class DecodeGraphs:
         self._buffer.begin()
         regions = self._put([], [], size)
         self._buffer.send()
-        logits, tokens, starts = self._logits[:size], self._tokens[:size], self._starts[: size + 1]
+        logits, tokens, starts = self.logits[:size], self._tokens[:size], self._starts[: size + 1]
 
         def scoring() -> None:
             hidden = forward(self._model, self._batch(regions, starts), self._cache)
@@ -195,43 +197,26 @@ class DecodeGraphs:
         contexts: dict[PoolName, BufferRegion] = {}
         token_ids = put([each.token_ids[0] for each in inputs] + padding)
         positions_region = put(positions + padding)
-        for pool in self._tables:
+        for pool in self._tables.widths:
             within = positions if pool == "global" or shape.chunk is None else [at % shape.chunk for at in positions]
-            pages = [table_of(each, pool)[at // shape.page_size] for each, at in zip(inputs, within, strict=True)]
+            pages = [pages_of(each, pool)[at // shape.page_size] for each, at in zip(inputs, within, strict=True)]
             offsets = [at % shape.page_size for at in within]
             slots[pool] = put([p * shape.page_size + o for p, o in zip(pages, offsets, strict=True)] + padding)
             contexts[pool] = put([at + 1 for at in within] + [1] * len(padding))
         sampling = SamplingBatch.put(self._buffer, states, size=size, ahead=ahead)
         return _Regions(token_ids, positions_region, slots, contexts, sampling)
 
-    def _update_tables(self, inputs: Sequence[SequenceInput], size: int) -> None:
-        """Send the inputs, and write the changes of the page tables on the device."""
-        padding = [[NULL_PAGE] for _ in range(size - len(inputs))]
-        changes: list[tuple[DevicePageTable, BufferRegion, BufferRegion]] = []
-        for pool, table in self._tables.items():
-            indices, pages = table.changes([table_of(each, pool) for each in inputs] + padding)
-            if indices:
-                changes.append((table, self._buffer.put(indices), self._buffer.put(pages)))
-        self._buffer.send()
-        for table, indices, pages in changes:
-            table.write(self._buffer.view(indices), self._buffer.view(pages))
-
     def _batch(self, regions: _Regions, starts: Tensor) -> Batch:
         size = len(starts) - 1
         view = self._buffer.view
         tables: dict[PoolName, PoolTable] = {}
-        for pool, table in self._tables.items():
+        for pool in self._tables.widths:
             lengths = view(regions.contexts[pool])
             contexts = tuple(map(int, lengths.tolist())) if self._model.ops.host_lengths else ()
-            tables[pool] = PoolTable(view(regions.slots[pool]), table.pages[:size], contexts, lengths)
+            tables[pool] = PoolTable(view(regions.slots[pool]), self._tables.pages(pool, size), contexts, lengths)
         segments = tuple(Segment(row, 1, 0) for row in range(size))
         token_ids, positions = view(regions.token_ids), view(regions.positions)
         return Batch(token_ids, positions, segments, starts, tables, self._no_rows, None)
-
-
-def table_of(sequence: SequenceInput, pool: PoolName) -> list[int]:
-    """Return a sequence's pages in a pool."""
-    return sequence.pages.global_pages if pool == "global" else sequence.pages.local_pages
 
 
 def table_widths(model: Model, cache: KvCache) -> dict[PoolName, int]:

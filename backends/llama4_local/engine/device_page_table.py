@@ -7,11 +7,16 @@ from typing import TYPE_CHECKING
 import torch
 
 from llama4_local.cache.page_table import NULL_PAGE
+from llama4_local.ops.batch import pages_of
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
     from torch import Tensor
+
+    from llama4_local.cache.page_table import PoolName
+    from llama4_local.engine.pinned_buffer import BufferRegion, PinnedBuffer
+    from llama4_local.ops.batch import SequenceInput
 
 
 class DevicePageTable:
@@ -50,3 +55,50 @@ class DevicePageTable:
     def forget(self) -> None:
         """Send every row anew: recorded changes may not have arrived."""
         self._sent = [[] for _ in self._sent]
+
+
+class DevicePageTables:
+    """The tables of all pools.
+
+    Args:
+        widths: Most pages of a sequence in each pool.
+        rows: Most sequences of a step, padding ones among them.
+        device: Where the tables lie.
+    """
+
+    def __init__(self, widths: Mapping[PoolName, int], rows: int, device: torch.device) -> None:
+        self.widths = widths
+        self._tables: dict[PoolName, DevicePageTable] = {
+            pool: DevicePageTable(rows, width, device) for pool, width in widths.items()
+        }
+
+    def pages(self, pool: PoolName, rows: int) -> Tensor:
+        """Return the first rows of a pool's table, at an address that stays."""
+        return self._tables[pool].pages[:rows]
+
+    def hold(self, inputs: Sequence[SequenceInput]) -> bool:
+        """Whether the pages of all sequences have room in a row."""
+        return all(len(pages_of(each, pool)) <= width for each in inputs for pool, width in self.widths.items())
+
+    def send(self, buffer: PinnedBuffer, inputs: Sequence[SequenceInput], padding: Sequence[int]) -> None:
+        """Send a step's inputs, all of them put into the buffer before, and write what changes in the tables.
+
+        Args:
+            buffer: Takes the changes.
+            inputs: The sequences, a row each.
+            padding: The rows behind them: how often the null page stands in each.
+        """
+        filled = [[NULL_PAGE] * count for count in padding]
+        changes: list[tuple[DevicePageTable, BufferRegion, BufferRegion]] = []
+        try:
+            for pool, table in self._tables.items():
+                indices, pages = table.changes([*(pages_of(each, pool) for each in inputs), *filled])
+                if indices:
+                    changes.append((table, buffer.put(indices), buffer.put(pages)))
+            buffer.send()
+            for table, indices, pages in changes:
+                table.write(buffer.view(indices), buffer.view(pages))
+        except BaseException:
+            for table in self._tables.values():
+                table.forget()
+            raise

@@ -1,7 +1,7 @@
 """Steps on a device that works beside the host: launched without waiting, complete when their tokens arrive.
 
-A step's inputs go over in one copy, and only the sampled tokens come back. A step in which every sequence gets
-one token is a CUDA graph; all others run eagerly.
+A step's inputs go over in one copy, and only the sampled tokens come back. Steps in which every sequence gets one token
+are CUDA graphs, and so are those that read up to 512 tokens of prompts; larger ones run eagerly.
 """
 
 from __future__ import annotations
@@ -18,7 +18,9 @@ import torch
 from llama4_local.decoding.adjusting import adjust
 from llama4_local.decoding.reports import ReportedLogits
 from llama4_local.decoding.sampler import sample
-from llama4_local.engine.cuda_graphs import Capture, DecodeGraphs, table_of, table_widths
+from llama4_local.engine.cuda_graphs import Capture, DecodeGraphs, table_widths
+from llama4_local.engine.device_page_table import DevicePageTables
+from llama4_local.engine.mixed_graphs import MixedGraphs
 from llama4_local.engine.pinned_buffer import PinnedBuffer
 from llama4_local.engine.sampling_batch import SamplingBatch
 from llama4_local.engine.step_output import StepOutput, UnsampledOutput
@@ -53,7 +55,7 @@ class ModelRunner:
         cache: Its key/value cache.
         tokens: Most tokens of a step.
         sequences: Most sequences of a step.
-        capture: Makes graphs of steps that only decode; None to run these eagerly, too.
+        capture: Makes graphs; None to run every step eagerly.
     """
 
     def __init__(self, model: Model, cache: KvCache, *, tokens: int, sequences: int, capture: Capture | None) -> None:
@@ -61,15 +63,19 @@ class ModelRunner:
         self._cache = cache
         self._tokens = tokens
         self._sequences = sequences
-        self._widths = table_widths(model, cache)
-        tables = 2 * sequences * sum(self._widths.values())  # at most, as indices and pages
-        size = _WIDEST * (_COLUMNS * (tokens + sequences) + tables) + _GAPS
+        widths, rows = table_widths(model, cache), sequences + 1  # one of padding
+        tables = 2 * rows * sum(widths.values())  # at most, as indices and pages
+        size = _WIDEST * (_COLUMNS * (tokens + rows) + tables) + _GAPS
         self._buffer = PinnedBuffer(size, model.device)
         cuda = model.device.type == "cuda"
         self._host_tokens = [torch.zeros(tokens, dtype=torch.int64, pin_memory=cuda) for _ in range(2)]
+        self._tables = DevicePageTables(widths, rows if capture else 0, model.device)
         self._graphs: DecodeGraphs | None = None
+        self._mixed_graphs: MixedGraphs | None = None
         if capture is not None:
-            self._graphs = DecodeGraphs(model, cache, self._buffer, sequences=sequences, capture=capture)
+            shared = model, cache, self._buffer, self._tables
+            self._graphs = DecodeGraphs(*shared, sequences=sequences, capture=capture)
+            self._mixed_graphs = MixedGraphs(*shared, self._graphs.logits, tokens=tokens, capture=capture)
 
     def warm_up(self, progress: Callable[[int, int], None]) -> None:
         """Capture the graphs, and run steps of all sizes once, so that all is compiled; before the first request.
@@ -78,17 +84,21 @@ class ModelRunner:
             progress: Called with steps done and in all; an exception from it ends the work.
         """
         began = time.monotonic()
-        graphs = self._graphs
-        todo: list[Callable[[], object]] = (
-            [partial(graphs.add, size) for size in reversed(graphs.sizes)] if graphs else []
-        )
+        graphs, mixed = self._graphs, self._mixed_graphs
+        todo: list[Callable[[], object]] = []
+        if graphs is not None and mixed is not None:
+            todo += [partial(mixed.add, shape) for shape in reversed(mixed.shapes)]
+            todo += [partial(graphs.add, size) for size in reversed(graphs.sizes)]
         for inputs in warmup_steps(self._cache.shape, tokens=self._tokens, sequences=self._sequences):
             todo += [partial(self._warm_up_step, inputs, ranked=ranked) for ranked in (False, True)]
         for done, run in enumerate(todo):
             progress(done, len(todo))
             run()
         progress(len(todo), len(todo))
-        captured = f"CUDA graphs for {', '.join(map(str, graphs.sizes))} sequences" if graphs else "no CUDA graphs"
+        captured = "no CUDA graphs"
+        if graphs is not None and mixed is not None:
+            sizes = ", ".join(map(str, graphs.sizes))
+            captured = f"CUDA graphs for {sizes} sequences and for up to {mixed.shapes[-1].tokens} tokens of prompts"
         _LOG.info("Warmed up in %.1f s: %d steps, %s.", time.monotonic() - began, len(todo), captured)
 
     def launch(
@@ -104,8 +114,10 @@ class ModelRunner:
         self._host_tokens.reverse()
         if self._graphs is not None and self._only_decodes(inputs, rows):
             return self._decode(self._graphs, inputs, states, from_previous=from_previous)
-        logits, batch = self._mixed(inputs, rows, states)
-        return self._sampled(logits, batch, states)
+        mixed = self._mixed_graphs
+        shape = mixed.shape_for(inputs) if mixed else None
+        scored = mixed.score(shape, inputs, rows, states) if mixed and shape else self._mixed(inputs, rows, states)
+        return self._sampled(*scored, states)
 
     def close(self) -> None:
         """See `Runner.close`; nothing runs beside it but the device."""
@@ -117,12 +129,8 @@ class ModelRunner:
         (output.sample() if isinstance(output, UnsampledOutput) else output).wait()
 
     def _only_decodes(self, inputs: Sequence[SequenceInput], rows: Sequence[int]) -> bool:
-        return len(rows) == len(inputs) and all(
-            len(each.token_ids) == 1
-            and each.features is None
-            and all(len(table_of(each, pool)) <= width for pool, width in self._widths.items())
-            for each in inputs
-        )
+        one_each = all(len(each.token_ids) == 1 and each.features is None for each in inputs)
+        return len(rows) == len(inputs) and one_each and self._tables.hold(inputs)
 
     def _decode(
         self,

@@ -93,6 +93,11 @@ def forward(model: Model, batch: Batch, cache: KvCache) -> Tensor:
     if model.ranks is not None:
         model.ranks.begin(batch, cache)
     hidden = embed(model, batch.token_ids, batch.image_rows, batch.image_features)
+    return forward_embedded(model, hidden, batch, cache)
+
+
+def forward_embedded(model: Model, hidden: Tensor, batch: Batch, cache: KvCache) -> Tensor:
+    """Return `forward` from the embeddings on, [tokens, hidden]; the batch's tokens and images are not read."""
     transforms = HeadTransforms.create(model, batch.positions)
 
     def attend(layer: int, qkv: Tensor) -> Tensor:

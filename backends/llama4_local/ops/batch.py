@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
     from torch import Tensor
 
-    from llama4_local.cache.page_table import PoolName, SequencePages
+    from llama4_local.cache.page_table import CacheShape, PoolName, SequencePages
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,7 +82,8 @@ class Batch:
     Args:
         token_ids: [tokens], int64.
         positions: [tokens], int64: each token's place in its text, counted from the sequence's origin.
-        segments: Host-side layout, in row order.
+        segments: Host-side layout, in row order. Those of a CUDA graph tell the number of sequences, and whether any
+            adds one token, or several; what holds in a step is in the tensors.
         starts: [segments + 1], int64: first row of each segment, then the number of rows.
         tables: Global pool always, local pool where the model has chunks.
         image_rows: [placeholders], int64: rows whose embedding is replaced.
@@ -103,6 +104,57 @@ class Batch:
         return self.starts[1:] - 1
 
 
+@dataclass(frozen=True, slots=True)
+class StepLayout:
+    """The numbers of a step on the host; see `Batch` and `PoolTable` for what they are.
+
+    Args:
+        slots: For each pool, of each token.
+        contexts: For each pool, of each segment.
+    """
+
+    token_ids: list[int]
+    positions: list[int]
+    segments: tuple[Segment, ...]
+    slots: dict[PoolName, list[int]]
+    contexts: dict[PoolName, list[int]]
+    image_rows: list[int]
+    image_features: Tensor | None
+
+    @property
+    def starts(self) -> list[int]:
+        """First row of each segment, then the number of rows."""
+        return [*(segment.start for segment in self.segments), len(self.token_ids)]
+
+
+def lay_out(inputs: Sequence[SequenceInput], *, image_token_id: int | None = None) -> StepLayout:
+    """Return the layout of one step.
+
+    Args:
+        inputs: Each of another sequence.
+        image_token_id: The image placeholder.
+
+    Raises:
+        BrokenInvariant: A sequence without tokens, or features that differ in number from the placeholders.
+    """
+    segments = _segments(inputs)
+    features = [each.features for each in inputs if each.features is not None and len(each.features)]
+    pools = pools_of(inputs[0].pages.shape) if inputs else ()
+    slots: dict[PoolName, list[int]] = {}
+    contexts: dict[PoolName, list[int]] = {}
+    for pool in pools:
+        slots[pool], contexts[pool] = _places(inputs, segments, pool)
+    return StepLayout(
+        token_ids=[token for each in inputs for token in each.token_ids],
+        positions=_positions(inputs, segments),
+        segments=segments,
+        slots=slots,
+        contexts=contexts,
+        image_rows=_image_rows(inputs, segments, image_token_id),
+        image_features=torch.cat(features) if features else None,
+    )
+
+
 def build_batch(
     inputs: Sequence[SequenceInput], *, image_token_id: int | None = None, device: str | torch.device = "cpu"
 ) -> Batch:
@@ -116,27 +168,28 @@ def build_batch(
     Raises:
         BrokenInvariant: No tokens, or features that differ in number from the placeholders.
     """
-    segments = _segments(inputs)
-    if not segments:
+    layout = lay_out(inputs, image_token_id=image_token_id)
+    if not layout.segments:
         raise BrokenInvariant("a step needs at least one token")
-    rows = _image_rows(inputs, segments, image_token_id)
-    features = [each.features for each in inputs if each.features is not None and len(each.features)]
-    shape = inputs[0].pages.shape
-    tables: dict[PoolName, PoolTable] = {
-        "global": _table([each.pages.global_pages for each in inputs], segments, shape.page_size, None, device)
-    }
-    if shape.chunk is not None:
-        local = [each.pages.local_pages for each in inputs]
-        tables["local"] = _table(local, segments, shape.page_size, shape.chunk, device)
     return Batch(
-        token_ids=_tensor([token for each in inputs for token in each.token_ids], device),
-        positions=_tensor(_positions(inputs, segments), device),
-        segments=segments,
-        starts=_tensor([s.start for s in segments] + [segments[-1].start + segments[-1].length], device),
-        tables=tables,
-        image_rows=_tensor(rows, device),
-        image_features=torch.cat(features) if features else None,
+        token_ids=_tensor(layout.token_ids, device),
+        positions=_tensor(layout.positions, device),
+        segments=layout.segments,
+        starts=_tensor(layout.starts, device),
+        tables={pool: _table(inputs, layout, pool, device) for pool in layout.slots},
+        image_rows=_tensor(layout.image_rows, device),
+        image_features=layout.image_features,
     )
+
+
+def pools_of(shape: CacheShape) -> tuple[PoolName, ...]:
+    """Return the pools of a cache."""
+    return ("global",) if shape.chunk is None else ("global", "local")
+
+
+def pages_of(sequence: SequenceInput, pool: PoolName) -> list[int]:
+    """Return a sequence's pages in a pool, in order."""
+    return sequence.pages.global_pages if pool == "global" else sequence.pages.local_pages
 
 
 def _tensor(values: list[int] | list[list[int]], device: str | torch.device) -> Tensor:
@@ -171,20 +224,28 @@ def _image_rows(inputs: Sequence[SequenceInput], segments: Sequence[Segment], im
     return rows
 
 
-def _table(
-    pages: list[list[int]],
-    segments: Sequence[Segment],
-    page_size: int,
-    chunk: int | None,
-    device: str | torch.device,
-) -> PoolTable:
+def _places(
+    inputs: Sequence[SequenceInput], segments: Sequence[Segment], pool: PoolName
+) -> tuple[list[int], list[int]]:
+    """Return the slots and contexts of a pool."""
+    shape = inputs[0].pages.shape
+    size, chunk = shape.page_size, shape.chunk if pool == "local" else None
     slots: list[int] = []
     contexts: list[int] = []
-    for own, segment in zip(pages, segments, strict=True):
+    for each, segment in zip(inputs, segments, strict=True):
+        own = pages_of(each, pool)
         first = segment.position if chunk is None else segment.position % chunk
-        places = range(first, first + segment.length)
-        slots += [own[place // page_size] * page_size + place % page_size for place in places]
+        slots += [own[at // size] * size + at % size for at in range(first, first + segment.length)]
         contexts.append(first + segment.length)
-    width = max(len(own) for own in pages)
+    return slots, contexts
+
+
+def _table(
+    inputs: Sequence[SequenceInput], layout: StepLayout, pool: PoolName, device: str | torch.device
+) -> PoolTable:
+    pages = [pages_of(each, pool) for each in inputs]
+    width = max(map(len, pages))
     padded = [own + [NULL_PAGE] * (width - len(own)) for own in pages]
-    return PoolTable(_tensor(slots, device), _tensor(padded, device), tuple(contexts), _tensor(contexts, device))
+    contexts = layout.contexts[pool]
+    slots = _tensor(layout.slots[pool], device)
+    return PoolTable(slots, _tensor(padded, device), tuple(contexts), _tensor(contexts, device))
