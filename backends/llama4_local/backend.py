@@ -89,10 +89,11 @@ class LocalBackend:
             On a Hopper GPU, one tile config of each kernel for any number of tokens; elsewhere, numbers of rows that
             were tried to round alike. Without it an answer may change with what runs beside it. Not with
             `tensor_parallel`.
-        cuda_graphs: On a Hopper GPU, whether decoding steps are CUDA graphs, captured at load.
+        cuda_graphs: On a Hopper GPU, whether decoding steps and those with up to 512 tokens of prompts are CUDA graphs,
+            captured at load.
         speculate: `prompt_lookup` lets up to four answers that run at once draft their next tokens where their last
             ones occurred before, and confirm several in one step: faster where an answer copies from its prompt or
-            repeats itself, with the same text. Not on a Hopper GPU, where steps of several tokens run without graphs.
+            repeats itself, with the same text. Not on a Hopper GPU.
         threads: Threads for torch, a setting of the whole process; None leaves it as it is.
         tools_in: Whether tools are declared in the `system` message or in the first `user` message.
         progress: Whether a bar on stderr shows how far packing is; None for one where there is a terminal.
