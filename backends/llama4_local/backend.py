@@ -346,8 +346,8 @@ class LocalBackend:
         engine_thread: EngineThread | None = getattr(self, "_engine_thread", None)  # unset after a refused argument
         if engine_thread is None or self._closed or os.getpid() != self._process:
             return
+        engine_thread.stop()  # before the warning, which may be an error
         warn(f"{self!r} was dropped without aclose().", ResourceWarning, source=self, stacklevel=2)
-        engine_thread.stop()
 
     def __repr__(self) -> str:
         return f"LocalBackend({self._name!r})"

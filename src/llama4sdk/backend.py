@@ -28,6 +28,7 @@ from typing import TYPE_CHECKING, Literal, Protocol, Self, TypeAlias, runtime_ch
 import anyio
 
 from llama4sdk.deadline_clock import Clock
+from llama4sdk.errors import InvalidRequest
 from llama4sdk.events import Done, Event, Progress, Started, Switched, TokenLogprob, Usage, UsageUpdate
 
 if TYPE_CHECKING:
@@ -267,6 +268,14 @@ class Renders(Protocol):
     def prompt_template(self) -> PromptTemplate:
         """The model's template; raises `InvalidRequest` where it has none."""
         ...
+
+
+def template_of(backend: object) -> PromptTemplate | None:
+    """Return a backend's template; None where it has none, or was not given the tokenizer for it."""
+    try:  # isinstance() reads the property, up to Python 3.11
+        return backend.prompt_template if isinstance(backend, Renders) else None
+    except InvalidRequest:
+        return None
 
 
 class keep_deadlines(AsyncIterator[Event]):  # noqa: N801 - reads as the verb it is

@@ -170,10 +170,10 @@ class Llama4(Chatting):
             prompt, tools=specs_of(tools), deadlines=deadlines, priority=priority, cache_salt=cache_salt, part="opening"
         )
         if self._guarding is None:
-            return Session(await backend.session(request), request.tools, self._telemetry)
+            return Session(await backend.session(request), request.tools, self._telemetry, self._streams)
         request = await Admission(self._guarding, request).admit()
         kept = GuardedSession(await backend.session(request), self._guarding, request.messages)
-        return Session(kept, request.tools, self._telemetry)
+        return Session(kept, request.tools, self._telemetry, self._streams)
 
     @explains_keywords
     async def restore(self, path: str | os.PathLike[str], *, tools: Sequence[ToolLike] = ()) -> Session:
@@ -193,7 +193,7 @@ class Llama4(Chatting):
         specs = specs_of(tools)
         kept = await backend.restore(path)
         guarded = kept if self._guarding is None else GuardedSession(kept, self._guarding)
-        return Session(guarded, specs, self._telemetry)
+        return Session(guarded, specs, self._telemetry, self._streams)
 
     @overload
     def map(self, prompts: Prompts, *, output: None = None, **options: Unpack[MapOptions]) -> Bulk[None]: ...

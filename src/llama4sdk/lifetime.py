@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from llama4sdk.backend import Answers
     from llama4sdk.guards.policy import GuardPolicy
     from llama4sdk.guards.protocol import Guard
-    from llama4sdk.stream import Pumped
+    from llama4sdk.production import Production
     from llama4sdk.telemetry.hook import Telemetry
 
 
@@ -55,7 +55,7 @@ class Lifetime:
     ) -> None:
         self._started = False
         self._closed = False
-        self._streams: set[Pumped[Any]] = set()
+        self._streams: set[Production[Any]] = set()
         self._entered = False
         self._telemetry = _observing(telemetry)
         self._backend = _chosen_backend(backend, options)
@@ -142,7 +142,7 @@ class Lifetime:
         with anyio.CancelScope(shield=True):
             await self._backend.aclose()
             for stream in tuple(self._streams):
-                await stream.ended()
+                await stream.stop()
             if self._guarding is not None:
                 await self._guarding.aclose()
 

@@ -9,9 +9,10 @@ from __future__ import annotations
 import asyncio
 import contextvars
 import sys
+from contextlib import suppress
 from typing import TYPE_CHECKING
 
-from anyio.lowlevel import current_token
+from anyio.lowlevel import EventLoopToken, current_token
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -38,6 +39,20 @@ def running_loop() -> object:
         return asyncio.get_running_loop()
     except RuntimeError:
         return current_token()
+
+
+def call_in(loop: object, function: Callable[[], object]) -> None:
+    """Call a function soon in an event loop, from any thread; does nothing where the loop has ended.
+
+    Args:
+        loop: As `running_loop` returned it.
+        function: Returns at once.
+    """
+    with suppress(RuntimeError):  # the loop is closed; trio's RunFinishedError is one too
+        if isinstance(loop, EventLoopToken):
+            loop.native_token.run_sync_soon(function)  # type: ignore[attr-defined]  # trio's
+        elif isinstance(loop, asyncio.AbstractEventLoop):
+            loop.call_soon_threadsafe(function)
 
 
 def in_asyncio() -> bool:

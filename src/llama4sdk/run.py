@@ -12,9 +12,10 @@ import anyio
 from llama4sdk.errors import DeadlineExceeded, InvalidRequest, LlamaError, OutputInvalid, ToolFailed
 from llama4sdk.events import Event, GuardFlag, Usage
 from llama4sdk.messages import AssistantMessage, Message, ToolCall, UserMessage
+from llama4sdk.production import Production, Pumped
 from llama4sdk.reply import Answer, Reply
 from llama4sdk.run_options import Limits
-from llama4sdk.stream import Pumped, Stream, one_error
+from llama4sdk.stream import Stream, one_error
 from llama4sdk.tools import Tool, ToolLike, declared
 from llama4sdk.tools.bad_items import undeclared_call
 from llama4sdk.tools.calling import CallResult, failed, in_thread, run_call
@@ -122,13 +123,54 @@ class RunStream(Pumped[RunEvent], Generic[Answer]):
         approve: Approve | None = None,
         form: AnswerForm | None = None,
         on_tool_error: Literal["tell", "raise"] = "tell",
-        owner: set[Pumped[Any]] | None = None,
+        owner: set[Production[Any]] | None = None,
         telemetry: Telemetry | None = None,
     ) -> None:
-        super().__init__("run_stream", owner)
+        self._loop = _ToolLoop(
+            backend, request, runnable(tools), limits, approve, form, on_tool_error, owner, telemetry
+        )
+        super().__init__("run_stream", self._loop)
+
+    @property
+    def snapshot(self) -> Run[Any]:
+        """The run so far; its `stopped` is None until it has ended."""
+        return self._loop.snapshot
+
+    async def result(self) -> Run[Answer]:
+        """Wait for the end and return the whole run; `stopped` says how it ended.
+
+        Raises:
+            LlamaError: When a request fails.
+        """
+        async for _ in self:
+            pass
+        return self.snapshot
+
+    def _at_end(self) -> RunEvent:
+        if self._production.failure is not None:
+            raise self._production.failure
+        raise StopAsyncIteration
+
+
+class _ToolLoop(Production[RunEvent]):
+    """Asks the model and runs its calls, until it answers."""
+
+    def __init__(
+        self,
+        backend: Answers,
+        request: Request,
+        tools: dict[str, Tool[..., Any]],
+        limits: Limits,
+        approve: Approve | None,
+        form: AnswerForm | None,
+        on_tool_error: Literal["tell", "raise"],
+        owner: set[Production[Any]] | None,
+        telemetry: Telemetry | None,
+    ) -> None:
+        super().__init__(owner)
         self._backend = backend
         self._request = request
-        self._tools = runnable(tools)
+        self._tools = tools
         self._limits = limits
         self._approve = approve
         self._form = form
@@ -144,22 +186,12 @@ class RunStream(Pumped[RunEvent], Generic[Answer]):
 
     @property
     def snapshot(self) -> Run[Any]:
-        """The run so far; its `stopped` is None until it has ended."""
+        """The run so far."""
         reply: Reply[Any] = self._stream.snapshot if self._stream is not None else Reply()
-        stopped = "cancelled" if self._cancelled else self._stopped
+        stopped = "cancelled" if self.cancelled else self._stopped
         return Run(reply, tuple(self._messages), tuple(self._calls), self._usage, self._rounds, stopped)
 
-    async def result(self) -> Run[Answer]:
-        """Wait for the end and return the whole run; `stopped` says how it ended.
-
-        Raises:
-            LlamaError: When a request fails.
-        """
-        async for _ in self:
-            pass
-        return self.snapshot
-
-    async def _produce(self) -> None:
+    async def produce(self) -> None:
         if self._telemetry is None:
             await self._run()
             return
@@ -167,7 +199,7 @@ class RunStream(Pumped[RunEvent], Generic[Answer]):
             try:
                 await self._run()
             except Exception as error:  # noqa: BLE001 - the hook sees the error that the reader gets
-                one = self._explained(error)
+                one = self.explained(error)
                 raise one from one.__cause__
             finally:
                 observed.stopped(self._stopped or "cancelled", self._usage)
@@ -221,15 +253,13 @@ class RunStream(Pumped[RunEvent], Generic[Answer]):
                 request_id=f"{self._request.request_id}-{self._rounds + 1}",
             )
         self._rounds += 1
-        self._stream = Stream[Any](
-            self._backend, request, form=self._form, owner=self._owner, telemetry=self._telemetry
-        )
+        self._stream = Stream[Any](self._backend, request, form=self._form, owner=self.owner, telemetry=self._telemetry)
         async with self._stream as stream:
             try:
                 async for event in stream:
                     if isinstance(event, GuardFlag) and event.call is not None and event.verdict.action == "ask":
                         self._asked.append(event.call)
-                    await self._queue.put(event)
+                    await self.queue.put(event)
             finally:
                 self._usage += stream.snapshot.usage
         reply = stream.snapshot
@@ -259,16 +289,16 @@ class RunStream(Pumped[RunEvent], Generic[Answer]):
             decided = await self._decide(call)
             if isinstance(decided, CallResult):
                 results[place] = decided
-                await self._queue.put(ToolEnded(decided))
+                await self.queue.put(ToolEnded(decided))
             else:
                 calls[place] = decided
         limit = anyio.CapacityLimiter(self._limits.max_parallel)
 
         async def run(place: int, call: ToolCall) -> None:
             async with limit:
-                await self._queue.put(ToolBegun(call))
+                await self.queue.put(ToolBegun(call))
                 results[place] = await self._run_one(call)
-                await self._queue.put(ToolEnded(results[place]))
+                await self.queue.put(ToolEnded(results[place]))
 
         async with anyio.create_task_group() as tasks:
             for place, call in enumerate(calls):
@@ -311,13 +341,8 @@ class RunStream(Pumped[RunEvent], Generic[Answer]):
             raise ToolFailed(f"The tool {call.name} failed: {result.error}")
         return result
 
-    def _explained(self, error: BaseException) -> LlamaError:
+    def explained(self, error: BaseException) -> LlamaError:
         return one_error(error, self._backend.capabilities.name, self._request.request_id)
-
-    def _at_end(self) -> RunEvent:
-        if self._failure is not None:
-            raise self._failure
-        raise StopAsyncIteration
 
 
 def runnable(tools: Sequence[ToolLike]) -> dict[str, Tool[..., Any]]:

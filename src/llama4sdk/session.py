@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
     from llama4sdk.messages import Prompt
     from llama4sdk.options import T, TurnOptions
+    from llama4sdk.production import Production
     from llama4sdk.reply import Reply
     from llama4sdk.telemetry.hook import Telemetry
 
@@ -40,12 +41,20 @@ class Session:
         kept: What the backend keeps.
         tools: The tools that the opening declared.
         telemetry: Observes the turns.
+        owner: The client's running streams.
     """
 
-    def __init__(self, kept: KeptSession, tools: tuple[ToolSpec, ...] = (), telemetry: Telemetry | None = None) -> None:
+    def __init__(
+        self,
+        kept: KeptSession,
+        tools: tuple[ToolSpec, ...] = (),
+        telemetry: Telemetry | None = None,
+        owner: set[Production[Any]] | None = None,
+    ) -> None:
         self._kept = kept
         self._tools = tools
         self._telemetry = telemetry
+        self._owner: set[Production[Any]] = set() if owner is None else owner
         self._id = os.urandom(16).hex()
 
     @property
@@ -106,7 +115,7 @@ class Session:
             priority=priority,
             part="turn",
         )
-        return Stream(self._kept, request, form=form, telemetry=self._telemetry, session=self._id)
+        return Stream(self._kept, request, form=form, owner=self._owner, telemetry=self._telemetry, session=self._id)
 
     @overload
     async def chat(self, prompt: Prompt, *, output: None = None, **options: Unpack[TurnOptions]) -> Reply[None]: ...
@@ -149,7 +158,7 @@ class Session:
         Raises:
             InvalidRequest: The session is closed, or being answered.
         """
-        return Session(await self._kept.fork(), self._tools, self._telemetry)
+        return Session(await self._kept.fork(), self._tools, self._telemetry, self._owner)
 
     async def save(self, path: str | os.PathLike[str]) -> None:
         """Write the session to a file, complete or not at all, for `Llama4.restore`.

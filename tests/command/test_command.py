@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import io
 import json
 import subprocess
@@ -14,11 +15,12 @@ from PIL import Image as Pillow
 
 from benchmarks.bench_agreement import compare
 from llama4_local.checkpoint.pull import pull_checkpoint
-from llama4sdk import InvalidRequest, Overloaded
+from llama4sdk import InvalidRequest, Llama4, LlamaError, Overloaded, Unreachable
 from llama4sdk.command import app
 from llama4sdk.command.bench import measure
 from llama4sdk.command.chat import chat_with
-from llama4sdk.command.doctor import examine
+from llama4sdk.command.doctor import PROBES, examine, tried
+from llama4sdk.command.finding import Finding
 from llama4sdk.command.typed_paths import typed_file
 from llama4sdk.testing import ScriptedBackend
 
@@ -131,6 +133,28 @@ def test_keys_come_from_a_file_and_the_version_is_shown(
     assert capsys.readouterr().out.startswith("llama4sdk ")
 
 
+def test_an_answer_is_written_as_it_came_and_has_no_control_over_a_terminal(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    answer = "all:\n\tmake :100: \x1b[2J\x1b]52;c;cm0=\x07\x9b31m\x7f\r\n"
+    assert chat_with(ScriptedBackend(answer), {}, prompt="Write a Makefile.") == 0
+    assert capsys.readouterr().out == f"{answer}\n"
+    monkeypatch.setenv("FORCE_COLOR", "1")
+    assert chat_with(ScriptedBackend(answer), {}, prompt="Write a Makefile.") == 0
+    assert capsys.readouterr().out == "all:\n\tmake :100: ␛[2J␛]52;c;cm0=␇\N{REPLACEMENT CHARACTER}31m␡\n\n"
+    failing = ScriptedBackend([Overloaded("\x1b[2J")])
+    assert chat_with(failing, {}, prompt="Hello?") == 1
+    assert "\x1b[2J" not in capsys.readouterr().out
+
+
+def test_an_error_keeps_its_status_where_there_is_no_place_for_its_words(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "argv", ["llama4", "chat", "nothing:"])
+    monkeypatch.setattr(sys, "stderr", None)
+    with pytest.raises(SystemExit) as ended:
+        app.main()
+    assert ended.value.code == 2
+
+
 def test_a_question_that_fails_is_no_part_of_the_dialog(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -148,6 +172,24 @@ def test_the_doctor_fails_where_a_limit_is_not_kept(capsys: pytest.CaptureFixtur
     assert "unknown" in shown
     assert examine(ScriptedBackend([Overloaded("Too [busy].")]), {}) == 1
     assert "failed" in capsys.readouterr().out
+
+
+def test_the_doctor_ends_in_words_where_no_server_listens_and_judges_no_template_without_a_tokenizer() -> None:
+    with pytest.raises(Unreachable, match="No connection"):
+        examine("http://127.0.0.1:9/v1", {"model": "any"})
+
+    async def found() -> Finding:
+        return await tried(PROBES["prompt template"], Llama4("http://127.0.0.1:9/v1", model="any"))
+
+    assert asyncio.run(found()).verdict == "unknown"
+
+
+def test_bench_ends_in_one_error() -> None:
+    expected: list[tuple[int, type[LlamaError]]] = [(0, InvalidRequest), (4, Overloaded)]
+    for tokens, error in expected:
+        backend = ScriptedBackend("ready", [Overloaded("Too busy.")])
+        with pytest.raises(error):
+            measure(backend, {}, concurrency="3", tokens=tokens, prompt="Go.")
 
 
 def test_bench_asks_as_often_as_it_is_told() -> None:

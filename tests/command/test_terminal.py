@@ -15,6 +15,8 @@ from pathlib import Path
 import pytest
 from PIL import Image as Pillow
 
+from long_runs import only_long
+
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="looks into /proc for what the program waits for")
 
 CTRL_C, CTRL_D = b"\x03", b"\x04"
@@ -78,10 +80,10 @@ class Terminal:
 
 
 @contextmanager
-def dialog() -> Generator[Terminal]:
-    """Run a dialog, up to its first prompt."""
+def dialog(kind: str = "dumb") -> Generator[Terminal]:
+    """Run a dialog on a kind of terminal, up to its first prompt."""
     master, slave = os.openpty()
-    environment = {**os.environ, "TERM": "dumb", "COLUMNS": "200"}
+    environment = {**os.environ, "TERM": kind, "COLUMNS": "200"}
     ends: dict[str, int] = {"stdin": slave, "stdout": slave, "stderr": slave}
     command = [sys.executable, "-c", CHILD]
     with subprocess.Popen(command, **ends, start_new_session=True, env=environment) as program:  # pyright: ignore[reportCallIssue, reportArgumentType]
@@ -111,7 +113,7 @@ def test_ctrl_c_stops_the_answer_and_the_dialog_goes_on_until_the_second_one(tmp
         terminal.shows("you   ")
         terminal.type("/system Be brief.\n")
         terminal.shows("you   ")
-        terminal.type("again\n")
+        terminal.type("agin\x1b[D\x1b[Da\n")  # two steps to the left
         terminal.shows("<system,user;0>")
         terminal.shows("you   ")
         terminal.type(f"/save {tmp_path / 'said.json'}\n")
@@ -142,3 +144,12 @@ def test_the_end_of_the_input_ends_the_dialog() -> None:
         terminal.shows("you   ")
         terminal.type(CTRL_D)
         assert terminal.ended() == 0
+
+
+@only_long("a process of its own")
+def test_lines_that_are_pasted_at_once_are_one_question() -> None:
+    with dialog("xterm") as terminal:
+        terminal.type("\x1b[200~first\nsecond\x1b[201~\n")
+        terminal.shows("<user;0>")
+        terminal.type("next\n")
+        terminal.shows("<user,assistant,user;0>")

@@ -8,7 +8,8 @@ import re
 import socket
 import sys
 import warnings
-from collections.abc import AsyncGenerator, Awaitable, Callable
+from collections.abc import AsyncGenerator, Awaitable, Callable, Generator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -88,20 +89,36 @@ async def in_another_loop(scene: Scene) -> None:
 
 
 async def dropped(_: Scene) -> None:
+    with unraisable() as caught:
+        backend = ScriptedBackend("Hello!")
+        llama = Llama4(backend)
+        await llama.start()
+        del llama
+        gc.collect()
+        await backend.aclose()
+    raise caught[0]
+
+
+async def dropped_stream(_: Scene) -> None:
+    async with Llama4(ScriptedBackend("Hello!")) as llama:
+        with unraisable() as caught:
+            stream = await llama.stream("Hello?").__aenter__()
+            del stream
+            gc.collect()
+    raise caught[0]
+
+
+@contextmanager
+def unraisable() -> Generator[list[BaseException]]:
+    """Take down what finalizers warn of."""
     with warnings.catch_warnings():
         warnings.simplefilter("error", ResourceWarning)
         hook, caught = sys.unraisablehook, list[BaseException]()
         sys.unraisablehook = lambda raised: caught.append(raised.exc_value or BaseException())
         try:
-            backend = ScriptedBackend("Hello!")
-            llama = Llama4(backend)
-            await llama.start()
-            del llama
-            gc.collect()
-            await backend.aclose()
+            yield caught
         finally:
             sys.unraisablehook = hook
-    raise caught[0]
 
 
 async def gated(scene: Scene) -> None:
@@ -147,6 +164,7 @@ RAISED: tuple[Raising, ...] = (
     lambda _: Llama4().chat("Hello!"),
     in_another_loop,
     dropped,
+    dropped_stream,
     chat("local:/models/scout"),
     gated,
     chat("local", opened={"memory": "20MB"}),

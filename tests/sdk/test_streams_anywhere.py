@@ -245,3 +245,48 @@ async def test_starlette_middleware_stops_the_work_of_a_client_that_left() -> No
         with anyio.fail_after(30):
             await app(scope, receive, send)
         await at_rest(backend)
+
+
+async def a_stream(llama: Llama4) -> None:
+    stream = llama.stream("Tell.")
+    await anext(await stream.__aenter__())
+
+
+async def the_text_of_a_stream(llama: Llama4) -> None:
+    texts = (await llama.stream("Tell.").__aenter__()).text()
+    gc.collect()
+    await anext(texts)
+    await anext(texts)
+
+
+async def a_run(llama: Llama4) -> None:
+    def add(a: int, b: int) -> int:
+        """Add."""
+        return a + b
+
+    await anext(await llama.run_stream("Tell.", tools=[add]).__aenter__())
+
+
+async def in_another_thread(llama: Llama4) -> None:
+    kept = [llama.stream("Tell.")]
+    await anext(await kept[0].__aenter__())
+    await anyio.to_thread.run_sync(kept.clear)
+
+
+DROPPED: list[Callable[[Llama4], Awaitable[None]]] = [a_stream, the_text_of_a_stream, a_run, in_another_thread]
+
+
+@BACKENDS
+@pytest.mark.parametrize("what", DROPPED, ids=lambda what: what.__name__)
+@pytest.mark.filterwarnings("default:.*was dropped:ResourceWarning")
+def test_fault_61_a_stream_dropped_without_leaving_its_block_is_stopped(
+    what: Callable[[Llama4], Awaitable[None]], loop: str
+) -> None:
+    async def main() -> None:
+        backend = endless()
+        async with Llama4(backend) as llama:
+            with pytest.warns(ResourceWarning, match="was dropped without leaving its block"):
+                await what(llama)
+            await at_rest(backend)
+
+    anyio.run(main, backend=loop)

@@ -146,13 +146,13 @@ class Generation(AsyncIterator[Event]):
 
     def __del__(self, warn: Callable[..., None] = warnings.warn) -> None:
         if getattr(self, "_engine_thread", None) is not None and not self._over:
+            self._stop()  # before the warning, which may be an error
             warn(
                 f"The request {self._request.request_id} was dropped without leaving its block.",
                 ResourceWarning,
                 source=self,
                 stacklevel=2,
             )
-            self._stop()
 
 
 def _log_refusal(error: LlamaError) -> None:

@@ -6,10 +6,11 @@ import io
 import sys
 import warnings
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal, Optional
+from typing import TYPE_CHECKING, Annotated, Any, Literal, NoReturn, Optional
 
 import typer
 
+from llama4sdk.command.terminal import harmless
 from llama4sdk.environment import backend_named, option_in
 from llama4sdk.errors import GuardsMissing, InvalidRequest, LlamaError
 
@@ -22,7 +23,6 @@ app = typer.Typer(
     name="llama4",
     help="Llama 4 on the command line: in this process, or behind a server.",
     no_args_is_help=True,
-    add_completion=False,
     pretty_exceptions_enable=False,
 )
 
@@ -57,13 +57,18 @@ def main() -> None:
             warnings.showwarning = _show_warning
             app()
     except LlamaError as error:
-        sys.stderr.write(f"llama4: {error}\n")
-        sys.exit(_REFUSED)
+        _end(error, _REFUSED)
     except BrokenPipeError:
         sys.exit(1)
     except OSError as error:  # as of an output that goes to a full disk
-        sys.stderr.write(f"llama4: {error}\n")
-        sys.exit(1)
+        _end(error, 1)
+
+
+def _end(error: Exception, status: int) -> NoReturn:
+    """End the program with an error in words, where there is still a place for them."""
+    if sys.stderr is not None:
+        sys.stderr.write(f"llama4: {harmless(str(error))}\n")
+    sys.exit(status)
 
 
 def _show_warning(

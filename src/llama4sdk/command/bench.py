@@ -12,7 +12,7 @@ from rich.console import Console
 from rich.table import Table
 
 from llama4sdk.client import Llama4
-from llama4sdk.errors import InvalidRequest
+from llama4sdk.errors import InvalidRequest, LlamaError
 from llama4sdk.sampling import Sampling
 
 if TYPE_CHECKING:
@@ -32,6 +32,7 @@ def measure(name: str | Backend, options: dict[str, Any], *, concurrency: str, t
         widths = [0]
     if min(widths) < 1:
         raise InvalidRequest(f"--concurrency is a list of whole numbers, as in 1,8; got {concurrency[:80]!r}.")
+    Sampling(max_tokens=tokens)  # refuses what is no number of tokens, before a model is loaded
     table = Table("streams", "first token, median", "at most", "tokens/s of a stream", "tokens/s of all")
 
     async def run() -> None:
@@ -71,16 +72,27 @@ class Figures(NamedTuple):
 
 
 async def figures_of(llama: Llama4, prompt: str, width: int, tokens: int) -> Figures:
-    """Ask a question in some streams at once, each with its own seed, and return the figures."""
+    """Ask a question in some streams at once, each with its own seed, and return the figures.
+
+    Raises:
+        LlamaError: A request fails; the first one's.
+    """
     replies: list[Reply[None]] = []
+    failures: list[LlamaError] = []
 
     async def ask(seed: int) -> None:
-        replies.append(await llama.chat(prompt, sampling=Sampling(max_tokens=tokens, seed=seed)))
+        try:
+            replies.append(await llama.chat(prompt, sampling=Sampling(max_tokens=tokens, seed=seed)))
+        except LlamaError as error:
+            failures.append(error)
+            tasks.cancel_scope.cancel()
 
     began = time.perf_counter()
     async with anyio.create_task_group() as tasks:
         for seed in range(width):
             tasks.start_soon(ask, seed)
+    if failures:
+        raise failures[0]
     seconds = time.perf_counter() - began
     timings = [reply.timing for reply in replies if reply.timing is not None]
     firsts = [timing.first_token for timing in timings if timing.first_token is not None] or [math.nan]

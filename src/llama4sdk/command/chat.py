@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from rich.console import Console
 
+from llama4sdk.command.terminal import harmless, typed_line
 from llama4sdk.command.typed_paths import typed_file
 from llama4sdk.errors import InvalidRequest, LlamaError
 from llama4sdk.images import load
@@ -48,14 +49,14 @@ def chat_with(
     Raises:
         InvalidRequest: An image of the first message cannot be read.
     """
-    console = Console(highlight=False, soft_wrap=True)
+    console = Console(highlight=False, soft_wrap=True, emoji=False)
     first = [_image(str(path)) for path in images]
     with Llama4(name, guards=guards, **options) as llama:
         dialog = Dialog(llama, console, system, first)
         if prompt:
             return 0 if dialog.ask(prompt) else 1
         if _on_terminal():
-            console.print(f"{llama.capabilities.model or llama.capabilities.name}   {_HELP}", style="dim", markup=False)
+            dialog.note(f"{llama.capabilities.model or llama.capabilities.name}   {_HELP}")
         try:
             while (line := _line(console, dialog)) is not None:
                 if line.strip() and not dialog.take(line.strip()):
@@ -92,7 +93,7 @@ def _line(console: Console, dialog: Dialog) -> str | None:
     """
     while sys.stdin is not None:
         try:
-            line = console.input("[bold]you[/]   " if _on_terminal() else "")
+            line = typed_line("you   " if _on_terminal() else "")
         except EOFError:
             return None
         except KeyboardInterrupt:
@@ -143,7 +144,7 @@ class Dialog:
             case "/save" if rest:
                 self._save(rest.strip())
             case _ if word.startswith("/"):
-                self._note(_HELP)
+                self.note(_HELP)
             case _:
                 self.ask(line)
         return True
@@ -153,7 +154,7 @@ class Dialog:
         try:
             self._images.append(_image(written.strip()))
         except InvalidRequest as error:
-            self._note(str(error), "red")
+            self.note(str(error), "red")
 
     def ask(self, question: str) -> bool:
         """Ask and write the answer as it comes; return whether it came. Ctrl-C stops it."""
@@ -163,7 +164,7 @@ class Dialog:
             with self._llama.stream([*system, *self._said, message]) as stream:
                 try:
                     for text in stream.text():
-                        self._console.print(text, end="", markup=False)
+                        self._write(text)
                 except KeyboardInterrupt:
                     self.interrupted = True
                     stream.cancel()
@@ -173,7 +174,7 @@ class Dialog:
             return False
         except LlamaError as error:
             self.failed = True
-            self._note(f"\n{type(error).__name__}: {error}", "red")
+            self.note(f"\n{type(error).__name__}: {error}", "red")
             return False
         self._console.print()
         self._images = []
@@ -181,7 +182,7 @@ class Dialog:
             self._said += [message, reply.message]
         if _on_terminal() and reply.timing and reply.timing.tokens_per_second:
             speed = f"{reply.timing.first_token or 0:.2f} s to the first, {reply.timing.tokens_per_second:.0f} tokens/s"
-            self._note(f"{reply.usage.completion_tokens} tokens, {speed}, {reply.finish_reason or 'stopped'}")
+            self.note(f"{reply.usage.completion_tokens} tokens, {speed}, {reply.finish_reason or 'stopped'}")
         return True
 
     def _save(self, written: str) -> None:
@@ -190,8 +191,14 @@ class Dialog:
             path = Path(written).expanduser()
             path.write_text(json.dumps(dialog, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
         except (OSError, ValueError, RuntimeError) as error:  # a null byte, a user without a home
-            self._note(f"It could not be saved: {getattr(error, 'strerror', None) or error}.", "red")
+            self.note(f"It could not be saved: {getattr(error, 'strerror', None) or error}.", "red")
 
-    def _note(self, text: str, style: str = "dim") -> None:
+    def _write(self, text: str) -> None:
+        """Write a piece of an answer: as it came, but on a terminal without control over it."""
+        self._console.file.write(harmless(text) if self._console.is_terminal else text)
+        self._console.file.flush()
+
+    def note(self, text: str, style: str = "dim") -> None:
+        """Write something about the dialog."""
         with suppress(BrokenPipeError):
-            self._console.print(text, style=style, markup=False)
+            self._console.print(harmless(text), style=style, markup=False)

@@ -3,21 +3,24 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
-from typing import Any, TypeAlias
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import anyio
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from llama4sdk.backend import Backend, Renders
 from llama4sdk.client import Llama4
 from llama4sdk.command.cancelling import cancels
 from llama4sdk.command.finding import PATIENCE, Finding, Verdict
-from llama4sdk.errors import LlamaError
+from llama4sdk.command.terminal import harmless
+from llama4sdk.errors import BadKey, LlamaError, Unreachable
 from llama4sdk.events import TextDelta
 from llama4sdk.guards.llama_guard import CANARY
 from llama4sdk.sampling import Sampling
+
+if TYPE_CHECKING:
+    from llama4sdk.backend import Backend
 
 _STYLES: dict[Verdict, str] = {"yes": "green", "no": "yellow", "unknown": "dim", "failed": "bold red"}
 _SHORT = Sampling(max_tokens=64, temperature=0)
@@ -30,7 +33,7 @@ def examine(name: str | Backend, options: dict[str, Any]) -> int:
     """Try a backend out, print a table, and return 1 where a probe failed, else 0.
 
     Raises:
-        LlamaError: It cannot be started.
+        LlamaError: It cannot be started or reached.
     """
     table = Table("feature", "obeyed", "detail")
     failures: list[str] = []
@@ -40,7 +43,7 @@ def examine(name: str | Backend, options: dict[str, Any]) -> int:
             await llama.ready()
             for subject, probe in PROBES.items():
                 finding = await tried(probe, llama)
-                table.add_row(subject, Text(finding.verdict, _STYLES[finding.verdict]), Text(finding.detail))
+                table.add_row(subject, Text(finding.verdict, _STYLES[finding.verdict]), Text(harmless(finding.detail)))
                 if finding.verdict == "failed":
                     failures.append(subject)
 
@@ -50,10 +53,12 @@ def examine(name: str | Backend, options: dict[str, Any]) -> int:
 
 
 async def tried(probe: Probe, llama: Llama4) -> Finding:
-    """Return a probe's finding; an error is a failure."""
+    """Return a probe's finding; an error is a failure, unless no other probe would find more."""
     try:
         return await probe(llama)
     except LlamaError as error:
+        if probe is _answers and isinstance(error, Unreachable | BadKey):
+            raise
         return Finding("failed", f"{type(error).__name__}: {str(error)[:160]}")
 
 
@@ -122,8 +127,6 @@ async def _sees(llama: Llama4) -> Finding:
 
 
 async def _same_prompt(llama: Llama4) -> Finding:
-    if not isinstance(llama.backend, Renders):
-        return Finding("unknown", "the backend has no tokenizer; give tokenizer= to compare")
     try:
         ours = llama.count("Say hello.").total
     except LlamaError:

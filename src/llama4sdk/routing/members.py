@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 import anyio
 
-from llama4sdk.backend import Backend, Capabilities, Continues, Renders
+from llama4sdk.backend import Backend, Capabilities, Continues, template_of
 from llama4sdk.checks import shown
 from llama4sdk.errors import InvalidRequest, LlamaError, ServerFault
 from llama4sdk.registry import open_backend
@@ -136,11 +136,8 @@ class Members:
             InvalidRequest: When none has.
         """
         for member in self.usable:
-            if isinstance(member.backend, Renders):
-                try:
-                    return member.backend.prompt_template
-                except InvalidRequest:
-                    continue
+            if (template := template_of(member.backend)) is not None:
+                return template
         raise InvalidRequest(f"No backend behind {self._wrapper} has a tokenizer; give one of them tokenizer=….")
 
     async def start(self) -> None:

@@ -16,6 +16,6 @@ class FilteredStream(Stream[Any]):
     """The events of one request, as a client of the server gets them: a block is an end, as in OpenAI's API."""
 
     def _at_end(self) -> Event:
-        if isinstance(self._failure, GuardBlocked):
+        if isinstance(self._production.failure, GuardBlocked):
             return Done("content_filter", self.snapshot.usage)
         return super()._at_end()

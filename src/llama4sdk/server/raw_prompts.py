@@ -6,8 +6,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING
 
-from llama4sdk.backend import Renders
-from llama4sdk.errors import InvalidRequest
+from llama4sdk.backend import template_of
 from llama4sdk.prompting.raw import raw_ids
 from llama4sdk.prompting.special_tokens import BEGIN_OF_TEXT
 from llama4sdk.server.failures import refused
@@ -84,10 +83,8 @@ class RawPrompts:
 
 
 def _tokenizer_of(backend: Backend) -> Tokenizer | None:
-    try:
-        return backend.prompt_template.tokenizer if isinstance(backend, Renders) else None
-    except InvalidRequest:  # a backend that renders only where it was given a tokenizer
-        return None
+    template = template_of(backend)
+    return template.tokenizer if template is not None else None
 
 
 def _read(tokenizer: Tokenizer, prompt: str | tuple[int, ...], begin: bool) -> ReadPrompt:
