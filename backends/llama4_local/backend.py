@@ -62,7 +62,8 @@ class LocalBackend:
         checkpoint: Folder in Hugging Face form, or a checkpoint's name on the Hugging Face hub with or without
             `@revision`, which `start` downloads into that client's cache; None or `nano` for the bundled nano model,
             `nano-guard` for the bundled guard (`./nano-guard` for a folder of that name).
-        device: `auto` (a CUDA device where there is one), or a torch device.
+        device: `auto` (a CUDA device where there is one), or a torch device. With `tensor_parallel`, `cuda` takes the
+            first ones, and a list such as `cuda:0,cuda:2` names that of each rank.
         dtype: Type of weights and activations: `float32`, `bfloat16`, `float16`, or `auto` for the one that the
             weights are stored in.
         quantize: `int4` or `fp8` to pack the layers' matrices, None to leave them as they are. The packed form is
@@ -102,8 +103,7 @@ class LocalBackend:
         own_template: Whether prompts are rendered with the checkpoint's own chat template, in a sandbox, rather than in
             the reference's form; so it must be for Llama Guard.
         tensor_parallel: Ranks, each a process with its share of every matrix and of the cache; rank 0 is this process.
-            It has to divide the key/value heads and the widths of feed-forwards. On CPUs only; see
-            `docs/tensor_parallel.md`.
+            It has to divide the key/value heads and the widths of feed-forwards. See `docs/tensor_parallel.md`.
         expert_parallel: Whether routed experts are whole, each on one of the ranks, which have to divide their number:
             a token's result travels from there, in fewer bytes, and the shared expert is on every rank. The planner
             tells what is gained and taken.

@@ -13,6 +13,7 @@ from llama4_local.checkpoint.loader import load_model
 from llama4_local.config.share import HEAD_IS_WHOLE, checked_share
 from llama4_local.engine.prompt_logits import placeholder_of, prompt_logits
 from llama4_local.model.vision import encode_tiles
+from llama4_local.parallel.devices import devices_of
 from llama4_local.parallel.starting import load_over_ranks
 from llama4sdk.errors import InvalidRequest
 
@@ -61,11 +62,11 @@ def score(
         tiles: Pixels of all tiles, fp32 [tiles, channels, size, size] in −1 to 1; or one such array, or
             object with `.pixels`, for each image.
         prefill_chunk: Most tokens that one step takes; as many as fit the chunk when left out.
-        device: Torch device.
+        device: Torch device; over ranks see `LocalBackend`.
         dtype: Type of the weights and the activations: `float32`, `bfloat16` or `float16`.
         quantize: `int4` or `fp8` to pack the layers' matrices; see `LocalBackend`.
         cache_dtype: `fp8` to keep keys and values in e4m3; see `LocalBackend`.
-        tensor_parallel: Ranks, on CPUs; see `LocalBackend`.
+        tensor_parallel: Ranks; see `LocalBackend`.
         head_dtype: `fp8` to pack the output head; see `LocalBackend`.
         expert_parallel: Whether routed experts are whole on them; see `LocalBackend`.
 
@@ -79,11 +80,9 @@ def score(
     pixels = _pixels(tiles)
     share = checked_share(tensor_parallel, expert_parallel)
     if share.size > 1:
-        if torch.device(device).type != "cpu":
-            raise InvalidRequest(f"tensor_parallel={tensor_parallel} runs on CPUs only, not on {device!r}")
         if head_dtype != "auto":
             raise InvalidRequest(HEAD_IS_WHOLE)
-        model = load_over_ranks(path, share, dtype=dtype, quantize=quantize)
+        model = load_over_ranks(path, share, devices_of(device, share.size), dtype=dtype, quantize=quantize)
     else:
         model = load_model(path, device=device, dtype=dtype, quantize=quantize, head_dtype=head_dtype)
     try:

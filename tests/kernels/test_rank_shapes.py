@@ -32,7 +32,7 @@ def test_a_rank_of_eight_launches_every_product(weight_format: Format) -> None:
     for tokens in (1, 64, 2048):
         names = {launch.name for launch in matrix_launches(MIXTURES[0].share(8), weight_format, tokens, KernelOps())}
         whole = {launch.name for launch in matrix_launches(MIXTURES[0], weight_format, tokens, KernelOps())}
-        assert names == whole
+        assert names - {"sum_parts"} == whole  # parts are summed before they travel
 
 
 @only_long("compiles for minutes")

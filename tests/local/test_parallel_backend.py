@@ -6,6 +6,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,7 @@ from safetensors.torch import load_file
 
 from llama4_local import LocalBackend
 from llama4_local.nano import CHECKPOINT as NANO
+from llama4_local.parallel.exchange import Exchange
 from llama4_local.scoring import score
 from llama4sdk import Llama4
 from llama4sdk.backend import Backend
@@ -77,9 +79,15 @@ async def test_sessions_go_from_two_ranks_to_one_and_back(experts: bool, folder:
     ("how", "experts"), [(how, experts) for how in (signal.SIGKILL, signal.SIGSTOP) for experts in EXPERTS]
 )
 async def test_a_rank_that_dies_or_hangs_ends_every_stream_with_one_error(
-    folder: Path, how: signal.Signals, experts: bool
+    folder: Path, how: signal.Signals, experts: bool, monkeypatch: pytest.MonkeyPatch
 ):
     errors: list[LlamaError] = []
+    aborted: list[str] = []
+
+    def abort(self: Exchange) -> None:
+        aborted.append(threading.current_thread().name)
+
+    monkeypatch.setattr(Exchange, "abort", abort)
 
     async def read(backend: LocalBackend) -> None:
         with pytest.raises(LlamaError) as caught:
@@ -95,6 +103,7 @@ async def test_a_rank_that_dies_or_hangs_ends_every_stream_with_one_error(
             await anyio.sleep(0.05)
             os.kill(rank, how)
         assert len(errors) == 20
+        assert any("_watch" in thread for thread in aborted)  # while the engine's own may wait on a device
         assert all(isinstance(error, ServerFault) and not error.retryable for error in errors)
     assert children() == []
     async with serving(folder, tensor_parallel=2) as backend:
@@ -150,11 +159,14 @@ def test_a_number_of_ranks_that_is_none_is_refused(ranks: Any):
         LocalBackend(NANO, tensor_parallel=ranks)
 
 
-async def test_an_engine_over_ranks_is_refused_on_a_gpu(folder: Path):
-    backend = LocalBackend(folder, tensor_parallel=2, device="cuda")
-    with pytest.raises(InvalidRequest, match="CPUs only"):
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
+async def test_ranks_on_gpus_that_are_not_there_are_refused(folder: Path):
+    backend = LocalBackend(folder, tensor_parallel=2, device="cuda:0,cuda:1")
+    with pytest.raises(InvalidRequest, match="sees no CUDA device"):
         await backend.start()
     await backend.aclose()
+    with pytest.raises(InvalidRequest, match="sees no CUDA device"):
+        score(folder, [1, 2], tensor_parallel=2, device="cuda")
 
 
 @only_long("each test starts processes")

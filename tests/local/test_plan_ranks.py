@@ -155,7 +155,7 @@ def test_the_command_plans_for_ranks(capsys: pytest.CaptureFixture[str]) -> None
     assert main(["scout", "--memory", "4x80GB", "--machine", "h100", "--tensor-parallel", "4"]) == 0
     printed = capsys.readouterr().out
     assert "each of 4 ranks" in printed
-    assert "Computed: ranks run on CPUs so far." in printed
+    assert "Computed: no such GPUs have been measured." in printed
     assert main(["scout", "--memory", "80GB", "--tensor-parallel", "4"]) == 2
 
 

@@ -28,6 +28,7 @@ from llama4sdk.errors import InvalidRequest
 if TYPE_CHECKING:
     from llama4_local.config.formats import HeadType, WeightFormat
     from llama4_local.config.model import ModelConfig
+    from llama4_local.model.ranks import Ranks
     from llama4_local.weights.quantized import Matrix
     from llama4_local.weights.tree import Weights, WeightTree
 
@@ -155,8 +156,12 @@ def model_of(
     *,
     deterministic: bool = False,
     choice: Choice | None = None,
+    ranks: Ranks | None = None,
 ) -> Model:
-    """Return the model that runs these weights on the device they are on; `choice` as they were loaded with."""
+    """Return the model that runs these weights on the device they are on; `choice` as they were loaded with.
+
+    With `ranks`, config and weights are one rank's share.
+    """
     plain = cast("Weights", weights).embedding
     ops = select_ops(plain.device, dtype=plain.dtype, head_dim=config.text.head_dim, deterministic=deterministic)
     if ops.prepared_weights:
@@ -168,7 +173,7 @@ def model_of(
         ops = QuantizedReferenceOps(exact_rows=MOST_STEP_TOKENS)
     elif choice is not None:
         ops = ReferenceOps(choice.products)
-    return Model.create(config, cast("Weights", weights), ops)
+    return Model.create(config, cast("Weights", weights), ops, ranks)
 
 
 def _choice(folder: str | Path, config: ModelConfig, device: str, dtype: torch.dtype | None) -> Choice | None:

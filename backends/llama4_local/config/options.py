@@ -79,7 +79,9 @@ class Options:
         if not isinstance(self.image_limits, ImageLimits):
             raise InvalidRequest(f"image_limits is an ImageLimits, not {type(self.image_limits).__name__}.")
         if not isinstance(self.device, str):
-            raise InvalidRequest(f"device is auto, cpu, cuda or cuda:N; got {self.device!r}.")
+            raise InvalidRequest(
+                f"device is a string: auto, cpu, cuda, cuda:N or a list of these for ranks; got {self.device!r}."
+            )
 
     @property
     def share(self) -> Share:

@@ -39,12 +39,12 @@ class Part(NamedTuple):
     Args:
         share: The rank.
         vocab: Tokens of the whole.
-        gather: Returns all ranks' tensors of one shape, in their order.
+        gather: Returns all ranks' tensors of one shape, [ranks, *shape].
     """
 
     share: Share
     vocab: int
-    gather: Callable[[Tensor], list[Tensor]]
+    gather: Callable[[Tensor], Tensor]
 
     @property
     def start(self) -> int:
@@ -98,7 +98,7 @@ def report_part(logits: Tensor, tokens: Tensor, rules: Sequence[RowRules], part:
 def _argmax(logits: Tensor, part: Part) -> tuple[Tensor, Tensor]:
     """Return the largest logit of each row and its token, the first of equal ones; NaN where there is one."""
     own = torch.stack([logits.amax(dim=-1).double(), (logits.argmax(dim=-1) + part.start).double()], dim=-1)
-    best, tokens = torch.stack(part.gather(own)).unbind(-1)
+    best, tokens = part.gather(own).unbind(-1)
     first = best.argmax(dim=0, keepdim=True)
     return best.gather(0, first).squeeze(0).float(), tokens.gather(0, first).squeeze(0).long()
 
@@ -108,14 +108,14 @@ def _draw(weights: Tensor, filters: Filters, draws: Tensor, part: Part) -> Tenso
     if filters.ranked:
         least = torch.maximum(least, _least_ranked(weights, filters, part))
     mass = torch.where(weights >= least[:, None], weights, 0).cumsum(dim=-1, dtype=torch.float64)
-    ends = torch.stack(part.gather(mass[:, -1])).cumsum(dim=0)  # [ranks, rows]: the mass up to each part's end
+    ends = part.gather(mass[:, -1]).cumsum(dim=0)  # [ranks, rows]: the mass up to each part's end
     total = ends[-1]
     target = torch.minimum(draws * total, torch.nextafter(total, torch.zeros_like(total)))
     rank = part.share.rank
     before = ends[rank - 1] if rank else torch.zeros_like(total)
     inside = (before <= target) & (target < ends[rank])
     drawn = torch.searchsorted(before[:, None] + mass, target[:, None], right=True).squeeze(-1) + part.start
-    return torch.stack(part.gather(torch.where(inside, drawn, -1))).amax(dim=0)
+    return part.gather(torch.where(inside, drawn, -1)).amax(dim=0)
 
 
 def _least_ranked(weights: Tensor, filters: Filters, part: Part) -> Tensor:
@@ -135,11 +135,11 @@ def _least_among(weights: Tensor, everything: Tensor, size: int, filters: Filter
     top = weights.topk(min(size, weights.shape[-1]), dim=-1).values
     sums = everything[:, None].view(torch.float32)  # as two words, so that one tensor travels
     parts = part.gather(torch.cat([pad(top, (0, size - top.shape[-1])), sums], dim=-1))
-    ranked = torch.cat([each[:, :size] for each in parts], dim=-1).sort(dim=-1, descending=True).values
-    total = torch.stack([each[:, size:].contiguous().view(torch.float64) for each in parts]).sum(dim=0).squeeze(-1)
+    ranked = parts[..., :size].transpose(0, 1).flatten(1).sort(dim=-1, descending=True).values
+    total = parts[..., size:].contiguous().view(torch.float64).sum(dim=0).squeeze(-1)
     # Larger weights than the least one that a part has shown are all there; a part that is there whole hides none.
-    hidden = torch.tensor([size < width for width in part.widths])[:, None]
-    bound = torch.where(hidden, torch.stack([each[:, size - 1] for each in parts]), -1).amax(dim=0)
+    hidden = torch.tensor([size < width for width in part.widths], device=weights.device)[:, None]
+    bound = torch.where(hidden, parts[..., size - 1], -1).amax(dim=0)
     limit = top_k_limit(filters, part.vocab)
     least, _ = least_passing(ranked, part.vocab, limit, total, filters.top_p)
     whole = limit == part.vocab
@@ -157,7 +157,7 @@ def _reported(logits: Tensor, tokens: Tensor, size: int, part: Part) -> tuple[Te
     values = pad(top.values.double(), missing, value=-torch.inf)
     ids = pad((top.indices + part.start).double(), missing)
     sums = torch.stack([sampled.double(), logits.double().logsumexp(dim=-1)], dim=-1)
-    joined = torch.stack(part.gather(torch.cat([sums, values, ids], dim=-1)), dim=1)  # [rows, ranks, 2 + 2 · size]
+    joined = part.gather(torch.cat([sums, values, ids], dim=-1)).transpose(0, 1)  # [rows, ranks, 2 + 2 · size]
     total = joined[:, :, 1].logsumexp(dim=-1)
     ranked = joined[:, :, 2 : 2 + size].flatten(1).sort(dim=-1, descending=True, stable=True)
     best = ranked.indices[:, :size]

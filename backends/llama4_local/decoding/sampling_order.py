@@ -72,7 +72,7 @@ class SamplingOrder:
 
     @classmethod
     def read(cls, fields: Mapping[str, Any], tensors: Sequence[Tensor], vocab: int) -> SamplingOrder:
-        """Return the order that a message was made of."""
+        """Return the order that a message was made of; its tensors are where those of the message are."""
         rows, seeds, steps, temperature, top_k, top_p, min_p, *rest = tensors
         filters = Filters(temperature, top_k, top_p, min_p, fields["ranked"])
         rules: list[RowRules] = []
@@ -80,7 +80,7 @@ class SamplingOrder:
             values = dict(rule)
             if values.pop("history", False):
                 tokens, seen, counts, *rest = rest
-                whole = torch.zeros(vocab, dtype=torch.bool), torch.zeros(vocab, dtype=torch.int32)
+                whole = seen.new_zeros(vocab), counts.new_zeros(vocab)
                 values["history"] = tuple(
                     blank.index_copy(0, tokens, own) for blank, own in zip(whole, (seen, counts), strict=True)
                 )

@@ -51,14 +51,17 @@ class EagerRunner:
         batch = build_batch(inputs, image_token_id=model.config.image_token_id, device=model.device)
         with self._mask_lookahead.over([(state.mask, state.written) for state in states if state.mask]):
             hidden = forward(model, batch, self._cache)
-            sampled = torch.tensor(rows, dtype=torch.int64)
+            sampled = torch.tensor(rows, dtype=torch.int64, device=model.device)
             logits = None if model.ranks else sampling_logits(model, hidden[sampled])
         columns = sampling_columns(states, model.device)
         if logits is not None:
             tokens, reports = sample(model.ops, logits, states, columns)
         else:
             tokens, reports = sample_over_ranks(model, hidden, sampled, states, columns)
-        return StepOutput(tokens.cpu(), reports=reports)
+        on_host = tokens.cpu()
+        if model.ranks is not None:
+            model.ranks.check()  # work that waited for a lost rank ends without its numbers
+        return StepOutput(on_host, reports=reports)
 
     def close(self) -> None:
         """End the thread of the token masks."""

@@ -35,5 +35,5 @@ def moe_over_ranks(ops: Ops, ranks: Ranks, x: Tensor, weights: MoeWeights) -> Te
     own = order.split(counts)[ranks.share.rank]
     first, last = ranks.share.experts(experts)
     # The largest of a token's scores is among these, so that they choose the same expert.
-    rows = ops.experts(x[own], scores[own, first:last], weights) if len(own) else x[:0]
+    rows = ops.whole(ops.experts(x[own], scores[own, first:last], weights)) if len(own) else x[:0]
     return torch.empty_like(x).index_copy_(0, order, ranks.join(rows, counts))

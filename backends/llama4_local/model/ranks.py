@@ -25,7 +25,7 @@ class RankLost(ServerFault):
 class Ranks(Protocol):
     """This rank's part in what all ranks compute together.
 
-    On rank 0 each call but `total`, `gather` and `join` tells the other ranks to do the same.
+    On rank 0 each call but `check`, `gather` and `join` tells the other ranks to do the same.
     """
 
     @property
@@ -42,8 +42,8 @@ class Ranks(Protocol):
         """Tell the other ranks to do something of this name; of JSON values and tensors on the CPU."""
         ...
 
-    def gather(self, part: Tensor) -> list[Tensor]:
-        """Return every rank's tensor of one shape, in the order of the ranks."""
+    def gather(self, part: Tensor) -> Tensor:
+        """Return every rank's tensor of one shape, [ranks, *shape], in the order of the ranks."""
         ...
 
     def join(self, rows: Tensor, counts: Sequence[int]) -> Tensor:
@@ -59,8 +59,12 @@ class Ranks(Protocol):
         """Begin a step over a batch; each rank keeps its own heads of the cache."""
         ...
 
-    def total(self, part: Tensor) -> Tensor:
-        """Return the sum of all ranks' parts, the same on each of them; taken in fp32, in the order of the ranks."""
+    def check(self) -> None:
+        """Raise where another rank is gone, so that what was computed with it is not used.
+
+        Raises:
+            RankLost: One has ended or hangs.
+        """
         ...
 
     def scores(self, hidden: Tensor, part: Tensor, vocab_size: int) -> Tensor:

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from llama4_local.config.model import ModelConfig, TextConfig
     from llama4_local.model.ranks import Ranks
     from llama4_local.ops.batch import Batch
-    from llama4_local.ops.interface import Ops
+    from llama4_local.ops.interface import Ops, Partial
     from llama4_local.weights.tree import LayerWeights, Weights
 
 
@@ -194,9 +194,9 @@ def run_layer(
     return residual, _feed_forward(model, normed, layer)
 
 
-def _total(model: Model, part: Tensor) -> Tensor:
+def _total(model: Model, part: Partial) -> Partial:
     """Return a product summed over the ranks that each have a part of its inputs."""
-    return part if model.ranks is None else model.ranks.total(part)
+    return part if model.ranks is None else model.ops.sum_over_ranks(part, model.ranks.gather)
 
 
 def _feed_forward(model: Model, x: Tensor, layer: LayerWeights) -> Tensor:

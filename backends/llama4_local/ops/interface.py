@@ -15,6 +15,8 @@ from llama4_local.ops.reference.functions import ReferenceOps
 from llama4_local.ops.reference.invariant import InvariantOps
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from torch import Tensor
 
     from llama4_local.cache.kv_cache import LayerCache
@@ -25,8 +27,9 @@ if TYPE_CHECKING:
     from llama4_local.weights.tree import MlpWeights, MoeWeights
 
 
-# [tokens, size], or the split-K parts of it, [parts, tokens, size] in fp32, which `add_rms_norm` and `qkv_epilogue`
-# sum while they read them. No other function takes parts.
+# [tokens, size], or the parts of it, [parts, tokens, size]: of a split-K product in fp32, of several ranks in the
+# activations' dtype. `add_rms_norm` and `qkv_epilogue` sum them while they read them, `whole` before; no other function
+# takes parts.
 Partial: TypeAlias = "Tensor"
 
 
@@ -62,6 +65,19 @@ class Ops(Protocol):
 
     def head(self, x: Tensor, weight: Tensor) -> Tensor:
         """Return the same product summed, [tokens, out], for logits."""
+        ...
+
+    def whole(self, x: Partial) -> Tensor:
+        """Return x summed, [tokens, size], in the activations' dtype."""
+        ...
+
+    def sum_over_ranks(self, x: Partial, gather: Callable[[Tensor], Tensor]) -> Partial:
+        """Return the sum of what all ranks have of a product, taken in fp32 in the order of the ranks, alike on each.
+
+        Args:
+            x: This rank's part.
+            gather: Returns every rank's tensor of one shape, [ranks, *shape].
+        """
         ...
 
     def rms_norm(self, x: Tensor, weight: Tensor, eps: float) -> Tensor:

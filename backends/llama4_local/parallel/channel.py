@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import struct
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from math import prod
 from typing import TYPE_CHECKING, Any, cast
 
@@ -31,6 +31,10 @@ class Message:
     kind: str
     fields: dict[str, Any] = field(default_factory=dict[str, Any])
     tensors: tuple[Tensor, ...] = ()
+
+    def on(self, device: torch.device) -> Message:
+        """Return it with its tensors on a device."""
+        return replace(self, tensors=tuple(tensor.to(device) for tensor in self.tensors))
 
 
 class Disconnected(Exception):

@@ -37,6 +37,7 @@ class Coordinator(Member):
     def __init__(self, share: Share, exchange: Exchange, processes: RankProcesses) -> None:
         super().__init__(share, exchange)
         self._processes = processes
+        processes.when_lost(exchange.abort)
         self._caches: dict[int, int] = {}  # the numbers of caches that the other ranks have, by identity
         self._next = 0
         self._dropped: deque[int] = deque()  # identities of caches that are gone, from any thread
@@ -73,9 +74,14 @@ class Coordinator(Member):
         self._processes.tell(Message("write", fields, (keys, values)))
         super().write_pages(cache, layer, pages, keys, values)
 
+    def check(self) -> None:
+        """See `Ranks.check`."""
+        self._processes.check()
+
     def close(self) -> None:
         """See `Ranks.close`."""
         self._processes.close()
+        self._exchange.abort()
 
     def _number(self, cache: KvCache) -> int:
         """Return the number under which the other ranks have a cache; the first time they allocate it."""

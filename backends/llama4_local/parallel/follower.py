@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from typing import TYPE_CHECKING, cast
 
 import torch
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
 
     from llama4_local.model.transformer import Model
     from llama4_local.parallel.channel import Message
+    from llama4_local.parallel.device_watch import DeviceWatch
     from llama4_local.parallel.member import Member
 
 
@@ -30,11 +32,13 @@ class Follower:
     Args:
         model: This rank's share.
         member: Its part in the collectives.
+        watch: Of its device, where that works beside the host.
     """
 
-    def __init__(self, model: Model, member: Member) -> None:
+    def __init__(self, model: Model, member: Member, watch: DeviceWatch | None = None) -> None:
         self._model = model
         self._member = member
+        self._watch = watch
         self._caches: dict[int, KvCache] = {}
         self._hidden: Tensor | None = None  # of the last step
 
@@ -46,7 +50,9 @@ class Follower:
             Disconnected: Rank 0 is gone.
         """
         while True:
-            self._carry_out(receive(commands))
+            message = receive(commands)
+            with self._watch.command() if self._watch else nullcontext():
+                self._carry_out(message.on(self._model.device))
 
     def _carry_out(self, message: Message) -> None:
         match message.kind:
@@ -77,4 +83,5 @@ class Follower:
 
     def _allocate(self, message: Message) -> KvCache:
         dtype = cast("torch.dtype", getattr(torch, message.fields["dtype"]))
-        return KvCache.allocate(self._model.config.text, CacheShape(*message.fields["shape"]), dtype=dtype)
+        shape = CacheShape(*message.fields["shape"])
+        return KvCache.allocate(self._model.config.text, shape, dtype=dtype, device=self._model.device)

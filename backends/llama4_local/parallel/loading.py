@@ -8,22 +8,20 @@ from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
 import torch
-from torch import Tensor
 
 from llama4_local.checkpoint.assembler import Assembler
 from llama4_local.checkpoint.cuts import own_tensors
 from llama4_local.checkpoint.fingerprint import file_identity
 from llama4_local.checkpoint.fp8 import activation_bound, check_fp8, check_kind, holds_int4, is_fp8
+from llama4_local.checkpoint.loader import model_of
 from llama4_local.checkpoint.network import read_network
 from llama4_local.checkpoint.plain import check_checkpoint, stored_dtype
 from llama4_local.checkpoint.quantized_cache import QuantizedCache
 from llama4_local.checkpoint.quantizing import Packing
 from llama4_local.checkpoint.reader import MappedFiles
-from llama4_local.config.formats import DTYPE_BYTES, MOST_STEP_TOKENS
+from llama4_local.config.formats import DTYPE_BYTES
 from llama4_local.config.share import INT4_IS_WHOLE, Share, check_split
-from llama4_local.model.transformer import Model
-from llama4_local.ops.reference.functions import ReferenceOps
-from llama4_local.ops.reference.quantized import QuantizedReferenceOps
+from llama4_local.ops.interface import select_ops
 from llama4_local.parallel.sliced_reader import SlicedReader
 from llama4_local.weights.schema import TensorPart, weight_schema
 from llama4sdk.errors import CheckpointError, InvalidRequest
@@ -34,6 +32,7 @@ if TYPE_CHECKING:
     from llama4_local.config.formats import WeightFormat
     from llama4_local.config.model import ModelConfig
     from llama4_local.model.ranks import Ranks
+    from llama4_local.model.transformer import Model
     from llama4_local.weights.quantized import Matrix
     from llama4_local.weights.schema import TensorParts
     from llama4_local.weights.tree import MoeTree, Weights, WeightTree
@@ -54,8 +53,10 @@ class ShardSource:
             raise InvalidRequest(f"dtype must be auto, {', '.join(DTYPE_BYTES)}, got {self.dtype!r}")
 
 
-def load_share(source: ShardSource, share: Share, progress: Callable[[int, int], None] | None = None) -> Weights:
-    """Read, check and load a rank's share on the CPU.
+def load_share(
+    source: ShardSource, share: Share, progress: Callable[[int, int], None] | None = None, device: str = "cpu"
+) -> Weights:
+    """Read, check and load a rank's share on its device.
 
     Products have PyTorch's own form: a form that each rank chose by measurement could route a token to another expert
     on one of them.
@@ -75,11 +76,11 @@ def load_share(source: ShardSource, share: Share, progress: Callable[[int, int],
     if is_fp8(stored):
         check_kind(source.quantize)
         check_fp8(folder, config, stored)
-        assembler = Assembler(reader, dtype, "cpu", activation_bound(folder))
+        assembler = Assembler(reader, dtype, device, activation_bound(folder), _stacked(config, dtype, device))
         weights = assembler.network(share_schema(config, share))
     else:
         check_checkpoint(folder, config)
-        weights = _plain(config, source, share, reader, dtype, progress)
+        weights = _plain(config, source, share, reader, dtype, progress, device)
     if reader.problems:
         raise CheckpointError(folder, reader.problems)
     return cast("Weights", weights)
@@ -96,11 +97,12 @@ def share_schema(config: ModelConfig, share: Share) -> WeightTree[TensorParts]:
 
 def rank_model(source: ShardSource, weights: Weights, ranks: Ranks, share: Share) -> Model:
     """Return the model that runs a rank's share."""
-    config = share.config(read_network(source.folder).config)
-    plain = all(isinstance(leaf, Tensor) for leaf in weights.leaves())
-    return Model.create(
-        config, weights, ReferenceOps() if plain else QuantizedReferenceOps(exact_rows=MOST_STEP_TOKENS), ranks
-    )
+    return model_of(share.config(read_network(source.folder).config), weights, ranks=ranks)
+
+
+def _stacked(config: ModelConfig, dtype: torch.dtype, device: str) -> bool:
+    """Whether the device's functions take experts as the kernels do."""
+    return select_ops(device, dtype=dtype, head_dim=config.text.head_dim).prepared_weights
 
 
 def _own_experts(moe: MoeTree[TensorParts], share: Share) -> MoeTree[TensorParts]:
@@ -120,6 +122,7 @@ def _plain(
     reader: SlicedReader,
     dtype: torch.dtype,
     progress: Callable[[int, int], None] | None,
+    device: str,
 ) -> WeightTree[Matrix]:
     schema = share_schema(config, share)
     if source.quantize is not None:
@@ -129,6 +132,8 @@ def _plain(
             if source.keep
             else None
         )
-        return Packing(reader, source.quantize, files, dtype, "cpu", progress).network(schema)
+        return Packing(reader, source.quantize, files, dtype, device, progress).network(schema)
     with contextlib.ExitStack() as files:
-        return Assembler(reader, dtype, "cpu", mapped=MappedFiles(files)).network(schema)
+        mapped = MappedFiles(files) if device == "cpu" else None
+        stacked = _stacked(config, dtype, device)
+        return Assembler(reader, dtype, device, stacked=stacked, mapped=mapped).network(schema)

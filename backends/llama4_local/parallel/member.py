@@ -46,7 +46,7 @@ class Member:
     def announce(self, command: str, fields: dict[str, Any], tensors: tuple[Tensor, ...]) -> None:
         """See `Ranks.announce`."""
 
-    def gather(self, part: Tensor) -> list[Tensor]:
+    def gather(self, part: Tensor) -> Tensor:
         """See `Ranks.gather`."""
         return self._exchange.gather(part)
 
@@ -57,15 +57,14 @@ class Member:
     def begin(self, batch: Batch, cache: KvCache) -> None:
         """See `Ranks.begin`."""
 
-    def total(self, part: Tensor) -> Tensor:
-        """See `Ranks.total`."""
-        return self._exchange.total(part)
+    def check(self) -> None:
+        """See `Ranks.check`; rank 0 ends the others."""
 
     def scores(self, hidden: Tensor, part: Tensor, vocab_size: int) -> Tensor:
         """See `Ranks.scores`."""
         ranges = [Share(rank, self.size).vocabulary(vocab_size) for rank in range(self.size)]
         widths = [stop - start for start, stop in ranges]
-        parts = self._exchange.gather(pad(part, (0, max(widths) - part.shape[-1])))
+        parts = self.gather(pad(part, (0, max(widths) - part.shape[-1])))
         own = [each[:, :width] for each, width in zip(parts, widths, strict=True)]
         return torch.cat(own, dim=-1).to(hidden.dtype)
 
@@ -76,7 +75,7 @@ class Member:
     def read_pages(self, cache: KvCache, layer: int, pages: Sequence[int]) -> tuple[Tensor, Tensor]:
         """See `Ranks.read_pages`."""
         keys, values = (
-            torch.cat(self._exchange.gather(words(stored)[layer, list(pages)]), dim=2)
+            torch.cat([*self.gather(words(stored)[layer, list(pages)])], dim=2).cpu()
             for stored in cache.storage["global"]
         )
         return keys, values
@@ -85,7 +84,7 @@ class Member:
         """See `Ranks.write_pages`."""
         start, stop = self._share.range(keys.shape[2])
         for stored, whole in zip(cache.storage["global"], (keys, values), strict=True):
-            words(stored)[layer, list(pages)] = whole[:, :, start:stop]
+            words(stored)[layer, list(pages)] = whole[:, :, start:stop].to(stored.device)
 
     def close(self) -> None:
         """See `Ranks.close`."""

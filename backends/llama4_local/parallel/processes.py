@@ -18,7 +18,7 @@ from llama4_local.parallel.channel import Disconnected, Message, encode, receive
 from llama4sdk.errors import CheckpointError
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping
 
 PROGRAM = "llama4_local.parallel.rank_process"
 _STARTING = 120.0  # seconds without a heartbeat while a process imports torch, which holds the interpreter
@@ -48,6 +48,7 @@ class RankProcesses:
         self._loss: str | None = None
         self._unreadable: tuple[str, list[str]] | None = None  # the checkpoint, and what is wrong with it
         self._closed = False
+        self._on_loss: Callable[[], None] = _ignore
         self._ranks: list[_Rank] = []
         try:
             self.meeting = tempfile.mkdtemp(prefix=f"llama4-ranks-{os.getpid()}-")  # readable by this user alone
@@ -77,7 +78,7 @@ class RankProcesses:
             CheckpointError: One has met tensors that cannot be served.
             RankLost: One has ended instead.
         """
-        self._check()
+        self.check()
         return all(rank.loaded for rank in self._ranks)
 
     def met(self) -> None:
@@ -90,10 +91,28 @@ class RankProcesses:
         Raises:
             RankLost: One has ended or hangs.
         """
-        self._check()
+        self.check()
         data = encode(message)
         for rank in self._ranks:
             self._send(rank, data)
+
+    def when_lost(self, call: Callable[[], None]) -> None:
+        """Call this, from another thread, once the first rank is lost and all are killed."""
+        self._on_loss = call
+        if self._loss is not None:
+            call()
+
+    def check(self) -> None:
+        """Raise where one is lost.
+
+        Raises:
+            CheckpointError: It has met tensors that cannot be served.
+            RankLost: It has ended or hangs.
+        """
+        if self._loss is not None and self._unreadable is not None:
+            raise CheckpointError(*self._unreadable)
+        if self._loss is not None:
+            raise RankLost(self._loss, retryable=False)
 
     def close(self) -> None:
         """End them and wait for it; may be called twice."""
@@ -119,12 +138,6 @@ class RankProcesses:
             threading.Thread(target=self._watch, args=(rank,), daemon=True).start()
         for rank, order in zip(self._ranks, orders, strict=True):
             self._send(rank, encode(Message("share", {**order, "meeting": self.meeting})))
-
-    def _check(self) -> None:
-        if self._loss is not None and self._unreadable is not None:
-            raise CheckpointError(*self._unreadable)
-        if self._loss is not None:
-            raise RankLost(self._loss, retryable=False)
 
     def _send(self, rank: _Rank, data: bytes) -> None:
         try:
@@ -163,6 +176,7 @@ class RankProcesses:
             self._loss = f"Rank {rank.number} of the engine {reason}; make a new backend."
         for other in self._ranks:
             other.process.kill()
+        self._on_loss()
 
 
 def _spawn(number: int) -> _Rank:
@@ -190,3 +204,7 @@ def _shut(connection: socket.socket) -> None:
     with contextlib.suppress(OSError):
         connection.shutdown(socket.SHUT_RDWR)
     connection.close()
+
+
+def _ignore() -> None:
+    """Do nothing."""

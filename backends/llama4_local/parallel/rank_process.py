@@ -15,6 +15,8 @@ import torch
 
 from llama4_local.config.share import Share
 from llama4_local.parallel.channel import Disconnected, Message, receive
+from llama4_local.parallel.device_watch import gpu_watch
+from llama4_local.parallel.devices import use_device
 from llama4_local.parallel.exchange import Exchange
 from llama4_local.parallel.follower import Follower
 from llama4_local.parallel.loading import ShardSource, load_share, rank_model
@@ -48,11 +50,17 @@ def _serve(commands: socket.socket, reports: Reports) -> None:
     torch.set_num_threads(orders["threads"])
     share = Share(orders["rank"], orders["size"], orders["whole_experts"])
     source = ShardSource(orders["folder"], orders["dtype"], orders["quantize"], orders["keep"], orders["verify"])
-    weights = load_share(source, share, lambda done, total: reports.send(Message("loading", {"bytes": [done, total]})))
+    device = use_device(orders["device"])
+    weights = load_share(
+        source, share, lambda done, total: reports.send(Message("loading", {"bytes": [done, total]})), str(device)
+    )
     reports.send(Message("loaded"))
     receive(commands)  # all ranks are there
-    member = Member(share, Exchange(share, orders["meeting"], orders["patience"]))
-    Follower(rank_model(source, weights, member, share), member).serve(commands)
+    member = Member(share, Exchange(share, orders["meeting"], orders["patience"], device))
+    watch = gpu_watch(orders["patience"]) if device.type == "cuda" else None
+    if watch is not None:
+        reports.beat_while(watch.works)
+    Follower(rank_model(source, weights, member, share), member, watch).serve(commands)
 
 
 def _described(error: Exception) -> dict[str, Any]:

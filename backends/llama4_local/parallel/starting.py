@@ -13,6 +13,7 @@ from llama4_local.checkpoint.network import read_network
 from llama4_local.config.share import check_split
 from llama4_local.parallel.channel import Message
 from llama4_local.parallel.coordinator import Coordinator, threads_each
+from llama4_local.parallel.devices import use_device
 from llama4_local.parallel.exchange import Exchange
 from llama4_local.parallel.loading import ShardSource, load_share, rank_model
 from llama4_local.parallel.processes import RankProcesses
@@ -23,14 +24,17 @@ if TYPE_CHECKING:
     from llama4_local.config.formats import WeightFormat
     from llama4_local.config.share import Share
     from llama4_local.model.transformer import Model
+    from llama4_local.weights.tree import Weights
 
-_PATIENCE = 30.0  # seconds that a collective waits for a rank that lives
+# Seconds that a collective waits for a rank that lives; on a GPU another one may compile a kernel meanwhile.
+_PATIENCE = {"cpu": 30.0, "cuda": 120.0}
 _LOOK_AGAIN = 0.05  # seconds
 
 
 def load_over_ranks(
     folder: str | Path,
     share: Share,
+    devices: tuple[str, ...],
     *,
     dtype: str = "auto",
     quantize: WeightFormat | None = None,
@@ -44,6 +48,7 @@ def load_over_ranks(
     Args:
         folder: In Hugging Face form.
         share: Rank 0's place among them, which is this process's.
+        devices: Of each rank; rank 0's becomes this thread's current one. See `devices_of`.
         dtype: See `load_model`.
         quantize: See `load_model`.
         keep: Whether each rank keeps the packed form of its share.
@@ -61,16 +66,28 @@ def load_over_ranks(
     check_split(read_network(folder).config, share, quantize=quantize)
     threads = threads or threads_each(size)
     torch.set_num_threads(threads)
-    common = {**asdict(source), **asdict(share), "threads": threads, "patience": _PATIENCE}
-    processes = RankProcesses([{**common, "rank": rank} for rank in range(1, size)])
+    device = use_device(devices[0])
+    patience = _PATIENCE[device.type]
+    common = {**asdict(source), **asdict(share), "threads": threads, "patience": patience}
+    processes = RankProcesses([{**common, "rank": rank, "device": devices[rank]} for rank in range(1, size)])
     try:
-        return _load(source, share, processes, progress or _ignore)
+        weights = _load(source, share, device, processes, progress or _ignore)
+        ranks = Coordinator(share, Exchange(share, processes.meeting, patience, device), processes)
+        processes.met()
+        return rank_model(source, weights, ranks, share)
     except BaseException:
         processes.close()
         raise
 
 
-def _load(source: ShardSource, share: Share, processes: RankProcesses, progress: Callable[[int, int], None]) -> Model:
+def _load(
+    source: ShardSource,
+    share: Share,
+    device: torch.device,
+    processes: RankProcesses,
+    progress: Callable[[int, int], None],
+) -> Weights:
+    """Load this rank's share while the others load theirs, and let them meet."""
     own = (0, 0)
 
     def report(done: int, total: int) -> None:
@@ -79,14 +96,12 @@ def _load(source: ShardSource, share: Share, processes: RankProcesses, progress:
         others = processes.progress
         progress(done + others[0], total + others[1])
 
-    weights = load_share(source, share, report)
+    weights = load_share(source, share, report, str(device))
     while not processes.loaded:
         report(*own)
         time.sleep(_LOOK_AGAIN)
     processes.tell(Message("meet"))
-    ranks = Coordinator(share, Exchange(share, processes.meeting, _PATIENCE), processes)
-    processes.met()
-    return rank_model(source, weights, ranks, share)
+    return weights
 
 
 def _ignore(done: int, total: int) -> None:

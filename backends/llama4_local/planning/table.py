@@ -122,7 +122,7 @@ def _ranks(plan: Plan) -> str:
     """Say what the links' bytes are, and that no such GPUs have run it."""
     link = plan.machine.link
     speed = f"{show_bytes(link)}/s, without latency" if link else "a speed that is not known, which no time includes"
-    served = "" if plan.machine.reference else " Computed: ranks run on CPUs so far."
+    served = "" if plan.machine.reference else " Computed: no such GPUs have been measured."
     exchanged = "a sum in each layer, two in dense ones, and experts' rows" if plan.expert_parallel else ""
     return f"Links: what a rank gets from the others, {exchanged or 'two sums in each layer'}, at {speed}.{served}"
 

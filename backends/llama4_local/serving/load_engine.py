@@ -61,6 +61,7 @@ def build_engine(folder: Path, options: Options, served: ServedModel, *, outbox:
             model = load_over_ranks(
                 folder,
                 options.share,
+                served.devices,
                 dtype=options.dtype,
                 quantize=options.quantize,
                 threads=options.threads,
@@ -111,7 +112,7 @@ def _engine(model: Model, options: Options, served: ServedModel, *, outbox: Outb
         speculate=options.speculate is not None,
     )
     engine = Engine(model, shape, limits, tokenizer=served.template.tokenizer, outbox=outbox, cache_dtype=cache_dtype)
-    if model.ops.asynchronous:
+    if model.ops.asynchronous and model.ranks is None:
         capture = cuda_capture() if options.cuda_graphs else None
         engine.warm_up(capture, lambda done, total: report(done, total, "warming", "steps"))
     return engine

@@ -7,6 +7,7 @@ from importlib.util import find_spec
 from typing import TYPE_CHECKING
 
 from llama4_local.config.options import most_sampled, step_tokens
+from llama4_local.config.share import check_split
 from llama4_local.decoding.grammar import Grammars
 from llama4_local.planning import available_memory, check_fits
 from llama4_local.planning.sizes import parse_bytes
@@ -39,7 +40,7 @@ class ServedModel:
         context: Most tokens that prompt and answer may take together.
         max_images: Most images in a request.
         grammars: Makes the token masks of constrained answers.
-        device: Torch device.
+        devices: Torch device of each rank.
         cache_memory: Bytes that the cache may take, in each rank.
     """
 
@@ -48,8 +49,13 @@ class ServedModel:
     context: int
     max_images: int
     grammars: Grammars
-    device: str
+    devices: tuple[str, ...]
     cache_memory: int
+
+    @property
+    def device(self) -> str:
+        """The device of rank 0."""
+        return self.devices[0]
 
 
 def inspect_checkpoint(folder: Path, options: Options, template: PromptTemplate | None) -> ServedModel:
@@ -71,13 +77,15 @@ def inspect_checkpoint(folder: Path, options: Options, template: PromptTemplate 
                 f"The local backend needs {package}. Install it with: pip install 'llama4sdk[local]'", backend="local"
             )
     from llama4_local.checkpoint.network import read_network  # with it comes safetensors
+    from llama4_local.parallel.devices import devices_of
 
     _check_folder(folder)
     network = read_network(folder)
     config = network.config
     formats = _look_at_tensors(folder, network, options)
-    device = _device(options, config)
-    _check_speculation(options, device)
+    check_split(config, options.share, quantize=options.quantize)
+    devices = devices_of(options.device, options.tensor_parallel)
+    _check_speculation(options, devices[0])
     context = config.text.max_positions
     template = template or _template(folder, config, options)
     config = with_stops(config, template.tokenizer)
@@ -87,8 +95,8 @@ def inspect_checkpoint(folder: Path, options: Options, template: PromptTemplate 
         context=min(context, options.context or context),
         max_images=min(options.max_images, options.image_limits.max_images) if config.vision else 0,
         grammars=Grammars(template.tokenizer, config.text.vocab_size, config.generation.eos_token_ids),
-        device=device,
-        cache_memory=_cache_memory(folder, config, options, device, formats),
+        devices=devices,
+        cache_memory=_cache_memory(folder, config, options, devices, formats),
     )
 
 
@@ -131,38 +139,6 @@ def _look_at_tensors(folder: Path, network: Network, options: Options) -> _Forma
     return _Formats(plain if options.dtype == "auto" else options.dtype, tensors if narrow else None)
 
 
-def _device(options: Options, config: ModelConfig) -> str:
-    if options.tensor_parallel > 1:
-        return _device_of_ranks(options, config)
-    import torch
-
-    if options.device == "auto":
-        return "cuda" if torch.cuda.is_available() else "cpu"
-    try:
-        device = torch.device(options.device)
-    except (RuntimeError, TypeError):
-        raise InvalidRequest(f"device is auto, cpu, cuda or cuda:N; got {options.device!r}.") from None
-    if device.type not in ("cpu", "cuda"):
-        raise InvalidRequest(f"The local backend runs on cpu and cuda, not on {device.type}; use device='cpu'.")
-    count = torch.cuda.device_count() if device.type == "cuda" else 0
-    if device.type == "cuda" and (device.index or 0) >= count:
-        there = f"there are {count} CUDA devices" if count else "this torch sees no CUDA device"
-        raise InvalidRequest(f"device={options.device!r} is not there: {there}; use device='cpu' or 'auto'.")
-    return options.device
-
-
-def _device_of_ranks(options: Options, config: ModelConfig) -> str:
-    from llama4_local.config.share import check_split
-
-    check_split(config, options.share, quantize=options.quantize)
-    if options.device not in ("auto", "cpu"):
-        raise InvalidRequest(
-            f"tensor_parallel={options.tensor_parallel} runs on CPUs only, not on {options.device!r}; "
-            "use device='cpu', or leave tensor_parallel= out."
-        )
-    return "cpu"
-
-
 def _check_speculation(options: Options, device: str) -> None:
     from llama4_local.ops.interface import is_hopper
 
@@ -173,15 +149,17 @@ def _check_speculation(options: Options, device: str) -> None:
         )
 
 
-def _cache_memory(folder: Path, config: ModelConfig, options: Options, device: str, formats: _Formats) -> int:
+def _cache_memory(
+    folder: Path, config: ModelConfig, options: Options, devices: tuple[str, ...], formats: _Formats
+) -> int:
     """Return the bytes left for the cache beside the weights, in each rank."""
     import torch
 
-    kind = torch.device(device).type
+    kind = torch.device(devices[0]).type
     if options.memory is not None:
         memory = parse_bytes(options.memory)
     else:
-        memory = torch.cuda.mem_get_info(device)[0] if kind == "cuda" else available_memory()
+        memory = _free_on_gpus(devices) if kind == "cuda" else available_memory()
     plan = check_fits(
         config,
         memory,
@@ -202,6 +180,13 @@ def _cache_memory(folder: Path, config: ModelConfig, options: Options, device: s
     # Other processes share a CPU's memory: without memory=, the cache takes a modest part of it.
     modest = kind == "cpu" and options.memory is None
     return min(room, memory // options.tensor_parallel // _MODEST_SHARE) if modest else room
+
+
+def _free_on_gpus(devices: tuple[str, ...]) -> int:
+    """Return the bytes that can be used on all of them, since all ranks take alike."""
+    import torch
+
+    return len(devices) * min(torch.cuda.mem_get_info(device)[0] for device in devices)
 
 
 def _room_beside_scores(plan: Plan, rows: int) -> int:

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from kernel_inputs import ROUNDED, activations, error
-from llama4_local.ops.kernels.norms import add_rms_norm, rms_norm
+from llama4_local.ops.kernels.norms import add_rms_norm, rms_norm, sum_parts
 from llama4_local.ops.reference import rows
 
 
@@ -29,3 +29,9 @@ def test_add_rms_norm_takes_a_single_update_without_a_parts_axis() -> None:
         add_rms_norm(update, residual, weight, 1e-5), add_rms_norm(update[None], residual, weight, 1e-5), strict=True
     ):
         assert torch.equal(got, expected)
+
+
+@pytest.mark.parametrize("parts", [1, 3])
+def test_parts_are_summed_in_their_order_and_rounded_once(parts: int) -> None:
+    updates = torch.randn(parts, 4, 100)
+    assert torch.equal(sum_parts(updates), rows.sum_in_order(updates).to(torch.bfloat16))

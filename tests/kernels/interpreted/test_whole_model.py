@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 
 import pytest
@@ -67,20 +68,20 @@ def network(model_config: ModelConfig, weight_format: Format) -> WeightTree[Tens
     return prepare(packed)  # type: ignore[return-value]
 
 
-def run(model: Model, dtype: torch.dtype) -> Tensor:
+def run(model: Model, dtype: torch.dtype, steps: Sequence[Sequence[int]] = STEPS) -> Tensor:
     """The next token's logits of both sequences after every step."""
     shape = CacheShape(global_pages=12, local_pages=8, page_size=4, chunk=CHUNK)
     cache = KvCache.allocate(model.config.text, shape, dtype=dtype)
     pages = PageAllocators(shape)
-    sequences = [pages.sequence() for _ in STEPS[0]]
+    sequences = [pages.sequence() for _ in steps[0]]
     source = torch.Generator().manual_seed(1)
-    steps: list[Tensor] = []
-    for step in STEPS:
+    scores: list[Tensor] = []
+    for step in steps:
         works = [work(pages_of, count, source) for pages_of, count in zip(sequences, step, strict=True)]
         batch = build_batch(works)
         hidden = forward(model, batch, cache)
-        steps.append(logits(model, hidden[batch.last_rows]))
-    return torch.cat(steps)
+        scores.append(logits(model, hidden[batch.last_rows]))
+    return torch.cat(scores)
 
 
 def work(pages: SequencePages, count: int, source: torch.Generator) -> SequenceInput:
@@ -130,11 +131,15 @@ def kernel_logits(
 
 
 def reference_logits(
-    model_config: ModelConfig, weights: WeightTree[Tensor], exact_rows: int = 0, cache: torch.dtype = torch.float32
+    model_config: ModelConfig,
+    weights: WeightTree[Tensor],
+    exact_rows: int = 0,
+    cache: torch.dtype = torch.float32,
+    steps: Sequence[Sequence[int]] = STEPS,
 ) -> Tensor:
     wide = weights.map(lambda tensor: tensor.float() if isinstance(tensor, Tensor) else tensor)
     with torch.inference_mode():
-        return run(Model.create(model_config, wide, QuantizedReferenceOps(exact_rows)), cache)
+        return run(Model.create(model_config, wide, QuantizedReferenceOps(exact_rows)), cache, steps)
 
 
 @SLOW

@@ -23,6 +23,8 @@ from llama4_local.ops.kernels.weights import operands
 from llama4_local.weights.quantized import Fp8Matrix
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from torch import Tensor
 
     from llama4_local.cache.kv_cache import LayerCache
@@ -73,6 +75,14 @@ class KernelOps:
     def embed(self, table: Tensor, token_ids: Tensor) -> Tensor:
         """See `Ops.embed`."""
         return functional.embedding(token_ids, table)
+
+    def whole(self, x: Tensor) -> Tensor:
+        """See `Ops.whole`."""
+        return norms.sum_parts(x) if x.dim() == 3 else x
+
+    def sum_over_ranks(self, x: Tensor, gather: Callable[[Tensor], Tensor]) -> Tensor:
+        """See `Ops.sum_over_ranks`; the ranks' parts are summed where they are read."""
+        return gather(self.whole(x))
 
     def rms_norm(self, x: Tensor, weight: Tensor, eps: float) -> Tensor:
         """See `Ops.rms_norm`."""

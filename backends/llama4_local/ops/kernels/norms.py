@@ -1,6 +1,6 @@
 # pyright: basic, reportGeneralTypeIssues=false, reportOperatorIssue=false, reportArgumentType=false
 # Triton is untyped: a jitted function's parameters are blocks and pointers, not Python values.
-"""RMS norm of the residual stream, fused with the addition of the preceding layer's output."""
+"""RMS norm of the residual stream, fused with the addition of the preceding layer's output; sums of parts alone."""
 
 from __future__ import annotations
 
@@ -47,6 +47,37 @@ def _norm_kernel(
     tl.store(normed + place, rounded(value, normed.dtype.element_ty), mask=mask)
 
 
+@triton.jit(do_not_specialize=["count"])
+def _sum_parts_kernel(
+    parts,  # [PARTS, count, SIZE]
+    total,  # [count, SIZE]
+    count,
+    SIZE: tl.constexpr,
+    WIDTH: tl.constexpr,
+    PARTS: tl.constexpr,
+):
+    wait_for_inputs()
+    column = tl.arange(0, WIDTH)
+    mask = column < SIZE
+    place = tl.program_id(0) * SIZE + column
+    x = tl.load(parts + place, mask=mask, other=0.0).to(tl.float32)
+    for part in tl.static_range(1, PARTS):
+        x += tl.load(parts + (part * count).to(tl.int64) * SIZE + place, mask=mask, other=0.0).to(tl.float32)
+    release_next_kernel()
+    tl.store(total + place, rounded(x, total.dtype.element_ty), mask=mask)
+
+
+def sum_parts(parts: Tensor) -> Tensor:
+    """Return [tokens, size] in bf16: the sum of [parts, tokens, size], taken in fp32 in their order, rounded once."""
+    contiguous(parts=parts)
+    number, count, size = parts.shape
+    total = parts.new_empty((count, size), dtype=torch.bfloat16)
+    launch(_sum_parts_kernel, (count,), warps=_warps(size))(
+        parts, total, count, SIZE=size, WIDTH=power_above(size), PARTS=number
+    )
+    return total
+
+
 def rms_norm(x: Tensor, weight: Tensor, eps: float) -> Tensor:
     """Return x [tokens, hidden] over its root mean square, times `weight` [hidden]; see `Ops.rms_norm`."""
     normed = torch.empty_like(x)
@@ -75,8 +106,12 @@ def _launch(
     count, size = residual.shape
     require(update is None or update.shape[1:] == residual.shape, "the update's rows must match the residual's")
     contiguous(update=update, residual=residual, weight=weight)
-    width = power_above(size)
-    launch(_norm_kernel, (count,), warps=16 if width > 4096 else 8 if width > 2048 else 4)(
+    launch(_norm_kernel, (count,), warps=_warps(size))(
         update, residual, weight, normed, total, count, eps,
-        SIZE=size, WIDTH=width, PARTS=0 if update is None else update.shape[0],
+        SIZE=size, WIDTH=power_above(size), PARTS=0 if update is None else update.shape[0],
     )  # fmt: skip
+
+
+def _warps(size: int) -> int:
+    width = power_above(size)
+    return 16 if width > 4096 else 8 if width > 2048 else 4

@@ -10,6 +10,8 @@ from llama4_local.ops.reference import attention, heads, moe, rows, sampling
 from llama4_local.ops.reference.products import Products
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from torch import Tensor
 
     from llama4_local.cache.kv_cache import LayerCache
@@ -57,6 +59,14 @@ class ReferenceOps:
     def linear(self, x: Tensor, weight: Tensor) -> Tensor:
         """See `Ops.linear`."""
         return self.products.linear(x, weight)
+
+    def whole(self, x: Tensor) -> Tensor:
+        """See `Ops.whole`."""
+        return x
+
+    def sum_over_ranks(self, x: Tensor, gather: Callable[[Tensor], Tensor]) -> Tensor:
+        """See `Ops.sum_over_ranks`."""
+        return rows.sum_in_order(gather(x))
 
     def rms_norm(self, x: Tensor, weight: Tensor, eps: float) -> Tensor:
         """See `Ops.rms_norm`."""

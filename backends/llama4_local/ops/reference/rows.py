@@ -25,6 +25,14 @@ def rms_norm(x: Tensor, weight: Tensor | None, eps: float) -> Tensor:
     return normed if weight is None else normed * weight
 
 
+def sum_in_order(parts: Tensor) -> Tensor:
+    """Return the sum of parts [parts, …], taken in fp32 one after the other, in their dtype."""
+    total = parts[0].float()
+    for part in parts[1:]:
+        total = total + part.float()
+    return total.to(parts.dtype)
+
+
 def linear(x: Tensor, weight: Tensor) -> Tensor:
     """Return x [rows, in] times the transpose of `weight` [out, in], which may be a transposed view."""
     if _is_compiled_by_size(x):

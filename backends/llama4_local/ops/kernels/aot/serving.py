@@ -51,6 +51,7 @@ class Shape:
         dense_size: Width of dense feed-forwards; 0 without any.
         norm: Whether queries and keys are normalised.
         nope: Whether some layers have no RoPE.
+        ranks: Number of ranks of which this is one's share.
     """
 
     name: str
@@ -64,6 +65,7 @@ class Shape:
     kv_heads: int = 8
     head_dim: int = 128
     vocab: int = 202_048
+    ranks: int = 1
 
     def share(self, ranks: int) -> Shape:
         """Return the sizes of one of so many ranks that divide the model."""
@@ -74,6 +76,7 @@ class Shape:
             dense_size=self.dense_size // ranks,
             heads=self.heads // ranks,
             kv_heads=self.kv_heads // ranks,
+            ranks=ranks,
             vocab=Share(0, ranks).vocabulary(self.vocab)[1],
         )
 
@@ -107,9 +110,9 @@ def matrix_launches(shape: Shape, weight_format: Format, tokens: int, ops: Kerne
         for rope in (True, False) if shape.nope else (True,):
             ops.qkv_epilogue(qkv, _plan(shape, tokens, rope=rope), _cache(shape, torch.bfloat16), _longs(tokens))
         update = ops.linear(_empty(tokens, width), _matrix(weight_format, shape.hidden, width))
-        ops.add_rms_norm(update, x, weight, 1e-5)
+        ops.add_rms_norm(_total(shape, update, ops), x, weight, 1e-5)
         for feed_forward in _feed_forwards(shape, weight_format, x, ops):
-            ops.add_rms_norm(feed_forward, x, weight, 1e-5)
+            ops.add_rms_norm(_total(shape, feed_forward, ops), x, weight, 1e-5)
         # Routers, norms and heads are bf16 in every format.
         ops.linear(x, _matrix("bf16", shape.vocab, shape.hidden))
         ops.linear(x, _matrix(weight_format, shape.vocab, shape.hidden))
@@ -155,6 +158,12 @@ def _feed_forwards(shape: Shape, weight_format: Format, x: Tensor, ops: KernelOp
         down = _experts(weight_format, count, shape.hidden, size)
         router = _empty(shape.experts, shape.hidden)
         yield ops.moe(x, MoeTree(router, gate_up, down, _mlp(weight_format, shape.hidden, size)))
+
+
+def _total(shape: Shape, update: Tensor, ops: KernelOps) -> Tensor:
+    if shape.ranks == 1:
+        return update
+    return ops.sum_over_ranks(update, lambda part: _empty(shape.ranks, *part.shape))
 
 
 def _mlp(weight_format: Format, hidden: int, size: int) -> MlpTree[Matrix]:
