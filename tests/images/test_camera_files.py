@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import io
 import random
+import struct
 import warnings
 
 import numpy as np
@@ -106,6 +107,45 @@ def test_damage_in_a_png_chunk_that_bears_on_the_pixels_is_refused(kind: bytes) 
     end = place + 4 + int.from_bytes(data[place - 4 : place], "big")
     with pytest.raises(ImageError, match="damaged"):
         decode(data[:end] + bytes(byte ^ 0xFF for byte in data[end : end + 4]) + data[end + 4 :])
+
+
+def exif_of(
+    kind: int, value: bytes, *, opening: bytes = b"Exif\0\0", start: bytes = b"II*\0", values: int = 1
+) -> bytes:
+    order = "<" if start.startswith(b"I") else ">"
+    entry = struct.pack(f"{order}HHI4s", ORIENTATION, kind, values, value)
+    return opening + start + struct.pack(f"{order}IH", 8, 1) + entry + bytes(4)
+
+
+def with_exif(exif: bytes) -> bytes:
+    data = encoded(draw(24, 16, 4), "JPEG", quality=95)
+    return data[:2] + b"\xff\xe1" + struct.pack(">H", len(exif) + 2) + exif + data[2:]
+
+
+@pytest.mark.parametrize(
+    "exif",
+    [
+        *(exif_of(kind, struct.pack(f"<{form}", 6)) for kind, form in enumerate("BBHIQbBhi", start=1)),
+        *(exif_of(kind, struct.pack(f">{form}", 6), start=b"MM\0*") for kind, form in ((3, "H"), (4, "I"), (9, "i"))),
+        exif_of(9, struct.pack("<i", -6)),
+        exif_of(3, struct.pack("<HH", 6, 1), values=2),
+        exif_of(3, struct.pack("<I", 2), values=3),
+        exif_of(4, struct.pack("<I", 2**31), values=3),
+        exif_of(3, struct.pack("<H", 6), values=0),
+        exif_of(3, struct.pack("<H", 6), start=b"II\0*"),
+        exif_of(3, struct.pack(">H", 6), start=b"MM*\0"),
+        exif_of(3, struct.pack("<H", 6), start=b"II+\0"),
+        exif_of(3, struct.pack("<H", 6), opening=b"Exif\0\0" * 2),
+    ],
+    ids=bytes.hex,
+)
+def test_orientation_counts_in_whatever_integer_a_camera_writes_it(exif: bytes) -> None:
+    data = with_exif(exif)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        expected = by_pillow(data)
+    assert decode(data).tobytes() == expected.tobytes()
+    assert decode(data).size == expected.size
 
 
 @pytest.mark.parametrize("name", ["Raw profile type exif", "Raw profile type APP1"])

@@ -8,11 +8,16 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
+import httpx
+import huggingface_hub
 import pytest
+from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
 
-from llama4_local.checkpoint.hub import HubName, hub_name
+from llama4_local.checkpoint.hub import HubName, download, hub_name
 from llama4_local.nano import CHECKPOINT
+from llama4sdk.errors import CheckpointError, LlamaError
 from local.loopback_hub import COMMIT, NAME, Hub, serving
 
 CLIENT = """
@@ -106,6 +111,41 @@ def test_missing_names_and_revisions_say_so(tmp_path: Path, folder: Path):
 def test_without_a_network_the_remedy_is_named(tmp_path: Path):
     assert "HF_HUB_OFFLINE" in ask(None, tmp_path / "home", HF_HUB_OFFLINE="1")
     assert "Unreachable" in ask(None, tmp_path / "home")
+
+
+@pytest.mark.parametrize(
+    ("status", "words"), [(401, "HF_TOKEN"), (403, "HF_TOKEN"), (429, "HTTP 429"), (503, "HTTP 503")]
+)
+def test_what_the_hub_answered_is_told_where_its_client_hides_it(
+    status: int, words: str, monkeypatch: pytest.MonkeyPatch
+):
+    answer: Any = httpx.Response(status, request=httpx.Request("HEAD", "https://hub"))
+
+    def fails(*_: object, **__: object) -> None:
+        raise LocalEntryNotFoundError("check your connection") from HfHubHTTPError("refused", response=answer)
+
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", fails)
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", False)
+    with pytest.raises(LlamaError, match=words) as caught:
+        download(HubName(NAME))
+    assert "check your connection" not in str(caught.value)
+    assert isinstance(caught.value, CheckpointError) is (status in (401, 403))
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        *(("HF_ENDPOINT", value) for value in ("hub", "ftp://hub", "http://[::1", "https://")),
+        *(("HF_TOKEN", value) for value in ("hf_sécret", "hf_se\x01cret")),
+    ],
+)
+def test_an_environment_that_the_client_fails_at_is_named_and_not_repeated(
+    name: str, value: str, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setenv(name, value)
+    with pytest.raises(CheckpointError, match=name) as caught:
+        download(HubName(NAME))
+    assert name != "HF_TOKEN" or value not in str(caught.value)
 
 
 @pytest.mark.parametrize(

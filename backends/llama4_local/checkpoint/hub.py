@@ -8,9 +8,11 @@ from __future__ import annotations
 
 import os
 import re
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
 
 from llama4sdk.errors import BackendMissing, CheckpointError, LlamaError, Unreachable
 
@@ -59,17 +61,20 @@ def download(checkpoint: HubName, *, to: Path | None = None, progress: bool | No
 
     Raises:
         BackendMissing: The client is not installed.
-        CheckpointError: No such checkpoint or revision, or one that may not be read.
+        CheckpointError: No such checkpoint or revision, one that may not be read, or an environment that cannot do it.
         Unreachable: The hub cannot be reached, and the files are not in the cache.
     """
+    _check_endpoint(checkpoint)
     try:
-        from huggingface_hub import snapshot_download
+        from huggingface_hub import get_token, snapshot_download
     except ImportError:
         raise BackendMissing(
             f"{checkpoint} is not a folder here, and downloading it needs huggingface_hub. "
             "Install it with: pip install 'llama4sdk[local]'",
             backend="local",
         ) from None
+    if not _is_in_a_header(get_token() or ""):
+        raise CheckpointError(str(checkpoint), ["HF_TOKEN holds a character that no token has; copy it anew"])
     try:
         folder = snapshot_download(  # pyright: ignore[reportCallIssue]
             checkpoint.name,
@@ -84,6 +89,23 @@ def download(checkpoint: HubName, *, to: Path | None = None, progress: bool | No
     return Path(folder)
 
 
+def _check_endpoint(checkpoint: HubName) -> None:
+    """Refuse an address that the client would fail at, some of them while it is imported."""
+    endpoint = os.environ.get("HF_ENDPOINT", "").strip()
+    with suppress(ValueError):
+        parts = urlsplit(endpoint)
+        if not endpoint or (parts.scheme in ("http", "https") and parts.hostname):
+            return
+    raise CheckpointError(
+        str(checkpoint), ["HF_ENDPOINT holds no address of a hub (https://…); unset it for Hugging Face's own"]
+    )
+
+
+def _is_in_a_header(token: str) -> bool:
+    # The client's error would repeat the token.
+    return token.isascii() and (token.isprintable() or not token)
+
+
 def _bars(progress: bool | None) -> type[tqdm[Any]]:
     from tqdm.auto import tqdm as bars
 
@@ -96,8 +118,19 @@ def _bars(progress: bool | None) -> type[tqdm[Any]]:
     return Bars
 
 
-def _translated(checkpoint: HubName, exc: Exception) -> LlamaError:
+def _behind(exc: BaseException) -> BaseException:
+    """Return what the hub answered where the client's error, of a file that is not in its cache, hides it."""
+    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
+
+    cause = exc.__cause__
+    return cause if isinstance(exc, LocalEntryNotFoundError) and isinstance(cause, HfHubHTTPError) else exc
+
+
+def _translated(checkpoint: HubName, raised: Exception) -> LlamaError:
     from huggingface_hub import constants, errors
+
+    exc = _behind(raised)
+    reason = f"{type(exc).__name__}: {exc}"
 
     def refused(problem: str) -> CheckpointError:
         return CheckpointError(str(checkpoint), [problem])
@@ -118,7 +151,9 @@ def _translated(checkpoint: HubName, exc: Exception) -> LlamaError:
         case errors.HFValidationError():
             return refused(f"this is neither a folder nor a name on the hub: {exc}")
         case errors.HfHubHTTPError() if exc.response.status_code in (401, 403):
-            return refused("the hub refuses HF_TOKEN; set it to a token that may read this checkpoint")
+            return refused("the hub refuses HF_TOKEN, or asks for it; set it to a token that may read this checkpoint")
+        case errors.HfHubHTTPError():
+            reason = f"HTTP {exc.response.status_code} {exc.response.reason_phrase}"
         case OSError() if exc.errno is not None:
             return refused(f"its files cannot be kept in {constants.HF_HUB_CACHE}: {exc.strerror}")
         case _:
@@ -128,7 +163,7 @@ def _translated(checkpoint: HubName, exc: Exception) -> LlamaError:
             "it is not in the cache, and HF_HUB_OFFLINE keeps it from being downloaded; unset it, or give a folder"
         )
     return Unreachable(
-        f"{checkpoint} could not be downloaded from {constants.ENDPOINT} ({type(exc).__name__}: {exc}); "
+        f"{checkpoint} could not be downloaded from {constants.ENDPOINT} ({reason}); "
         "try again, it goes on where it was broken off, or give a folder.",
         backend="local",
     )

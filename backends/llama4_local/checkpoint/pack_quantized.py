@@ -12,7 +12,7 @@ import torch
 
 from llama4_local.config.formats import INT4_GROUPS
 from llama4_local.weights.quantize import interleaved
-from llama4_local.weights.quantized import Int4Matrix
+from llama4_local.weights.quantized import Int4Matrix, parts_of
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
 _PARTS = ("packed", "scale", "shape", "g_idx")
 _IN_A_WORD = 8
+_ROWS = 256  # that are unpacked at a time, since their integers take several times their room
 _SCALES = ("F32", "F16", "BF16")
 
 
@@ -93,12 +94,24 @@ def _read(source: TensorReader, name: str, device: str) -> Int4Matrix:
     if scale.shape[1] == 1:
         scale = scale.expand(outputs, inputs // group)
     order = _order(source, name, group, inputs)
-    integers = unpacked(words, inputs)
-    if order is not None:
-        order = order.to(device)
-        integers = integers.index_select(1, order)
-    bytes_ = interleaved(integers.unflatten(1, (-1, group)))
-    return Int4Matrix(bytes_, scale.t().contiguous(), None if order is None else order.to(torch.int32)[None])
+    if order is None:
+        return Int4Matrix(_regrouped(words, group), scale.t().contiguous())
+    order = order.to(device)
+    bytes_ = words.new_empty((outputs, inputs // 2), dtype=torch.uint8)
+    for rows, room in zip(words.split(_ROWS), bytes_.split(_ROWS), strict=True):
+        room.copy_(interleaved(unpacked(rows, inputs).index_select(1, order).unflatten(1, (-1, group))))
+    return Int4Matrix(bytes_, scale.t().contiguous(), order.to(torch.int32)[None])
+
+
+def _regrouped(words: Tensor, group: int) -> Tensor:
+    """Return int32 words [out, words] as the bytes of `Int4Matrix`, [out, in / 2], without unpacking them."""
+    parts = parts_of(group)
+    bytes_ = words.contiguous().view(torch.uint8).view(-1, parts, group // parts // 2)
+    quarters = bytes_.transpose(0, 1).contiguous().flatten(1)  # those of a group lie apart: [parts, bytes]
+    low, high = quarters[::2], quarters[1::2]
+    even = (low & 0xF).bitwise_or_(high << 4)
+    odd = (low >> 4).bitwise_or_(high & 0xF0)
+    return torch.stack((*even, *odd), dim=-1).view(words.shape[0], -1)
 
 
 def unpacked(words: Tensor, inputs: int) -> Tensor:

@@ -16,13 +16,15 @@ if TYPE_CHECKING:
 UPRIGHT = 1
 _PREFIX = b"Exif\0\0"  # in JPEG files, and in some WEBP files
 _ORIENTATION = 0x0112
-_SHORT = 3  # the entry's type: 16 bits, unsigned
-_ORDERS = {b"II*\0": "<", b"MM\0*": ">"}
+# The number belongs into 16 bits without a sign; cameras write it as other integers too, by their number in TIFF 6.0.
+_INTEGERS = {3: "H", 4: "I", 6: "b", 8: "h", 9: "i"}
+# Some write the constant 42 in the other byte order, which the first two letters tell.
+_ORDERS = {b"II*\0": "<", b"II\0*": "<", b"MM\0*": ">", b"MM*\0": ">"}
 
 
 def orientation(exif: bytes) -> int:
     """Return the orientation that EXIF data asks for, from 1 to 8; 1 is upright."""
-    tiff = exif.removeprefix(_PREFIX)
+    tiff = exif.removeprefix(_PREFIX).removeprefix(_PREFIX)  # some programs write it twice
     order = _ORDERS.get(tiff[:4])
     if order is None:
         return UPRIGHT
@@ -30,9 +32,13 @@ def orientation(exif: bytes) -> int:
         (table,) = struct.unpack_from(f"{order}I", tiff, 4)
         (count,) = struct.unpack_from(f"{order}H", tiff, table)
         for place in range(table + 2, table + 2 + 12 * count, 12):
-            tag, kind, values, value = struct.unpack_from(f"{order}HHIH", tiff, place)
-            if tag == _ORIENTATION:
-                return value if kind == _SHORT and values == 1 and 1 <= value <= 8 else UPRIGHT
+            tag, kind, values = struct.unpack_from(f"{order}HHI", tiff, place)
+            if tag == _ORIENTATION and values and kind in _INTEGERS:
+                form = order + _INTEGERS[kind]
+                inside = values * struct.calcsize(form) <= 4
+                where = place + 8 if inside else struct.unpack_from(f"{order}I", tiff, place + 8)[0]
+                (value,) = struct.unpack_from(form, tiff, where)
+                return value if 1 <= value <= 8 else UPRIGHT
     except struct.error:  # the table reaches beyond the data
         pass
     return UPRIGHT
