@@ -51,7 +51,7 @@ async def main() -> None:
             print(f"answered {question!r}: {reply} {noted or ''}")
         try:
             run = await llama.run("Use read_page to read example.org.", tools=[read_page], sampling=SAMPLING)
-            print(f"answered with {len(run.calls)} calls: {run}")
+            print(f"answered, calls made: {len(run.calls)}: {run}")
         except GuardBlocked as error:
             print(f"blocked  the page: {error.stage}, {', '.join(error.categories)}")
     for (guard, stage, action), count in sorted(llama.guard_counts.items()):

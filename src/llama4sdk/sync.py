@@ -29,7 +29,7 @@ from llama4sdk.reply import Answer, Reply
 
 if TYPE_CHECKING:
     import re
-    from collections.abc import AsyncIterable, Iterable, Iterator, Sequence
+    from collections.abc import AsyncIterable, Iterable, Iterator, Mapping, Sequence
     from types import TracebackType
 
     from typing_extensions import TypeForm
@@ -91,6 +91,11 @@ class Llama4:
     def capabilities(self) -> Capabilities:
         """The backend's capabilities."""
         return self._llama.capabilities
+
+    @property
+    def guard_counts(self) -> Mapping[tuple[str, str, str], int]:
+        """How often each guard came to each result; as `llama4sdk.Llama4.guard_counts`."""
+        return self._llama.guard_counts
 
     def ready(self) -> None:
         """Wait until the model is loaded."""

@@ -221,6 +221,14 @@ HIDDEN = {
     "variation selector": "BO\ufe0fMB",
     "direction mark": "BO\u200eMB",
     "invisible times": "BO\u2062MB",
+    "filled squares": "🅱🅾🅼🅱",
+    "parentheses": "🄑🄞🄜🄑",
+    "Lisu": "ꓐꓳꓟꓐ",
+    "Cherokee": "ᏴOMᏴ",
+    "control character": "BO\x00MB",
+    "blank of Braille": "BO\u2800MB",
+    "annotation anchor": "BO\ufff9MB",
+    "shorthand control": "BO\U0001bca0MB",
 }
 
 
@@ -230,6 +238,8 @@ async def test_rules_see_through_what_a_reader_does_not_see(text: str) -> None:
     verdict = await guard.check(Item("input", f"é {text} é"))
     assert [(one.start, one.end) for one in verdict.redactions] == [(2, 2 + len(text))]
     assert (await guard.check(Item("input", "ОБОМ, λόγος, 日本 👨‍👩‍👧"))).action == "allow"
+    ascii_alone = await guard.check(Item("input", "a\tBO\x00MB\r\nb"))
+    assert [(one.start, one.end) for one in ascii_alone.redactions] == [(2, 7)]
 
 
 def test_places_in_a_folded_text_lie_in_the_original_in_order() -> None:

@@ -163,7 +163,7 @@ def test_php_is_read_as_code_without_its_opening_tag_too(code: str) -> None:
     assert block.code.count("<?") == 1
 
 
-@pytest.mark.parametrize("language", ["java", "c", "cpp"])
+@pytest.mark.parametrize("language", ["java", "c", "cpp", "javascript", "php", "csharp"])
 def test_rules_of_our_own_stand_beside_those_of_codeshield(tmp_path: Path, language: str) -> None:
     (tmp_path / "_generated_").mkdir()
     (tmp_path / "_generated_" / f"{language}_codeshield.json").write_text('{"rules": []}')

@@ -23,9 +23,9 @@ from llama4sdk.guards import LlamaGuard
 from llama4sdk.messages import Message
 from llama4sdk.reply import Reply, ReplyBuilder
 from long_runs import only_long
-from transformers_serving import SEES, needs_serving, transformers_serving
+from transformers_serving import needs_images, needs_serving, transformers_serving
 
-pytestmark = [needs_serving, only_long("starts a server")]
+pytestmark = [needs_serving, needs_images, only_long("starts a server")]  # its processor needs torchvision too
 
 
 def served_copy(folder: Path) -> Path:
@@ -34,9 +34,6 @@ def served_copy(folder: Path) -> Path:
     text = config["text_config"]
     text["attention_chunk_size"] = text["max_position_embeddings"]
     (copy / "config.json").write_text(json.dumps(config))
-    if not SEES:
-        for name in ("preprocessor_config.json", "processor_config.json"):
-            (copy / name).unlink()
     return copy
 
 
@@ -71,8 +68,6 @@ async def test_prompt_images_and_verdict_are_those_of_the_local_runtime(
         await backend.start()
     for talk, harmful in TALKS:
         images = any(message.images for message in talk)
-        if images and not SEES:
-            continue
         here, there = [await answered(backend, talk) for backend in pair]
         assert here.usage.prompt_tokens == there.usage.prompt_tokens, talk
         assert here.usage.image_tokens == there.usage.image_tokens

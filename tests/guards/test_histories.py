@@ -135,6 +135,8 @@ def test_other_policies_are_refused(value: Any) -> None:
     for name in ("history", "system"):
         with pytest.raises(InvalidRequest, match="one of check, trust"):
             GuardPolicy(**{name: value})
+    with pytest.raises(InvalidRequest, match="growth is a number"):
+        GuardPolicy(growth=None)  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
 
 
 async def test_only_what_every_guard_cleared_is_remembered() -> None:
@@ -192,7 +194,11 @@ def test_a_server_inspects_system_messages_on_demand(
     given: list[str], policy: GuardPolicy | None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     served: list[object] = []
-    monkeypatch.setattr("llama4sdk.server.serve", lambda *_, **options: served.append(options["guard_policy"]))
+
+    def serve(*_: object, **options: object) -> None:
+        served.append(options["guard_policy"])
+
+    monkeypatch.setattr("llama4sdk.server.serve", serve)
     monkeypatch.setattr(sys, "argv", ["llama4", "serve", "local", *given])
     with pytest.raises(SystemExit):
         app.main()

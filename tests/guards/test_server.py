@@ -6,9 +6,10 @@ import httpx
 import pytest
 
 from guards.guard_doubles import BrokenGuard, WordGuard
-from llama4sdk import Llama4
+from llama4sdk import GuardBlocked, Llama4, ToolCall, ToolCallReady
 from llama4sdk.guards import Guard
 from llama4sdk.server import create_app, running
+from llama4sdk.sync import Llama4 as SyncLlama4
 from llama4sdk.testing import ScriptedBackend
 from server_running import asking, chunks_of, error_of
 
@@ -50,6 +51,32 @@ async def test_an_answer_that_the_client_puts_last_does_not_hide_the_asking() ->
         ):
             response = await client.post("/v1/chat/completions", json={"messages": begun, **fields})
         assert response.json()["choices"][0]["finish_reason"] == "content_filter"
+
+
+async def test_a_call_about_which_a_guard_asks_leaves_no_server() -> None:
+    call = ToolCallReady(0, ToolCall("go", {"to": "BOMB"}, "c1"))
+    tool = {"type": "function", "function": {"name": "go", "parameters": {"type": "object", "properties": {}}}}
+    guard = WordGuard(action="ask", stages=["tool_call"])
+    async with (
+        Llama4(ScriptedBackend([call]), guards=[guard]) as llama,
+        running(create_app(llama), shutdown_seconds=5) as server,
+        httpx.AsyncClient(base_url=server.url, timeout=60, trust_env=False) as client,
+    ):
+        for stream in (False, True):
+            body = asking("hi", stream=stream, tools=[tool])
+            answer = (await client.post("/v1/chat/completions", json=body)).text
+            assert "content_filter" in answer
+            assert "BOMB" not in answer
+        reply = await llama.chat("hi", tools=[tool])  # the program that holds the client decides for itself
+        assert [one.action for one in reply.guards if one.guard == "word"] == ["ask"]
+    assert llama.guard_counts["word", "tool_call", "ask"] == 3
+
+
+def test_the_client_without_async_counts_verdicts() -> None:
+    with SyncLlama4(ScriptedBackend("a BOMB"), guards=[WordGuard()]) as llama:
+        with pytest.raises(GuardBlocked):
+            llama.chat("hi")
+        assert llama.guard_counts["word", "output", "block"] == 1
 
 
 async def test_a_harmless_answer_passes_the_server() -> None:

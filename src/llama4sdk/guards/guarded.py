@@ -53,6 +53,10 @@ class Guarded:
         inner = self._inner.capabilities
         return replace(inner, guards=(*(inner.guards or ()), *(guard.name for guard in self._guarding.guards)))
 
+    def unattended(self) -> Guarded:
+        """Return the same for answers where no person can be asked about a call."""
+        return Guarded(self._inner, self._guarding.unattended())
+
     def open(self, request: Request) -> AbstractAsyncContextManager[AsyncIterator[Event]]:
         """Return a block within which the request runs; as `Backend.open`."""
         return GuardedBlock(self._inner, self._guarding, request)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from copy import copy
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, cast
 
@@ -45,6 +46,7 @@ class Guarding:
             raise InvalidRequest(f"Guards must have different names; given twice: {', '.join(twice)}.")
         self.inspected = Inspected()
         """The messages that were cleared so far, and what was replaced in them."""
+        self._attended = True
         self._started: set[str] = set()
         self._works: set[str] = set()
         self._testing = {name: anyio.Lock() for name in names}
@@ -64,6 +66,12 @@ class Guarding:
     def holds(self, stage: Stage) -> bool:
         """Return whether a guard that may block checks items of a stage."""
         return any(stage in guard.stages and may_block(guard) for guard in self._guards)
+
+    def unattended(self) -> Guarding:
+        """Return the same guards for answers where no person can be asked about a call: to ask is to block."""
+        other = copy(self)
+        other._attended = False
+        return other
 
     async def rule(self, item: Item) -> Ruling:
         """Return the verdicts of all guards on one item, checked at the same time.
@@ -109,7 +117,7 @@ class Guarding:
             self.counts[guard.name, item.stage, outcome] += 1
         verdicts = tuple(result for result in every if isinstance(result, Verdict))
         failures = [result for result in every if isinstance(result, GuardUnavailable)]
-        ruling = Ruling(item, verdicts)
+        ruling = Ruling(item, verdicts, self._attended)
         if not failures or ruling.blocking is not None:
             return ruling
         if self.policy.on_error == "block":
@@ -119,7 +127,7 @@ class Guarding:
         passed = tuple(
             Verdict(status="error", reason=str(each), guard=each.guard, stage=item.stage) for each in failures
         )
-        return Ruling(item, (*verdicts, *passed))
+        return Ruling(item, (*verdicts, *passed), self._attended)
 
     async def _ask(self, guard: Guard, item: Item) -> Verdict | GuardUnavailable:
         begun = anyio.current_time()

@@ -20,15 +20,17 @@ class Ruling:
     Args:
         item: The item.
         verdicts: One of each guard that checks its stage.
+        attended: Whether a person can be asked about a call.
     """
 
     item: Item
     verdicts: tuple[Verdict, ...] = ()
+    attended: bool = True
 
     @property
     def blocking(self) -> Verdict | None:
         """The verdict that blocks the item; asking a person is possible for calls only, and blocks elsewhere."""
-        blocks = ("block",) if self.item.stage == "tool_call" else ("block", "ask")
+        blocks = ("block",) if self.item.stage == "tool_call" and self.attended else ("block", "ask")
         # The arguments of a call are JSON: replacing a stretch of it would make another call.
         blocks += ("redact",) if self.item.stage == "tool_call" else ()
         return next((verdict for verdict in self.verdicts if verdict.action in blocks), None)

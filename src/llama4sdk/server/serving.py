@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from typing import TYPE_CHECKING, cast
 
+from llama4sdk.guards.guarded import Guarded
 from llama4sdk.server.access import Keys
 from llama4sdk.server.admission import Admission
 from llama4sdk.server.failures import ApiError, Failure
@@ -40,7 +41,8 @@ class Serving:
     @property
     def answers(self) -> Answers:
         """The backend as requests reach it: under the client's guards, where it has any."""
-        return self.llama.answers
+        answers = self.llama.answers
+        return answers.unattended() if isinstance(answers, Guarded) else answers
 
     @property
     def model_names(self) -> tuple[str, ...]:
