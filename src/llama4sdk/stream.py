@@ -210,7 +210,8 @@ def log_end(request: Request, watch: Stopwatch, metered: Metered | None) -> None
     """Log one line on a request that ended; never what was said in it."""
     if _LOG.isEnabledFor(logging.DEBUG):
         usage = metered.usage if metered is not None else None
-        _LOG.debug("Request %s ended: %s, %s.", request.request_id, watch.timing(0), usage)
+        timing = watch.timing(usage.completion_tokens if usage is not None else 0)
+        _LOG.debug("Request %s ended: %s, %s.", request.request_id, timing, usage)
 
 
 def one_error(error: BaseException, backend: str, request_id: str) -> LlamaError:

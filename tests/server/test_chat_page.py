@@ -121,8 +121,11 @@ async def test_attached_images_can_be_removed_and_other_files_are_refused_in_wor
         await files.set_input_files({"name": "circle.png", "mimeType": "image/png", "buffer": CIRCLE})
         await page.get_by_role("button", name="Remove circle.png").click()
         await expect(page.locator("#attached img")).to_have_count(0)
-        await files.set_input_files({"name": "broken.png", "mimeType": "image/png", "buffer": b"no image"})
-        await expect(page.locator("#attached")).to_have_text(re.compile("broken.png cannot be read"))
+        for name, kind in (("broken.png", "image/png"), ("<b>notes.txt", "text/plain"), ("folder", "")):
+            await files.set_input_files({"name": name, "mimeType": kind, "buffer": b"no image"})
+            await expect(page.locator("#attached li").last).to_have_text(f"{name} cannot be read as an image.")
+        await send(page, "שלום")
+        await expect(page.locator("article.user .text")).to_have_css("unicode-bidi", "plaintext")
 
 
 @browser_needed

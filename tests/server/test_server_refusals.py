@@ -102,6 +102,9 @@ def allowing(*names: str, mode: str = "auto") -> dict[str, Any]:
 WRONG_FIELDS: list[tuple[dict[str, Any], str | None, str | None]] = [
     ({"temprature": 1}, "temprature", "unknown_parameter"),
     ({"guided_json": {}}, "guided_json", "unknown_parameter"),
+    ({"maxTokens": 1}, "maxTokens", "unknown_parameter"),
+    ({"max-tokens": 1}, "max-tokens", "unknown_parameter"),
+    ({"stream_options": {"str": True}}, "stream_options.str", "unknown_parameter"),
     ({"stream_options": {"usage": True}}, "stream_options.usage", "unknown_parameter"),
     ({"messages": [{"role": "user", "content": "a", "colour": 1}]}, "messages[0].colour", "unknown_parameter"),
     ({"messages": None}, "messages", "invalid_value"),

@@ -137,7 +137,9 @@ def failure_of_body(error: ValidationError) -> Failure:
     if kind == "json_invalid":
         return Failure(400, f"We could not parse the JSON body of your request: {words}.")
     place = _place(problem["loc"])
-    if kind == "extra_forbidden":
+    if kind == "extra_forbidden":  # the last step is the client's own word, which may be any
+        above, field = _place(problem["loc"][:-1]), str(problem["loc"][-1])[:64]
+        place = f"{above}.{field}" if above else field
         return Failure(400, f"Unknown parameter: '{place}'.", param=place, code="unknown_parameter")
     if kind == "missing":
         return Failure(400, f"Missing required parameter: '{place}'.", param=place, code="missing_required_parameter")

@@ -12,9 +12,9 @@ export class Attached {
 
   async add(files) {
     for (const file of files) {
-      if (!file.type.startsWith("image/")) continue;
       const name = file.name || "pasted image";
       try {
+        if (!file.type.startsWith("image/")) throw new TypeError("no image");
         const url = await smallEnough(file);
         this.urls.push(url);
         this.show(url, name);
