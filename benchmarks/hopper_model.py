@@ -8,6 +8,7 @@ from functools import partial
 from statistics import fmean
 
 import torch
+from hopper_admission import run_admission
 from hopper_clock import Budget, alive, one_line, seconds
 from hopper_inputs import DEVICE, REHEARSAL, SIZES, experts, matrix, normal
 from hopper_longest import longest
@@ -168,6 +169,7 @@ def _usual(
     for case in cases:
         if budget.allows(f"Scout {weight_format} {case.name}", 5):
             yield _attempt(weight_format, case)
+    yield from run_admission(weight_format, model, cache, budget)
     for size in () if REHEARSAL else batches[:3:2]:
         if budget.allows(f"Scout {weight_format} profile of decode {size}", 5):
             yield _profile(weight_format, model, cache, size) | {"pages_shared": size * CONTEXT > kept}

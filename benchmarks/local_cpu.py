@@ -7,7 +7,7 @@ answer alone, and several at once. llama.cpp reads the same weights from a GGUF 
 that all are one network shows in their greedy answers. The floor is the time in which the bytes that a token needs can
 be read. Then an answer's first token is timed after a long prompt, with and without its beginning in the prefix cache.
 Peak memory is that of a process of its own for each. Figures depend on the machine and on what else it does:
-compare within one run only; `benchmarks/results/local_cpu.json` keeps the last one.
+compare within one run only; `--out` keeps one, by default in `benchmarks/results/local_cpu.json`.
 """
 
 from __future__ import annotations
@@ -35,6 +35,7 @@ from llama4_local.weights.schema import random_weights
 
 _IN_MEMORY = Path("/dev/shm")
 PEERS = ("transformers", "llama.cpp")
+_UNITS = {"avx2": "AVX2", "avx512f": "AVX-512", "avx512_bf16": "AVX512-BF16", "amx_bf16": "AMX"}
 RESULTS = Path(__file__).parent / "results" / "local_cpu.json"
 
 
@@ -246,14 +247,16 @@ def _keep(
     compared = {"ratios": {peer: ratios(measured, peer) for peer in PEERS if peer in measured}}
     asked = {name: value for name, value in vars(options).items() if type(value) is int}
     kept = {"machine": machine, "options": asked, "figures": figures, **compared}
-    RESULTS.write_text(json.dumps({**kept, "memory_floor": floor, "first_token_seconds": cached}, indent=2) + "\n")
+    options.out.write_text(json.dumps({**kept, "memory_floor": floor, "first_token_seconds": cached}, indent=2) + "\n")
 
 
 def _processor() -> str:
     info = Path("/proc/cpuinfo")
     lines = info.read_text().splitlines() if info.exists() else []
-    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
-    return names[0] if names else platform.processor()
+    told = {key.strip(): value.strip() for key, _, value in (line.partition(":") for line in lines)}
+    flags = told.get("flags", "").split()
+    units = ", ".join(name for flag, name in _UNITS.items() if flag in flags)
+    return f"{told.get('model name') or platform.processor()}{f' ({units})' if units else ''}"
 
 
 def _options() -> argparse.Namespace:
@@ -277,6 +280,7 @@ def _options() -> argparse.Namespace:
     # llama.cpp's threads wait busily between its turns, and take time from the others.
     parser.add_argument("--peers", nargs="+", choices=PEERS, default=PEERS, help="those beside it in the run")
     parser.add_argument("--only-ours", action="store_true", help="leave the others out")
+    parser.add_argument("--out", type=Path, default=RESULTS)
     parser.add_argument("--memory-of", help=argparse.SUPPRESS)
     parser.add_argument("--folder", help=argparse.SUPPRESS)
     return parser.parse_args()

@@ -14,10 +14,14 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from llama4_local.cache.kv_cache import KvCache
 from llama4_local.config.model import ModelConfig
+from llama4_local.engine import mixed_graphs
 from llama4_local.engine.cuda_graphs import Rerun
 from llama4_local.engine.engine import EngineLimits
 from llama4_local.engine.mixed_graphs import StepShape, step_shapes
+from llama4_local.model.transformer import Model
+from llama4_local.ops.batch import Batch
 from llama4sdk.request import Sampling
 from local.small_backends import Reader, SmallEngine, chatting, check_at_rest, image
 from local.small_checkpoints import guard, maverick, prompt, scout
@@ -117,6 +121,21 @@ def test_padding_rows_write_to_the_null_page_only() -> None:
     for layer in cache.layers:
         assert int(layer.keys[1:].isfinite().flatten(1).any(1).sum()) == written
         assert layer.keys[0].isfinite().all()
+
+
+@pytest.mark.parametrize(("length", "rows"), [(2, 16), (16, 16), (17, 24), (33, 48)])
+def test_a_step_takes_the_smallest_shape_that_holds_it(length: int, rows: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    padded, _ = BOTH
+    seen: list[int] = []
+    forward = mixed_graphs.forward_embedded
+
+    def noting(model: Model, hidden: torch.Tensor, batch: Batch, cache: KvCache) -> torch.Tensor:
+        seen.append(len(hidden))
+        return forward(model, hidden, batch, cache)
+
+    monkeypatch.setattr(mixed_graphs, "forward_embedded", noting)
+    padded.answer([7, *prompt(padded.config, length - 1, seed=length)], replace(GREEDY, max_tokens=1), salt="another")
+    assert seen == [rows]
 
 
 def test_a_failed_step_leaves_no_stale_pages(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -139,11 +139,11 @@ class MixedGraphs:
         self._graphs[shape] = regions, self._capture(work)
 
     def shape_for(self, inputs: Sequence[SequenceInput]) -> StepShape | None:
-        """Return the smallest shape that a step fits into; None where there is none."""
+        """Return the smallest shape that a step fits into; None where there is none. All shapes have their graphs."""
         if not self._tables.hold(inputs):
             return None
         tokens = sum(len(each.token_ids) for each in inputs)
-        return next((shape for shape in self._graphs if shape.holds(tokens, len(inputs))), None)
+        return next((shape for shape in self.shapes if shape.holds(tokens, len(inputs))), None)
 
     def score(
         self, shape: StepShape, inputs: Sequence[SequenceInput], rows: Sequence[int], states: Sequence[SamplerState]
