@@ -38,7 +38,7 @@ from llama4_http.transport import OneServer
 from llama4sdk.backend import Capabilities
 from llama4sdk.checks import check_kind, check_whole
 from llama4sdk.errors import DeadlineExceeded, InvalidRequest, LlamaError, Overloaded, ServerFault, Unreachable
-from llama4sdk.request import Request
+from llama4sdk.request import Request, raw_prompt
 from llama4sdk.sampling import MOST_LOGPROBS
 from llama4sdk.worker_thread import run_in_daemon_thread
 
@@ -204,7 +204,7 @@ class HttpBackend:
             LlamaError: It fails.
         """
         check_whole("top", top, 0, MOST_LOGPROBS, optional=False)
-        request = Request((), raw=raw)
+        request = Request((), raw=raw_prompt(raw))
         return await score(await self._request_context(request), request, top, self._sent(request.request_id))
 
     async def aclose(self) -> None:

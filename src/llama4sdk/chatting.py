@@ -14,7 +14,7 @@ from llama4sdk.keywords import explains_keywords
 from llama4sdk.lifetime import Lifetime
 from llama4sdk.messages import Image, Prompt, UserMessage, conversation
 from llama4sdk.output import answer_form
-from llama4sdk.request import Deadlines, Request, Sampling, ToolChoice
+from llama4sdk.request import Deadlines, Request, Sampling, ToolChoice, raw_prompt
 from llama4sdk.run import complaint
 from llama4sdk.run_options import Limits
 from llama4sdk.several import several
@@ -177,7 +177,7 @@ class Chatting(Lifetime):
                 "does, such as Llama4('local').",
                 backend=self.capabilities.name,
             )
-        raw = prompt if isinstance(prompt, str) else tuple(prompt)
+        raw = raw_prompt(prompt)
 
         async def ask(sampling: Sampling | None) -> Reply[None]:
             request = Request(

@@ -6,9 +6,9 @@ import math
 import os
 import re
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal, Self, TypeAlias, get_args
+from typing import Any, Literal, Self, TypeAlias, cast, get_args
 
 from llama4sdk.checks import check_number, check_text, check_whole, explains_fields, shown
 from llama4sdk.errors import InvalidRequest
@@ -266,6 +266,19 @@ _HOW = {
     "sampling": "is a Sampling value, such as Sampling(temperature=0.5)",
     "deadlines": "is a Deadlines value, such as Deadlines(total=30)",
 }
+
+
+def raw_prompt(prompt: object) -> RawPrompt:
+    """Return a prompt without messages as `Request` takes it: text as it is, token ids of any sequence as a tuple.
+
+    Raises:
+        InvalidRequest: It is neither; what the ids are is left to `Request`.
+    """
+    if isinstance(prompt, str):
+        return prompt
+    if not isinstance(prompt, Iterable) or isinstance(prompt, bytes | bytearray | memoryview | Mapping):
+        raise InvalidRequest(f"A raw prompt is text or token ids, at least one; got {shown(prompt)}.")
+    return tuple(cast("Iterable[int]", prompt))
 
 
 def check_order(messages: Sequence[Message], part: Part = "whole") -> None:

@@ -39,7 +39,7 @@ Step = Literal[
     "ask", "ask", "ask slowly", "read", "cancel", "cut", "wait", "wait", "begin", "go on", "go on", "go on slowly",
     "fork", "save", "restore", "close", "close while answering",
 ]  # fmt: skip
-PATIENCE = 20.0  # seconds for a life that takes one: a watchdog
+PATIENCE = often(20, 120)  # seconds for a life that takes one, a long one six: a watchdog
 MOST_SESSIONS = 4
 CONTEXT = 150
 TEXTS = ("hello", "hello world", "hello world, how are you?", "one two three four five six seven", "x" * 70)

@@ -6,6 +6,7 @@ import math
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 from functools import partial
+from typing import Any
 
 import anyio
 import pytest
@@ -113,7 +114,21 @@ async def test_scoring_leaves_the_answers_of_others_alone() -> None:
 async def test_one_token_and_wrong_prompts_are_scored_or_refused() -> None:
     async with nano(context=64) as backend:
         assert len(await backend.score_prompt((7,))) == 1
-        for wrong in ((10**6,), (7,) * 64, "<|patch|>"):
+        assert len(await backend.score_prompt([7])) == 1  # type: ignore[arg-type]
+        wrongs: list[Any] = [
+            (10**6,),
+            (7,) * 64,
+            "<|patch|>",
+            5,
+            None,
+            b"Hi",
+            {7: 7},
+            (7, "a"),
+            (7, None),
+            (7, [7]),
+            (),
+        ]
+        for wrong in wrongs:
             with pytest.raises(InvalidRequest):
                 await backend.score_prompt(wrong)
         with pytest.raises(InvalidRequest, match="top"):

@@ -10,7 +10,7 @@ from typing import Annotated, Any, Literal, NotRequired, TypedDict
 import pytest
 from pydantic import BaseModel, Field
 
-from llama4sdk import InvalidRequest, OutputSpec
+from llama4sdk import Deadlines, InvalidRequest, OutputSpec
 from llama4sdk.output import AnswerForm, answer_form
 from llama4sdk.output.form import MisfitError
 
@@ -124,6 +124,12 @@ def test_an_answer_that_does_not_fit_says_where(output: object, text: str, probl
     assert problem in str(caught.value)
 
 
+class Failing:
+    @classmethod
+    def __get_pydantic_core_schema__(cls, *_: object) -> None:
+        raise RuntimeError
+
+
 @pytest.mark.parametrize(
     "output",
     [
@@ -138,6 +144,8 @@ def test_an_answer_that_does_not_fit_says_where(output: object, text: str, probl
         object(),
         type(len),
         lambda: 1,
+        Deadlines(),
+        Failing,
     ],
 )
 def test_what_is_no_form_is_refused(output: Any) -> None:

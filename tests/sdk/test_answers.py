@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import anyio
 import pytest
 
@@ -122,8 +124,10 @@ async def test_nano_completes_text_and_token_ids() -> None:
         assert (await llama.complete(rendered.token_ids)).text == asked
         several = await llama.complete(rendered.token_ids, sampling=Sampling(n=2))
         assert [several.text, several.alternatives[0].text] == [asked, asked]
-        with pytest.raises(InvalidRequest, match="raw prompt"):
-            await llama.complete([])
+        wrongs: list[Any] = [[], 5, None, b"Hi", {7: 7}, [7, "a"]]
+        for wrong in wrongs:
+            with pytest.raises(InvalidRequest, match=r"raw prompt|token id"):
+                await llama.complete(wrong)
 
 
 async def test_a_backend_without_raw_prompts_refuses_them_in_words() -> None:

@@ -11,6 +11,7 @@ import anyio
 from llama4_local.serving.prepare import check_prompt, raw_token_ids
 from llama4sdk.checks import check_whole
 from llama4sdk.events import TokenLogprob
+from llama4sdk.request import Request, raw_prompt
 from llama4sdk.sampling import MOST_LOGPROBS
 from llama4sdk.worker_thread import run_in_daemon_thread
 
@@ -44,8 +45,9 @@ class PromptScores:
             LlamaError: The prompt cannot be scored.
         """
         check_whole("top", top, 0, MOST_LOGPROBS, optional=False)
+        checked = Request((), raw=raw_prompt(raw)).raw or ""
         engine_thread, served = self._host.running()
-        ids = await run_in_daemon_thread(partial(raw_token_ids, served, raw))
+        ids = await run_in_daemon_thread(partial(raw_token_ids, served, checked))
         check_prompt(ids, (), served)
         decode = served.template.tokenizer.decode
         scores = [TokenLogprob(decode(ids[:1]), math.nan, ids[0])]

@@ -10,8 +10,7 @@ from collections.abc import Callable, Mapping
 from decimal import Decimal
 from typing import Any, cast
 
-from pydantic import PydanticUserError, TypeAdapter, ValidationError
-from pydantic.errors import PydanticInvalidForJsonSchema, PydanticSchemaGenerationError, PydanticUndefinedAnnotation
+from pydantic import TypeAdapter, ValidationError
 
 from llama4sdk.errors import InvalidRequest
 from llama4sdk.output.find import find_json, kinds_of
@@ -107,14 +106,9 @@ def _of_type(output: object) -> AnswerForm:
     try:
         adapter: TypeAdapter[object] = TypeAdapter(portable(output))
         schema = adapter.json_schema(schema_generator=NumbersAsNumbers)
-    except (
-        PydanticInvalidForJsonSchema,
-        PydanticSchemaGenerationError,
-        PydanticUndefinedAnnotation,
-        PydanticUserError,
-        TypeError,
-    ) as error:
-        raise InvalidRequest(f"output is no type that JSON can hold ({str(error).splitlines()[0][:200]}).") from None
+    except Exception as error:  # noqa: BLE001 - besides pydantic's errors those of a type's own hooks, which may be any
+        reason = (str(error) or type(error).__name__).splitlines()[0][:200]
+        raise InvalidRequest(f"output is no type that JSON can hold ({reason}).") from None
 
     def read(text: str) -> object:
         try:
