@@ -10,6 +10,7 @@ if TYPE_CHECKING:
     from hashlib import blake2b
 
     from llama4sdk.messages import Message
+    from llama4sdk.parts import Part
 
 
 def add_message(digest: blake2b, message: Message) -> None:
@@ -19,18 +20,26 @@ def add_message(digest: blake2b, message: Message) -> None:
     dialog holds the same one in every turn.
     """
     add_contents(digest, message.role)
-    for part in message.parts:
-        if isinstance(part, Image):
-            source = part.source
-            known = source if isinstance(source, str | bytes) else f"{type(source).__name__} {source!r}"
-            add_contents(digest, part.type, known)
-        else:
-            add_contents(digest, part.type, part.text)
+    if isinstance(message.content, str):
+        add_contents(digest, "text", message.content)
+    else:
+        for part in message.content:
+            _add_part(digest, part)
     if isinstance(message, AssistantMessage):
         for call in message.tool_calls:
             add_contents(digest, "call", repr((call.name, call.arguments)))
     if isinstance(message, ToolMessage):
         add_contents(digest, "name", message.name or "")
+
+
+def _add_part(digest: blake2b, part: Part) -> None:
+    if not isinstance(part, Image):
+        add_contents(digest, part.type, part.text)
+        return
+    source = part.source
+    add_contents(
+        digest, part.type, source if isinstance(source, str | bytes) else f"{type(source).__name__} {source!r}"
+    )
 
 
 def add_contents(digest: blake2b, *contents: str | bytes) -> None:

@@ -30,6 +30,7 @@ class Inspected:
 
     def __init__(self) -> None:
         self._stretches: OrderedDict[bytes, tuple[Redaction, ...]] = OrderedDict()
+        self._replaced = False  # whether anything was replaced so far
 
     def note(self, message: Message, ruling: Ruling, *, salt: str) -> None:
         """Remember a message that a ruling cleared, and its stretches that were replaced."""
@@ -37,6 +38,7 @@ class Inspected:
             return
         self.remember(message, salt=salt)
         if ruling.redactions:
+            self._replaced = True
             self._put(_words(message), ruling.redactions)
             self.remember(with_replaced(message, ruling.redactions), salt=salt)
 
@@ -54,6 +56,8 @@ class Inspected:
 
     def applied(self, request: Request) -> Request:
         """Return a request with everything replaced that was replaced before."""
+        if not self._replaced:
+            return request
         known = {place: self._stretches.get(_words(message)) for place, message in enumerate(request.messages)}
         stretches = {place: each for place, each in known.items() if each}
         return with_redactions(request, stretches) if stretches else request

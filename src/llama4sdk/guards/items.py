@@ -70,7 +70,7 @@ def _pieces(message: Message, *, history: bool, system: bool) -> Iterator[tuple[
             yield message, "input"
         case AssistantMessage() if history:
             if message.text:
-                yield AssistantMessage(message.content), "output"
+                yield AssistantMessage(message.content) if message.tool_calls else message, "output"
             for call in message.tool_calls:
                 yield AssistantMessage("", tool_calls=(call,)), "tool_call"
         case _:
