@@ -9,6 +9,7 @@ from docs_parts.bars import VARIANTS, draw
 from docs_parts.charts import charts
 from docs_parts.diagram import architecture
 from docs_parts.gallery import gallery
+from docs_parts.replicas import replicas
 
 ROOT = Path(__file__).resolve().parents[1]
 DOCS = ROOT / "docs"
@@ -26,6 +27,9 @@ def parts() -> dict[Path, str]:
     }
     pages = {
         DOCS / "weights.md": _filled(DOCS / "weights.md", "machines", machines.table()),
+        DOCS / "beyond-one-machine.md": _filled(
+            DOCS / "beyond-one-machine.md", "replicas", replicas(ROOT / "benchmarks" / "results" / "replicas.json")
+        ),
         DOCS / "examples.md": gallery(ROOT / "examples"),
     }
     return {**diagrams, **drawn, **pages}

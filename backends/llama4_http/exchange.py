@@ -133,8 +133,6 @@ class Exchange(AsyncIterator[Event]):
                 await self._work(self._scope)
             except LlamaError as error:
                 self._fail(error)
-            finally:
-                self._timer.waited()
         if self._scope.cancelled_caught:
             self._out_of_time(phase)
         if not self._ready and self._failure is not None:

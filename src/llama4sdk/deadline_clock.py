@@ -22,6 +22,7 @@ class Clock:
 
     def __init__(self, deadlines: Deadlines, begun: float) -> None:
         self._deadlines = deadlines
+        self._idle = math.inf if deadlines.idle is None else deadlines.idle
         self._total = math.inf if deadlines.total is None else begun + deadlines.total
         self._first = math.inf if deadlines.first_token is None else begun + deadlines.first_token
         self.answering = False
@@ -34,11 +35,10 @@ class Clock:
     def limit(self, now: float, *, held: bool = False) -> tuple[Phase, float]:
         """Return when a wait that begins now must end, and the phase that ends it; held, none ends by `first_token`."""
         if self.answering:
-            phase: Phase = "idle"
-            until = math.inf if self._deadlines.idle is None else now + self._deadlines.idle
-        else:
-            phase, until = "first_token", math.inf if held else self._first
-        return ("total", self._total) if self._total <= until else (phase, until)
+            until = now + self._idle
+            return ("total", self._total) if self._total <= until else ("idle", until)
+        until = math.inf if held else self._first
+        return ("total", self._total) if self._total <= until else ("first_token", until)
 
     def exceeded(self, phase: Phase, partial: PartialReply | None = None) -> DeadlineExceeded:
         """Return the error of a phase that took too long."""

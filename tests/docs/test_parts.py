@@ -15,6 +15,7 @@ from docs_parts.bars import VARIANTS, Palette
 from docs_parts.charts import charts
 from docs_parts.gallery import gallery
 from docs_parts.parts import CHARTS, DOCS, IMAGES, ROOT, parts
+from docs_parts.replicas import replicas
 
 RESULTS = ROOT / "benchmarks" / "results"
 PAGES = [ROOT / "README.md", *DOCS.glob("*.md")]
@@ -34,6 +35,17 @@ def test_a_changed_result_changes_its_chart(tmp_path: Path) -> None:
     (results / "local_cpu.json").write_text(json.dumps(measured))
     before, after = charts(RESULTS), charts(results)
     assert [name for name in before if before[name] != after[name]] == ["cpu"]
+
+
+def test_the_table_of_replicas_follows_its_results(tmp_path: Path) -> None:
+    measured = json.loads((RESULTS / "replicas.json").read_text())
+    measured["figures"]["server"]["tokens_per_second"]["median"] = 1234.5
+    measured["two_replicas_to_one"]["median"] = 1.875
+    (tmp_path / "replicas.json").write_text(json.dumps(measured))
+    page, text = (DOCS / "beyond-one-machine.md").read_text("utf-8"), replicas(tmp_path / "replicas.json")
+    assert replicas(RESULTS / "replicas.json") in page
+    assert "1,234.5" in text
+    assert "give 1.875" in text
 
 
 def test_the_gallery_holds_every_example_and_refuses_to_leave_one_out(tmp_path: Path) -> None:

@@ -108,18 +108,16 @@ class Race(AsyncIterator[Event]):
         if self._decided:
             if self._ahead:
                 return self._ahead.pop(0)
-            events = self._events
-            return await (events.__anext__() if events is not None else self._next_of_second())
+            if self._events is not None:
+                return await self._events.__anext__()
+            try:
+                return await self._queue.take()
+            except anyio.EndOfStream:
+                raise StopAsyncIteration from None
         event = await self._race()
         if isinstance(event, Started):
             self._started = True
         return event
-
-    async def _next_of_second(self) -> Event:
-        try:
-            return await self._queue.take()
-        except anyio.EndOfStream:
-            raise StopAsyncIteration from None
 
     async def _race(self) -> Event:
         """Return the next event before it is decided which request answers."""
@@ -153,7 +151,9 @@ class Race(AsyncIterator[Event]):
         """Leave the first request, and read the second one from now on."""
         await self._leave_first()
         try:
-            first = await self._next_of_second()
+            first = await self._queue.take()
+        except anyio.EndOfStream:
+            raise self._failure or StopAsyncIteration from None
         except Exception as error:  # noqa: BLE001 - where both fail, the first one's error stands
             raise self._failure or error from None
         self._decided = True
@@ -197,13 +197,14 @@ class Race(AsyncIterator[Event]):
             events = await stack.enter_async_context(
                 self._second.backend.open(replace(self._request, deadlines=deadlines))
             )
+            put = self._queue.put
             async for event in events:
-                if not self._won:
-                    if isinstance(event, Started | Progress | Switched | UsageUpdate):
-                        continue
+                if self._won:
+                    await put(event)
+                elif not isinstance(event, Started | Progress | Switched | UsageUpdate):
                     self._won = True
                     self._latency.add(self._now() - self._begun)  # as long as the first one took at the least
                     if self._waiting is not None:
                         self._waiting.cancel()
-                await self._queue.put(event)
+                    await put(event)
         self._queue.end()

@@ -6,7 +6,7 @@ import math
 from collections import deque
 from collections.abc import AsyncIterator
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NoReturn
 
 import anyio
 
@@ -37,6 +37,7 @@ if TYPE_CHECKING:
     from contextlib import AbstractAsyncContextManager
     from types import TracebackType
 
+    from llama4sdk.errors import Phase
     from llama4sdk.prompting import Tokenizer
     from llama4sdk.request import Deadlines, Request
     from llama4sdk.routing.members import Member
@@ -105,7 +106,15 @@ class Routed(AsyncIterator[Event]):
             if self._block is None and not await self._chosen():
                 continue
             try:
-                event = await (self._next_in_time() if self._timed is None else self._timed.__anext__())
+                if self._timed is not None:
+                    event = await self._timed.__anext__()
+                else:
+                    event, timer = None, self._timer
+                    phase, until = self._clock.limit(timer.now())
+                    with timer.limit(until):
+                        event = await (self._enter() if self._events is None else self._events.__anext__())
+                    if event is None:  # the wait was cut
+                        self._out_of_time(phase)
                 if isinstance(event, TextDelta):
                     self._texts.append(event.text)
                     if not self._clock.answering:
@@ -117,23 +126,15 @@ class Routed(AsyncIterator[Event]):
             except Exception as error:  # noqa: BLE001 - a backend that fails in its own way is one that failed
                 await self._failed(error)
 
-    async def _next_in_time(self) -> Event:
-        """Return the next event of a backend that has not answered yet, or that may not keep the deadlines.
-
-        Raises:
-            DeadlineExceeded: It took too long.
-        """
-        phase, until = self._clock.limit(self._timer.now())
-        with self._timer.scope(until):
-            try:
-                if self._events is None:
-                    if self._block is None:
-                        raise StreamInterrupted("The request was left.")
-                    self._events = await self._block.__aenter__()
-                return await self._events.__anext__()
-            finally:
-                self._timer.waited()
+    def _out_of_time(self, phase: Phase) -> NoReturn:
         raise Clock(self._request.deadlines, 0).exceeded(phase)
+
+    async def _enter(self) -> Event:
+        """Enter the backend's block, and return its first event."""
+        if self._block is None:
+            raise StreamInterrupted("The request was left.")
+        self._events = await self._block.__aenter__()
+        return await self._events.__anext__()
 
     def _take(self, event: Event) -> None:
         """Put an event of the backend that runs now in line, as its reader shall see it."""
