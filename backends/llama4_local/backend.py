@@ -76,7 +76,7 @@ class LocalBackend:
             Each is rounded to three bits behind its first, by 6% at most, and cut off at ±448; answers differ
             a little, see `docs/quantization.md`. On a CPU it takes time besides.
         head_dtype: `fp8` to pack the output head too, whatever the layers' matrices are in: half its bytes in a step
-            for one answer. It is packed at every start. Not with `tensor_parallel`.
+            for one answer. It is packed at every start.
         memory: Bytes for weights, cache and work together, or a string like `16GB`; by default what is free,
             of which on a CPU the cache takes a quarter at most. The cache never takes more than
             `max_sequences` of `context` tokens need. What does not fit is refused by `start`.

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 
 from llama4_local.checkpoint.loader import load_model
-from llama4_local.config.share import HEAD_IS_WHOLE, checked_share
+from llama4_local.config.share import checked_share
 from llama4_local.engine.prompt_logits import placeholder_of, prompt_logits
 from llama4_local.model.vision import encode_tiles
 from llama4_local.parallel.devices import devices_of
@@ -80,9 +80,8 @@ def score(
     pixels = _pixels(tiles)
     share = checked_share(tensor_parallel, expert_parallel)
     if share.size > 1:
-        if head_dtype != "auto":
-            raise InvalidRequest(HEAD_IS_WHOLE)
-        model = load_over_ranks(path, share, devices_of(device, share.size), dtype=dtype, quantize=quantize)
+        devices = devices_of(device, share.size)
+        model = load_over_ranks(path, share, devices, dtype=dtype, quantize=quantize, head_dtype=head_dtype)
     else:
         model = load_model(path, device=device, dtype=dtype, quantize=quantize, head_dtype=head_dtype)
     try:

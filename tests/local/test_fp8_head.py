@@ -12,14 +12,18 @@ from llama4_local import LocalBackend, plan, score
 from llama4_local.checkpoint.loader import load_model, model_of
 from llama4_local.config.formats import WeightFormat
 from llama4_local.config.options import Options
+from llama4_local.config.share import Share
+from llama4_local.parallel.loading import ShardSource, load_share
 from llama4_local.scoring import score_with
 from llama4_local.weights.quantized import Fp8Matrix
 from llama4sdk import Llama4, Sampling
 from llama4sdk.errors import InvalidRequest
+from local.divisible import SHAPES
 from local.fp8_checkpoints import saved_fp8
 from local.packable import packable, saved_packable, taken
 from local.small_backends import asking, events_of, serving, text_of
-from local.small_checkpoints import biting_weights, prompt
+from local.small_checkpoints import biting_weights, prompt, saved
+from long_runs import LONG, only_long
 
 FORMATS: list[WeightFormat | None] = [None, "int4", "fp8"]
 
@@ -70,14 +74,29 @@ async def test_nano_answers_right_with_it() -> None:
     assert "42" in reply.text
 
 
-@pytest.mark.parametrize("options", [{"head_dtype": "int4"}, {"head_dtype": "fp8", "tensor_parallel": 2}])
-def test_what_makes_no_sense_is_refused(options: dict[str, object]) -> None:
+def test_what_makes_no_sense_is_refused() -> None:
     with pytest.raises(InvalidRequest, match="head_dtype"):
-        Options(**options)  # type: ignore[arg-type]
+        Options(head_dtype="int4")  # type: ignore[arg-type]
 
 
-def test_ranks_refuse_it_when_planned_and_scored(folder: Path) -> None:
-    with pytest.raises(InvalidRequest, match="head_dtype"):
-        plan("scout", memory="2x141GB", head_dtype="fp8")
-    with pytest.raises(InvalidRequest, match="head_dtype"):
-        score(folder, [1], tensor_parallel=2, head_dtype="fp8")
+@pytest.mark.parametrize("fp8", [False, True] if LONG else [True])
+def test_each_rank_packs_its_rows_to_the_numbers_of_one_process(fp8: bool, tmp_path: Path) -> None:
+    config = replace(SHAPES["maverick"], fp8=fp8)
+    folder = saved_fp8(tmp_path, config, biting_weights(config), fused=True) if fp8 else saved(tmp_path, config)
+    whole: object = load_model(folder, dtype="float32", head_dtype="fp8").weights.head
+    assert isinstance(whole, Fp8Matrix)
+    for share in (Share(rank, 2) for rank in range(2)):
+        own: object = load_share(ShardSource(str(folder), "float32", head_dtype="fp8"), share).head
+        start, stop = share.vocabulary(config.text.vocab_size)
+        assert isinstance(own, Fp8Matrix)
+        assert torch.equal(own.dequantize(), whole.dequantize()[start:stop])
+        assert torch.equal(own.scales, whole.scales[start:stop])
+        planned = plan(folder, dtype="float32", head_dtype="fp8", memory="2x1GB", machine="cpu").weights.head
+        assert share.rank or planned == (stop - start) * (config.text.hidden_size + 4)
+
+
+@only_long("starts processes")
+def test_scores_over_ranks_are_those_of_one_process(folder: Path) -> None:
+    ids = prompt(packable(), 30)
+    shared = score(folder, ids, head_dtype="fp8", tensor_parallel=2)
+    assert float((shared - score(folder, ids, head_dtype="fp8")).abs().max()) < 1e-4

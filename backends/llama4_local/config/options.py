@@ -16,7 +16,7 @@ from llama4_local.config.formats import (
     WeightFormat,
     usual_step_tokens,
 )
-from llama4_local.config.share import HEAD_IS_WHOLE, Share, checked_share
+from llama4_local.config.share import Share, checked_share
 from llama4sdk.checks import shown
 from llama4sdk.errors import InvalidRequest
 from llama4sdk.image_limits import DEFAULT_LIMITS, ImageLimits
@@ -74,8 +74,6 @@ class Options:
             )
         if self.deterministic and self.tensor_parallel > 1:
             raise InvalidRequest("deterministic=True holds in one process: leave it or tensor_parallel= out.")
-        if self.head_dtype != "auto" and self.tensor_parallel > 1:
-            raise InvalidRequest(HEAD_IS_WHOLE)
         if not isinstance(self.image_limits, ImageLimits):
             raise InvalidRequest(f"image_limits is an ImageLimits, not {type(self.image_limits).__name__}.")
         if not isinstance(self.device, str):

@@ -110,8 +110,6 @@ INT4_IS_WHOLE = (
     "with quantize='int4', or leave tensor_parallel= out."
 )
 
-HEAD_IS_WHOLE = "head_dtype='fp8' packs the head of one process; leave it or tensor_parallel= out."
-
 
 def check_split(config: ModelConfig, share: Share, *, quantize: WeightFormat | None = None) -> None:
     """Refuse a number of ranks that a network cannot be divided among.

@@ -13,7 +13,7 @@ from llama4_local.checkpoint.assembler import Assembler
 from llama4_local.checkpoint.cuts import own_tensors
 from llama4_local.checkpoint.fingerprint import file_identity
 from llama4_local.checkpoint.fp8 import activation_bound, check_fp8, check_kind, holds_int4, is_fp8
-from llama4_local.checkpoint.loader import model_of
+from llama4_local.checkpoint.loader import model_of, with_fp8_head
 from llama4_local.checkpoint.network import read_network
 from llama4_local.checkpoint.plain import check_checkpoint, stored_dtype
 from llama4_local.checkpoint.quantized_cache import QuantizedCache
@@ -29,7 +29,7 @@ from llama4sdk.errors import CheckpointError, InvalidRequest
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from llama4_local.config.formats import WeightFormat
+    from llama4_local.config.formats import HeadType, WeightFormat
     from llama4_local.config.model import ModelConfig
     from llama4_local.model.ranks import Ranks
     from llama4_local.model.transformer import Model
@@ -45,6 +45,7 @@ class ShardSource:
     folder: str
     dtype: str = "auto"
     quantize: WeightFormat | None = None
+    head_dtype: HeadType = "auto"
     keep: bool = True
     verify: bool = False
 
@@ -83,7 +84,7 @@ def load_share(
         weights = _plain(config, source, share, reader, dtype, progress, device)
     if reader.problems:
         raise CheckpointError(folder, reader.problems)
-    return cast("Weights", weights)
+    return cast("Weights", weights if source.head_dtype == "auto" else with_fp8_head(weights))
 
 
 def share_schema(config: ModelConfig, share: Share) -> WeightTree[TensorParts]:

@@ -9,6 +9,7 @@ import os
 import signal
 import socket
 import sys
+from dataclasses import fields
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -49,7 +50,7 @@ def _serve(commands: socket.socket, reports: Reports) -> None:
     reports.meeting = orders["meeting"]
     torch.set_num_threads(orders["threads"])
     share = Share(orders["rank"], orders["size"], orders["whole_experts"])
-    source = ShardSource(orders["folder"], orders["dtype"], orders["quantize"], orders["keep"], orders["verify"])
+    source = ShardSource(**{each.name: orders[each.name] for each in fields(ShardSource)})
     device = use_device(orders["device"])
     weights = load_share(
         source, share, lambda done, total: reports.send(Message("loading", {"bytes": [done, total]})), str(device)

@@ -21,7 +21,7 @@ from llama4_local.parallel.processes import RankProcesses
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from llama4_local.config.formats import WeightFormat
+    from llama4_local.config.formats import HeadType, WeightFormat
     from llama4_local.config.share import Share
     from llama4_local.model.transformer import Model
     from llama4_local.weights.tree import Weights
@@ -38,6 +38,7 @@ def load_over_ranks(
     *,
     dtype: str = "auto",
     quantize: WeightFormat | None = None,
+    head_dtype: HeadType = "auto",
     threads: int | None = None,
     keep: bool = True,
     verify: bool = False,
@@ -51,6 +52,7 @@ def load_over_ranks(
         devices: Of each rank; rank 0's becomes this thread's current one. See `devices_of`.
         dtype: See `load_model`.
         quantize: See `load_model`.
+        head_dtype: See `load_model`.
         keep: Whether each rank keeps the packed form of its share.
         verify: Whether checksums of a kept form are compared at every start.
         threads: Threads of torch for each rank, a setting of the whole process; None divides those it has now.
@@ -62,7 +64,7 @@ def load_over_ranks(
         RankLost: Another rank failed.
     """
     size = share.size
-    source = ShardSource(str(Path(folder).resolve()), dtype, quantize, keep, verify)
+    source = ShardSource(str(Path(folder).resolve()), dtype, quantize, head_dtype, keep, verify)
     check_split(read_network(folder).config, share, quantize=quantize)
     threads = threads or threads_each(size)
     torch.set_num_threads(threads)

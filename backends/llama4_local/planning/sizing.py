@@ -15,7 +15,7 @@ from llama4_local.config.formats import (
     Storage,
     WeightFormat,
 )
-from llama4_local.config.share import HEAD_IS_WHOLE, INT4_IS_WHOLE, WHOLE, Share, check_split
+from llama4_local.config.share import INT4_IS_WHOLE, WHOLE, Share, check_split
 from llama4_local.planning.cache import CacheBytes, plan_cache, step_cache_bytes
 from llama4_local.planning.network import WeightBytes, touched_bytes, weight_bytes
 from llama4_local.planning.stored import stored_weight_bytes
@@ -99,8 +99,6 @@ class Sizing:
             _check("quantize", quantize, get_args(WeightFormat))
         _check("head_dtype", head_dtype, get_args(HeadType))
         head: HeadType = "fp8" if head_dtype == "fp8" else "auto"
-        if head == "fp8" and share.size > 1:
-            raise InvalidRequest(HEAD_IS_WHOLE)
         packing: WeightFormat | None = "int4" if quantize == "int4" else "fp8" if quantize == "fp8" else None
         check_split(config, share, quantize=packing)
         if tensors is None and config.stored == "plain":
@@ -149,7 +147,8 @@ class Sizing:
             return weight_bytes(self.config, self.storage, self.share)
         if self.head_dtype == "auto":
             return self.stored
-        return replace(self.stored, head=self.storage.head_bytes(text.vocab_size, text.hidden_size))
+        first, last = self.share.vocabulary(text.vocab_size)
+        return replace(self.stored, head=self.storage.head_bytes(last - first, text.hidden_size))
 
     def cache(self, context: int, sequences: int) -> CacheBytes:
         """Return the bytes of the cache."""

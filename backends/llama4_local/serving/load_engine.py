@@ -64,6 +64,7 @@ def build_engine(folder: Path, options: Options, served: ServedModel, *, outbox:
                 served.devices,
                 dtype=options.dtype,
                 quantize=options.quantize,
+                head_dtype=options.head_dtype,
                 threads=options.threads,
                 keep=folder != CHECKPOINT,
                 verify=options.verify,
