@@ -7,7 +7,7 @@ import pytest
 from llama4_local.config.share import Share
 from llama4_local.ops.kernels.aot.ahead_of_time import compile_launch
 from llama4_local.ops.kernels.aot.compiled import rank_plans
-from llama4_local.ops.kernels.aot.serving import FORMATS, GROUP, SHAPES, Shape, matrix_launches
+from llama4_local.ops.kernels.aot.serving import FORMATS, GROUP, SHAPES, TOKENS, Shape, matrix_launches
 from llama4_local.ops.kernels.functions import KernelOps
 from llama4_local.ops.kernels.tiles import Format
 from llama4_local.planning.published import PUBLISHED
@@ -33,6 +33,17 @@ def test_a_rank_of_eight_launches_every_product(weight_format: Format) -> None:
         names = {launch.name for launch in matrix_launches(MIXTURES[0].share(8), weight_format, tokens, KernelOps())}
         whole = {launch.name for launch in matrix_launches(MIXTURES[0], weight_format, tokens, KernelOps())}
         assert names - {"sum_parts"} == whole  # parts are summed before they travel
+
+
+def test_the_longest_sum_of_parts_keeps_the_rules_of_machine_code() -> None:
+    launches = [
+        launch for tokens in TOKENS for launch in matrix_launches(MIXTURES[0].share(8), "bf16", tokens, KernelOps())
+    ]
+    longest = max(
+        (each for each in launches if each.name == "sum_parts"), key=lambda each: each.constants["PARTS"] or 0
+    )
+    assert longest.constants["PARTS"] == 8
+    assert not compile_launch(longest).code.problems("sum_parts", matmul=False)
 
 
 @only_long("compiles for minutes")

@@ -160,7 +160,7 @@ class Work:
 
 
 def test_a_device_hangs_where_a_command_or_its_work_takes_too_long() -> None:
-    clock, work = Clock(), [Work(), Work(), Work(done=True)]
+    clock, work = Clock(), [Work(), Work(), Work(done=True), Work(done=True)]
     watch = DeviceWatch(10, iter(work).__next__, clock=clock)
     assert watch.works()
     with watch.command():
@@ -171,6 +171,8 @@ def test_a_device_hangs_where_a_command_or_its_work_takes_too_long() -> None:
     assert watch.works()  # the first command's work was given at 9
     clock.now = 20
     assert not watch.works()
+    with watch.command():
+        assert not watch.works()  # whatever came later
     work[0].done = True
     assert watch.works()  # the second's at 18
     work[1].done = True

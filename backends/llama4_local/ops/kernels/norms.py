@@ -10,8 +10,10 @@ import triton.language as tl
 from torch import Tensor
 
 from llama4_local.ops.kernels.arithmetic import rounded
-from llama4_local.ops.kernels.launch import contiguous, launch, power_above, require
+from llama4_local.ops.kernels.launch import ceil_div, contiguous, launch, power_above, require
 from llama4_local.ops.kernels.overlap import release_next_kernel, wait_for_inputs
+
+_SUMMED = 1024  # numbers
 
 
 @triton.jit(do_not_specialize=["count"])
@@ -53,16 +55,16 @@ def _sum_parts_kernel(
     total,  # [count, SIZE]
     count,
     SIZE: tl.constexpr,
-    WIDTH: tl.constexpr,
+    BLOCK: tl.constexpr,  # numbers of a program, of whatever rows
     PARTS: tl.constexpr,
 ):
     wait_for_inputs()
-    column = tl.arange(0, WIDTH)
-    mask = column < SIZE
-    place = tl.program_id(0) * SIZE + column
+    numbers = count * SIZE
+    place = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
+    mask = place < numbers
     x = tl.load(parts + place, mask=mask, other=0.0).to(tl.float32)
     for part in tl.static_range(1, PARTS):
-        x += tl.load(parts + (part * count).to(tl.int64) * SIZE + place, mask=mask, other=0.0).to(tl.float32)
+        x += tl.load(parts + part * numbers.to(tl.int64) + place, mask=mask, other=0.0).to(tl.float32)
     release_next_kernel()
     tl.store(total + place, rounded(x, total.dtype.element_ty), mask=mask)
 
@@ -72,8 +74,8 @@ def sum_parts(parts: Tensor) -> Tensor:
     contiguous(parts=parts)
     number, count, size = parts.shape
     total = parts.new_empty((count, size), dtype=torch.bfloat16)
-    launch(_sum_parts_kernel, (count,), warps=_warps(size))(
-        parts, total, count, SIZE=size, WIDTH=power_above(size), PARTS=number
+    launch(_sum_parts_kernel, (ceil_div(count * size, _SUMMED),))(
+        parts, total, count, SIZE=size, BLOCK=_SUMMED, PARTS=number
     )
     return total
 
@@ -106,12 +108,8 @@ def _launch(
     count, size = residual.shape
     require(update is None or update.shape[1:] == residual.shape, "the update's rows must match the residual's")
     contiguous(update=update, residual=residual, weight=weight)
-    launch(_norm_kernel, (count,), warps=_warps(size))(
-        update, residual, weight, normed, total, count, eps,
-        SIZE=size, WIDTH=power_above(size), PARTS=0 if update is None else update.shape[0],
-    )  # fmt: skip
-
-
-def _warps(size: int) -> int:
     width = power_above(size)
-    return 16 if width > 4096 else 8 if width > 2048 else 4
+    launch(_norm_kernel, (count,), warps=16 if width > 4096 else 8 if width > 2048 else 4)(
+        update, residual, weight, normed, total, count, eps,
+        SIZE=size, WIDTH=width, PARTS=0 if update is None else update.shape[0],
+    )  # fmt: skip
