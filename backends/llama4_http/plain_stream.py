@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     import ssl
 
 _AHEAD = 1 << 16  # bytes that may wait for their reader
+_INTERIM = b"HTTP/1.1 1"  # begins an answer that another follows, such as 103 Early Hints
 
 
 def connects_to(host: str) -> bool:
@@ -67,6 +68,8 @@ class PlainStream(asyncio.Protocol, httpcore.AsyncNetworkStream):
             self._paused = True
             self._transport.pause_reading()
         self._wake()
+        if self._answered_early() and self._writable is not None and not self._writable.done():
+            self._writable.set_result(None)
 
     def eof_received(self) -> bool:
         """Take note of the end; the transport stays open until the stream is closed."""
@@ -120,7 +123,8 @@ class PlainStream(asyncio.Protocol, httpcore.AsyncNetworkStream):
         """Send bytes, and wait until the transport has room for more.
 
         Raises:
-            httpcore.WriteError: The connection is broken, or was closed here.
+            httpcore.WriteError: The connection is broken, or was closed here; or the server answers before it has read
+                everything, as it does to a wrong key before a large body. httpcore reads the answer then.
             httpcore.WriteTimeout: There is no room in time.
         """
         if self._transport.is_closing():
@@ -133,6 +137,8 @@ class PlainStream(asyncio.Protocol, httpcore.AsyncNetworkStream):
                 raise httpcore.WriteTimeout from error
             if self._failure is not None:
                 raise httpcore.WriteError(str(self._failure)) from self._failure
+            if self._answered_early():
+                raise httpcore.WriteError("The server answered before it had read the request.")
 
     async def aclose(self) -> None:
         """End the connection; what was not sent yet is lost."""
@@ -151,6 +157,10 @@ class PlainStream(asyncio.Protocol, httpcore.AsyncNetworkStream):
             return bool(self._chunks) or self._over or self._transport.is_closing()
         names = {"socket": "socket", "client_addr": "sockname", "server_addr": "peername"}
         return self._transport.get_extra_info(names[info]) if info in names else None
+
+    def _answered_early(self) -> bool:
+        """Return whether something came that is no interim answer (1xx), while a request is being written."""
+        return bool(self._chunks) and not _INTERIM.startswith(self._chunks[0][: len(_INTERIM)])
 
     async def _arrival(self, timeout: float | None) -> None:
         if self._over:
