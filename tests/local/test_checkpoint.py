@@ -12,7 +12,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from llama4_local.checkpoint.headers import INDEX_FILE, SINGLE_FILE
+from llama4_local.checkpoint.headers import INDEX_FILE, SINGLE_FILE, find_tensors
 from llama4_local.checkpoint.loader import load_model
 from llama4_local.checkpoint.plain import check_checkpoint, load_checkpoint
 from llama4_local.checkpoint.writer import save_checkpoint, write_bytes
@@ -217,6 +217,45 @@ def sharded(folder: Path, change: dict[str, str | None] | None = None) -> Path:
 )
 def test_fault_66_an_index_that_points_elsewhere_is_refused(tmp_path: Path, file: str):
     assert "not a plain .safetensors name" in problems_of(sharded(tmp_path, {NORM: file}))
+
+
+@pytest.mark.parametrize("before", ["./", "/home/someone/out/", "C:\\out\\", "D:/out/"])
+def test_an_index_that_names_files_here_by_a_path_is_read(tmp_path: Path, before: str):
+    folder = sharded(tmp_path)
+    expected = find_tensors(folder)
+    (folder / INDEX_FILE).write_text(json.dumps({"weight_map": {n: before + f for n, f in index_of(folder).items()}}))
+    assert find_tensors(folder) == expected
+
+
+@pytest.mark.parametrize("before", ["../", "a/", "/home/../", "~/"])
+def test_an_index_that_names_files_by_a_path_into_another_folder_is_refused(tmp_path: Path, before: str):
+    folder = sharded(tmp_path)
+    (folder / INDEX_FILE).write_text(json.dumps({"weight_map": {n: before + f for n, f in index_of(folder).items()}}))
+    assert "not a plain .safetensors name" in problems_of(folder)
+
+
+@pytest.mark.parametrize("shards", [1, 2])
+def test_parts_that_count_themselves_need_no_index(tmp_path: Path, shards: int):
+    save_checkpoint(tmp_path, scout(), biting_weights(scout()), shards=2)
+    expected = find_tensors(tmp_path)
+    (tmp_path / INDEX_FILE).unlink()
+    if shards == 1:
+        whole = {name: t for part in tmp_path.glob("*.safetensors") for name, t in load_file(part).items()}
+        for part in tmp_path.glob("*.safetensors"):
+            part.unlink()
+        save_file(whole, tmp_path / "model-00001-of-00001.safetensors")
+    found = find_tensors(tmp_path)
+    assert {n: (t.dtype, t.shape) for n, t in found.items()} == {n: (t.dtype, t.shape) for n, t in expected.items()}
+
+
+def test_parts_without_an_index_are_refused_where_one_is_missing_or_a_tensor_lies_in_two(tmp_path: Path):
+    folder = sharded(tmp_path)
+    (folder / INDEX_FILE).unlink()
+    first, second = (folder / f"model-0000{n}-of-00002.safetensors" for n in (1, 2))
+    save_file(load_file(second) | load_file(first), second)
+    assert f"in {first.name} and in {second.name}" in problems_of(folder)
+    first.unlink()
+    assert "model.safetensors.index.json" in problems_of(folder)
 
 
 def test_fault_66_an_index_and_shards_that_disagree_are_refused(tmp_path: Path):

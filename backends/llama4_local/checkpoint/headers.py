@@ -8,6 +8,8 @@ folders are made of such links.
 
 from __future__ import annotations
 
+import logging
+import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol, cast
 
@@ -21,6 +23,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
     from pathlib import Path
 
+_LOG = logging.getLogger(__name__)
 SINGLE_FILE = "model.safetensors"
 INDEX_FILE = "model.safetensors.index.json"
 _INDEX_BYTES = 32 * 2**20
@@ -68,10 +71,32 @@ def find_tensors(folder: Path) -> dict[str, StoredTensor]:
         tensors = {}
         if _stays_inside(folder, folder / SINGLE_FILE, problems):
             tensors = {tensor.name: tensor for tensor in _read_header(folder / SINGLE_FILE, problems)}
+    elif parts := _parts(folder):
+        tensors = _from_parts(folder, parts, problems)
     else:
         raise CheckpointError(folder, [other_form(folder) or f"there is neither {SINGLE_FILE} nor {INDEX_FILE}"])
     if problems:
         raise CheckpointError(folder, problems)
+    return tensors
+
+
+def _parts(folder: Path) -> list[str]:
+    """Return the names of a model's parts where there is no index and they count themselves, none being missing."""
+    names = sorted(path.name for path in folder.glob("model-*-of-*.safetensors"))[: _SHARD_LIMIT + 1]
+    complete = [f"model-{number:05d}-of-{len(names):05d}.safetensors" for number in range(1, len(names) + 1)]
+    return names if names == complete and len(names) <= _SHARD_LIMIT else []
+
+
+def _from_parts(folder: Path, parts: list[str], problems: list[str]) -> dict[str, StoredTensor]:
+    _LOG.info("%s is missing; the %d files of the model count themselves, and all are read", INDEX_FILE, len(parts))
+    tensors: dict[str, StoredTensor] = {}
+    for name in parts:
+        if not _stays_inside(folder, folder / name, problems):
+            continue
+        for tensor in _read_header(folder / name, problems):
+            if tensor.name in tensors:
+                problems.append(f"{tensor.name} lies in {tensors[tensor.name].file.name} and in {name}")
+            tensors[tensor.name] = tensor
     return tensors
 
 
@@ -99,14 +124,22 @@ def _read_index(folder: Path, problems: list[str]) -> dict[str, str]:
     if not isinstance(entries, dict):
         problems.append(f"{INDEX_FILE} has no weight_map")
         return {}
-    shards = cast("dict[str, object]", entries)
-    names = set(map(str, shards.values()))
+    shards = {name: _in_folder(folder, str(shard)) for name, shard in cast("dict[str, object]", entries).items()}
+    names = set(shards.values())
     if len(shards) > _ENTRY_LIMIT or len(names) > _SHARD_LIMIT:
         problems.append(f"{INDEX_FILE} lists {len(shards):,} tensors in {len(names):,} files: too many")
         return {}
     foreign = sorted(name for name in names if not _is_plain(name))
     problems += [f"{INDEX_FILE} points at {name[:200]!r}: not a plain .safetensors name" for name in foreign]
-    return {} if foreign else {name: str(shard) for name, shard in shards.items()}
+    return {} if foreign else shards
+
+
+def _in_folder(folder: Path, name: str) -> str:
+    """Return the plain name of a file here that an index names as `./…`, or by a path of the machine it was made on."""
+    plain = name.removeprefix("./")
+    if re.match(r"/|[A-Za-z]:[/\\]", name) and ".." not in name:
+        plain = re.split(r"[/\\]", name)[-1]
+    return plain if _is_plain(plain) and (folder / plain).is_file() else name
 
 
 def _is_plain(name: str) -> bool:
