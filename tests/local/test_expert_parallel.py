@@ -17,7 +17,9 @@ from llama4_local.checkpoint.loader import load_model
 from llama4_local.config.model import ModelConfig
 from llama4_local.config.share import WHOLE, Share, check_split
 from llama4_local.model.expert_ranks import moe_over_ranks
+from llama4_local.ops.kernels.layout import prepare
 from llama4_local.ops.reference.functions import ReferenceOps
+from llama4_local.parallel import loading
 from llama4_local.parallel.exchange import Exchange
 from llama4_local.parallel.loading import ShardSource, load_share
 from llama4_local.parallel.member import Member
@@ -155,6 +157,23 @@ def test_each_rank_has_its_experts_in_the_bits_of_one_process(form: Form, tmp_pa
         pairs = [(own.shared.gate_up, whole.shared.gate_up), (own.shared.down, whole.shared.down)]
         assert all(torch.equal(bits(a), bits(b)) for pair in pairs for a, b in zip(*map(parts, pair), strict=True))
         assert seen[-1][0] == seen[-1][1]  # all that it counts was read, and nothing else
+
+
+@pytest.mark.parametrize("whole", [True, False])
+@pytest.mark.parametrize("form", get_args(Form) if LONG else ["plain", "int4"])
+def test_a_share_that_is_loaded_as_the_kernels_take_it_is_what_preparing_makes_of_it(
+    form: Form, whole: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder, quantize = published(tmp_path, form, one_mixture())
+    source, share = ShardSource(str(folder), "float32", quantize, keep=False), Share(1, 2, whole)
+    prepared = prepare(load_share(source, share))
+    monkeypatch.setattr(loading, "_stacked", lambda config, dtype, device: True)  # pyright: ignore
+    stacked = load_share(source, share)
+    for own, wanted in zip(prepare(stacked).layers, prepared.layers, strict=True):
+        assert own.moe is None or own.moe.gate_up.shape[0] == (5 if whole else 9)
+        pairs = [] if not (own.moe and wanted.moe) else [(own.moe.gate_up, wanted.moe.gate_up)]
+        pairs += [] if not (own.moe and wanted.moe) else [(own.moe.down, wanted.moe.down)]
+        assert all(torch.equal(bits(a), bits(b)) for pair in pairs for a, b in zip(*map(parts, pair), strict=True))
 
 
 def bits(tensor: torch.Tensor) -> torch.Tensor:

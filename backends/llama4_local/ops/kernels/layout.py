@@ -37,7 +37,8 @@ def _prepare_layer(layer: LayerTree[Matrix]) -> LayerTree[Matrix]:
 
 def stack_experts(moe: MoeTree[Matrix]) -> MoeTree[Matrix]:
     """Return a mixture whose expert tensors hold the shared expert last; `shared` becomes a view of them."""
-    if moe.gate_up.shape[0] == moe.router.shape[0] + 1:
+    # A rank of whole experts has fewer of them than the router.
+    if moe.gate_up.shape[0] == moe.router.shape[0] + 1 or _address(_last(moe.gate_up)) == _address(moe.shared.gate_up):
         return moe
     gate_up = _append(moe.gate_up, moe.shared.gate_up)
     down = _append(moe.down, moe.shared.down)
@@ -64,6 +65,12 @@ def _append(experts: Matrix, shared: Matrix) -> Matrix:
         values=values.view(torch.float8_e4m3fn),
         scales=torch.cat([experts.scales, shared.scales[None]]),
     )
+
+
+def _address(matrix: Matrix) -> int:
+    if isinstance(matrix, Tensor):
+        return matrix.data_ptr()
+    return (matrix.packed if isinstance(matrix, Int4Matrix) else matrix.values).data_ptr()
 
 
 def _last(experts: Matrix) -> Matrix:
