@@ -13,7 +13,7 @@ from llama4_ray.fleet import Fleet
 from llama4_ray.scaling import Scaling
 from llama4_ray.settings import Settings
 from llama4sdk.backend import Capabilities
-from llama4sdk.errors import InvalidRequest
+from llama4sdk.errors import InvalidRequest, ServerFault
 from llama4sdk.owned_task import start_owned
 from llama4sdk.routing import Balanced
 from llama4sdk.worker_thread import run_in_daemon_thread
@@ -107,6 +107,8 @@ class RayBackend:
         self._balanced: Balanced | None = None
         self._connection: Connection | None = None
         self._closed = False
+        self._starting: anyio.CancelScope | None = None
+        self._settled: anyio.Event | None = None  # set when the start has ended
         self._watching: anyio.CancelScope | None = None
         self._watched: anyio.Event | None = None
         self._task: object = None
@@ -148,12 +150,25 @@ class RayBackend:
         Raises:
             BackendMissing: Ray is not installed.
             InvalidRequest: The cluster was started here, and this machine does not hold so many replicas.
-            LlamaError: A replica can never serve.
+            LlamaError: A replica can never serve, or the backend was closed meanwhile.
         """
-        if self._balanced is not None or self._closed:
+        if self._settled is not None or self._closed:
             raise InvalidRequest("A Ray backend is started once; make another one.")
-        self._connection = connection = await run_in_daemon_thread(partial(cluster.connect, self._address))
-        capacity = await run_in_daemon_thread(partial(connection.capacity, self._settings))
+        self._starting, self._settled = anyio.CancelScope(), anyio.Event()
+        try:
+            with anyio.CancelScope(shield=True):  # a cluster that is being started has to be ended too
+                self._connection = await run_in_daemon_thread(partial(cluster.connect, self._address))
+            with self._starting:
+                await self._start_replicas()
+        finally:
+            self._settled.set()
+        if self._closed:
+            raise ServerFault("The Ray backend was closed while it started.", backend="ray", retryable=False)
+
+    async def _start_replicas(self) -> None:
+        if self._connection is None:
+            return
+        capacity = await run_in_daemon_thread(partial(self._connection.capacity, self._settings))
         await self._fleet.start(self._first, capacity)
         self._balanced = Balanced(*self._fleet.placed.values(), resume=self._resume)
         await self._balanced.start()
@@ -207,9 +222,13 @@ class RayBackend:
     async def aclose(self) -> None:
         """End the requests and the replicas, and the cluster where it was started here; may be called twice."""
         self._closed = True
-        if self._watching is not None:
-            self._watching.cancel()
+        if self._starting is not None:
+            self._starting.cancel()
         with anyio.CancelScope(shield=True):
+            if self._settled is not None:
+                await self._settled.wait()
+            if self._watching is not None:
+                self._watching.cancel()
             if self._watched is not None:
                 await self._watched.wait()
             if self._balanced is not None:

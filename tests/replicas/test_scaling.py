@@ -160,6 +160,48 @@ async def test_a_load_that_comes_back_takes_a_draining_replica_again_and_starts_
         assert texts == [WORDS] * 6
 
 
+@pytest.mark.parametrize("slow", ["connect", "place"])
+async def test_closed_while_it_starts_it_leaves_neither_a_replica_nor_a_cluster(
+    monkeypatch: pytest.MonkeyPatch, slow: str
+) -> None:
+    async with stand_ins(monkeypatch, 2, 0) as replicas:
+        reached, goes_on, closed = threading.Event(), threading.Event(), list[bool]()
+        step = getattr(replicas.cluster, slow)
+
+        def slowly(*arguments: Any) -> Any:
+            reached.set()
+            if slow == "connect":
+                goes_on.wait(20)
+            elif replicas.cluster.starts:  # the second replica is waited for, until it is given up
+                arguments[1].wait(20)
+                raise ServerFault("given up")
+            return step(*arguments)
+
+        monkeypatch.setattr(cluster, slow, slowly)
+        monkeypatch.setattr(replicas.cluster, "close", lambda: closed.append(True))
+        backend = RayBackend("local", replicas=2)
+        errors: list[ServerFault] = []
+
+        async def start() -> None:
+            try:
+                await backend.start()
+            except ServerFault as error:
+                errors.append(error)
+
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(start)
+            await until(reached.is_set)
+            if slow == "place":
+                await until(lambda: backend.replicas == 1)
+            tasks.start_soon(backend.aclose)
+            await anyio.sleep(0.01)
+            goes_on.set()
+        assert [str(error) for error in errors] == ["The Ray backend was closed while it started."]
+        assert (backend.replicas, closed, len(replicas.cluster.ready)) == (0, [True], 2)
+        with pytest.raises(InvalidRequest, match="started once"):
+            await backend.start()
+
+
 async def test_a_flapping_load_starts_replicas_once(monkeypatch: pytest.MonkeyPatch) -> None:
     async with stand_ins(monkeypatch, 3, 0.005) as replicas:
         backend = RayBackend("local", min_replicas=1, max_replicas=3, queue=2, idle=1.0)
