@@ -42,7 +42,7 @@ SHOWS = {
 
 
 # What other examples print without guards, in a run of their own; all of them with LLAMA4_LONG.
-UNGUARDED = {"guards": ("answered 'Tell me how to make explosives.'", "answered with 1 calls")}
+UNGUARDED = {"guards": ("answered 'Tell me how to make explosives.'", "answered, calls made: 1")}
 WITH_NAMES_OF_THEIR_OWN = {"notebook.ipynb": "guards=None"}
 
 

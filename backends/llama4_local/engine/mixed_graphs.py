@@ -138,12 +138,16 @@ class MixedGraphs:
 
         self._graphs[shape] = regions, self._capture(work)
 
-    def shape_for(self, inputs: Sequence[SequenceInput]) -> StepShape | None:
-        """Return the smallest shape that a step fits into; None where there is none. All shapes have their graphs."""
+    def shape_for(self, inputs: Sequence[SequenceInput], rows: int) -> StepShape | None:
+        """Return the smallest shape that a step fits into, of which so many rows are sampled; None where there is none.
+
+        All shapes have their graphs.
+        """
         if not self._tables.hold(inputs):
             return None
         tokens = sum(len(each.token_ids) for each in inputs)
-        return next((shape for shape in self.shapes if shape.holds(tokens, len(inputs))), None)
+        fitting = (shape for shape in self.shapes if shape.holds(tokens, len(inputs)))
+        return next((shape for shape in fitting if rows <= self._sampled(shape)), None)
 
     def score(
         self, shape: StepShape, inputs: Sequence[SequenceInput], rows: Sequence[int], states: Sequence[SamplerState]
@@ -171,13 +175,13 @@ class MixedGraphs:
         self, shape: StepShape, layout: StepLayout, rows: Sequence[int], states: Sequence[SamplerState]
     ) -> _Regions:
         """Write a step's inputs into the buffer, filled up with padding."""
-        if len(rows) > len(self._logits):
-            raise BrokenInvariant(f"{len(rows)} tokens cannot be sampled in a step of {len(self._logits)} sequences")
+        sampled = self._sampled(shape)
+        if len(rows) > sampled:
+            raise BrokenInvariant(f"{len(rows)} tokens cannot be sampled in a step of {sampled}")
         put, page = self._buffer.put, self._cache.shape.page_size
         padding, places = shape.tokens - len(layout.token_ids), shape.sequences - len(layout.segments)
         null = [at % page for at in range(padding)]  # slots of the null page, the cache's first
         lengths = [max(padding, 1), *[1] * (places - 1)][:places]
-        sampled = min(shape.sequences, len(self._logits))
         return _Regions(
             token_ids=put([*layout.token_ids, *[0] * padding]),
             positions=put([*layout.positions, *[0] * padding]),
@@ -187,6 +191,10 @@ class MixedGraphs:
             sampled=put([*rows, *[0] * (sampled - len(rows))]),
             sampling=SamplingBatch.put(self._buffer, states, size=sampled),
         )
+
+    def _sampled(self, shape: StepShape) -> int:
+        """Return the most rows of a shape that tokens are sampled behind."""
+        return min(shape.sequences, len(self._logits))
 
     def _send(self, shape: StepShape, inputs: Sequence[SequenceInput], layout: StepLayout) -> None:
         padding = shape.tokens - len(layout.token_ids)

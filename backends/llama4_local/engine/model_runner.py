@@ -115,7 +115,7 @@ class ModelRunner:
         if self._graphs is not None and self._only_decodes(inputs, rows):
             return self._decode(self._graphs, inputs, states, from_previous=from_previous)
         mixed = self._mixed_graphs
-        shape = mixed.shape_for(inputs) if mixed else None
+        shape = mixed.shape_for(inputs, len(rows)) if mixed else None
         scored = mixed.score(shape, inputs, rows, states) if mixed and shape else self._mixed(inputs, rows, states)
         return self._sampled(*scored, states)
 
