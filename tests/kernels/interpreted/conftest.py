@@ -93,7 +93,7 @@ RUNNER = pytest.StashKey[InterpretedPytest]()
 
 
 @pytest.hookimpl(tryfirst=True)
-def pytest_runtest_protocol(item: pytest.Item) -> bool | None:
+def pytest_runtest_protocol(item: pytest.Item, nextitem: pytest.Item | None) -> bool | None:
     """Run a test of this folder in the interpreted process, and log its reports."""
     if INTERPRETED or FOLDER not in item.path.parents:
         return None
@@ -104,6 +104,8 @@ def pytest_runtest_protocol(item: pytest.Item) -> bool | None:
     for report in stash[RUNNER].run(item):
         item.ihook.pytest_runtest_logreport(report=report)
     item.ihook.pytest_runtest_logfinish(nodeid=item.nodeid, location=item.location)
+    # What the test before left set up for this one, its folders, is in the way of a test elsewhere.
+    item.session._setupstate.teardown_exact(nextitem)  # pyright: ignore[reportPrivateUsage]
     return True
 
 
