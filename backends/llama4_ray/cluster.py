@@ -164,8 +164,9 @@ def place(settings: Settings, abandoned: threading.Event) -> Placed:
     key = secrets.token_urlsafe(32)
     group, actor = placement.reserve(settings), None
     try:
-        if group is not None:
-            _wait(group.wait, until, abandoned)
+        if group is not None:  # `PlacementGroup.wait` takes whole seconds alone: less than one it does not wait at all
+            reserved = group.ready()
+            _wait(lambda seconds: bool(ray.wait([reserved], timeout=seconds)[0]), until, abandoned)
         options: dict[str, Any] = {
             "num_cpus": settings.share["CPU"],
             "num_gpus": settings.share["GPU"],

@@ -69,6 +69,13 @@ class Kept:
         with self._lock:
             self._idle.append((self._of[placed], placed))
 
+    def end(self) -> None:
+        """End the replicas that no backend holds, and give their room back."""
+        with self._lock:
+            idle, self._idle = self._idle, []
+        for _, placed in idle:
+            self._stop(placed)
+
     @contextmanager
     def used(self) -> Generator[None]:
         """Let backends take these replicas, and give them back when they would stop them."""

@@ -176,17 +176,34 @@ def test_a_replica_of_two_ranks_reserves_one_bundle_of_one_node_and_one_process_
     assert not groups()
 
 
-async def test_a_replica_that_the_cluster_cannot_place_is_given_up_in_words_and_holds_nothing() -> None:
+async def test_a_replica_that_the_cluster_cannot_place_is_given_up_in_words_and_holds_nothing(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    import ray
+
+    looks: list[float] = []
+    wait = ray.wait
+
+    def looking(refs: list[Any], *, timeout: float, **options: Any) -> Any:
+        looks.append(timeout)
+        return wait(refs, timeout=timeout, **options)
+
+    monkeypatch.setattr(ray, "wait", looking)
     with pytest.raises(DeadlineExceeded, match=r"64 CPUs and 0 GPUs of one node free\? The largest has \d+ CPUs"):
-        async with Llama4(RayBackend("local", tensor_parallel=64, start_seconds=0.2)):
+        async with Llama4(RayBackend("local", tensor_parallel=64, start_seconds=1.2)):
             pass
     assert not groups()
+    assert 1 <= len(looks) <= 6  # it waits for room, and does not ask over and over
 
 
 @long
-async def test_tensor_parallel_replicas_answer_alike_and_give_their_room_back_when_they_die_or_end() -> None:
+async def test_tensor_parallel_replicas_answer_alike_and_give_their_room_back_when_they_die_or_end(
+    replicas_kept: Kept,
+) -> None:
     import ray
 
+    replicas_kept.end()  # a machine of two cores has no room beside them
+    await until(lambda: ray.available_resources().get("CPU", 0) >= 2)
     alone = [(await ask_alone(f"Count from {number} to 40.")) for number in (1, 2)]
     free = ray.available_resources()["CPU"]
     replicas = RayBackend("local", tensor_parallel=2, threads=1, context=2048)
