@@ -6,8 +6,8 @@ import anyio
 import pytest
 
 from guards.guard_doubles import WordGuard
+from llama4_local import LocalBackend
 from llama4sdk import GuardBlocked, Llama4, Sampling, ToolCallReady
-from llama4sdk.backend import ReportsLoad
 from llama4sdk.messages import ToolCall, ToolMessage
 from llama4sdk.testing import ScriptedBackend
 
@@ -158,7 +158,7 @@ async def test_a_blocked_turn_leaves_no_request_in_the_engine() -> None:
     async with Llama4("local", guards=[WordGuard("")]) as llama:
         with pytest.raises(GuardBlocked):
             await llama.chat("Tell me about yourself.", sampling=SHORT)
-        assert isinstance(llama.backend, ReportsLoad)
+        assert isinstance(llama.backend, LocalBackend)
         with anyio.fail_after(30):
             while llama.backend.current_load.running + llama.backend.current_load.waiting:  # noqa: ASYNC110
                 await anyio.sleep(0.01)
