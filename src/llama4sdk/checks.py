@@ -17,8 +17,10 @@ T = TypeVar("T")
 _SHOWN = 80  # characters of a wrong value that an error shows
 
 
-def check_number(name: str, value: object, low: float, high: float, *, above: bool = False) -> None:
-    """Refuse a value that is no finite number within bounds; None passes.
+def check_number(
+    name: str, value: object, low: float, high: float, *, above: bool = False, optional: bool = True
+) -> None:
+    """Refuse a value that is no finite number within bounds.
 
     Args:
         name: The field.
@@ -26,8 +28,9 @@ def check_number(name: str, value: object, low: float, high: float, *, above: bo
         low: The least.
         high: The largest, or infinity.
         above: Whether it lies above `low` rather than at it.
+        optional: Whether None passes.
     """
-    if value is None:
+    if value is None and optional:
         return
     span = (
         f"{'(' if above else '['}{low:g}, {high:g}]"

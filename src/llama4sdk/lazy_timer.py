@@ -68,9 +68,8 @@ class LazyTimer:
         self._armed = math.inf  # when the timer fires
         self._until = math.inf  # when the wait in progress must end
         self._cut = Cut()
-        self._scope: anyio.CancelScope | Cut | None = (
-            None  # of the last wait; once that is over, cancelling it does nothing
-        )
+        # Of the last wait; once that is over, cancelling it does nothing.
+        self._scope: anyio.CancelScope | Cut | None = None
 
     def scope(self, until: float) -> anyio.CancelScope:
         """Return a scope for one wait, which is cancelled at a time of the event loop's clock."""

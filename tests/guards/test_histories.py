@@ -135,7 +135,7 @@ def test_other_policies_are_refused(value: Any) -> None:
     for name in ("history", "system"):
         with pytest.raises(InvalidRequest, match="one of check, trust"):
             GuardPolicy(**{name: value})
-    with pytest.raises(InvalidRequest, match="growth is a number"):
+    with pytest.raises(InvalidRequest, match="growth must be a finite number"):
         GuardPolicy(growth=None)  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
 
 

@@ -14,11 +14,9 @@ from compressed_tensors.compressors.pack_quantized.base import PackedQuantizatio
 from compressed_tensors.quantization import QuantizationArgs, QuantizationScheme
 from safetensors.torch import load_file, save_file
 
-from llama4_local.checkpoint.headers import SINGLE_FILE, StoredTensor, find_tensors
+from llama4_local.checkpoint.headers import SINGLE_FILE, find_tensors
 from llama4_local.checkpoint.loader import load_model
 from llama4_local.checkpoint.network import read_network
-from llama4_local.checkpoint.pack_quantized import read_int4
-from llama4_local.checkpoint.reader import TensorReader
 from llama4_local.checkpoint.writer import save_checkpoint
 from llama4_local.config.model import ModelConfig
 from llama4_local.config.reader import read_config
@@ -118,30 +116,6 @@ def pack(integers: torch.Tensor) -> torch.Tensor:
     from compressed_tensors.compressors.pack_quantized.base import pack_to_int32
 
     return pack_to_int32(integers, 4)
-
-
-@pytest.mark.parametrize("group", [32, 64, 128])
-@pytest.mark.parametrize("ordered", [False, True])
-def test_words_are_regrouped_integer_for_integer(group: int, ordered: bool):
-    source = torch.Generator().manual_seed(4)
-    words = torch.randint(-(2**31), 2**31 - 1, (300, 32), dtype=torch.int32, generator=source)
-    tensors = {"m_packed": words, "m_scale": torch.ones(300, 256 // group)}
-    groups = torch.arange(256, dtype=torch.int32) // group
-    if ordered:
-        groups = tensors["m_g_idx"] = groups[torch.randperm(256, generator=source)]
-    matrix = read_int4(Lent(tensors), ["m"], "cpu", None)
-    assert torch.equal(matrix.dequantize(), unpack(words, 256).float())
-
-
-class Lent(TensorReader):
-    """Tensors that lie in memory."""
-
-    def __init__(self, own: Tensors) -> None:
-        super().__init__({n: StoredTensor(n, Path(), "I32", tuple(t.shape)) for n, t in own.items()})
-        self._own = own
-
-    def lend(self, name: str, index: int | None = None) -> torch.Tensor:
-        return self._own[name]
 
 
 def agree(packed: Path, wide: Path) -> None:

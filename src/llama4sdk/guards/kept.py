@@ -130,8 +130,8 @@ class _ForkedTurn(AbstractAsyncContextManager["AsyncIterator[Event]"]):
                 await self._block.__aexit__(kind, error, trace)
         finally:
             with anyio.CancelScope(shield=True):
-                kept = self._block is not None and self._complete
-                await self._session.settle(self._fork, self._block.said if kept and self._block else None)
+                said = self._block.said if self._block is not None and self._complete else None
+                await self._session.settle(self._fork, said)
 
     def __aiter__(self) -> AsyncIterator[Event]:
         return self

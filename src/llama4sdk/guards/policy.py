@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal, TypeAlias, cast, get_args
+from typing import Literal, TypeAlias, get_args
 
 from llama4sdk.checks import check_number, check_whole, shown
 from llama4sdk.errors import InvalidRequest
@@ -68,7 +68,5 @@ class GuardPolicy:
             check_number(name, seconds, 0, 86_400, above=True)
         check_whole("window", self.window, 1, 1_000_000, optional=False)
         check_whole("overlap", self.overlap, 0, self.window, optional=False)
-        if cast("object", self.growth) is None:
-            raise InvalidRequest("growth is a number from 0 to 1; at 0, the answer is checked with each sentence.")
-        check_number("growth", self.growth, 0, 1)
+        check_number("growth", self.growth, 0, 1, optional=False)
         check_whole("max_characters", self.max_characters, 1, 2**31 - 1, optional=False)

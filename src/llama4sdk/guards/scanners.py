@@ -139,10 +139,10 @@ class Semgrep:
 
     def configs(self, language: str) -> list[Path]:
         """Return the files of rules for a language."""
-        own = _OWN_RULES / f"{language}.json"
+        own = [path for path in sorted(_OWN_RULES.glob("*.json")) if language in path.stem.split("_")]
         together = self._rules / "_generated_" / f"{language}_codeshield.json"
         if together.is_file():
-            return [together, *([own] if own.is_file() else [])]
+            return [together, *own]
         return sorted([*self._rules.glob(f"{language}/**/*.yaml"), *self._rules.glob(f"{language}/**/*.yml")])
 
 
