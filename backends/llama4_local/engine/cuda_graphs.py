@@ -91,33 +91,49 @@ class _Bucket:
     sampling: tuple[Graph, Graph]
 
 
-class DecodeGraphs:
-    """One step for each of a few numbers of sequences, each with one token.
+@dataclass(frozen=True, slots=True)
+class Recording:
+    """What the graphs of all steps share.
 
     Args:
         model: The network.
         cache: Its key/value cache.
         buffer: Takes a step's inputs.
-        sequences: Most sequences of a step.
-        tables: Page tables, with a row for each of them at least.
+        tables: Page tables, with a row for each sequence of a step.
         capture: Records work as a graph.
     """
 
-    def __init__(
-        self,
-        model: Model,
-        cache: KvCache,
-        buffer: PinnedBuffer,
-        tables: DevicePageTables,
-        *,
-        sequences: int,
-        capture: Capture,
-    ) -> None:
-        self._model = model
-        self._cache = cache
-        self._buffer = buffer
-        self._tables = tables
-        self._capture = capture
+    model: Model
+    cache: KvCache
+    buffer: PinnedBuffer
+    tables: DevicePageTables
+    capture: Capture
+
+    def pool_tables(
+        self, slots: dict[PoolName, BufferRegion], contexts: dict[PoolName, BufferRegion], rows: int
+    ) -> dict[PoolName, PoolTable]:
+        """Return the tables that a graph of so many sequences reads, from where its inputs lie in the buffer."""
+        view = self.buffer.view
+        tables: dict[PoolName, PoolTable] = {}
+        for pool in self.tables.widths:
+            lengths = view(contexts[pool])
+            on_host = tuple(map(int, lengths.tolist())) if self.model.ops.host_lengths else ()
+            tables[pool] = PoolTable(view(slots[pool]), self.tables.pages(pool, rows), on_host, lengths)
+        return tables
+
+
+class DecodeGraphs:
+    """One step for each of a few numbers of sequences, each with one token.
+
+    Args:
+        recording: Network, cache and inputs.
+        sequences: Most sequences of a step.
+    """
+
+    def __init__(self, recording: Recording, *, sequences: int) -> None:
+        self._recording = recording
+        self._model = model = recording.model
+        self._buffer = recording.buffer
         self._sizes = bucket_sizes(sequences)
         device = model.device
         self._starts = torch.arange(sequences + 1, device=device)
@@ -147,7 +163,7 @@ class DecodeGraphs:
         size = self._size(len(inputs))
         bucket = self._buckets[size]
         regions = self._put(inputs, states, size, ahead=int(from_previous))
-        self._tables.send(self._buffer, inputs, [1] * (size - len(inputs)))
+        self._recording.tables.send(self._buffer, inputs, [1] * (size - len(inputs)))
         if from_previous:
             torch.clamp(self._tokens[:size], min=0, out=self._buffer.view(regions.token_ids))
         bucket.scoring.replay()
@@ -172,7 +188,7 @@ class DecodeGraphs:
         logits, tokens, starts = self.logits[:size], self._tokens[:size], self._starts[: size + 1]
 
         def scoring() -> None:
-            hidden = forward(self._model, self._batch(regions, starts), self._cache)
+            hidden = forward(self._model, self._batch(regions, starts), self._recording.cache)
             sampling_logits(self._model, hidden, out=logits)
 
         def sampling(*, ranked: bool) -> Callable[[], None]:
@@ -183,8 +199,8 @@ class DecodeGraphs:
 
             return work
 
-        graphs = self._capture(sampling(ranked=False)), self._capture(sampling(ranked=True))
-        return _Bucket(regions, self._capture(scoring), graphs)
+        graphs = self._recording.capture(sampling(ranked=False)), self._recording.capture(sampling(ranked=True))
+        return _Bucket(regions, self._recording.capture(scoring), graphs)
 
     def _put(
         self, inputs: Sequence[SequenceInput], states: Sequence[SamplerState], size: int, *, ahead: int = 0
@@ -192,12 +208,12 @@ class DecodeGraphs:
         """Write a step's inputs into the buffer, filled up with padding rows that write to the null page."""
         padding = [0] * (size - len(inputs))
         positions = [each.position for each in inputs]
-        put, shape = self._buffer.put, self._cache.shape
+        put, shape = self._buffer.put, self._recording.cache.shape
         slots: dict[PoolName, BufferRegion] = {}
         contexts: dict[PoolName, BufferRegion] = {}
         token_ids = put([each.token_ids[0] for each in inputs] + padding)
         positions_region = put(positions + padding)
-        for pool in self._tables.widths:
+        for pool in self._recording.tables.widths:
             within = positions if pool == "global" or shape.chunk is None else [at % shape.chunk for at in positions]
             pages = [pages_of(each, pool)[at // shape.page_size] for each, at in zip(inputs, within, strict=True)]
             offsets = [at % shape.page_size for at in within]
@@ -207,13 +223,8 @@ class DecodeGraphs:
         return _Regions(token_ids, positions_region, slots, contexts, sampling)
 
     def _batch(self, regions: _Regions, starts: Tensor) -> Batch:
-        size = len(starts) - 1
-        view = self._buffer.view
-        tables: dict[PoolName, PoolTable] = {}
-        for pool in self._tables.widths:
-            lengths = view(regions.contexts[pool])
-            contexts = tuple(map(int, lengths.tolist())) if self._model.ops.host_lengths else ()
-            tables[pool] = PoolTable(view(regions.slots[pool]), self._tables.pages(pool, size), contexts, lengths)
+        size, view = len(starts) - 1, self._buffer.view
+        tables = self._recording.pool_tables(regions.slots, regions.contexts, size)
         segments = tuple(Segment(row, 1, 0) for row in range(size))
         token_ids, positions = view(regions.token_ids), view(regions.positions)
         return Batch(token_ids, positions, segments, starts, tables, self._no_rows, None)

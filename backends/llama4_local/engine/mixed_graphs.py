@@ -17,20 +17,17 @@ import torch
 from llama4_local.config.invariant import BrokenInvariant
 from llama4_local.engine.sampling_batch import SamplingBatch
 from llama4_local.model.transformer import embed, forward_embedded, sampling_logits
-from llama4_local.ops.batch import Batch, PoolTable, Segment, StepLayout, lay_out
+from llama4_local.ops.batch import Batch, Segment, StepLayout, lay_out
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from torch import Tensor
 
-    from llama4_local.cache.kv_cache import KvCache
     from llama4_local.cache.page_table import PoolName
     from llama4_local.decoding.sampler import SamplerState
-    from llama4_local.engine.cuda_graphs import Capture, Graph
-    from llama4_local.engine.device_page_table import DevicePageTables
-    from llama4_local.engine.pinned_buffer import BufferRegion, PinnedBuffer
-    from llama4_local.model.transformer import Model
+    from llama4_local.engine.cuda_graphs import Graph, Recording
+    from llama4_local.engine.pinned_buffer import BufferRegion
     from llama4_local.ops.batch import SequenceInput
 
 MOST_TOKENS = 512  # of a step that is a graph
@@ -90,32 +87,18 @@ class MixedGraphs:
     """One graph for each shape.
 
     Args:
-        model: The network.
-        cache: Its key/value cache.
-        buffer: Takes a step's inputs.
-        tables: Page tables, with a row for each sequence and one more.
+        recording: Network, cache and inputs; the page tables have a row more than there are sequences.
         logits: [sequences, vocab], fp32: where scores are written.
         tokens: Most tokens of a step.
-        capture: Records work as a graph.
     """
 
-    def __init__(
-        self,
-        model: Model,
-        cache: KvCache,
-        buffer: PinnedBuffer,
-        tables: DevicePageTables,
-        logits: Tensor,
-        *,
-        tokens: int,
-        capture: Capture,
-    ) -> None:
-        self._model = model
-        self._cache = cache
-        self._buffer = buffer
-        self._tables = tables
+    def __init__(self, recording: Recording, logits: Tensor, *, tokens: int) -> None:
+        self._recording = recording
+        self._model = model = recording.model
+        self._cache = cache = recording.cache
+        self._buffer = recording.buffer
+        self._tables = tables = recording.tables
         self._logits = logits
-        self._capture = capture
         reach = min(tables.widths.values()) * cache.shape.page_size  # of a sequence of padding rows
         self.shapes = step_shapes(min(tokens, reach), len(logits))
         most, hidden = self.shapes[-1].tokens, model.config.text.hidden_size
@@ -136,7 +119,7 @@ class MixedGraphs:
             rows = self._buffer.view(regions.sampled)
             sampling_logits(self._model, hidden.index_select(0, rows), out=self._logits[: len(rows)])
 
-        self._graphs[shape] = regions, self._capture(work)
+        self._graphs[shape] = regions, self._recording.capture(work)
 
     def shape_for(self, inputs: Sequence[SequenceInput], rows: int) -> StepShape | None:
         """Return the smallest shape that a step fits into, of which so many rows are sampled; None where there is none.
@@ -201,15 +184,10 @@ class MixedGraphs:
         self._tables.send(self._buffer, inputs, [self._cache.shape.pages_for(padding)] if padding else ())
 
     def _batch(self, regions: _Regions, shape: StepShape) -> Batch:
-        view, host = self._buffer.view, self._model.ops.host_lengths
-        tables: dict[PoolName, PoolTable] = {}
-        for pool in self._tables.widths:
-            lengths = view(regions.contexts[pool])
-            contexts = tuple(map(int, lengths.tolist())) if host else ()
-            slots, pages = view(regions.slots[pool]), self._tables.pages(pool, shape.sequences)
-            tables[pool] = PoolTable(slots, pages, contexts, lengths)
+        view = self._buffer.view
+        tables = self._recording.pool_tables(regions.slots, regions.contexts, shape.sequences)
         starts = view(regions.starts)
-        segments = _segments(starts.tolist()) if host else _any_segments(shape)
+        segments = _segments(starts.tolist()) if self._model.ops.host_lengths else _any_segments(shape)
         return Batch(view(regions.token_ids), view(regions.positions), segments, starts, tables, self._no_rows, None)
 
 

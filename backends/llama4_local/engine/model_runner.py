@@ -18,7 +18,7 @@ import torch
 from llama4_local.decoding.adjusting import adjust
 from llama4_local.decoding.reports import ReportedLogits
 from llama4_local.decoding.sampler import sample
-from llama4_local.engine.cuda_graphs import Capture, DecodeGraphs, table_widths
+from llama4_local.engine.cuda_graphs import Capture, DecodeGraphs, Recording, table_widths
 from llama4_local.engine.device_page_table import DevicePageTables
 from llama4_local.engine.mixed_graphs import MixedGraphs
 from llama4_local.engine.pinned_buffer import PinnedBuffer
@@ -73,9 +73,9 @@ class ModelRunner:
         self._graphs: DecodeGraphs | None = None
         self._mixed_graphs: MixedGraphs | None = None
         if capture is not None:
-            shared = model, cache, self._buffer, self._tables
-            self._graphs = DecodeGraphs(*shared, sequences=sequences, capture=capture)
-            self._mixed_graphs = MixedGraphs(*shared, self._graphs.logits, tokens=tokens, capture=capture)
+            recording = Recording(model, cache, self._buffer, self._tables, capture)
+            self._graphs = DecodeGraphs(recording, sequences=sequences)
+            self._mixed_graphs = MixedGraphs(recording, self._graphs.logits, tokens=tokens)
 
     def warm_up(self, progress: Callable[[int, int], None]) -> None:
         """Capture the graphs, and run steps of all sizes once, so that all is compiled; before the first request.
