@@ -93,7 +93,7 @@ class _Bucket:
 
 @dataclass(frozen=True, slots=True)
 class Recording:
-    """What the graphs of all steps share.
+    """Network, cache, inputs and capture, which the graphs of all steps share.
 
     Args:
         model: The network.
@@ -139,6 +139,7 @@ class DecodeGraphs:
         self._starts = torch.arange(sequences + 1, device=device)
         self._no_rows = torch.zeros(0, dtype=torch.int64, device=device)
         self.logits = torch.zeros((sequences, model.config.text.vocab_size), dtype=torch.float32, device=device)
+        """Where the graphs write their scores."""
         self._tokens = torch.zeros(sequences, dtype=torch.int64, device=device)
         self._buckets: dict[int, _Bucket] = {}
 
