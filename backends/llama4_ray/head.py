@@ -6,12 +6,16 @@ prints the cluster's address, and ends with the cluster when its standard input 
 
 from __future__ import annotations
 
+import os
 import sys
 from typing import Any
 
 
 def main() -> None:
     """Start the cluster, print its address, and wait for the end of standard input."""
+    # Ray lets its workers give way to every other process (niceness 15). Where those that a replica sends to are on the
+    # same machine, each token that it writes then wakes its reader at once, and waits for it.
+    os.environ.setdefault("RAY_worker_niceness", "0")
     import ray
 
     context: Any = ray.init(

@@ -28,10 +28,19 @@ class BoundedQueue(Generic[E]):
         self._most = most
         self._items: deque[E] = deque()
         self._takers: list[Wakeup] = []  # of the tasks that wait for an item
+        self._spare = Wakeup()  # for the next of them
         self._room = Wakeup()
         self._ended = False
         self._error: BaseException | None = None
         self._closed = False
+
+    def offer(self, item: E) -> bool:
+        """Put an item in if there is room now, which costs less than `put`; return whether it is in."""
+        if self._closed or len(self._items) >= self._most:
+            return False
+        self._items.append(item)
+        self._wake_takers()
+        return True
 
     async def put(self, item: E) -> None:
         """Put an item in, once there is room: no point of cancellation where there is.
@@ -39,12 +48,10 @@ class BoundedQueue(Generic[E]):
         Raises:
             anyio.BrokenResourceError: Nothing is taken any more.
         """
-        while len(self._items) >= self._most and not self._closed:
+        while not self.offer(item):
+            if self._closed:
+                raise anyio.BrokenResourceError
             await self._room.wait()
-        if self._closed:
-            raise anyio.BrokenResourceError
-        self._items.append(item)
-        self._wake_takers()
 
     async def take(self) -> E:
         """Return the next item, once there is one.
@@ -60,7 +67,8 @@ class BoundedQueue(Generic[E]):
                 raise anyio.ClosedResourceError
             if self._ended:
                 raise self._error or anyio.EndOfStream
-            self._takers.append(taker := Wakeup())
+            taker = self._spare if not self._takers else Wakeup()
+            self._takers.append(taker)
             try:
                 await taker.wait()
             finally:

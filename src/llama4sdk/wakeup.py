@@ -6,8 +6,12 @@ On asyncio this is a bare future, which takes half the time of an `anyio.Event` 
 from __future__ import annotations
 
 import asyncio
+from typing import TYPE_CHECKING
 
 import anyio
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable
 
 
 class Wakeup:
@@ -16,16 +20,15 @@ class Wakeup:
     def __init__(self) -> None:
         self._waiter: asyncio.Future[None] | anyio.Event | None = None
 
-    async def wait(self) -> None:
-        """Wait until the next `wake`."""
+    def wait(self) -> Awaitable[None]:
+        """Return the wait for the next `wake`, to be awaited at once."""
         try:
             loop = asyncio.get_running_loop()
         except RuntimeError:  # trio
             self._waiter = event = anyio.Event()
-            await event.wait()
-            return
+            return event.wait()
         self._waiter = waiter = loop.create_future()
-        await waiter
+        return waiter
 
     def wake(self) -> None:
         """Wake the task that waits, if one does; on its event loop only."""

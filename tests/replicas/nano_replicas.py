@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import threading
-from collections.abc import Generator
+from collections.abc import Callable, Generator
 from contextlib import contextmanager
 from typing import Any
 
@@ -31,6 +32,14 @@ def kill(placed: Placed) -> None:
 def kill_one(backend: RayBackend) -> None:
     """Kill the process of one replica."""
     kill(backend.placed[0])
+
+
+def pid_of(placed: Placed) -> int:
+    """Return the process of a replica."""
+    import ray
+
+    pid: Callable[[object], int] = lambda _: os.getpid()  # noqa: E731 - a named function would be looked up by name
+    return int(ray.get(placed.actor.__ray_call__.remote(pid)))
 
 
 @contextmanager

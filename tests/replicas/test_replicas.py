@@ -33,7 +33,7 @@ from llama4sdk.backend import Backend
 from llama4sdk.routing import Fallback
 from llama4sdk.testing.conformance import BackendConformance
 from long_runs import LONG, often, only_long
-from replicas.nano_replicas import Kept, kill, kill_one, nano_replicas, one_cluster
+from replicas.nano_replicas import Kept, kill, kill_one, nano_replicas, one_cluster, pid_of
 from routing.failing import until
 
 GREEDY = Sampling(temperature=0, max_tokens=60 if LONG else 24)
@@ -110,6 +110,13 @@ async def test_a_map_uses_all_replicas(kept: Kept) -> None:
     served = [now - then for now, then in zip(after, before, strict=True)]
     assert sum(served) == 12
     assert min(served) >= 3
+
+
+async def test_replicas_of_this_machine_give_way_to_no_other_process(kept: Kept) -> None:
+    backend = nano_replicas()
+    async with Llama4(backend):
+        theirs = [os.getpriority(os.PRIO_PROCESS, pid_of(placed)) for placed in backend.placed]
+    assert theirs == [os.getpriority(os.PRIO_PROCESS, 0)] * 2
 
 
 async def test_a_replica_that_dies_under_many_streams_loses_none_of_them_and_is_replaced(kept: Kept) -> None:

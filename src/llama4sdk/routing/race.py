@@ -18,6 +18,7 @@ from llama4sdk.owned_task import start_owned
 from llama4sdk.routing.leaving import leave
 
 if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
     from contextlib import AbstractAsyncContextManager
     from types import TracebackType
 
@@ -67,6 +68,7 @@ class Race(AsyncIterator[Event]):
         self._asked = self._won = False
         self._queue = BoundedQueue[Event](_ROOM)  # of the second request
         self._ahead: list[Event] = []
+        self._rest: Callable[[], Awaitable[Event]] | None = None  # reads the request that answers, once decided
 
     async def __aenter__(self) -> AsyncIterator[Event]:
         if self._begun:
@@ -92,6 +94,8 @@ class Race(AsyncIterator[Event]):
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._runner.cancel()
+        self._queue.end(StopAsyncIteration())
+        self._rest = self._queue.take
         try:
             await self._leave_first()
         finally:
@@ -104,16 +108,12 @@ class Race(AsyncIterator[Event]):
         """Tokens of the first request so far, as far as its backend tells."""
         return self._block.usage if isinstance(self._block, Metered) else Usage()
 
-    async def __anext__(self) -> Event:
-        if self._decided:
-            if self._ahead:
-                return self._ahead.pop(0)
-            if self._events is not None:
-                return await self._events.__anext__()
-            try:
-                return await self._queue.take()
-            except anyio.EndOfStream:
-                raise StopAsyncIteration from None
+    def __anext__(self) -> Awaitable[Event]:
+        return self._next() if self._rest is None or self._ahead else self._rest()
+
+    async def _next(self) -> Event:
+        if self._ahead:
+            return self._ahead.pop(0)
         event = await self._race()
         if isinstance(event, Started):
             self._started = True
@@ -135,6 +135,8 @@ class Race(AsyncIterator[Event]):
             return await self._take_second()
         if not isinstance(event, Started | Progress | Switched | UsageUpdate):
             self._decided = True
+            if self._events is not None:
+                self._rest = self._events.__anext__
             self._runner.cancel()
             self._latency.add(self._now() - self._begun)
         return event
@@ -152,11 +154,9 @@ class Race(AsyncIterator[Event]):
         await self._leave_first()
         try:
             first = await self._queue.take()
-        except anyio.EndOfStream:
-            raise self._failure or StopAsyncIteration from None
         except Exception as error:  # noqa: BLE001 - where both fail, the first one's error stands
             raise self._failure or error from None
-        self._decided = True
+        self._decided, self._rest = True, self._queue.take
         able = self._second.backend.capabilities
         reason = f"no token after {self._now() - self._begun:.3g} s"
         self._ahead = [Switched(able.name, reason, model=able.model), first]
@@ -197,14 +197,15 @@ class Race(AsyncIterator[Event]):
             events = await stack.enter_async_context(
                 self._second.backend.open(replace(self._request, deadlines=deadlines))
             )
-            put = self._queue.put
+            offer, put = self._queue.offer, self._queue.put
             async for event in events:
                 if self._won:
-                    await put(event)
+                    if not offer(event):
+                        await put(event)
                 elif not isinstance(event, Started | Progress | Switched | UsageUpdate):
                     self._won = True
                     self._latency.add(self._now() - self._begun)  # as long as the first one took at the least
                     if self._waiting is not None:
                         self._waiting.cancel()
                     await put(event)
-        self._queue.end()
+        self._queue.end(StopAsyncIteration())
