@@ -10,6 +10,7 @@ from functools import partial
 
 import torch
 from hopper_clock import Budget, alive, one_line
+from hopper_gather import gathered_by_a_graph
 from hopper_inputs import (
     DEVICE,
     FORMATS,
@@ -121,6 +122,12 @@ def everything(token_counts: tuple[int, ...]) -> Iterator[Case]:
             yield f"moe {weight_format} {tokens} tokens", partial(whole, weight_format, tokens)
         yield f"neighbours {weight_format}", partial(neighbours, weight_format)
     yield "draw", draws
+    yield "gather", gathers
+
+
+def gathers() -> Iterator[Comparison]:
+    for tokens in (1, 64):
+        yield Comparison("gather", f"in a graph, {tokens} tokens", *gathered_by_a_graph(tokens, IN), 0.0)
 
 
 def products(weight_format: Format, tokens: int) -> Iterator[Comparison]:

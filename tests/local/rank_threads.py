@@ -12,6 +12,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar, cast
 
 from llama4_local.config.share import Share
+from llama4_local.engine.cuda_graphs import Rerun
+from llama4_local.model.ranks import RankLost
 from llama4_local.parallel.channel import Disconnected, encode
 from llama4_local.parallel.coordinator import Coordinator
 from llama4_local.parallel.exchange import Exchange
@@ -24,6 +26,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from llama4_local.config.model import ModelConfig
+    from llama4_local.engine.cuda_graphs import Capture
     from llama4_local.model.transformer import Model
     from llama4_local.parallel.channel import Message
     from llama4_local.parallel.processes import RankProcesses
@@ -48,25 +51,37 @@ def on_every_rank(ends: list[Exchange], work: Callable[[Share, Exchange], T]) ->
 
 
 class RankThreads:
-    """Stands in for `RankProcesses`: followers in threads, over sockets."""
+    """Stands in for `RankProcesses`: followers in threads, over sockets.
 
-    def __init__(self) -> None:
+    Args:
+        ends: Of all ranks; that of one which is lost is closed, as the end of its process would.
+    """
+
+    def __init__(self, ends: list[Exchange]) -> None:
+        self._ends = ends
         self._sockets: list[socket.socket] = []
         self._threads: list[threading.Thread] = []
+        self._calls: list[Callable[[], None]] = []
+        self.loss: str | None = None
 
-    def start(self, follower: Follower) -> None:
+    def start(self, follower: Follower, end: Exchange) -> None:
         own, theirs = socket.socketpair()
         self._sockets.append(own)
-        self._threads.append(threading.Thread(target=_serve, args=(follower, theirs), daemon=True))
+        self._threads.append(threading.Thread(target=self._serve, args=(follower, theirs, end), daemon=True))
         self._threads[-1].start()
 
     def when_lost(self, call: Callable[[], None]) -> None:
-        """No thread is lost."""
+        self._calls.append(call)
+
+    def lose(self, reason: str) -> None:
+        self._lose(reason, self._ends[0])
 
     def check(self) -> None:
-        """No thread is lost."""
+        if self.loss is not None:
+            raise RankLost(self.loss, retryable=False)
 
     def tell(self, message: Message) -> None:
+        self.check()
         for each in self._sockets:
             each.sendall(encode(message))
 
@@ -76,23 +91,36 @@ class RankThreads:
         for thread in self._threads:
             thread.join(PATIENCE)
 
+    def _serve(self, follower: Follower, commands: socket.socket, end: Exchange) -> None:
+        with contextlib.closing(commands), contextlib.suppress(Disconnected):
+            try:
+                follower.serve(commands)
+            except Disconnected:
+                raise
+            except Exception as error:
+                self._lose(f"a rank failed with {type(error).__name__}: {error}", end)
 
-def model_over_threads(config: ModelConfig, size: int, seed: int = 0, *, whole_experts: bool = False) -> Model:
+    def _lose(self, reason: str, end: Exchange) -> None:
+        if self.loss is None:
+            self.loss = reason
+            end._group = None  # pyright: ignore[reportPrivateUsage]
+            for call in self._calls:
+                call()
+
+
+def model_over_threads(
+    config: ModelConfig, size: int, seed: int = 0, *, whole_experts: bool = False, capture: Capture = Rerun
+) -> Model:
     """Return rank 0's model of a small network, the other ranks in threads; its `ranks` have to be closed."""
     with tempfile.TemporaryDirectory() as folder:
         source = ShardSource(str(saved(Path(folder), config, seed)))
         shares = [Share(rank, size, whole_experts) for rank in range(size)]
         weights = [load_share(source, share) for share in shares]
-        threads = RankThreads()
         ends = exchanges(size)
+        threads = RankThreads(ends)
         build = partial(rank_model, source)
         for share, own, end in list(zip(shares, weights, ends, strict=True))[1:]:
             member = Member(share, end)
-            threads.start(Follower(build(own, member, share), member))
+            threads.start(Follower(build(own, member, share), member, capture=capture), end)
         ranks = Coordinator(shares[0], ends[0], cast("RankProcesses", threads))
         return build(weights[0], ranks, shares[0])
-
-
-def _serve(follower: Follower, commands: socket.socket) -> None:
-    with contextlib.closing(commands), contextlib.suppress(Disconnected):
-        follower.serve(commands)

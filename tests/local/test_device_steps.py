@@ -17,12 +17,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from llama4_local.config.invariant import BrokenInvariant
-from llama4_local.engine.cuda_graphs import Rerun, bucket_sizes
+from llama4_local.engine.cuda_graphs import Rerun
 from llama4_local.engine.device_page_table import DevicePageTable
 from llama4_local.engine.engine import EngineLimits
 from llama4_local.engine.model_runner import ModelRunner
 from llama4_local.engine.pinned_buffer import PinnedBuffer
 from llama4_local.engine.step_output import StepOutput
+from llama4_local.engine.step_shapes import bucket_sizes
 from llama4_local.engine.warmup import warmup_steps
 from llama4sdk.errors import ServerFault
 from llama4sdk.events import TextDelta

@@ -19,7 +19,7 @@ from llama4_local.config.model import ModelConfig
 from llama4_local.engine import mixed_graphs
 from llama4_local.engine.cuda_graphs import Rerun
 from llama4_local.engine.engine import EngineLimits
-from llama4_local.engine.mixed_graphs import StepShape, step_shapes
+from llama4_local.engine.step_shapes import StepShape, step_shapes
 from llama4_local.model.transformer import Model
 from llama4_local.ops.batch import Batch
 from llama4sdk.request import Sampling

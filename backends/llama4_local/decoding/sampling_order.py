@@ -13,6 +13,7 @@ from llama4_local.decoding.divided_sampling import Part, report_part, sample_par
 from llama4_local.decoding.reports import Reports, reported_rows
 from llama4_local.decoding.row_rules import RowRules
 from llama4_local.decoding.sampler import SamplingColumns
+from llama4_local.model.ranks import as_one
 from llama4_local.model.transformer import part_logits
 from llama4_local.ops.filters import Filters
 
@@ -130,4 +131,5 @@ def sample_over_ranks(
         return torch.empty(0, dtype=torch.int64), None
     order = SamplingOrder.of(model, rows, states, columns)
     ranks.announce(COMMAND, *order.message())
-    return order.carry_out(model, hidden, ranks)
+    with as_one(ranks):
+        return order.carry_out(model, hidden, ranks)

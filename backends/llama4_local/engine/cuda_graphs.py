@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Protocol
 import torch
 
 from llama4_local.engine.sampling_batch import SamplingBatch
+from llama4_local.engine.step_shapes import bucket_sizes, segments_of
 from llama4_local.model.transformer import forward, sampling_logits
 from llama4_local.ops.batch import Batch, PoolTable, Segment, SequenceInput, pages_of
 
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
     from llama4_local.decoding.sampler import SamplerState
     from llama4_local.engine.device_page_table import DevicePageTables
     from llama4_local.engine.pinned_buffer import BufferRegion, PinnedBuffer
+    from llama4_local.engine.step_shapes import StepRegions, StepShape
     from llama4_local.model.transformer import Model
 
 
@@ -64,11 +66,6 @@ def cuda_capture() -> Capture:
         return graph
 
     return capture
-
-
-def bucket_sizes(most: int) -> tuple[int, ...]:
-    """Return the numbers of sequences that steps have: powers of two, and the most there can be."""
-    return (*(1 << n for n in range(most.bit_length()) if 1 << n < most), most)
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,6 +117,14 @@ class Recording:
             on_host = tuple(map(int, lengths.tolist())) if self.model.ops.host_lengths else ()
             tables[pool] = PoolTable(view(slots[pool]), self.tables.pages(pool, rows), on_host, lengths)
         return tables
+
+    def batch(self, regions: StepRegions, shape: StepShape) -> Batch:
+        """Return the batch that a graph of a shape reads; embeddings are looked up before."""
+        view = self.buffer.view
+        starts = view(regions.starts)
+        segments = segments_of(starts.tolist()) if self.model.ops.host_lengths else shape.segments
+        tables = self.pool_tables(regions.slots, regions.contexts, shape.sequences)
+        return Batch(view(regions.token_ids), view(regions.positions), segments, starts, tables, starts[:0], None)
 
 
 class DecodeGraphs:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 import torch
@@ -10,13 +11,15 @@ from llama4_local.cache.page_table import NULL_PAGE
 from llama4_local.ops.batch import pages_of
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Generator, Mapping, Sequence
 
     from torch import Tensor
 
     from llama4_local.cache.page_table import PoolName
     from llama4_local.engine.pinned_buffer import BufferRegion, PinnedBuffer
     from llama4_local.ops.batch import SequenceInput
+
+    TableChanges = Mapping[PoolName, tuple[BufferRegion, BufferRegion]]  # indices of each flat table, and their pages
 
 
 class DevicePageTable:
@@ -80,8 +83,8 @@ class DevicePageTables:
         """Whether the pages of all sequences have room in a row."""
         return all(len(pages_of(each, pool)) <= width for each in inputs for pool, width in self.widths.items())
 
-    def send(self, buffer: PinnedBuffer, inputs: Sequence[SequenceInput], padding: Sequence[int]) -> None:
-        """Send a step's inputs, all of them put into the buffer before, and write what changes in the tables.
+    def put(self, buffer: PinnedBuffer, inputs: Sequence[SequenceInput], padding: Sequence[int]) -> TableChanges:
+        """Put a step's changes into the buffer, and note them as made.
 
         Args:
             buffer: Takes the changes.
@@ -89,15 +92,32 @@ class DevicePageTables:
             padding: The rows behind them: how often the null page stands in each.
         """
         filled = [[NULL_PAGE] * count for count in padding]
-        changes: list[tuple[DevicePageTable, BufferRegion, BufferRegion]] = []
-        try:
+        changes: dict[PoolName, tuple[BufferRegion, BufferRegion]] = {}
+        with self._forgetting():
             for pool, table in self._tables.items():
                 indices, pages = table.changes([*(pages_of(each, pool) for each in inputs), *filled])
                 if indices:
-                    changes.append((table, buffer.put(indices), buffer.put(pages)))
+                    changes[pool] = buffer.put(indices), buffer.put(pages)
+        return changes
+
+    def write(self, buffer: PinnedBuffer, changes: TableChanges) -> None:
+        """Write changes that the buffer holds on the device."""
+        with self._forgetting():
+            for pool, (indices, pages) in changes.items():
+                self._tables[pool].write(buffer.view(indices), buffer.view(pages))
+
+    def send(self, buffer: PinnedBuffer, inputs: Sequence[SequenceInput], padding: Sequence[int]) -> None:
+        """Send a step's inputs, all of them put into the buffer before, and write what changes; see `put`."""
+        changes = self.put(buffer, inputs, padding)
+        with self._forgetting():
             buffer.send()
-            for table, indices, pages in changes:
-                table.write(buffer.view(indices), buffer.view(pages))
+        self.write(buffer, changes)
+
+    @contextmanager
+    def _forgetting(self) -> Generator[None]:
+        """Send every row anew where the block fails."""
+        try:
+            yield
         except BaseException:
             for table in self._tables.values():
                 table.forget()

@@ -23,6 +23,7 @@ from llama4_local.engine.eager_runner import EagerRunner
 from llama4_local.engine.image_features import ImageFeatures
 from llama4_local.engine.load import EngineLoad
 from llama4_local.engine.model_runner import ModelRunner
+from llama4_local.engine.rank_graphs import RankGraphs
 from llama4_local.engine.request_state import InFlightStep, RequestChunk, RequestState, sampled_rows
 from llama4_local.engine.request_states import RequestStates
 from llama4_local.engine.scheduler import Scheduler
@@ -124,12 +125,18 @@ class Engine:
             capture: Makes CUDA graphs of decoding steps; None for none.
             progress: Called with steps done and in all; an exception from it ends the work.
         """
-        tokens = max(self._limits.step_tokens, self._limits.max_sequences)
-        runner = ModelRunner(
-            self._model, self._cache, tokens=tokens, sequences=self._limits.max_sequences, capture=capture
-        )
-        runner.warm_up(progress)
-        self._runner = runner
+        model, cache, sequences = self._model, self._cache, self._limits.max_sequences
+        tokens = max(self._limits.step_tokens, sequences)
+        if model.ranks is None:
+            runner = ModelRunner(model, cache, tokens=tokens, sequences=sequences, capture=capture)
+            runner.warm_up(progress)
+            self._runner = runner
+            return
+        graphs = None
+        if capture is not None and not model.ranks.share.whole_experts:  # whose rows each rank has, only the host knows
+            graphs = RankGraphs.on_all_ranks(model, cache, model.ranks, capture, tokens=tokens, sequences=sequences)
+        self._runner = over_ranks = EagerRunner(model, cache, graphs)
+        over_ranks.warm_up(progress, tokens=tokens, sequences=sequences)
 
     @property
     def idle(self) -> bool:

@@ -6,11 +6,8 @@ are CUDA graphs, and so are those that read up to 512 tokens of prompts; larger 
 
 from __future__ import annotations
 
-import logging
-import time
 from dataclasses import replace
 from functools import partial
-from itertools import accumulate
 from typing import TYPE_CHECKING
 
 import torch
@@ -21,10 +18,10 @@ from llama4_local.decoding.sampler import sample
 from llama4_local.engine.cuda_graphs import Capture, DecodeGraphs, Recording, table_widths
 from llama4_local.engine.device_page_table import DevicePageTables
 from llama4_local.engine.mixed_graphs import MixedGraphs
-from llama4_local.engine.pinned_buffer import PinnedBuffer
+from llama4_local.engine.pinned_buffer import PinnedBuffer, bytes_for
 from llama4_local.engine.sampling_batch import SamplingBatch
 from llama4_local.engine.step_output import StepOutput, UnsampledOutput
-from llama4_local.engine.warmup import warmup_states, warmup_steps
+from llama4_local.engine.warmup import NO_GRAPHS, captured_shapes, run_all, warmup_launches
 from llama4_local.model.transformer import forward, sampling_logits
 from llama4_local.ops.batch import Batch, PoolTable, build_batch
 
@@ -40,11 +37,6 @@ if TYPE_CHECKING:
     from llama4_local.engine.pinned_buffer import BufferRegion
     from llama4_local.model.transformer import Model
     from llama4_local.ops.batch import SequenceInput
-
-_LOG = logging.getLogger("llama4_local")
-_WIDEST = 8  # bytes of the widest number that is sent
-_COLUMNS = 16  # numbers for each token and sequence, beside page tables; 12 are needed
-_GAPS = 4096  # bytes of alignment between regions
 
 
 class ModelRunner:
@@ -64,9 +56,7 @@ class ModelRunner:
         self._tokens = tokens
         self._sequences = sequences
         widths, rows = table_widths(model, cache), sequences + 1  # one of padding
-        tables = 2 * rows * sum(widths.values())  # at most, as indices and pages
-        size = _WIDEST * (_COLUMNS * (tokens + rows) + tables) + _GAPS
-        self._buffer = PinnedBuffer(size, model.device)
+        self._buffer = PinnedBuffer(bytes_for(tokens, rows, widths.values()), model.device)
         cuda = model.device.type == "cuda"
         self._host_tokens = [torch.zeros(tokens, dtype=torch.int64, pin_memory=cuda) for _ in range(2)]
         self._tables = DevicePageTables(widths, rows if capture else 0, model.device)
@@ -83,23 +73,14 @@ class ModelRunner:
         Args:
             progress: Called with steps done and in all; an exception from it ends the work.
         """
-        began = time.monotonic()
         graphs, mixed = self._graphs, self._mixed_graphs
         todo: list[Callable[[], object]] = []
         if graphs is not None and mixed is not None:
             todo += [partial(mixed.add, shape) for shape in reversed(mixed.shapes)]
             todo += [partial(graphs.add, size) for size in reversed(graphs.sizes)]
-        for inputs in warmup_steps(self._cache.shape, tokens=self._tokens, sequences=self._sequences):
-            todo += [partial(self._warm_up_step, inputs, ranked=ranked) for ranked in (False, True)]
-        for done, run in enumerate(todo):
-            progress(done, len(todo))
-            run()
-        progress(len(todo), len(todo))
-        captured = "no CUDA graphs"
-        if graphs is not None and mixed is not None:
-            sizes = ", ".join(map(str, graphs.sizes))
-            captured = f"CUDA graphs for {sizes} sequences and for up to {mixed.shapes[-1].tokens} tokens of prompts"
-        _LOG.info("Warmed up in %.1f s: %d steps, %s.", time.monotonic() - began, len(todo), captured)
+        todo += warmup_launches(self, self._model, self._cache, tokens=self._tokens, sequences=self._sequences)
+        captured = captured_shapes(graphs.sizes, mixed.shapes[-1].tokens) if graphs and mixed else NO_GRAPHS
+        run_all(todo, progress, captured)
 
     def launch(
         self,
@@ -121,12 +102,6 @@ class ModelRunner:
 
     def close(self) -> None:
         """See `Runner.close`; nothing runs beside it but the device."""
-
-    def _warm_up_step(self, inputs: list[SequenceInput], *, ranked: bool) -> None:
-        states = warmup_states(inputs, self._model.config.text.vocab_size, ranked=ranked)
-        ends = accumulate(len(each.token_ids) for each in inputs)
-        output = self.launch(inputs, [end - 1 for end in ends], states)
-        (output.sample() if isinstance(output, UnsampledOutput) else output).wait()
 
     def _only_decodes(self, inputs: Sequence[SequenceInput], rows: Sequence[int]) -> bool:
         one_each = all(len(each.token_ids) == 1 and each.features is None for each in inputs)

@@ -16,13 +16,16 @@ import torch
 from llama4_local.config.invariant import BrokenInvariant
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterable, Sequence
 
     from torch import Tensor
 
 # Kernels are specialized for addresses that are multiples of 16; here all are.
 _ALIGNMENT = 64
 _HOST_BUFFERS = 2  # steps in flight, whose copies must not be overwritten
+_WIDEST = 8  # bytes of the widest number that is sent
+_COLUMNS = 16  # numbers for each token and sequence, beside page tables; 12 are needed
+_GAPS = 4096  # bytes of alignment between regions
 
 Number = type[np.int64] | type[np.float32] | type[np.float64]
 _DTYPES: dict[Number, torch.dtype] = {np.int64: torch.int64, np.float32: torch.float32, np.float64: torch.float64}
@@ -40,6 +43,18 @@ class BufferRegion:
     def end(self) -> int:
         """The byte after the last one."""
         return self.offset + prod(self.shape) * np.dtype(self.number).itemsize
+
+
+def bytes_for(tokens: int, rows: int, widths: Iterable[int]) -> int:
+    """Return the most bytes that a step's inputs take.
+
+    Args:
+        tokens: Most tokens.
+        rows: Most sequences, padding ones among them.
+        widths: Most pages of a sequence in each pool.
+    """
+    tables = 2 * rows * sum(widths)  # at most, as indices and pages
+    return _WIDEST * (_COLUMNS * (tokens + rows) + tables) + _GAPS
 
 
 class PinnedBuffer:
@@ -82,6 +97,15 @@ class PinnedBuffer:
         """Enqueue the copy of all values in the device's stream; the host does not wait."""
         end = min(self._used, self._size)
         self._device[:end].copy_(self._hosts[self._turn][:end], non_blocking=True)
+
+    @property
+    def content(self) -> Tensor:
+        """A step's values as bytes on the host, valid until the next step but one."""
+        return self._hosts[self._turn][: min(self._used, self._size)]
+
+    def take(self, content: Tensor) -> None:
+        """Take another buffer's values, bytes on the device, in place of `begin`, `put` and `send`."""
+        self._device[: len(content)].copy_(content)
 
     def view(self, region: BufferRegion) -> Tensor:
         """Return a region's values on the device, valid in the stream after `send`."""

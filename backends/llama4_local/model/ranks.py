@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 
 from llama4sdk.errors import ServerFault
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Callable, Generator, Iterable, Sequence
+    from contextlib import AbstractContextManager
 
     from torch import Tensor
 
@@ -25,7 +27,7 @@ class RankLost(ServerFault):
 class Ranks(Protocol):
     """This rank's part in what all ranks compute together.
 
-    On rank 0 each call but `check`, `gather` and `join` tells the other ranks to do the same.
+    On rank 0 `announce`, `begin`, `scores`, `copy` and those of pages tell the other ranks to do the same.
     """
 
     @property
@@ -38,12 +40,29 @@ class Ranks(Protocol):
         """This rank's place among them."""
         ...
 
-    def announce(self, command: str, fields: dict[str, Any], tensors: tuple[Tensor, ...]) -> None:
-        """Tell the other ranks to do something of this name; of JSON values and tensors on the CPU."""
+    def announce(
+        self, command: str, fields: dict[str, Any], tensors: tuple[Tensor, ...], cache: KvCache | None = None
+    ) -> None:
+        """Tell the other ranks to do something of this name.
+
+        Args:
+            command: The name.
+            fields: JSON values.
+            tensors: On the CPU.
+            cache: The cache that it is about.
+        """
         ...
 
     def gather(self, part: Tensor) -> Tensor:
         """Return every rank's tensor of one shape, [ranks, *shape], in the order of the ranks."""
+        ...
+
+    def gathering_into(self, room: Tensor) -> AbstractContextManager[None]:
+        """Let `gather` in the block return views of one room, each until the next call.
+
+        Args:
+            room: Bytes, as many as all ranks' parts of any gather take.
+        """
         ...
 
     def join(self, rows: Tensor, counts: Sequence[int]) -> Tensor:
@@ -65,6 +84,14 @@ class Ranks(Protocol):
         Raises:
             RankLost: One has ended or hangs.
         """
+        ...
+
+    def failed(self, error: Exception) -> None:
+        """Note that this rank failed within what all compute; no later call succeeds."""
+        ...
+
+    def when_lost(self, call: Callable[[], None]) -> None:
+        """Call this, from any thread, once a rank is gone."""
         ...
 
     def scores(self, hidden: Tensor, part: Tensor, vocab_size: int) -> Tensor:
@@ -92,6 +119,26 @@ class Ranks(Protocol):
     def close(self) -> None:
         """End the other ranks; may be called twice."""
         ...
+
+
+@contextmanager
+def as_one(ranks: Ranks) -> Generator[None]:
+    """Run a block that all ranks run alike: where this one fails, the others wait at another place for ever.
+
+    Raises:
+        RankLost: In place of any other exception.
+    """
+    try:
+        yield
+    except RankLost:
+        ranks.check()  # which tells the reason, where it is known
+        raise
+    except Exception as error:
+        ranks.failed(error)
+        raise RankLost(
+            f"Rank {ranks.share.rank} of the engine failed with {type(error).__name__}: {error}; make a new backend.",
+            retryable=False,
+        ) from error
 
 
 @dataclass(frozen=True, slots=True)

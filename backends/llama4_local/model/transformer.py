@@ -13,6 +13,7 @@ import torch
 
 from llama4_local.config.invariant import BrokenInvariant
 from llama4_local.model.expert_ranks import moe_over_ranks
+from llama4_local.model.ranks import as_one
 from llama4_local.model.rope import TextRope, text_rope, vision_rope
 from llama4_local.ops.heads import HeadTransform
 from llama4_local.ops.reference.functions import ReferenceOps
@@ -90,8 +91,14 @@ def forward(model: Model, batch: Batch, cache: KvCache) -> Tensor:
     Returns:
         [tokens, hidden], normalised, ready for `logits`.
     """
-    if model.ranks is not None:
-        model.ranks.begin(batch, cache)
+    if model.ranks is None:
+        return _forward(model, batch, cache)
+    model.ranks.begin(batch, cache)
+    with as_one(model.ranks):
+        return _forward(model, batch, cache)
+
+
+def _forward(model: Model, batch: Batch, cache: KvCache) -> Tensor:
     hidden = embed(model, batch.token_ids, batch.image_rows, batch.image_features)
     return forward_embedded(model, hidden, batch, cache)
 

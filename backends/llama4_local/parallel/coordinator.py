@@ -8,12 +8,13 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from llama4_local.model.ranks import as_one
 from llama4_local.parallel.channel import Message
 from llama4_local.parallel.member import Member
 from llama4_local.parallel.step_message import step_message
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Callable, Iterable, Sequence
 
     from torch import Tensor
 
@@ -46,14 +47,18 @@ class Coordinator(Member):
         """See `Ranks.begin`."""
         self._processes.tell(step_message(batch, self._number(cache)))
 
-    def announce(self, command: str, fields: dict[str, Any], tensors: tuple[Tensor, ...]) -> None:
+    def announce(
+        self, command: str, fields: dict[str, Any], tensors: tuple[Tensor, ...], cache: KvCache | None = None
+    ) -> None:
         """See `Ranks.announce`."""
-        self._processes.tell(Message(command, fields, tensors))
+        about = {} if cache is None else {"cache": self._number(cache)}
+        self._processes.tell(Message(command, {**fields, **about}, tensors))
 
     def scores(self, hidden: Tensor, part: Tensor, vocab_size: int) -> Tensor:
         """See `Ranks.scores`."""
         self._processes.tell(Message("scores", tensors=(hidden.cpu(),)))
-        return super().scores(hidden, part, vocab_size)
+        with as_one(self):
+            return super().scores(hidden, part, vocab_size)
 
     def copy(self, cache: KvCache, copies: Iterable[PageCopy]) -> None:
         """See `Ranks.copy`."""
@@ -61,18 +66,29 @@ class Coordinator(Member):
         if copies:
             moves = [[each.pool, each.source, each.target] for each in copies]
             self._processes.tell(Message("copy", {"cache": self._number(cache), "copies": moves}))
-            super().copy(cache, copies)
+            with as_one(self):
+                super().copy(cache, copies)
 
     def read_pages(self, cache: KvCache, layer: int, pages: Sequence[int]) -> tuple[Tensor, Tensor]:
         """See `Ranks.read_pages`."""
         self._processes.tell(Message("read", {"cache": self._number(cache), "layer": layer, "pages": list(pages)}))
-        return super().read_pages(cache, layer, pages)
+        with as_one(self):
+            return super().read_pages(cache, layer, pages)
 
     def write_pages(self, cache: KvCache, layer: int, pages: Sequence[int], keys: Tensor, values: Tensor) -> None:
         """See `Ranks.write_pages`."""
         fields = {"cache": self._number(cache), "layer": layer, "pages": list(pages)}
         self._processes.tell(Message("write", fields, (keys, values)))
-        super().write_pages(cache, layer, pages, keys, values)
+        with as_one(self):
+            super().write_pages(cache, layer, pages, keys, values)
+
+    def failed(self, error: Exception) -> None:
+        """See `Ranks.failed`."""
+        self._processes.lose(f"Rank 0 of the engine failed with {type(error).__name__}: {error}; make a new backend.")
+
+    def when_lost(self, call: Callable[[], None]) -> None:
+        """See `Ranks.when_lost`."""
+        self._processes.when_lost(call)
 
     def check(self) -> None:
         """See `Ranks.check`."""

@@ -42,6 +42,7 @@ class Exchange:
         self.received = 0  # bytes that the other ranks' parts had, so far
         self.device = device
         self._share = share
+        self._room: Tensor | None = None
         self._may_abort = threading.Lock()  # never released
         try:
             self._group: Any = connect(share, device, folder, patience)
@@ -55,11 +56,24 @@ class Exchange:
 
     def gather(self, part: Tensor) -> Tensor:
         """Return every rank's part, which all have one shape: [ranks, *shape], in the order of the ranks."""
-        parts = part.new_empty((self._share.size, *part.shape))
+        parts = self._room_for(part)
         self.received += parts.nbytes - part.nbytes
         with _lost():
             self._group._allgather_base(_words(parts), _words(part.contiguous())).wait()
         return parts
+
+    @contextmanager
+    def gathering_into(self, room: Tensor) -> Generator[None]:
+        """See `Ranks.gathering_into`."""
+        self._room = room.view(-1)
+        try:
+            yield
+        finally:
+            self._room = None
+
+    def _room_for(self, part: Tensor) -> Tensor:
+        shape, size = (self._share.size, *part.shape), self._share.size * part.nbytes
+        return part.new_empty(shape) if self._room is None else self._room[:size].view(part.dtype).view(shape)
 
     def join(self, rows: Tensor, counts: Sequence[int]) -> Tensor:
         """Return all ranks' rows, in the order of the ranks; each row travels once to each other rank, in its own bits.

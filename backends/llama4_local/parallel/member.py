@@ -11,7 +11,8 @@ from llama4_local.config.share import Share
 from llama4_local.weights.e4m3 import words
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Callable, Iterable, Sequence
+    from contextlib import AbstractContextManager
 
     from torch import Tensor
 
@@ -43,12 +44,18 @@ class Member:
         """See `Ranks.share`."""
         return self._share
 
-    def announce(self, command: str, fields: dict[str, Any], tensors: tuple[Tensor, ...]) -> None:
+    def announce(
+        self, command: str, fields: dict[str, Any], tensors: tuple[Tensor, ...], cache: KvCache | None = None
+    ) -> None:
         """See `Ranks.announce`."""
 
     def gather(self, part: Tensor) -> Tensor:
         """See `Ranks.gather`."""
         return self._exchange.gather(part)
+
+    def gathering_into(self, room: Tensor) -> AbstractContextManager[None]:
+        """See `Ranks.gathering_into`."""
+        return self._exchange.gathering_into(room)
 
     def join(self, rows: Tensor, counts: Sequence[int]) -> Tensor:
         """See `Ranks.join`."""
@@ -59,6 +66,12 @@ class Member:
 
     def check(self) -> None:
         """See `Ranks.check`; rank 0 ends the others."""
+
+    def failed(self, error: Exception) -> None:
+        """See `Ranks.failed`; rank 0 hears of it by the report of the process that ends."""
+
+    def when_lost(self, call: Callable[[], None]) -> None:
+        """See `Ranks.when_lost`; rank 0 ends the others."""
 
     def scores(self, hidden: Tensor, part: Tensor, vocab_size: int) -> Tensor:
         """See `Ranks.scores`."""

@@ -48,7 +48,7 @@ class RankProcesses:
         self._loss: str | None = None
         self._unreadable: tuple[str, list[str]] | None = None  # the checkpoint, and what is wrong with it
         self._closed = False
-        self._on_loss: Callable[[], None] = _ignore
+        self._on_loss: list[Callable[[], None]] = []
         self._ranks: list[_Rank] = []
         try:
             self.meeting = tempfile.mkdtemp(prefix=f"llama4-ranks-{os.getpid()}-")  # readable by this user alone
@@ -97,9 +97,11 @@ class RankProcesses:
             self._send(rank, data)
 
     def when_lost(self, call: Callable[[], None]) -> None:
-        """Call this, from another thread, once the first rank is lost and all are killed."""
-        self._on_loss = call
-        if self._loss is not None:
+        """Call this, from any thread, once the first rank is lost and all are killed; the last one given first."""
+        with self._lock:
+            self._on_loss.append(call)
+            lost = self._loss is not None
+        if lost:
             call()
 
     def check(self) -> None:
@@ -113,6 +115,18 @@ class RankProcesses:
             raise CheckpointError(*self._unreadable)
         if self._loss is not None:
             raise RankLost(self._loss, retryable=False)
+
+    def lose(self, reason: str) -> None:
+        """Note the first loss of any rank, and kill all of them, so that no collective waits for one."""
+        with self._lock:
+            if self._closed or self._loss is not None:
+                return
+            self._loss = reason
+            calls = self._on_loss[::-1]
+        for rank in self._ranks:
+            rank.process.kill()
+        for call in calls:
+            call()
 
     def close(self) -> None:
         """End them and wait for it; may be called twice."""
@@ -169,14 +183,7 @@ class RankProcesses:
             self._lose(rank, "has ended")
 
     def _lose(self, rank: _Rank, reason: str) -> None:
-        """Note the first loss, and kill all ranks, so that no collective waits for them."""
-        with self._lock:
-            if self._closed or self._loss is not None:
-                return
-            self._loss = f"Rank {rank.number} of the engine {reason}; make a new backend."
-        for other in self._ranks:
-            other.process.kill()
-        self._on_loss()
+        self.lose(f"Rank {rank.number} of the engine {reason}; make a new backend.")
 
 
 def _spawn(number: int) -> _Rank:
@@ -204,7 +211,3 @@ def _shut(connection: socket.socket) -> None:
     with contextlib.suppress(OSError):
         connection.shutdown(socket.SHUT_RDWR)
     connection.close()
-
-
-def _ignore() -> None:
-    """Do nothing."""

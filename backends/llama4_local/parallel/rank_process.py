@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from llama4_local.config.share import Share
+from llama4_local.engine.cuda_graphs import cuda_capture
 from llama4_local.parallel.channel import Disconnected, Message, receive
 from llama4_local.parallel.device_watch import gpu_watch
 from llama4_local.parallel.devices import use_device
@@ -58,10 +59,13 @@ def _serve(commands: socket.socket, reports: Reports) -> None:
     reports.send(Message("loaded"))
     receive(commands)  # all ranks are there
     member = Member(share, Exchange(share, orders["meeting"], orders["patience"], device))
-    watch = gpu_watch(orders["patience"]) if device.type == "cuda" else None
-    if watch is not None:
-        reports.beat_while(watch.works)
-    Follower(rank_model(source, weights, member, share), member, watch).serve(commands)
+    model = rank_model(source, weights, member, share)
+    if device.type != "cuda":
+        Follower(model, member).serve(commands)
+        return
+    watch = gpu_watch(orders["patience"])
+    reports.beat_while(watch.works)
+    Follower(model, member, watch, cuda_capture()).serve(commands)
 
 
 def _described(error: Exception) -> dict[str, Any]:

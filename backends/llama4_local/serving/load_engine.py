@@ -113,7 +113,11 @@ def _engine(model: Model, options: Options, served: ServedModel, *, outbox: Outb
         speculate=options.speculate is not None,
     )
     engine = Engine(model, shape, limits, tokenizer=served.template.tokenizer, outbox=outbox, cache_dtype=cache_dtype)
-    if model.ops.asynchronous and model.ranks is None:
+    if model.ops.asynchronous:
         capture = cuda_capture() if options.cuda_graphs else None
-        engine.warm_up(capture, lambda done, total: report(done, total, "warming", "steps"))
+        try:
+            engine.warm_up(capture, lambda done, total: report(done, total, "warming", "steps"))
+        except BaseException:
+            engine.close()  # graphs before the ranks that they gather from
+            raise
     return engine

@@ -12,11 +12,16 @@ import pytest
 import torch
 from torch import Tensor
 
-from kernels.interpreted.test_whole_model import STEPS, FewSplits, reference_logits, run
+from kernels.interpreted.test_whole_model import STEPS, FewSplits, reference_logits, run, work
+from llama4_local.cache.kv_cache import KvCache
+from llama4_local.cache.page_table import CacheShape, PageAllocators
 from llama4_local.checkpoint.loader import load_weights
 from llama4_local.checkpoint.writer import save_checkpoint
 from llama4_local.config.share import Share
-from llama4_local.model.transformer import Model
+from llama4_local.engine.cuda_graphs import Rerun
+from llama4_local.engine.rank_graphs import RankGraphs
+from llama4_local.model.transformer import Model, forward
+from llama4_local.ops.batch import build_batch
 from llama4_local.ops.kernels.functions import KernelOps
 from llama4_local.ops.kernels.layout import prepare
 from llama4_local.parallel.loading import ShardSource, load_share
@@ -24,10 +29,10 @@ from llama4_local.parallel.member import Member
 from llama4_local.weights.schema import random_weights
 from local.rank_threads import exchanges, on_every_rank
 from local.small_checkpoints import guard, maverick, scout
-from long_runs import LONG
+from long_runs import LONG, only_long
 
 if TYPE_CHECKING:
-    from collections.abc import Generator
+    from collections.abc import Generator, Iterator
 
     from llama4_local.config.model import ModelConfig
     from llama4_local.ops.kernels.tiles import Format
@@ -120,6 +125,49 @@ def test_kernels_over_ranks_are_those_of_one_process_but_for_split_sums(case: Ca
     print(f"\n{case}: {distance(first, alone):.4f} from one process, which is {distance(alone, exact):.4f} from exact")
     if case.weight_format != "fp8":  # whose slices have scales of their own
         assert distance(first, alone) < NEAR
+
+
+GRAPHS = [case for case in CASES if not case.whole_experts and case.name != "guard"]
+
+
+@only_long("interprets a network for minutes")
+@pytest.mark.parametrize("case", GRAPHS, ids=str)
+def test_graphs_over_ranks_run_the_steps_that_are_run_without_them(case: Case, tmp_path: Path) -> None:
+    config = small(case)
+    save_checkpoint(tmp_path, config, random_weights(config, 3, std=0.12))
+    quantize = None if case.weight_format == "bf16" else case.weight_format
+    source = ShardSource(str(tmp_path), "bfloat16", quantize, keep=False)
+
+    def on_rank(share: Share, end: Exchange) -> list[tuple[Tensor, Tensor, int]]:
+        with Turns.turn, torch.inference_mode():
+            own, ops, member = share.config(small(case)), KernelOps(FewSplits()), Turns(share, end)
+            model = Model.create(own, prepare(load_share(source, share)), ops, member)  # type: ignore[arg-type]
+            return list(both_ways(model, member))
+
+    first, second = on_every_rank(exchanges(2), on_rank)
+    for (eager, replayed, padding), (_, other, _) in zip(first, second, strict=True):
+        assert torch.equal(replayed, other)
+        far = distance(replayed, eager)
+        assert far == 0 if not padding else far < NEAR
+        print(f"\n{case}: {len(eager)} rows, {padding} of padding: {far:.4f} from the eager step", end="")
+
+
+def both_ways(model: Model, member: Member) -> Iterator[tuple[Tensor, Tensor, int]]:
+    """Yield the hidden states of an eager step, those of a graph that runs it again, and its padding rows."""
+    shape = CacheShape(global_pages=12, local_pages=8, page_size=4, chunk=model.config.text.chunk)
+    cache = KvCache.allocate(model.config.text, shape, dtype=torch.bfloat16)
+    graphs = RankGraphs(model, cache, member, Rerun, tokens=8, sequences=3)
+    for place in graphs.falling:
+        graphs.add(place)
+    pages = PageAllocators(shape)
+    sequences, source = [pages.sequence() for _ in range(3)], torch.Generator().manual_seed(1)
+    for step in ([4], [2, 3], [1, 1, 1], [1, 1], [1, 3, 2]):
+        inputs = [work(pages_of, count, source) for pages_of, count in zip(sequences, step, strict=False)]
+        eager = forward(model, build_batch(inputs), cache)
+        replayed = graphs.launch(inputs)
+        assert replayed is not None
+        shape_of = next(each for each in graphs.shapes if each.holds(len(eager), len(inputs)))
+        yield eager, replayed.clone(), shape_of.tokens - len(eager)
 
 
 def distance(got: Tensor, wanted: Tensor) -> float:
