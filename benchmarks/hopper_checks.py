@@ -5,11 +5,11 @@ from __future__ import annotations
 import math
 import secrets
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from functools import partial
 
 import torch
 from hopper_clock import Budget, alive, one_line
+from hopper_comparison import Case, Comparison, layout
 from hopper_gather import gathered_by_a_graph
 from hopper_inputs import (
     DEVICE,
@@ -19,19 +19,19 @@ from hopper_inputs import (
     exact,
     exact_expert,
     experts,
+    kernels,
     matrix,
     normal,
 )
+from hopper_trials import trials
 from torch import Tensor
 
 from llama4_local.cache.kv_cache import LayerCache
-from llama4_local.ops.batch import Batch, PoolTable, Segment
 from llama4_local.ops.filters import Filters
 from llama4_local.ops.heads import HeadTransform
 from llama4_local.ops.kernels import gemv, sampling
 from llama4_local.ops.kernels.activations import quantize_rows
 from llama4_local.ops.kernels.down import down
-from llama4_local.ops.kernels.functions import KernelOps
 from llama4_local.ops.kernels.gate_up import gate_up
 from llama4_local.ops.kernels.heads import qkv_epilogue
 from llama4_local.ops.kernels.linear import linear
@@ -51,20 +51,6 @@ PARTS_LIMITS = {"bf16": 1e-4, "int4": 1e-4, "fp8": 2e-3}
 TOKENS = (1, 5) if REHEARSAL else (1, 3, 5, 17, 64, 300, 2048)
 # Not multiples of any tile, but of 16, as every published size is: other binaries serve those.
 OUT, IN, HIDDEN, SIZE, EXPERTS = (208, 256, 128, 128, 3) if REHEARSAL else (1184, 1024, 1024, 640, 16)
-
-
-@dataclass(frozen=True, slots=True)
-class Comparison:
-    """One comparison."""
-
-    kernel: str
-    case: str
-    got: Tensor
-    expected: Tensor
-    limit: float
-
-
-Case = tuple[str, Callable[[], Iterator[Comparison]]]
 
 
 def run_checks(budget: Budget, *, quick: bool) -> Iterator[dict[str, object]]:
@@ -122,6 +108,7 @@ def everything(token_counts: tuple[int, ...]) -> Iterator[Case]:
             yield f"moe {weight_format} {tokens} tokens", partial(whole, weight_format, tokens)
         yield f"neighbours {weight_format}", partial(neighbours, weight_format)
     yield "draw", draws
+    yield from trials()
     yield "gather", gathers
 
 
@@ -189,7 +176,7 @@ def whole(weight_format: Format, tokens: int) -> Iterator[Comparison]:
     """The mixture as a layer calls it, router included."""
     weight, back = stacks(weight_format)
     router, x = normal(EXPERTS, HIDDEN, std=HIDDEN**-0.5), normal(tokens, HIDDEN)
-    got = KernelOps().moe(x, MoeTree(router, weight, back, MlpTree(weight, back))).float().sum(0)
+    got = kernels().moe(x, MoeTree(router, weight, back, MlpTree(weight, back))).float().sum(0)
     logits, top_1 = (x.double() @ router.double().t()).max(-1)
     rows = x.double()
     expected = swiglu(rows @ exact_expert(weight, EXPERTS).t()) @ exact_expert(back, EXPERTS).t()
@@ -240,21 +227,6 @@ def neighbours(weight_format: Format) -> Iterator[Comparison]:
         yield Comparison("linear", f"{weight_format} row {row} alone", alone[:, 0], together[:, row], 0.0)
 
 
-def layout(sequences: list[tuple[int, int]], page: int) -> Batch:
-    """A batch of (new tokens, context) pairs over shuffled pages."""
-    counts = [-(-context // page) for _, context in sequences]
-    free = (torch.randperm(sum(counts)) + 1).tolist()
-    pages = torch.zeros(len(sequences), max(counts), dtype=torch.int64)
-    for i, count in enumerate(counts):
-        pages[i, :count] = torch.tensor([free.pop() for _ in range(count)])
-    starts = [sum(n for n, _ in sequences[:i]) for i in range(len(sequences) + 1)]
-    contexts = tuple(context for _, context in sequences)
-    empty = torch.zeros(0, dtype=torch.int64, device=DEVICE)
-    table = PoolTable(empty, pages.to(DEVICE), contexts, torch.tensor(contexts, device=DEVICE))
-    segments = tuple(Segment(start, n, c - n) for start, (n, c) in zip(starts, sequences, strict=False))
-    return Batch(empty, empty, segments, torch.tensor(starts, device=DEVICE), {"global": table}, empty, None)
-
-
 def attention(dtype: torch.dtype) -> Iterator[Comparison]:
     cases = {
         "decode": [(1, 1), (1, 63), (1, 64), (1, 65), (1, 4097)],
@@ -271,7 +243,7 @@ def attention(dtype: torch.dtype) -> Iterator[Comparison]:
         wide = LayerCache(layer.keys.float().double(), layer.values.float().double(), "global")
         expected = ReferenceOps().attention(queries.double(), wide, batch)
         for deterministic in (False, True):
-            got = KernelOps(TileTable(deterministic)).attention(queries, layer, batch)
+            got = kernels(deterministic=deterministic).attention(queries, layer, batch)
             yield Comparison("attention", f"{name} {dtype}{' fixed' if deterministic else ''}", got, expected, 6e-3)
 
 

@@ -18,9 +18,10 @@ import torch
 
 from llama4_local.ops.kernels.aot.machine_code import resources
 from llama4_local.ops.kernels.aot.serving import FORMATS, SHAPES, attention_launches, matrix_launches, sampling_launches
+from llama4_local.ops.kernels.arrivals import arrival_counters
 from llama4_local.ops.kernels.functions import KernelOps
 from llama4_local.ops.kernels.launch import OPTIONS, Launch
-from llama4_local.ops.kernels.tile_table import TileTable
+from llama4_local.ops.kernels.tile_table import TRIALS, TileTable
 from llama4_local.ops.kernels.tiles import Format
 
 TOKENS = (1, 3, 4, 5, 8, 16, 17, 64, 100, 256, 300, 2048, 8192)
@@ -87,8 +88,8 @@ def scout_launches(formats: Sequence[Format] = FORMATS) -> list[Launch]:
 
 def _scout(formats: Sequence[Format]) -> list[Launch]:
     shape, launches = SHAPES[0], list[Launch]()
-    for tiles in (TileTable(), TileTable(deterministic=True)):
-        ops = KernelOps(tiles)
+    for tiles in (TileTable(), TileTable(deterministic=True), TileTable(trials=TRIALS)):
+        ops = KernelOps(tiles, arrival_counters("meta"))
         for weight_format in formats:
             for tokens in TOKENS:
                 launches += matrix_launches(shape, weight_format, tokens, ops)

@@ -12,7 +12,10 @@ import torch
 from torch import Tensor
 
 from llama4_local.ops.kernels.arithmetic import INTERPRETED
-from llama4_local.ops.kernels.tiles import Format
+from llama4_local.ops.kernels.arrivals import arrival_counters
+from llama4_local.ops.kernels.functions import KernelOps
+from llama4_local.ops.kernels.tile_table import TileTable
+from llama4_local.ops.kernels.tiles import Format, Trial
 from llama4_local.weights.quantized import Fp8Matrix, Int4Matrix, Matrix
 
 REHEARSAL = bool(INTERPRETED)
@@ -111,3 +114,8 @@ def activations_for(x: Tensor, weight_format: Format) -> tuple[Tensor, Tensor | 
 
     values, scales = quantize_rows(x)
     return values, scales, values.float().double() * scales.double()[:, None]
+
+
+def kernels(*, deterministic: bool = False, trials: frozenset[Trial] = frozenset()) -> KernelOps:
+    """Return the kernels as serving has them on this device, or with what no GPU has timed yet."""
+    return KernelOps(TileTable(deterministic, trials), arrival_counters(DEVICE))

@@ -10,7 +10,7 @@ from statistics import fmean
 import torch
 from hopper_admission import run_admission
 from hopper_clock import Budget, alive, one_line, seconds
-from hopper_inputs import DEVICE, REHEARSAL, SIZES, experts, matrix, normal
+from hopper_inputs import DEVICE, REHEARSAL, SIZES, experts, kernels, matrix, normal
 from hopper_longest import longest
 from hopper_routing import CountingOps
 from hopper_times import Ceilings, Row
@@ -22,9 +22,8 @@ from llama4_local.config.model import ModelConfig, RopeScaling, TextConfig
 from llama4_local.model.transformer import Model, forward, logits
 from llama4_local.ops.batch import Batch, PoolTable, Segment
 from llama4_local.ops.filters import Filters
-from llama4_local.ops.kernels.functions import KernelOps
 from llama4_local.ops.kernels.sampling import draw
-from llama4_local.ops.kernels.tile_table import TileTable
+from llama4_local.ops.kernels.tile_table import TRIALS
 from llama4_local.ops.kernels.tiles import Format
 from llama4_local.weights.quantized import Matrix
 from llama4_local.weights.tree import AttentionTree, LayerTree, MlpTree, MoeTree, Weights, WeightTree
@@ -130,9 +129,10 @@ def _measured(weight_format: Format, ceilings: Ceilings, budget: Budget, *, quic
     with torch.inference_mode():
         weights = random_network(scout().text, weight_format, SIZES.vocab)
         taken = 0 if REHEARSAL else torch.cuda.memory_allocated() - before
-        model = Model.create(scout(), weights, KernelOps())  # type: ignore[arg-type]
-        fixed = Model.create(scout(), weights, KernelOps(TileTable(deterministic=True)))  # type: ignore[arg-type]
-    yield from _usual(weight_format, model, fixed, ceilings, budget, BATCHES[::2] if quick else BATCHES)
+        model = Model.create(scout(), weights, kernels())  # type: ignore[arg-type]
+        fixed = Model.create(scout(), weights, kernels(deterministic=True))  # type: ignore[arg-type]
+        trial = Model.create(scout(), weights, kernels(trials=TRIALS))  # type: ignore[arg-type]
+    yield from _usual(weight_format, model, fixed, trial, ceilings, budget, BATCHES[::2] if quick else BATCHES)
     if not REHEARSAL:
         torch.cuda.empty_cache()  # of the other measurements' cache
     if budget.allows(f"Scout {weight_format} longest context", 5):
@@ -143,7 +143,13 @@ def _measured(weight_format: Format, ceilings: Ceilings, budget: Budget, *, quic
 
 
 def _usual(
-    weight_format: Format, model: Model, fixed: Model, ceilings: Ceilings, budget: Budget, batches: Sequence[int]
+    weight_format: Format,
+    model: Model,
+    fixed: Model,
+    trial: Model,
+    ceilings: Ceilings,
+    budget: Budget,
+    batches: Sequence[int],
 ) -> Iterator[Row]:
     """Measure decoding of each batch, prompts, and profiles."""
     with torch.inference_mode():
@@ -161,6 +167,7 @@ def _usual(
     cases = [
         decode(model, size, f"decode {size} at {CONTEXT}", graph=graph) for size in batches for graph in (True, False)
     ]
+    cases += [decode(trial, size, f"decode {size} at {CONTEXT}, fewer launches", graph=True) for size in batches[:3]]
     cases += [decode(fixed, size, f"decode {size} at {CONTEXT}, deterministic", graph=True) for size in batches[:3]]
     cases += [
         Case(f"prefill {tokens}", tokens, False, partial(_prefill, model, cache, tokens), _operations(tokens) / rate)

@@ -11,14 +11,13 @@ from dataclasses import replace
 
 import torch
 from hopper_clock import Budget, one_line
-from hopper_inputs import REHEARSAL, SIZES
+from hopper_inputs import REHEARSAL, SIZES, kernels
 from hopper_model import BATCHES, decode_seconds, largest_cache, random_network
 from hopper_times import Ceilings, Row
 
 from llama4_local.config.model import ModelConfig
 from llama4_local.config.share import Share, check_split
 from llama4_local.model.transformer import Model
-from llama4_local.ops.kernels.functions import KernelOps
 from llama4_local.ops.kernels.tiles import Format
 from llama4_local.planning.published import PUBLISHED
 from llama4_local.planning.sizing import Sizing
@@ -55,7 +54,7 @@ def _measured(name: str, weight_format: Format, ranks: int, ceilings: Ceilings) 
     with torch.inference_mode():
         own = share.config(config)
         weights = random_network(own.text, weight_format, share.vocabulary(own.text.vocab_size)[1])
-        model = Model.create(own, weights, KernelOps())  # type: ignore[arg-type]
+        model = Model.create(own, weights, kernels())  # type: ignore[arg-type]
         cache = largest_cache(model, max(BATCHES))
         for size in BATCHES:
             seconds = decode_seconds(model, cache, size, graph=True)

@@ -12,7 +12,7 @@ from functools import partial
 
 import torch
 from hopper_clock import Budget, alive, one_line, seconds
-from hopper_inputs import DEVICE, REHEARSAL, SIZES, activations_for, experts, matrix, normal
+from hopper_inputs import DEVICE, REHEARSAL, SIZES, activations_for, experts, kernels, matrix, normal
 from torch import Tensor
 from torch.nn.functional import scaled_dot_product_attention
 
@@ -21,7 +21,6 @@ from llama4_local.ops.batch import Batch, PoolTable, Segment
 from llama4_local.ops.filters import Filters
 from llama4_local.ops.kernels import gemv, sampling
 from llama4_local.ops.kernels.down import down
-from llama4_local.ops.kernels.functions import KernelOps
 from llama4_local.ops.kernels.gate_up import gate_up
 from llama4_local.ops.kernels.linear import linear
 from llama4_local.ops.kernels.routing import Routing, dispatch, route
@@ -278,7 +277,10 @@ def decode(ceilings: Ceilings, dtype: torch.dtype, sequences: int, context: int)
     each = 2 * sequences * context * KV_HEADS * DIM * dtype.itemsize
     layers = [cache(pages, dtype) for _ in range(max(2, min(16, ROTATE // each)))]
     queries = normal(sequences, HEADS, DIM)
-    took = seconds([lambda layer=layer: KernelOps().attention(queries, layer, batch) for layer in layers])
+    ways = {
+        "attention_decode": kernels(),
+        "attention_decode, merging": kernels(trials=frozenset({"merge"})),
+    }
     beside = None
     if dtype == torch.bfloat16:
         keys, values = (normal(sequences, KV_HEADS, context, DIM) for _ in range(2))
@@ -286,13 +288,15 @@ def decode(ceilings: Ceilings, dtype: torch.dtype, sequences: int, context: int)
         beside = seconds([lambda: scaled_dot_product_attention(q, keys, values, enable_gqa=True)])
     flops = 4 * sequences * context * HEADS * DIM
     case = f"decode {name_of(dtype)} {sequences} x {context}"
-    yield row(ceilings, "attention_decode", case, took, read=each, flops=flops, weight_format="bf16", beside=beside)
+    for way, ops in ways.items():
+        took = seconds([lambda layer=layer, ops=ops: ops.attention(queries, layer, batch) for layer in layers])
+        yield row(ceilings, way, case, took, read=each, flops=flops, weight_format="bf16", beside=beside)
 
 
 def prefill(ceilings: Ceilings, dtype: torch.dtype, tokens: int) -> Iterator[Row]:
     batch, pages = pages_batch([tokens], tokens)
     layer, queries = cache(pages, dtype), normal(tokens, HEADS, DIM)
-    took = seconds([lambda: KernelOps().attention(queries, layer, batch)] * 4)
+    took = seconds([lambda: kernels().attention(queries, layer, batch)] * 4)
     q, keys, values = normal(1, HEADS, tokens, DIM), normal(1, KV_HEADS, tokens, DIM), normal(1, KV_HEADS, tokens, DIM)
     beside = seconds([lambda: scaled_dot_product_attention(q, keys, values, is_causal=True, enable_gqa=True)] * 4)
     flops = 2 * tokens * tokens * HEADS * DIM  # half of the square is masked

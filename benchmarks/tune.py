@@ -35,6 +35,7 @@ from llama4_local.cache.kv_cache import LayerCache  # noqa: E402
 from llama4_local.ops.batch import PoolTable  # noqa: E402
 from llama4_local.ops.kernels import gemv  # noqa: E402
 from llama4_local.ops.kernels.aot.machine_code import SHARED_LIMIT  # noqa: E402
+from llama4_local.ops.kernels.arrivals import arrival_counters  # noqa: E402
 from llama4_local.ops.kernels.attention_decode import attention_decode  # noqa: E402
 from llama4_local.ops.kernels.down import down  # noqa: E402
 from llama4_local.ops.kernels.gate_up import gate_up  # noqa: E402
@@ -245,10 +246,11 @@ def _decode(task: Task, device: str) -> Callable[[Candidate], list[list[Call]]]:
     layers = [LayerCache(normal(*shape, device=device), normal(*shape, device=device), "global") for _ in range(rounds)]
     queries = normal(count, SIZES.heads, SIZES.dim, device=device)
     out, starts = torch.empty_like(queries).flatten(1), torch.arange(count + 1, device=device)
+    counters = arrival_counters(device)
 
     def bench(tile: Candidate) -> list[list[Call]]:
         config = tile if isinstance(tile, DecodeTile) else DecodeTile(16, 64, 4, 2)
-        return [[partial(attention_decode, queries, layer, starts, table, config, out) for layer in layers]]
+        return [[partial(attention_decode, queries, layer, starts, table, config, out, counters) for layer in layers]]
 
     return bench
 

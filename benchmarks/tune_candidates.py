@@ -13,6 +13,7 @@ from typing import Literal
 
 from hopper_inputs import REHEARSAL
 
+from llama4_local.ops.kernels.tile_table import MOST_MERGED
 from llama4_local.ops.kernels.tiles import DecodeTile, Format, Tile, VectorTile
 
 _PAIRED_TOKENS = 16  # of a group: the most for which int4 blocks in halves are tried
@@ -75,7 +76,11 @@ def candidates(task: Task) -> list[Candidate]:
         # Not one stage: with Triton 3.6 on an H200 that ended in an illegal access, which the PTX does not explain.
         shapes = ((64, 4, 2), (64, 4, 3), (64, 4, 4), (64, 8, 3))
         parts = ((64, 2), (64, 4), (16, 4), (16, 8), (8, 8))
-        return [DecodeTile(splits, *shape, least) for splits, least in parts for shape in shapes]
+        separate = [DecodeTile(splits, *shape, least) for splits, least in parts for shape in shapes]
+        # The last part merges with four warps, so that its sums are those of the second launch.
+        fewer = ((MOST_MERGED, 2), (MOST_MERGED, 4), *parts[2:])
+        inside = [DecodeTile(splits, *shape, least, merges=True) for splits, least in fewer for shape in shapes[:3]]
+        return [*separate, *inside]
     group = task.most if task.most is not None else 512
     whole = task.kernel == "gate_up"
     if task.weight_format == "int4" and task.tokens == 1:

@@ -177,10 +177,11 @@ def select_ops(
     fits = dtype == torch.bfloat16 and head_dim >= 16 and head_dim & (head_dim - 1) == 0
     if not fits or not is_hopper(device):
         return InvariantOps() if deterministic else ReferenceOps()
+    from llama4_local.ops.kernels.arrivals import arrival_counters
     from llama4_local.ops.kernels.functions import KernelOps
     from llama4_local.ops.kernels.tile_table import TileTable
 
-    return KernelOps(TileTable(deterministic))
+    return KernelOps(TileTable(deterministic), arrival_counters(device))
 
 
 def is_hopper(device: str | torch.device) -> bool:

@@ -20,6 +20,7 @@ import triton.language as tl
 from torch import Tensor
 
 from llama4_local.ops.kernels.arithmetic import dot, query_for, rounded, softmax_base
+from llama4_local.ops.kernels.arrivals import PAST_L1, arrives_last
 from llama4_local.ops.kernels.launch import launch, power_above
 from llama4_local.ops.kernels.overlap import release_next_kernel, wait_for_inputs
 from llama4_local.ops.kernels.paged_cache import LOG2E, paged_cache
@@ -44,6 +45,18 @@ class _Partials(NamedTuple):
     weights: Tensor
 
 
+class _Merged(NamedTuple):
+    """Where the last part of a key head to be ready merges all of them.
+
+    Args:
+        rows: [tokens, heads·head_dim], written.
+        counters: [at least segments·kv_heads], int32, see `arrivals.py`.
+    """
+
+    rows: Tensor
+    counters: Tensor
+
+
 @triton.jit
 def _blocks_of_a_split(context, TILE: tl.constexpr):
     """Return how many blocks of keys a split attends to: at least `TILE.least`, so that a short context has few."""
@@ -56,6 +69,39 @@ def _page(table, block, KEYS: tl.constexpr, PAGE: tl.constexpr):
     return tl.load(table + block // (PAGE // KEYS))
 
 
+@triton.jit
+def _parts(
+    partials,  # `_Partials`
+    segment,
+    head,
+    context,
+    HEADS: tl.constexpr,
+    DIM: tl.constexpr,
+    WIDTH: tl.constexpr,  # power of two that holds the splits
+    TILE: tl.constexpr,
+    CACHE: tl.constexpr,  # the loads' cache modifier
+):
+    """Return tops and weights of a head's splits, [WIDTH], and their sums, [WIDTH, DIM]."""
+    KEYS: tl.constexpr = TILE.keys
+    SPLITS: tl.constexpr = TILE.splits
+    each = _blocks_of_a_split(context, TILE)
+    split = tl.arange(0, WIDTH)
+    mask = split * each < (context + KEYS - 1) // KEYS
+    d = tl.arange(0, DIM)
+    place = (segment * SPLITS + split) * HEADS + head
+    top = tl.load(partials.tops + place, mask=mask, other=float("-inf"), cache_modifier=CACHE)
+    weight = tl.load(partials.weights + place, mask=mask, other=0.0, cache_modifier=CACHE)
+    source = partials.sums + place.to(tl.int64)[:, None] * DIM + d[None, :]
+    return top, weight, tl.load(source, mask=mask[:, None], other=0.0, cache_modifier=CACHE)
+
+
+@triton.jit
+def _merged(top, weight, parts):
+    """Return a head's output, [DIM], fp32, from what `_parts` returned."""
+    fade = tl.exp2(top - tl.max(top, 0))
+    return tl.sum(parts * fade[:, None], 0) / tl.sum(weight * fade, 0)
+
+
 @triton.jit(do_not_specialize=["segments", "width"])
 def _attention_decode_kernel(
     queries,  # [tokens, HEADS, DIM]
@@ -64,11 +110,13 @@ def _attention_decode_kernel(
     scale,  # of the logits, in powers of two
     segments,
     width,  # pages of a row of the page table
+    merged,  # `_Merged`, or None where a second launch merges
     HEADS: tl.constexpr,
     KV_HEADS: tl.constexpr,
     DIM: tl.constexpr,
     PAGE: tl.constexpr,
     COLUMNS: tl.constexpr,
+    WIDTH: tl.constexpr,
     TILE: tl.constexpr,
 ):
     wait_for_inputs()
@@ -125,6 +173,18 @@ def _attention_decode_kernel(
     tl.store(partials.tops + place, best, mask=own)
     tl.store(partials.weights + place, weight, mask=own)
     tl.store(partials.sums + place.to(tl.int64)[None, :] * DIM + d[:, None], total, mask=own[None, :])
+    if merged is not None:
+        parts = ((context + KEYS - 1) // KEYS + each - 1) // each
+        if arrives_last(merged.counters + segment * KV_HEADS + kv_head, parts):
+            first_head = kv_head * GROUP
+            later = _parts(partials, segment, first_head, context, HEADS, DIM, WIDTH, TILE, PAST_L1)
+            for i in tl.static_range(GROUP):
+                here = later  # the next head's parts are in flight while this one's are merged
+                if i + 1 < GROUP:
+                    later = _parts(partials, segment, first_head + i + 1, context, HEADS, DIM, WIDTH, TILE, PAST_L1)
+                value = _merged(here[0], here[1], here[2])
+                target = merged.rows + row * (HEADS * DIM) + (first_head + i) * DIM + d
+                tl.store(target, rounded(value, merged.rows.dtype.element_ty))
 
 
 @triton.jit
@@ -143,25 +203,22 @@ def _attention_merge_kernel(
     row = tl.load(cache.starts + segment)
     if tl.load(cache.starts + segment + 1) - row != 1:
         return
-    KEYS: tl.constexpr = TILE.keys
-    SPLITS: tl.constexpr = TILE.splits
     context = tl.load(cache.contexts + segment).to(tl.int32)
-    each = _blocks_of_a_split(context, TILE)
-    split = tl.arange(0, WIDTH)
-    mask = split * each < (context + KEYS - 1) // KEYS
-    d = tl.arange(0, DIM)
-    place = (segment * SPLITS + split) * HEADS + head
-    top = tl.load(partials.tops + place, mask=mask, other=float("-inf"))
-    weight = tl.load(partials.weights + place, mask=mask, other=0.0)
-    parts = tl.load(partials.sums + place.to(tl.int64)[:, None] * DIM + d[None, :], mask=mask[:, None], other=0.0)
-    fade = tl.exp2(top - tl.max(top, 0))
-    total = tl.sum(parts * fade[:, None], 0) / tl.sum(weight * fade, 0)
+    top, weight, sums = _parts(partials, segment, head, context, HEADS, DIM, WIDTH, TILE, "")
+    total = _merged(top, weight, sums)
     release_next_kernel()
+    d = tl.arange(0, DIM)
     tl.store(out + row * (HEADS * DIM) + head * DIM + d, rounded(total, out.dtype.element_ty))
 
 
 def attention_decode(
-    queries: Tensor, layer: LayerCache, starts: Tensor, table: PoolTable, tile: DecodeTile, out: Tensor
+    queries: Tensor,
+    layer: LayerCache,
+    starts: Tensor,
+    table: PoolTable,
+    tile: DecodeTile,
+    out: Tensor,
+    counters: Tensor | None = None,
 ) -> None:
     """Attend from the rows of sequences that add one token; other rows are left alone.
 
@@ -172,6 +229,8 @@ def attention_decode(
         table: Pages and contexts of the layer's pool.
         tile: The tile config.
         out: [tokens, heads·head_dim], bf16, written in the rows that attend.
+        counters: Those of `arrival_counters`, for tile configs that merge; without them, and for more key heads than
+            counters, a second launch merges.
     """
     _, heads, dim = queries.shape
     _, page_size, kv_heads, _ = layer.keys.shape
@@ -179,12 +238,16 @@ def attention_decode(
     cache = paged_cache(queries, layer, starts, table, out)
     tops = torch.empty((segments, tile.splits, heads), dtype=torch.float32, device=out.device)
     partials = _Partials(tops.new_empty((*tops.shape, dim)), tops, torch.empty_like(tops))
-    grid = (segments, kv_heads, tile.splits)
+    merged = None
+    if tile.merges and counters is not None and segments * kv_heads <= len(counters):
+        merged = _Merged(out, counters)
+    grid, most = (segments, kv_heads, tile.splits), power_above(tile.splits)
     launch(_attention_decode_kernel, grid, warps=tile.warps, stages=tile.stages, matmul=True)(
-        queries, cache, partials, dim**-0.5 * LOG2E, segments, width,
+        queries, cache, partials, dim**-0.5 * LOG2E, segments, width, merged,
         HEADS=heads, KV_HEADS=kv_heads, DIM=dim, PAGE=page_size,
-        COLUMNS=max(16, power_above(heads // kv_heads)), TILE=tile,
+        COLUMNS=max(16, power_above(heads // kv_heads)), WIDTH=most, TILE=tile,
     )  # fmt: skip
-    launch(_attention_merge_kernel, (segments, heads))(
-        partials, cache, out, HEADS=heads, DIM=dim, WIDTH=power_above(tile.splits), TILE=tile
-    )
+    if merged is None:
+        launch(_attention_merge_kernel, (segments, heads))(
+            partials, cache, out, HEADS=heads, DIM=dim, WIDTH=most, TILE=tile
+        )

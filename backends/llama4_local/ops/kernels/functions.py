@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 import torch
+from torch import Tensor
 from torch.nn import functional
 
 from llama4_local.ops.kernels import gemv, heads, norms, sampling
@@ -24,8 +25,6 @@ from llama4_local.weights.quantized import Fp8Matrix
 
 if TYPE_CHECKING:
     from collections.abc import Callable
-
-    from torch import Tensor
 
     from llama4_local.cache.kv_cache import LayerCache
     from llama4_local.ops.batch import Batch
@@ -48,9 +47,12 @@ class KernelOps:
 
     Args:
         tiles: Tile configs of all kernels.
+        counters: Those of `arrival_counters`, of one stream's launches alone; None where second launches finish the
+            work of several programs.
     """
 
     tiles: TileTable = field(default_factory=TileTable)
+    counters: Tensor | None = None
 
     @property
     def prepared_weights(self) -> bool:
@@ -114,7 +116,7 @@ class KernelOps:
             attention_prefill(queries, layer, batch.starts, table, PREFILL_TILE, out)
         if any(segment.length == 1 for segment in batch.segments):
             tile = self.tiles.decode_tile(len(batch.segments), e4m3=layer.keys.dtype == torch.float8_e4m3fn)
-            attention_decode(queries, layer, batch.starts, table, tile, out)
+            attention_decode(queries, layer, batch.starts, table, tile, out, self.counters)
         return out
 
     def mlp(self, x: Tensor, weights: MlpTree[Matrix]) -> Tensor:

@@ -10,9 +10,9 @@ import json
 from dataclasses import dataclass
 from functools import cache
 from importlib.resources import files
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar, get_args
 
-from llama4_local.ops.kernels.tiles import AttentionTile, DecodeTile, Tile, VectorTile
+from llama4_local.ops.kernels.tiles import AttentionTile, DecodeTile, Tile, Trial, VectorTile
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -60,7 +60,7 @@ def decode_tiles() -> tuple[tuple[int, DecodeTile], ...]:
     return tuple(_decode(**row) for row in _file()["attention_decode"]["bf16"])
 
 
-def _decode(most: int | None, **tile: int) -> tuple[int, DecodeTile]:
+def _decode(most: int | None, **tile: Any) -> tuple[int, DecodeTile]:
     return most or _UNLIMITED, DecodeTile(**tile)
 
 
@@ -86,6 +86,8 @@ FIXED_TILES: Mapping[tuple[Kernel, Format], Tile] = {
 
 PREFILL_TILE = AttentionTile(64, 64, 4, 3)
 FIXED_DECODE_TILE = DecodeTile(32, 64, 4, 3, 4)
+TRIALS: frozenset[Trial] = frozenset(get_args(Trial))
+MOST_MERGED = 32  # splits: parts of 64 would be in another layout beside blocks of 64 keys, and spill
 
 SplitTile = TypeVar("SplitTile", Tile, VectorTile)
 Entry = TypeVar("Entry")
@@ -97,9 +99,11 @@ class TileTable:
 
     Args:
         deterministic: One tile config for all numbers of tokens, so that a row's result is independent of them.
+        trials: What is taken though no GPU has timed it, for checks and benchmarks; serving takes what the table has.
     """
 
     deterministic: bool = False
+    trials: frozenset[Trial] = frozenset()
 
     def uses_vector(self, weight_format: Format, tokens: int) -> bool:
         """Whether the matrix-vector kernel serves so many tokens."""
@@ -129,6 +133,8 @@ class TileTable:
     def decode_tile(self, sequences: int, *, e4m3: bool) -> DecodeTile:
         """Return the tile config of decode attention over a cache in bf16 or e4m3."""
         tile = FIXED_DECODE_TILE if self.deterministic else _first(decode_tiles(), sequences)
+        if "merge" in self.trials:
+            tile = tile._replace(merges=True, splits=min(tile.splits, MOST_MERGED))
         # E4m3 loads stay 16 bytes wide only outside the pipeline.
         return tile._replace(stages=1) if e4m3 else tile
 

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
 Format = Literal["bf16", "fp8", "int4"]
 Kernel = Literal["linear", "gate_up", "down"]
+Trial = Literal["merge"]  # fewer launches that no GPU has timed yet
 
 
 class Tile(NamedTuple):
@@ -89,6 +90,7 @@ class DecodeTile(NamedTuple):
         warps: Warps per program.
         stages: Depth of the software pipeline.
         least: Fewest steps of a part, where the sequence has so many; a short context has fewer parts.
+        merges: Whether the last part to be ready merges all of them, which otherwise takes a second launch.
     """
 
     splits: int
@@ -96,6 +98,7 @@ class DecodeTile(NamedTuple):
     warps: int
     stages: int
     least: int = 1
+    merges: bool = False
 
 
 def format_of(weight: Matrix) -> Format:

@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 
 SHARED_LIMIT = 227 * 1024  # bytes of shared memory that a program on Hopper may have
 
+_INSTRUCTION = re.compile(r"\s*/\*([0-9a-f]{4,})\*/\s+(.*?) ;")
+
 # Kernels whose loads are a few words for each row, which cannot be wide.
 _SMALL_LOADS = {"route", "dispatch", "route_and_dispatch", "settle", "uniforms", "draw"}
 
@@ -40,6 +42,7 @@ class MachineCode:
         slow_matrix: Instructions of the older units (HMMA, IMMA).
         local: Loads from and stores to local memory.
         wide_loads: Global loads of 16 bytes per thread.
+        unordered: What an arrival's order in memory lacks, see `arrival_faults`.
     """
 
     registers: int
@@ -49,6 +52,7 @@ class MachineCode:
     slow_matrix: int
     local: int
     wide_loads: int
+    unordered: tuple[str, ...] = ()
 
     def problems(self, name: str, *, matmul: bool) -> list[str]:
         """Return the rules that a kernel's machine code breaks, one sentence each."""
@@ -60,7 +64,7 @@ class MachineCode:
             f"{slow} HMMA: part of the product runs on the older matrix units": not slow,
             "no 16-byte global load": bool(self.wide_loads) or name in _SMALL_LOADS,
         }
-        return [problem for problem, kept in rules.items() if not kept]
+        return [problem for problem, kept in rules.items() if not kept] + list(self.unordered)
 
 
 def occupancy(code: MachineCode, warps: int) -> int:
@@ -90,7 +94,45 @@ def inspect(cubin: bytes, shared: int) -> MachineCode:
         slow_matrix=count(r"\b[HIQ]MMA\b"),
         local=count(r"\b(?:LDL|STL)\b"),
         wide_loads=count(r"\bLDG(?:STS)?\.\S*\b128\b") + count(r"\bUTMALDG\b"),
+        unordered=arrival_faults([text for _, text in instructions(sass)]),
     )
+
+
+def instructions(sass: str) -> list[tuple[int, str]]:
+    """Return address and text of each instruction that cuobjdump prints."""
+    return [(int(match[1], 16), match[2]) for match in map(_INSTRUCTION.match, sass.splitlines()) if match]
+
+
+def arrival_faults(code: Sequence[str]) -> tuple[str, ...]:
+    """Return what is missing around each atomic addition by which a program arrives, see `kernels/arrivals.py`.
+
+    Before it: a barrier behind the program's last stores, and a fence for the whole GPU. Behind it: the L1 cache is
+    dropped, and a barrier holds the other threads back, before anything is loaded.
+    """
+    faults: list[str] = []
+    for place, text in enumerate(code):
+        if not re.search(r"\bATOMG?\b", text):
+            continue
+        stored = _last(code[:place], r"\bSTG\b")
+        barrier, fence = _last(code[:place], r"\bBAR\b"), _last(code[:place], r"\bMEMBAR\.\S*\b(?:GPU|SYS)\b")
+        loaded = _first(code[place:], r"\bLDG")
+        dropped, held = _first(code[place:], r"\bCCTL\.IVALL\b"), _first(code[place:], r"\bBAR\b")
+        kept = {
+            "no barrier between a program's stores and its arrival": stored < barrier < fence,
+            "no fence before an arrival": barrier < fence,
+            "an arrival does not drop the L1 cache before the next load": dropped < min(held, loaded),
+            "no barrier between an arrival and the next load": held < loaded,
+        }
+        faults += [fault for fault, right in kept.items() if not right]
+    return tuple(faults)
+
+
+def _last(code: Sequence[str], pattern: str) -> int:
+    return max((place for place, text in enumerate(code) if re.search(pattern, text)), default=-1)
+
+
+def _first(code: Sequence[str], pattern: str) -> int:
+    return next((place for place, text in enumerate(code) if re.search(pattern, text)), len(code))
 
 
 def resources(cubin: bytes) -> tuple[int, int]:

@@ -5,9 +5,8 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 
-from llama4_local.ops.kernels.aot.machine_code import MachineCodeError, dump
+from llama4_local.ops.kernels.aot.machine_code import MachineCodeError, dump, instructions
 
-_INSTRUCTION = re.compile(r"\s*/\*([0-9a-f]{4,})\*/\s+(.*?) ;")
 _JUMP = re.compile(r"BRA(?:\.\w+)* .*?0x([0-9a-f]+)")
 
 
@@ -35,11 +34,7 @@ def main_loop(cubin: bytes) -> MainLoop:
     Raises:
         MachineCodeError: The kernel has no loop.
     """
-    code = [
-        (int(match[1], 16), match[2])
-        for match in map(_INSTRUCTION.match, dump(cubin, "--dump-sass").splitlines())
-        if match
-    ]
+    code = instructions(dump(cubin, "--dump-sass"))
     places = {address: index for index, (address, _) in enumerate(code)}
     bodies: list[list[str]] = []
     for index, (address, text) in enumerate(code):

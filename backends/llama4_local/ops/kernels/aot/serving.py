@@ -17,6 +17,7 @@ from llama4_local.ops.batch import Batch, PoolTable, Segment
 from llama4_local.ops.filters import Filters
 from llama4_local.ops.heads import HeadTransform
 from llama4_local.ops.kernels import sampling
+from llama4_local.ops.kernels.arrivals import arrival_counters
 from llama4_local.ops.kernels.functions import KernelOps
 from llama4_local.ops.kernels.launch import recording
 from llama4_local.ops.kernels.tile_table import TileTable
@@ -91,12 +92,13 @@ SHAPES = (
 def serving_launches(shape: Shape) -> Iterator[Launch]:
     """Yield the launches of a model; many of them share a binary."""
     for tiles in (TileTable(), TileTable(deterministic=True)):
+        ops = KernelOps(tiles, arrival_counters("meta"))
         for weight_format in FORMATS:
             for tokens in TOKENS:
-                yield from matrix_launches(shape, weight_format, tokens, KernelOps(tiles))
+                yield from matrix_launches(shape, weight_format, tokens, ops)
         for cache in (torch.bfloat16, torch.float8_e4m3fn):
             for tokens in TOKENS:
-                yield from attention_launches(shape, cache, tokens, KernelOps(tiles))
+                yield from attention_launches(shape, cache, tokens, ops)
     yield from sampling_launches(shape)
 
 
