@@ -89,6 +89,8 @@ def _orders(matrices: Sequence[Int4Matrix]) -> tuple[Tensor | None, tuple[int, .
 
 def _read(source: TensorReader, name: str, device: str) -> Int4Matrix:
     words, scale = source.lend(f"{name}_packed").to(device), source.lend(f"{name}_scale").to(device)
+    if f"{name}_shape" in source.tensors:
+        source.skip([f"{name}_shape"])  # the words have it
     outputs, inputs = words.shape[0], _inputs(source, name)
     group = _group(inputs, tuple(scale.shape))
     if scale.shape[1] == 1:

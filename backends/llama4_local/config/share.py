@@ -105,10 +105,6 @@ def checked_share(tensor_parallel: object, expert_parallel: object) -> Share:
 
 
 WHOLE = Share(0, 1)  # of a network that one process runs
-INT4_IS_WHOLE = (
-    "This checkpoint is published in int4, which tensor_parallel= does not divide yet; give the checkpoint in bf16 "
-    "with quantize='int4', or leave tensor_parallel= out."
-)
 
 
 def check_split(config: ModelConfig, share: Share, *, quantize: WeightFormat | None = None) -> None:

@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING, cast
 import torch
 
 from llama4_local.checkpoint.assembler import Assembler
-from llama4_local.checkpoint.cuts import own_tensors
+from llama4_local.checkpoint.cuts import check_int4_groups, own_tensors
 from llama4_local.checkpoint.fingerprint import file_identity
-from llama4_local.checkpoint.fp8 import activation_bound, check_fp8, check_kind, holds_int4, is_fp8
+from llama4_local.checkpoint.fp8 import activation_bound, check_fp8, check_kind, holds_int4, is_quantized
 from llama4_local.checkpoint.loader import model_of, with_fp8_head
 from llama4_local.checkpoint.network import read_network
 from llama4_local.checkpoint.plain import check_checkpoint, stored_dtype
@@ -20,7 +20,7 @@ from llama4_local.checkpoint.quantized_cache import QuantizedCache
 from llama4_local.checkpoint.quantizing import Packing
 from llama4_local.checkpoint.reader import MappedFiles
 from llama4_local.config.formats import DTYPE_BYTES
-from llama4_local.config.share import INT4_IS_WHOLE, Share, check_split
+from llama4_local.config.share import Share, check_split
 from llama4_local.ops.interface import select_ops
 from llama4_local.parallel.sliced_reader import SlicedReader
 from llama4_local.weights.schema import TensorPart, weight_schema
@@ -72,10 +72,9 @@ def load_share(
     check_split(config, share, quantize=source.quantize)
     dtype = stored_dtype(stored) if source.dtype == "auto" else cast("torch.dtype", getattr(torch, source.dtype))
     reader = SlicedReader(own_tensors(stored, config.text.experts, share), share, progress)
-    if holds_int4(stored):
-        raise InvalidRequest(INT4_IS_WHOLE)
-    if is_fp8(stored):
-        check_kind(source.quantize)
+    if is_quantized(stored):
+        check_kind(source.quantize, int4=holds_int4(stored))
+        check_int4_groups(stored, config, share)
         check_fp8(folder, config, stored)
         assembler = Assembler(reader, dtype, device, activation_bound(folder), _stacked(config, dtype, device))
         weights = assembler.network(share_schema(config, share))

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Literal, get_args
 
+from llama4_local.checkpoint.cuts import check_int4_groups
 from llama4_local.config.formats import (
     CACHE_BYTES,
     CACHE_OF_DTYPE,
@@ -15,7 +16,7 @@ from llama4_local.config.formats import (
     Storage,
     WeightFormat,
 )
-from llama4_local.config.share import INT4_IS_WHOLE, WHOLE, Share, check_split
+from llama4_local.config.share import WHOLE, Share, check_split
 from llama4_local.planning.cache import CacheBytes, plan_cache, step_cache_bytes
 from llama4_local.planning.network import WeightBytes, touched_bytes, weight_bytes
 from llama4_local.planning.stored import stored_weight_bytes
@@ -100,14 +101,14 @@ class Sizing:
         _check("head_dtype", head_dtype, get_args(HeadType))
         head: HeadType = "fp8" if head_dtype == "fp8" else "auto"
         packing: WeightFormat | None = "int4" if quantize == "int4" else "fp8" if quantize == "fp8" else None
-        check_split(config, share, quantize=packing)
+        check_split(config, share, quantize="int4" if config.stored == "int4" and not tensors else packing)
         if tensors is None and config.stored == "plain":
             return cls(config, packing, dtype, cache_dtype, step_tokens, reference, share=share, head_dtype=head)
         if packing not in (None, config.stored):
             held = "int4" if config.stored == "int4" else "FP8"
             raise InvalidRequest(f"This checkpoint is in {held} already, and is loaded as it is; leave quantize= out.")
-        if config.stored == "int4" and share.size > 1:
-            raise InvalidRequest(INT4_IS_WHOLE)
+        if tensors:
+            check_int4_groups(tensors, config, share)
         stored = stored_weight_bytes(tensors, DTYPE_BYTES[dtype], share, config.text.experts) if tensors else None
         return cls(config, None, dtype, cache_dtype, step_tokens, reference, stored, share, head)
 

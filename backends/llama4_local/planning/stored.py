@@ -9,7 +9,7 @@ from collections import Counter
 from math import prod
 from typing import TYPE_CHECKING
 
-from llama4_local.checkpoint.cuts import cut_of, cut_shape, own_tensors
+from llama4_local.checkpoint.cuts import cut_of, cut_shape, matrix_of, own_tensors
 from llama4_local.config.formats import FP8_SCALE_BYTES, STORED_BYTES, STORED_E4M3
 from llama4_local.config.share import WHOLE
 from llama4_local.planning.network import WeightBytes
@@ -33,9 +33,6 @@ _PARTS = (  # the first of these words in a tensor's name says where it belongs
 )
 
 
-_OF_PACKED = ("_scale", "_shape", "_g_idx")
-
-
 def stored_weight_bytes(
     tensors: Mapping[str, StoredTensor], itemsize: int, share: Share = WHOLE, experts: int = 0
 ) -> WeightBytes:
@@ -44,27 +41,26 @@ def stored_weight_bytes(
     Args:
         tensors: Those of its files, as `find_tensors` returns them.
         itemsize: Bytes of a number that is not in FP8.
-        share: The rank; matrices in int4 are not divided.
+        share: The rank.
         experts: Routed experts of a layer, where the rank has some of them.
     """
     parts: Counter[str] = Counter()
     own = own_tensors(tensors, experts, share)
     for name, tensor in own.items():
-        if name.endswith("_packed"):
-            scales = tensors.get(name.removesuffix("packed") + "scale")
-            parts[_part(name)] += _int4_bytes(tensor, scales)
-        elif not name.endswith(_OF_PACKED):
-            parts[_part(name)] += _bytes(cut_shape(tensor, cut_of(name, own, share)), itemsize)
+        base, part = matrix_of(name)
+        cut = cut_shape(tensor, cut_of(name, own, share))
+        if part == "packed":
+            parts[_part(name)] += 4 * prod(cut.shape)
+        elif part == "scale" and f"{base}_packed" in own:
+            parts[_part(name)] += STORED_BYTES.get(tensor.dtype, 1) * prod(cut.shape)
+        elif not part:
+            parts[_part(name)] += _bytes(cut, itemsize)
     names = ("attention", "experts", "shared", "dense", "routers", "embedding", "head", "vision")
     return WeightBytes(**{name: parts[name] for name in names})
 
 
 def _part(name: str) -> str:
     return next((part for word, part in _PARTS if word in name), "dense")
-
-
-def _int4_bytes(packed: StoredTensor, scales: StoredTensor | None) -> int:
-    return 4 * prod(packed.shape) + (STORED_BYTES.get(scales.dtype, 1) * prod(scales.shape) if scales else 0)
 
 
 def _bytes(tensor: StoredTensor, itemsize: int) -> int:
