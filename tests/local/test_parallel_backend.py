@@ -25,7 +25,7 @@ from llama4sdk import Llama4
 from llama4sdk.backend import Backend
 from llama4sdk.errors import InvalidRequest, LlamaError, ServerFault
 from llama4sdk.request import Sampling
-from local.small_backends import ENDLESS, asking, events_of, serving, text_of
+from local.small_backends import ENDLESS, asking, events_of, serving, text_of, until
 from local.test_backend_conformance import LocalConformance
 from long_runs import LONG, only_long
 
@@ -108,6 +108,37 @@ async def test_a_rank_that_dies_or_hangs_ends_every_stream_with_one_error(
     assert children() == []
     async with serving(folder, tensor_parallel=2) as backend:
         assert text_of(await events_of(backend, asking()))
+
+
+@only_long("starts processes")
+@pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGSTOP])
+async def test_an_idle_backend_whose_rank_is_lost_is_not_ready_without_a_request(folder: Path, how: signal.Signals):
+    async with serving(folder, tensor_parallel=2) as backend:
+        await backend.ready()
+        os.kill(children()[0], how)
+        lost = time.monotonic()
+        await until(lambda: not backend.current_load.ready)
+        assert time.monotonic() - lost < 20
+        with pytest.raises(ServerFault, match="Rank 1 of the engine"):
+            await backend.ready()
+        assert children() == []
+
+
+@only_long("starts processes")
+def test_a_rank_that_dies_while_the_ranks_meet_ends_the_start(monkeypatch: pytest.MonkeyPatch):
+    never = threading.Event()
+
+    def dying(*_: object) -> None:
+        os.kill(children()[0], signal.SIGKILL)
+        never.wait(60)
+
+    monkeypatch.setattr("llama4_local.parallel.exchange.connect", dying)
+    began = time.monotonic()
+    with pytest.raises(ServerFault, match="Rank 1 of the engine has ended"):
+        score(NANO, [1, 2], tensor_parallel=2)
+    assert time.monotonic() - began < 50
+    assert children() == []
+    never.set()
 
 
 def test_ranks_end_with_an_application_that_is_killed(folder: Path):

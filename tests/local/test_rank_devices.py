@@ -14,16 +14,19 @@ import torch
 import torch.distributed
 
 from llama4_local.config.share import Share
+from llama4_local.engine.mailbox import EventLoop
 from llama4_local.model.ranks import RankLost
+from llama4_local.parallel import exchange as exchange_module
 from llama4_local.parallel.channel import receive
 from llama4_local.parallel.device_watch import DeviceWatch
 from llama4_local.parallel.devices import devices_of
 from llama4_local.parallel.exchange import Exchange
 from llama4_local.parallel.group import connect
 from llama4_local.parallel.reports import Reports
+from llama4_local.serving.engine_thread import EngineThread
 from llama4sdk.errors import InvalidRequest
 from local.rank_threads import RankThreads, model_over_threads
-from local.small_backends import SmallEngine
+from local.small_backends import SmallEngine, until
 from local.small_checkpoints import prompt
 from local.test_expert_parallel import one_mixture
 
@@ -137,6 +140,44 @@ def test_collectives_on_gpus_are_aborted_where_a_rank_is_lost(kind: str) -> None
     exchange.abort()
     exchange.abort()
     assert exchange._group.aborted == int(kind == "cuda")  # pyright: ignore[reportPrivateUsage]
+
+
+@pytest.mark.parametrize("dies", [True, False])
+def test_a_meeting_that_never_ends_is_bounded(dies: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    waiting, over = threading.Event(), threading.Event()
+
+    def hangs(*_: object) -> None:
+        waiting.set()
+        over.wait(60)
+        raise RuntimeError("too late")
+
+    def check() -> None:
+        if dies and waiting.is_set():
+            raise RankLost("Rank 1 of the engine has ended", retryable=False)
+
+    monkeypatch.setattr(exchange_module, "connect", hangs)
+    monkeypatch.setattr(exchange_module, "_BEYOND", 60.0 if dies else 0.0)
+    with pytest.raises(
+        RankLost, match="Rank 1 of the engine has ended" if dies else "over NCCL, on cuda:0: they have not"
+    ):
+        Exchange(Share(0, 2), str(tmp_path), 60.0 if dies else 0.1, torch.device("cuda:0"), check)
+    over.set()
+
+
+async def test_an_idle_engine_ends_at_once_with_a_lost_rank() -> None:
+    model = model_over_threads(one_mixture(), 2)
+    assert model.ranks
+    small = SmallEngine(model.config, model=model)
+    thread = EngineThread(lambda outbox, report: small.engine, EventLoop.current())
+    thread.start()
+    await thread.ask(lambda engine: engine.idle)
+    model.ranks.failed(RuntimeError("rank 0 itself"))
+    await until(lambda: thread.ended is not None)
+    assert isinstance(thread.ended, RankLost)
+    assert thread.load is None
+    with pytest.raises(RankLost, match="rank 0 itself"):
+        await thread.ask(lambda engine: engine.idle)
+    thread.join()
 
 
 @dataclass

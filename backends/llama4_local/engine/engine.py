@@ -177,6 +177,11 @@ class Engine:
         if state is not None:
             self._remove(state)
 
+    def when_lost(self, call: Callable[[], None]) -> None:
+        """Call this, from any thread, once a rank is gone: the next step raises."""
+        if self._model.ranks is not None:
+            self._model.ranks.when_lost(call)
+
     def close(self) -> None:
         """End what runs beside it; requests must have ended before."""
         self._runner.close()
@@ -207,8 +212,10 @@ class Engine:
         With a runner beside the host, the step after is launched before this one's tokens have arrived.
 
         Raises:
-            Exception: The device is lost (`is_device_lost`); any other failure ends the requests of its step.
+            Exception: The device or a rank is lost (`is_device_lost`); any other failure ends the requests of its step.
         """
+        if self._model.ranks is not None:
+            self._model.ranks.check()
         self._pause_lagging()
         step = self._in_flight or self._launch_next()
         self._in_flight = None

@@ -7,6 +7,7 @@ rows beside it.
 from __future__ import annotations
 
 import threading
+import time
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
@@ -16,13 +17,19 @@ from llama4_local.model.ranks import RankLost
 from llama4_local.parallel.group import connect
 
 if TYPE_CHECKING:
-    from collections.abc import Generator, Sequence
+    from collections.abc import Callable, Generator, Sequence
 
     from torch import Tensor
 
     from llama4_local.config.share import Share
 
 _CPU = torch.device("cpu")
+_BEYOND = 5.0  # seconds after the group's own patience, whose error tells more
+_LOOK_AGAIN = 0.05  # seconds
+
+
+def _nothing() -> None:
+    """Check nothing."""
 
 
 class Exchange:
@@ -33,20 +40,33 @@ class Exchange:
         folder: A private folder in which the ranks find each other.
         patience: Seconds that a collective waits for the other ranks.
         device: Where the rank's tensors are.
+        check: Called while the ranks meet; its exception ends the waiting.
 
     Raises:
         RankLost: The others did not come.
     """
 
-    def __init__(self, share: Share, folder: str, patience: float, device: torch.device = _CPU) -> None:
+    def __init__(
+        self,
+        share: Share,
+        folder: str,
+        patience: float,
+        device: torch.device = _CPU,
+        check: Callable[[], None] = _nothing,
+    ) -> None:
         self.received = 0  # bytes that the other ranks' parts had, so far
         self.device = device
         self._share = share
         self._room: Tensor | None = None
         self._may_abort = threading.Lock()  # never released
-        try:
-            self._group: Any = connect(share, device, folder, patience)
+        self._group: Any = None
+
+        def meet() -> None:
+            self._group = connect(share, device, folder, patience)
             self.gather(torch.zeros(1, device=device)).cpu()  # all have read the store after it
+
+        try:
+            bounded(meet, patience + _BEYOND, check)
         except RuntimeError as error:
             reason = str(error).partition("\n")[0]
             way = "over this host's loopback interface" if device.type == "cpu" else f"over NCCL, on {device}"
@@ -91,8 +111,41 @@ class Exchange:
 
     def abort(self) -> None:
         """End collectives that wait for a rank which is gone, from any thread, once: gloo's end with its sockets."""
-        if self.device.type == "cuda" and self._may_abort.acquire(blocking=False):
+        if self.device.type == "cuda" and self._group is not None and self._may_abort.acquire(blocking=False):
             self._group.abort()
+
+
+def bounded(work: Callable[[], None], patience: float, check: Callable[[], None]) -> None:
+    """Do work that may wait for ever in a library, as NCCL's initialisation does where a rank dies in it.
+
+    It runs in a daemon thread, which is left behind where the work does not end.
+
+    Args:
+        work: The work.
+        patience: Seconds that it may take.
+        check: Called while it runs; its exception is raised at once.
+
+    Raises:
+        RuntimeError: It takes longer; or whatever it raises.
+    """
+    errors: list[BaseException] = []
+
+    def run() -> None:
+        try:
+            work()
+        except BaseException as error:  # noqa: BLE001 - raised where it is waited for
+            errors.append(error)
+
+    thread = threading.Thread(target=run, name="llama4_local meeting", daemon=True)
+    thread.start()
+    deadline = time.monotonic() + patience
+    while thread.is_alive():
+        check()
+        if time.monotonic() > deadline:
+            raise RuntimeError(f"they have not met in {patience:.0f} seconds")
+        thread.join(_LOOK_AGAIN)
+    if errors:
+        raise errors[0]
 
 
 def _words(tensor: Tensor) -> Tensor:

@@ -74,7 +74,7 @@ def load_over_ranks(
     processes = RankProcesses([{**common, "rank": rank, "device": devices[rank]} for rank in range(1, size)])
     try:
         weights = _load(source, share, device, processes, progress or _ignore)
-        ranks = Coordinator(share, Exchange(share, processes.meeting, patience, device), processes)
+        ranks = Coordinator(share, Exchange(share, processes.meeting, patience, device, processes.check), processes)
         processes.met()
         return rank_model(source, weights, ranks, share)
     except BaseException:

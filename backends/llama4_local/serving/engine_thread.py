@@ -50,7 +50,7 @@ class _Cancel:
 
 @dataclass(frozen=True, slots=True)
 class _Wake:
-    """A reader has caught up."""
+    """A reader has caught up, or a rank is gone."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -157,7 +157,7 @@ class EngineThread:
         self._inbox.put(_Cancel(engine_request))
 
     def wake(self) -> None:
-        """Reconsider requests that wait for their readers."""
+        """Take the next step, which reconsiders requests that wait for their readers, and looks for lost ranks."""
         self._inbox.put(_Wake())
 
     def stop(self) -> None:
@@ -195,6 +195,7 @@ class EngineThread:
 
     def _load(self) -> Engine:
         engine = self._engine = self._build(self._outbox, self._loading)
+        engine.when_lost(self.wake)
         for engine_request in self._engine_requests:
             engine.submit(engine_request)
         for asked in self._asked:
