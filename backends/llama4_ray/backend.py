@@ -13,7 +13,7 @@ from llama4_ray.fleet import Fleet
 from llama4_ray.scaling import Scaling
 from llama4_ray.settings import Settings
 from llama4sdk.backend import Capabilities
-from llama4sdk.errors import InvalidRequest, ServerFault
+from llama4sdk.errors import InvalidRequest, ServerFault, Unreachable
 from llama4sdk.owned_task import start_owned
 from llama4sdk.routing import Balanced
 from llama4sdk.worker_thread import run_in_daemon_thread
@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from llama4sdk.prompting import PromptTemplate
     from llama4sdk.request import RawPrompt, Request
 
+_ENDED = "The Ray cluster that was started on this machine has ended, and its replicas with it; make another backend."
 _OWN = (
     "replicas",
     "min_replicas",
@@ -245,12 +246,15 @@ class RayBackend:
     def _started(self) -> Balanced:
         if self._balanced is None:
             raise InvalidRequest("Start the backend first: await backend.start().", backend="ray")
+        if self._connection is not None and self._connection.ended:
+            raise Unreachable(_ENDED, backend="ray", retryable=False)
         return self._balanced
 
     async def _watch(self, balanced: Balanced, watching: anyio.CancelScope, watched: anyio.Event) -> None:
         try:
             with watching:
-                await self._fleet.keep(balanced)
+                if self._connection is not None:
+                    await self._fleet.keep(balanced, self._connection)
         finally:
             watched.set()
 

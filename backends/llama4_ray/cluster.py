@@ -8,10 +8,12 @@ import secrets
 import subprocess
 import sys
 import time
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from llama4_ray import placement
+from llama4_ray.head import FAILED
 from llama4sdk.errors import (
     BackendMissing,
     DeadlineExceeded,
@@ -23,12 +25,13 @@ from llama4sdk.errors import (
 
 if TYPE_CHECKING:
     import threading
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Callable, Generator, Mapping, Sequence
 
     from llama4_ray.settings import Settings
 
 _LOG = logging.getLogger("llama4_ray")
 _STOP = 10.0  # seconds for a replica to end by itself
+_PATIENCE = "RAY_gcs_rpc_server_reconnect_timeout_s"
 _LOOK = 0.5  # seconds from one look at a replica that starts to the next
 
 
@@ -62,6 +65,11 @@ class Connection:
     def __init__(self, head: subprocess.Popen[str] | None, *, attached: bool) -> None:
         self._head = head
         self._attached = attached
+
+    @property
+    def ended(self) -> bool:
+        """Whether the cluster that was started for it has ended."""
+        return self._head is not None and self._head.poll() is not None
 
     def capacity(self, settings: Settings) -> int | None:
         """Return how many replicas there can be; None where the cluster may grow.
@@ -114,11 +122,15 @@ def connect(address: str | None) -> Connection:
             text=True,
         )
         address = head.stdout.readline().strip() if head.stdout is not None else ""
-        if not address:
+        if not address or address.startswith(FAILED):
             _end(head)
-            raise ServerFault("Ray could not start a cluster on this machine; try 'ray start --head'.", backend="ray")
+            reason = f": {address.removeprefix(FAILED)}" if address else ""
+            raise ServerFault(
+                f"Ray could not start a cluster on this machine{reason}; try 'ray start --head'.", backend="ray"
+            )
     try:
-        ray.init(address=address or "auto", log_to_driver=False, configure_logging=False)
+        with _outliving(ray):
+            ray.init(address=address or "auto", log_to_driver=False, configure_logging=False)
     except (RuntimeError, ValueError, OSError) as error:
         if head is not None:
             _end(head)
@@ -130,9 +142,28 @@ def _use_token(ray: Any) -> None:
     """Let this process use the token of clusters started on this machine, as `ray.init` does for its own."""
     if "RAY_AUTH_MODE" not in os.environ:
         os.environ["RAY_AUTH_MODE"] = "token"
-        config = getattr(getattr(ray, "_raylet", None), "Config", None)
-        if config is not None:
-            config.initialize("")  # it was read when Ray was imported
+        _read_environment(ray)
+
+
+@contextmanager
+def _outliving(ray: Any) -> Generator[None]:
+    """Let a connection that is made within the block wait for a cluster that is gone: Ray would end this process."""
+    if _PATIENCE in os.environ:
+        yield
+        return
+    os.environ[_PATIENCE] = "1000000000"
+    try:
+        _read_environment(ray)
+        yield
+    finally:
+        del os.environ[_PATIENCE]  # processes that are started later end with their cluster
+
+
+def _read_environment(ray: Any) -> None:
+    """Let Ray read its settings, which it did when it was imported, again."""
+    config = getattr(getattr(ray, "_raylet", None), "Config", None)
+    if config is not None:
+        config.initialize("")
 
 
 def _end(head: subprocess.Popen[str]) -> None:
@@ -214,6 +245,16 @@ def dead(replicas: Sequence[Placed]) -> list[Placed]:
     refs: Mapping[Any, Placed] = {replica.ended: replica for replica in replicas}
     gone, _ = ray.wait(list(refs), num_returns=len(refs), timeout=0)
     return [refs[ref] for ref in gone]
+
+
+def ask(replica: Placed) -> Any:
+    """Ask a replica whether its event loop runs; return the answer to come."""
+    return replica.actor.answers.remote()
+
+
+def has_come(answer: Any) -> bool:
+    """Return whether an answer, or the end of the replica that was asked, is here."""
+    return bool(_ray().wait([answer], timeout=0)[0])
 
 
 def stop(replica: Placed) -> None:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import anyio
 
 from llama4_ray import cluster
+from llama4_ray.pulse import Pulse
 from llama4_ray.scaling import Scaler
 from llama4sdk.errors import InvalidRequest
 from llama4sdk.registry import open_backend
@@ -18,7 +19,7 @@ from llama4sdk.worker_thread import run_in_daemon_thread
 if TYPE_CHECKING:
     from anyio.abc import TaskGroup
 
-    from llama4_ray.cluster import Placed
+    from llama4_ray.cluster import Connection, Placed
     from llama4_ray.scaling import Scaling
     from llama4_ray.settings import Settings
     from llama4sdk.backend import Backend
@@ -49,6 +50,7 @@ class Fleet:
         self._starting = 0
         self._draining: dict[Placed, anyio.CancelScope] = {}
         self._capacity: int | None = None
+        self._pulse = Pulse()
 
     async def start(self, count: int, capacity: int | None) -> None:
         """Start the first replicas.
@@ -75,17 +77,20 @@ class Fleet:
         except ExceptionGroup as group:
             raise group.exceptions[0] from None
 
-    async def keep(self, balanced: Balanced) -> None:
-        """Replace replicas that die, and keep their number to the queue, until cancelled."""
+    async def keep(self, balanced: Balanced, connection: Connection) -> None:
+        """Replace replicas that die, and keep their number to the queue, until cancelled or the cluster has ended."""
         scaler = Scaler(self._scaling, anyio.current_time())
         async with anyio.create_task_group() as tasks:
-            while True:
+            while not connection.ended:
                 await anyio.sleep(_WATCH)
                 try:
                     await self._find_dead(balanced, tasks)
                     self._adjust(balanced, scaler, tasks)
                 except Exception as error:  # noqa: BLE001 - the cluster may come back, and replicas may serve without it
                     _LOG.warning("the replicas could not be looked at: %s", type(error).__name__)
+            _LOG.error("the cluster has ended")
+            self.placed.clear()  # their processes have ended with it
+            tasks.cancel_scope.cancel()
 
     async def stop(self) -> None:
         """End all replicas."""
@@ -110,24 +115,27 @@ class Fleet:
         return placed, open_backend(placed.url + "/v1", **options)
 
     async def _find_dead(self, balanced: Balanced, tasks: TaskGroup) -> None:
-        for replica in await run_in_daemon_thread(partial(cluster.dead, tuple(self.placed))):
-            backend = self.placed.pop(replica, None)
-            if backend is None:  # it was stopped meanwhile
-                continue
-            _LOG.warning("a replica has ended: %s", replica.url)
-            self._keep_on(balanced, replica)
-            tasks.start_soon(self._bury, balanced, replica, backend)
+        for find, what in ((cluster.dead, "has ended"), (self._pulse.silent, "does not answer any more")):
+            for replica in await run_in_daemon_thread(partial(find, tuple(self.placed))):
+                backend = self.placed.pop(replica, None)
+                if backend is None:  # it was stopped meanwhile
+                    continue
+                _LOG.warning("a replica %s: %s", what, replica.url)
+                self._keep_on(balanced, replica)
+                balanced.members.of(backend).draining = True
+                tasks.start_soon(self._bury, balanced, replica, backend)
 
     async def _bury(self, balanced: Balanced, replica: Placed, backend: Backend) -> None:
-        """Let the streams of a dead replica find their connections broken, and end those that do not."""
+        """Kill a replica, so that its streams find their connections broken, and end those that do not."""
         try:
             try:
+                with anyio.move_on_after(_NOTICE, shield=True):  # a cluster that is gone may never answer
+                    await run_in_daemon_thread(partial(cluster.bury, replica))
                 with anyio.move_on_after(_NOTICE):
                     await balanced.drain(backend)
-                await balanced.members.remove(backend)
             finally:
                 with anyio.CancelScope(shield=True):
-                    await run_in_daemon_thread(partial(cluster.bury, replica))
+                    await balanced.members.remove(backend)
         except Exception as error:  # noqa: BLE001 - as above
             _LOG.warning("a dead replica could not be forgotten: %s", type(error).__name__)
 

@@ -51,6 +51,9 @@ class Replica:
         if self._serving is not None:
             await asyncio.shield(self._serving)
 
+    async def answers(self) -> None:
+        """Return at once, since the event loop runs."""
+
     async def stop(self) -> None:
         """End the server and the backend."""
         self._ending.set()

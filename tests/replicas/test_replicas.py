@@ -18,7 +18,7 @@ import pytest
 
 pytest.importorskip("ray", reason="Ray is not installed")
 
-from llama4_ray import RayBackend, placement
+from llama4_ray import RayBackend, placement, pulse
 from llama4_ray.settings import Settings
 from llama4sdk import (
     CheckpointError,
@@ -147,6 +147,30 @@ async def test_a_replica_that_dies_under_many_streams_loses_none_of_them_and_is_
         assert (await llama.chat("What is 17 + 25?", sampling=GREEDY)).complete
 
 
+@long
+async def test_a_replica_whose_process_is_stopped_is_killed_and_replaced_and_its_streams_go_on(
+    kept: Kept, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(pulse, "_LOOKS", 5)
+    replicas = nano_replicas()
+    async with Llama4(Fallback(replicas)) as llama:
+        whole = [(await llama.chat(f"Count from {number} to 40.", sampling=GREEDY)).text for number in range(1, 5)]
+        stopped = replicas.placed[0]
+        process = pid_of(stopped)
+        texts: dict[int, str] = {}
+
+        async def ask(number: int) -> None:
+            texts[number] = (await llama.chat(f"Count from {number} to 40.", sampling=GREEDY)).text
+
+        async with anyio.create_task_group() as tasks:
+            os.kill(process, signal.SIGSTOP)
+            for number in range(1, 5):
+                tasks.start_soon(ask, number)
+        assert [texts[number] for number in range(1, 5)] == whole
+        await until(lambda: replicas.replicas == 2 and stopped not in replicas.placed, 120)
+        await until(lambda: not Path(f"/proc/{process}").exists(), 60)
+
+
 async def test_alone_the_death_of_the_only_replica_interrupts_the_stream(kept: Kept) -> None:
     replicas = nano_replicas(replicas=1)
     async with Llama4(replicas) as llama, llama.stream("Count from 1 to 40.", sampling=GREEDY) as stream:
@@ -264,6 +288,24 @@ def test_more_replicas_than_a_machine_has_room_for_are_refused() -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=300, check=False)
     assert re.search(r"InvalidRequest: This machine has room for \d+ replicas with 2 CPUs and 0 GPUs", done.stderr)
+
+
+@long
+def test_an_application_outlives_its_cluster_whose_loss_is_one_error() -> None:
+    code = (
+        "import anyio\nfrom llama4_ray import RayBackend\nfrom llama4sdk import Llama4, Unreachable\n"
+        "async def main():\n"
+        "    backend = RayBackend('local', cpus=0.1, threads=1, context=2048)\n"
+        "    async with Llama4(backend) as llama:\n"
+        "        backend._connection._head.kill()\n"
+        "        await anyio.sleep(75)\n"  # Ray ends a process after 60 s without its cluster
+        "        try:\n            await llama.chat('?')\n"
+        "        except Unreachable as error:\n            print(error)\n"
+        "    print('closed')\n"
+        "anyio.run(main)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=200, check=False)
+    assert re.search(r"The Ray cluster .* has ended.*\nclosed\n", done.stdout), done.stderr
 
 
 @long

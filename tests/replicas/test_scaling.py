@@ -13,17 +13,20 @@ from typing import Any
 import anyio
 import pytest
 
-from llama4_ray import RayBackend, Scaling, cluster, fleet, open_backend
+from llama4_ray import RayBackend, Scaling, cluster, fleet, open_backend, pulse
 from llama4_ray.cluster import Placed
 from llama4_ray.placement import capacity, largest
 from llama4_ray.scaling import Scaler
 from llama4_ray.settings import Settings
-from llama4sdk import InvalidRequest, Llama4, Overloaded, ServerFault
+from llama4sdk import InvalidRequest, Llama4, Overloaded, ServerFault, StreamInterrupted, TextDelta, Unreachable
+from llama4sdk.messages import conversation
+from llama4sdk.request import Request
+from llama4sdk.routing import Fallback
 from llama4sdk.routing.members import Member
 from llama4sdk.server import create_app, running
 from llama4sdk.testing import ScriptedBackend
 from long_runs import often
-from routing.failing import until
+from routing.failing import events_of, text_of, until
 
 WORDS = "one two three four five six seven eight"
 
@@ -40,6 +43,9 @@ class Cluster:
         self.starts = 0
         self.failing = 0
         self.room: int | None = None
+        self.ended = False
+        self.asked: list[Placed] = []
+        self.silent: list[Placed] = []
 
     def place(self, settings: Settings, abandoned: threading.Event) -> Placed:
         del settings, abandoned
@@ -56,6 +62,13 @@ class Cluster:
 
     def dead(self, replicas: tuple[Placed, ...]) -> list[Placed]:
         return [replica for replica in replicas if replica in self.died]
+
+    def ask(self, placed: Placed) -> Placed:
+        self.asked.append(placed)
+        return placed
+
+    def has_come(self, answer: Placed) -> bool:
+        return answer not in self.silent
 
     def connect(self, address: str | None) -> Cluster:
         del address
@@ -91,7 +104,7 @@ async def stand_ins(monkeypatch: pytest.MonkeyPatch, count: int, pause: float) -
             server = await stack.enter_async_context(running(create_app(llama, api_keys=["k"]), shutdown_seconds=0))
             scripts[Placed(None, None, server.url, "k")] = script
         made = Cluster(list(scripts))
-        for name in ("place", "stop", "dead", "connect"):
+        for name in ("place", "stop", "dead", "connect", "ask", "has_come"):
             monkeypatch.setattr(cluster, name, getattr(made, name))
         monkeypatch.setattr(cluster, "bury", made.buried.append)
         monkeypatch.setattr(fleet, "_WATCH", 0.02)
@@ -252,6 +265,60 @@ async def test_replicas_that_die_while_others_start_and_drain_are_replaced_and_n
             await until(lambda: backend.replicas == 2 and not set(backend.placed) & set(replicas.cluster.died))
             await until(lambda: set(replicas.cluster.buried) == set(replicas.cluster.died))
         assert texts == [WORDS] * len(texts)
+
+
+async def test_a_replica_that_answers_no_more_is_replaced_and_its_streams_go_on_elsewhere(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    async with stand_ins(monkeypatch, 3, 0.1) as replicas:
+        monkeypatch.setattr(pulse, "_LOOKS", 3)
+        looked = replicas.cluster.asked
+        backend = RayBackend("local", replicas=2, resume=True)
+        texts: list[str] = []
+        async with Llama4(backend) as llama, anyio.create_task_group() as tasks:
+            for number in range(4):
+                tasks.start_soon(ask, llama, number, texts)
+            await until(lambda: len(looked) > 8)  # those that answer are asked again and again, and stay
+            hung = backend.placed[0]
+            assert (replicas.cluster.starts, replicas.cluster.buried) == (2, [])
+            replicas.cluster.silent.append(hung)
+            await until(lambda: replicas.cluster.buried == [hung])
+            await until(lambda: backend.replicas == 2 and hung not in backend.placed)
+        assert texts == [WORDS] * 4
+
+
+async def test_a_stream_of_a_replica_that_is_taken_out_is_interrupted_and_keeps_its_text(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    async with stand_ins(monkeypatch, 1, 0.1) as replicas:
+        backend = RayBackend("local")
+        async with Llama4(backend) as llama:
+            with pytest.raises(StreamInterrupted, match="taken out") as caught:
+                async with llama.stream("?") as stream:
+                    async for event in stream:
+                        if isinstance(event, TextDelta):
+                            replicas.cluster.failing = 10_000
+                            replicas.cluster.died = list(backend.placed)
+            assert caught.value.retryable
+            assert caught.value.partial is not None
+            assert WORDS.startswith(caught.value.partial.text)
+
+
+async def test_when_the_cluster_of_this_machine_has_ended_requests_fail_at_once_and_none_is_started_again(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    async with stand_ins(monkeypatch, 2, 0.01) as replicas:
+        backend = RayBackend("local", replicas=2)
+        async with Llama4(backend) as llama:
+            assert (await llama.chat("?")).text == WORDS
+            replicas.cluster.ended = True
+            await until(lambda: not backend.replicas)
+            with pytest.raises(Unreachable, match=r"has ended.*make another backend") as caught:
+                await llama.chat("?")
+            assert not caught.value.retryable
+            elsewhere = Fallback(backend, ScriptedBackend("here"))
+            assert text_of(await events_of(elsewhere, Request(conversation("?")))) == "here"
+        assert replicas.cluster.starts == 2
 
 
 async def test_a_replica_that_dies_while_it_drains_is_buried_once(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -43,6 +43,8 @@ class Member:
         self._idle: anyio.Event | None = None
         self.draining = False
         """Whether it gets no further requests."""
+        self.removed = False
+        """Whether it was taken out, which ends the requests that it runs."""
         self.unusable: LlamaError | None = None
         """The error of its start, where it can never serve."""
 
@@ -191,7 +193,7 @@ class Members:
             InvalidRequest: It is none of the members.
         """
         member = self.of(backend)
-        member.draining = True
+        member.draining = member.removed = True
         self._last = self.capabilities
         self.all.remove(member)
         await member.backend.aclose()

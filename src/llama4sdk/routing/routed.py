@@ -248,6 +248,8 @@ class Routed(AsyncIterator[Event]):
             LlamaError: The error, when it is the request's end.
         """
         member, wrapper = self._member, self._router.members.capabilities.name
+        if member is not None and member.removed:  # what it raises is of its closing
+            error = _taken_out(error)
         failure = one_error(error, member.name if member else wrapper, self._request.request_id)
         if member is not None and tells_of_health(failure):
             retry_after = failure.retry_after if isinstance(failure, Overloaded) else None
@@ -302,3 +304,9 @@ class Routed(AsyncIterator[Event]):
             self._metered = block.usage
         if block is not None and entered:
             await leave(block)
+
+
+def _taken_out(error: Exception) -> LlamaError:
+    failure = StreamInterrupted("The backend was taken out while it answered; ask again.")
+    failure.__cause__ = error
+    return failure
