@@ -19,12 +19,13 @@ from llama4_local.checkpoint import loader
 from llama4_local.checkpoint.loader import load_model, load_weights, model_of
 from llama4_local.checkpoint.writer import save_checkpoint
 from llama4_local.ops.batch import Batch, SequenceInput, build_batch
-from llama4_local.ops.reference import attention, measuring, products, rows
+from llama4_local.ops.cpu import library, measuring, products
+from llama4_local.ops.cpu.measuring import Choice, choose, is_busy
+from llama4_local.ops.cpu.products import Form, Layout
+from llama4_local.ops.reference import attention, rows
 from llama4_local.ops.reference.attention import paged_attention
-from llama4_local.ops.reference.functions import ReferenceOps
-from llama4_local.ops.reference.measuring import Choice, choose, is_busy
+from llama4_local.ops.reference.invariant import InvariantOps
 from llama4_local.ops.reference.moe import experts
-from llama4_local.ops.reference.products import Form, Layout
 from llama4_local.ops.reference.rows import linear
 from llama4_local.scoring import score_with
 from llama4_local.weights.expert_stack import ExpertStack
@@ -136,6 +137,7 @@ FORMS: list[tuple[Layout, Form]] = [
     *product(("rows", "columns"), (rows.linear, products.weight_first, products.onednn)),
     *product(("blocks",), (products.onednn, products.onednn_twice)),
     ("rows", products.widened),
+    ("rows", products.compiled),
 ]
 
 
@@ -197,8 +199,24 @@ def test_times_of_a_busy_machine_are_recognized():
     assert is_busy([[8e-3, 8e-3, 8e-3], [8e-3, 8e-3, 8e-3]], size)
 
 
-def test_a_busy_machine_takes_blocks_unmeasured(monkeypatch: pytest.MonkeyPatch):
+def without_kernels(dtype: torch.dtype) -> None:
+    return None
+
+
+def test_a_busy_machine_takes_the_kernels_unmeasured(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(measuring, "is_busy", busy)
+    for dtype in (torch.float32, torch.bfloat16):
+        choice = choose(SHAPES, dtype, network=10**6)
+        if library.machine(dtype) is not None:
+            assert choice.layouts == dict.fromkeys(SHAPES, ("rows", "rows"))
+            for forms in choice.products.forms.values():
+                assert {forms[1], forms[8], forms[32]} == {products.compiled}
+                assert forms[products.BEYOND] is (linear if products.natively(dtype) else products.widened)
+
+
+def test_a_busy_machine_without_kernels_takes_blocks_unmeasured(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(measuring, "is_busy", busy)
+    monkeypatch.setattr(library, "machine", without_kernels)
     choice = choose(SHAPES, torch.float32, network=10**6)
     assert choice == Choice(dict.fromkeys(SHAPES, ("blocks", "blocks")))
     with torch.inference_mode():
@@ -214,11 +232,12 @@ def foreign(dtype: torch.dtype) -> bool:
 def test_a_busy_machine_widens_types_that_its_processor_has_not(dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(measuring, "natively", foreign)
     monkeypatch.setattr(measuring, "is_busy", busy)
+    monkeypatch.setattr(library, "machine", without_kernels)
     choice = choose(SHAPES, dtype, network=10**6)
     assert choice.layouts == dict.fromkeys(SHAPES, ("rows", "rows"))
     for forms in choice.products.forms.values():
         assert forms[1] is linear
-        assert {forms[8], forms[32]} == {products.widened}
+        assert {forms[8], forms[32], forms[products.BEYOND]} == {products.widened}
 
 
 def test_a_type_that_the_processor_has_not_is_never_laid_out_in_columns(monkeypatch: pytest.MonkeyPatch):
@@ -291,8 +310,7 @@ def test_a_deterministic_backend_measures_nothing(tmp_path: Path, monkeypatch: p
 
     monkeypatch.setattr(loader, "choose", refused)
     model = load_model(saved(tmp_path, text_only()), deterministic=True)
-    assert isinstance(model.ops, ReferenceOps)
-    assert model.ops.products == products.Products()
+    assert isinstance(model.ops, InvariantOps)
 
 
 @pytest.mark.parametrize("layout", ["rows", "columns"])

@@ -15,8 +15,8 @@ from torch import Tensor
 from llama4_local.checkpoint.pack_quantized import is_int4, read_int4
 from llama4_local.checkpoint.reader import is_finite
 from llama4_local.config.formats import STORED_E4M3, STORED_NAMES
-from llama4_local.ops.reference.measuring import Choice
-from llama4_local.ops.reference.products import laid_out
+from llama4_local.ops.cpu.measuring import Choice
+from llama4_local.ops.cpu.products import laid_out
 from llama4_local.weights.expert_stack import ExpertStack
 from llama4_local.weights.quantize import stack
 from llama4_local.weights.quantized import Fp8Matrix, Int4Matrix

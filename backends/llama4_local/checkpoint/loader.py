@@ -15,10 +15,10 @@ from llama4_local.checkpoint.plain import Progress, load_checkpoint, stored_dtyp
 from llama4_local.checkpoint.quantizing import load_quantizing
 from llama4_local.config.formats import DTYPE_BYTES, MOST_STEP_TOKENS
 from llama4_local.model.transformer import Model
+from llama4_local.ops.cpu.functions import CpuOps
+from llama4_local.ops.cpu.measuring import Choice, choose
 from llama4_local.ops.interface import select_ops
 from llama4_local.ops.kernels.layout import prepare
-from llama4_local.ops.reference.functions import ReferenceOps
-from llama4_local.ops.reference.measuring import Choice, choose
 from llama4_local.ops.reference.quantized import QuantizedReferenceOps
 from llama4_local.weights.expert_stack import ExpertStack
 from llama4_local.weights.quantize import quantize_fp8
@@ -172,7 +172,7 @@ def model_of(
         # Rounding activations buys nothing without the kernels' FP8 products.
         ops = QuantizedReferenceOps(exact_rows=MOST_STEP_TOKENS)
     elif choice is not None:
-        ops = ReferenceOps(choice.products)
+        ops = CpuOps(choice.products)
     return Model.create(config, cast("Weights", weights), ops, ranks)
 
 

@@ -18,7 +18,7 @@ from llama4_local.checkpoint.assembler import Assembler
 from llama4_local.checkpoint.network import network_tensors
 from llama4_local.checkpoint.reader import MappedFiles, TensorReader, stored_bytes
 from llama4_local.config.formats import STORED_NAMES
-from llama4_local.ops.reference.measuring import Choice
+from llama4_local.ops.cpu.measuring import Choice
 from llama4_local.weights.schema import expected_tensors, single_names, weight_schema
 from llama4sdk.errors import CheckpointError
 

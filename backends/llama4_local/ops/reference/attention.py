@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 import torch
 from torch.nn.functional import pad, scaled_dot_product_attention
@@ -61,15 +61,26 @@ class DecodePlans:
             known = self._plans[pool] = table, _decode_groups(table, places, page_size)
         return known[1]
 
+    def decode(self, queries: Tensor, layer: LayerCache, table: PoolTable, places: list[int]) -> Tensor:
+        """See `Decode`."""
+        return _decode(queries, layer, self.of(layer.pool, table, places, layer.keys.shape[1]))
 
-def paged_attention(queries: Tensor, layer: LayerCache, batch: Batch, plans: DecodePlans | None = None) -> Tensor:
+
+class Decode(Protocol):
+    """Attends from the sequences that add one token."""
+
+    def __call__(self, queries: Tensor, layer: LayerCache, table: PoolTable, places: list[int]) -> Tensor:
+        """Return [sequences, heads·head_dim] of queries [sequences, heads, head_dim], at some places of the batch."""
+        ...
+
+
+def paged_attention(queries: Tensor, layer: LayerCache, batch: Batch, decode: Decode | None = None) -> Tensor:
     """See `Ops.attention`. Sequences that add one token attend in one batch, the others one by one."""
     table = batch.tables[layer.pool]
-    plans = plans or DecodePlans()
+    decode = decode or DecodePlans().decode
     single = [i for i, segment in enumerate(batch.segments) if segment.length == 1]
-    groups = plans.of(layer.pool, table, single, layer.keys.shape[1]) if single else []
     if len(single) == len(batch.segments):
-        return _decode(queries, layer, groups)
+        return decode(queries, layer, table, single)
     out = torch.empty_like(queries).flatten(1)
     for i, segment in enumerate(batch.segments):
         if segment.length > 1:
@@ -77,7 +88,7 @@ def paged_attention(queries: Tensor, layer: LayerCache, batch: Batch, plans: Dec
             out[rows] = _prefill(queries[rows], layer, table, i, segment)
     if single:
         rows = torch.tensor([batch.segments[i].start for i in single], device=queries.device)
-        out[rows] = _decode(queries[rows], layer, groups)
+        out[rows] = decode(queries[rows], layer, table, single)
     return out
 
 

@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING
 from torch.nn import functional
 
 from llama4_local.ops.reference import attention, heads, moe, rows, sampling
-from llama4_local.ops.reference.products import Products
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -15,7 +14,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from llama4_local.cache.kv_cache import LayerCache
-    from llama4_local.ops.batch import Batch
+    from llama4_local.ops.batch import Batch, PoolTable
     from llama4_local.ops.filters import Filters
     from llama4_local.ops.heads import HeadTransform
     from llama4_local.ops.penalties import Penalties
@@ -23,14 +22,9 @@ if TYPE_CHECKING:
 
 
 class ReferenceOps:
-    """The functions of `llama4_local.ops.interface.Ops` in plain PyTorch, on any device.
+    """The functions of `llama4_local.ops.interface.Ops` in plain PyTorch, on any device."""
 
-    Args:
-        products: The forms of products; PyTorch's own for all where left out.
-    """
-
-    def __init__(self, products: Products | None = None) -> None:
-        self.products = products or Products()
+    def __init__(self) -> None:
         self._decode_plans = attention.DecodePlans()
 
     @property
@@ -58,7 +52,7 @@ class ReferenceOps:
 
     def linear(self, x: Tensor, weight: Tensor) -> Tensor:
         """See `Ops.linear`."""
-        return self.products.linear(x, weight)
+        return rows.linear(x, weight)
 
     def whole(self, x: Tensor) -> Tensor:
         """See `Ops.whole`."""
@@ -85,11 +79,15 @@ class ReferenceOps:
 
     def attention(self, queries: Tensor, layer: LayerCache, batch: Batch) -> Tensor:
         """See `Ops.attention`."""
-        return attention.paged_attention(queries, layer, batch, self._decode_plans)
+        return attention.paged_attention(queries, layer, batch, self.decode)
+
+    def decode(self, queries: Tensor, layer: LayerCache, table: PoolTable, places: list[int]) -> Tensor:
+        """Return attention of sequences that add one token, see `attention.Decode`."""
+        return self._decode_plans.decode(queries, layer, table, places)
 
     def mlp(self, x: Tensor, weights: MlpWeights) -> Tensor:
         """See `Ops.mlp`."""
-        return moe.mlp(x, weights, self.products.linear)
+        return moe.mlp(x, weights, self.linear)
 
     def moe(self, x: Tensor, weights: MoeWeights) -> Tensor:
         """See `Ops.moe`."""
@@ -97,11 +95,11 @@ class ReferenceOps:
 
     def router_logits(self, x: Tensor, router: Tensor) -> Tensor:
         """See `Ops.router_logits`."""
-        return self.products.linear(x, router)
+        return self.linear(x, router)
 
     def experts(self, x: Tensor, router_logits: Tensor, weights: MoeWeights) -> Tensor:
         """See `Ops.experts`."""
-        return moe.experts(x, router_logits, weights, self.products.linear)
+        return moe.experts(x, router_logits, weights, self.linear)
 
     def adjust(self, logits: Tensor, penalties: Penalties | None, allowed: Tensor | None) -> None:
         """See `Ops.adjust`."""

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from llama4_local.ops.cpu import library
 from llama4_local.ops.reference import rows
 
 # How a matrix [out, in] lies in memory: each output's weights side by side, each input's, or in oneDNN's blocks.
@@ -18,6 +19,7 @@ Layout = Literal["rows", "columns", "blocks"]
 Form = Callable[[Tensor, Tensor], Tensor]
 
 BUCKETS = (1, 2, 4, 8, 32)  # numbers of rows with a form of their own; others take that of the next larger one
+BEYOND = BUCKETS[-1] + 1  # stands for more
 _BLOCKED_FOR = 64  # rows that blocks are laid out for; from 8 on their order is the same for all
 _AT_ONCE = 1 << 19  # numbers that are widened together
 
@@ -27,8 +29,8 @@ class Products:
     """Products with the matrices of one network on one processor.
 
     Args:
-        forms: For shape and layout of a matrix, the form of a product with each number of rows up to the last
-            bucket, that of 0 rows first; matrices without an entry take `rows.linear`.
+        forms: For shape and layout of a matrix, the form of a product with each number of rows up to
+            `BEYOND`, that of 0 rows first; matrices without an entry take `rows.linear`.
     """
 
     forms: Mapping[tuple[int, int, Layout], Sequence[Form]] = field(
@@ -37,19 +39,23 @@ class Products:
 
     def linear(self, x: Tensor, weight: Tensor) -> Tensor:
         """Return x [rows, in] times the transpose of `weight` [out, in], in any layout."""
-        blocked = weight.is_mkldnn
-        if not blocked and (not self.forms or torch.is_grad_enabled()):
+        if not weight.is_mkldnn and torch.is_grad_enabled():
             return rows.linear(x, weight)
+        return self.form(x.shape[0], weight)(x, weight)
+
+    def form(self, count: int, weight: Tensor) -> Form:
+        """Return the form of a product of so many rows with a matrix."""
+        blocked = weight.is_mkldnn
         outputs, inputs = weight.shape
         forms = self.forms.get((outputs, inputs, "blocks" if blocked else _layout(weight)))
         if forms is not None:
-            return forms[min(x.shape[0], BUCKETS[-1])](x, weight)
-        return onednn(x, weight) if blocked else rows.linear(x, weight)
+            return forms[min(count, BEYOND)]
+        return onednn if blocked else rows.linear
 
 
 def by_rows(forms: Mapping[int, Form]) -> tuple[Form, ...]:
-    """Return forms of buckets as `Products.forms` holds them."""
-    spans = pairwise((-1, *BUCKETS))
+    """Return forms of buckets and of `BEYOND` as `Products.forms` holds them."""
+    spans = pairwise((-1, *BUCKETS, BEYOND))
     return tuple(forms[bucket] for before, bucket in spans for _ in range(bucket - before))
 
 
@@ -60,6 +66,12 @@ def weight_first(x: Tensor, weight: Tensor) -> Tensor:
     """
     columns = (torch.cat((x, x)) if len(x) == 1 else x).t()
     return torch.mm(weight, columns).t()[: len(x)].contiguous()
+
+
+def compiled(x: Tensor, weight: Tensor) -> Tensor:
+    """Return the product by this project's own kernel, where it takes such rows and such a matrix."""
+    x = x.contiguous()
+    return library.multiply(x, weight) if library.takes(x, weight) else rows.linear(x, weight)
 
 
 def onednn(x: Tensor, weight: Tensor) -> Tensor:

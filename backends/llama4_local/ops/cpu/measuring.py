@@ -17,13 +17,15 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from llama4_local.ops.reference import rows
-from llama4_local.ops.reference.products import (
+from llama4_local.ops.cpu import library
+from llama4_local.ops.cpu.products import (
+    BEYOND,
     BUCKETS,
     Form,
     Layout,
     Products,
     by_rows,
+    compiled,
     laid_out,
     natively,
     onednn,
@@ -31,6 +33,7 @@ from llama4_local.ops.reference.products import (
     weight_first,
     widened,
 )
+from llama4_local.ops.reference import rows
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -46,6 +49,7 @@ _HOPELESS = 1.5  # times the fastest, after which a form is timed no more
 _UNSTEADY = 1.5  # the second fastest time over the fastest one, of the median form, on a machine that is busy
 _SLOWEST = 1e9  # bytes per second; any processor reads a matrix faster unless its time goes elsewhere
 _WORTH_WIDENING = 8  # rows for which a matrix is widened without a measurement, where its type is not native
+_FUSED = 1.25  # at least the gain of a feed-forward in one kernel over its products one by one
 _MOVING = 1.1  # a matrix is moved for a gain beyond this factor only
 
 _FIRST = (1, 8, 32, 2, 4)  # the buckets in the order in which they are timed
@@ -53,13 +57,27 @@ _FIRST = (1, 8, 32, 2, 4)  # the buckets in the order in which they are timed
 _FIRST_NARROW = (32, 1, 8, 2, 4)
 
 _Shape = tuple[int, int]  # outputs, inputs
-_Timed = dict[Layout, dict[int, tuple[float, Form]]]  # seconds and form, by layout and bucket
 _CANDIDATES: dict[Layout, tuple[Form, ...]] = {
     "rows": (rows.linear, weight_first, onednn),
     "columns": (rows.linear, weight_first, onednn),
     "blocks": (onednn, onednn_twice),
 }
-_ABSENT = (RuntimeError, AttributeError)  # of an operator that this build of torch has not, or not for a dtype
+_ABSENT = (
+    RuntimeError,
+    AttributeError,
+    NotImplementedError,
+)  # of an operator that this build of torch has not, or not for a dtype
+
+
+@dataclass(frozen=True, slots=True)
+class _Times:
+    """The fastest forms of a layout by bucket and for `BEYOND`, and the seconds of the buckets."""
+
+    seconds: dict[int, float]
+    forms: dict[int, Form]
+
+
+_Timed = dict[Layout, _Times]
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,6 +109,7 @@ def choose(shapes: Iterable[_Shape], dtype: torch.dtype, *, network: int, patien
         network: Numbers in the network's matrices together: where they are few, they stay in the caches.
         patience: Seconds after which no further shape is timed.
     """
+    library.machine(dtype)  # compiled before the clock starts
     deadline = time.perf_counter() + patience
     large = [shape for shape in dict.fromkeys(shapes) if math.prod(shape) >= _SMALLEST]
     timed: dict[_Shape, _Timed] = {}
@@ -106,7 +125,7 @@ def choose(shapes: Iterable[_Shape], dtype: torch.dtype, *, network: int, patien
     for shape in large:
         own = timed[_most_similar(_capped(shape), timed)]
         layouts[shape] = _best(own, "rows"), _best(own, "columns")
-        forms |= {(*shape, layout): by_rows({b: form for b, (_, form) in of.items()}) for layout, of in own.items()}
+        forms |= {(*shape, layout): by_rows(of.forms) for layout, of in own.items()}
     return Choice(layouts, Products(forms))
 
 
@@ -115,18 +134,23 @@ class _BusyError(Exception):
 
 
 def _unmeasured(shapes: Sequence[_Shape], dtype: torch.dtype) -> Choice:
-    """Return what no measured processor does slowly: oneDNN's blocks, or fp32 products where it has not the type.
+    """Return what no measured processor does slowly: the compiled kernels, else oneDNN's blocks.
 
-    Nothing moves where both are out of the question.
+    Many rows are multiplied in fp32 where oneDNN has not the type, and without kernels 8 and more.
     """
-    if not natively(dtype):
-        few_and_more = by_rows({bucket: rows.linear if bucket < _WORTH_WIDENING else widened for bucket in BUCKETS})
-        forms: dict[tuple[int, int, Layout], Sequence[Form]] = {(*shape, "rows"): few_and_more for shape in shapes}
-        return Choice(dict.fromkeys(shapes, ("rows", "rows")), Products(forms))
-    with suppress(*_ABSENT):
-        onednn(torch.ones((1, 64), dtype=dtype), laid_out(torch.ones((64, 64), dtype=dtype), "blocks"))
-        return Choice(dict.fromkeys(shapes, ("blocks", "blocks")))
-    return Choice()
+    many = rows.linear if natively(dtype) else widened
+    if library.machine(dtype) is None:
+        with suppress(*_ABSENT):
+            if natively(dtype):
+                onednn(torch.ones((1, 64), dtype=dtype), laid_out(torch.ones((64, 64), dtype=dtype), "blocks"))
+                return Choice(dict.fromkeys(shapes, ("blocks", "blocks")))
+        of_rows: dict[int, Form] = {bucket: rows.linear if bucket < _WORTH_WIDENING else many for bucket in BUCKETS}
+    else:
+        of_rows = dict.fromkeys(BUCKETS, compiled)
+    forms: dict[tuple[int, int, Layout], Sequence[Form]] = {
+        (*shape, "rows"): by_rows({**of_rows, BEYOND: many}) for shape in shapes
+    }
+    return Choice(dict.fromkeys(shapes, ("rows", "rows")), Products(forms))
 
 
 def _capped(shape: _Shape) -> _Shape:
@@ -143,9 +167,9 @@ def _most_similar(shape: _Shape, others: Iterable[_Shape]) -> _Shape:
 
 def _best(timed: _Timed, stored: Layout) -> Layout:
     """Return the layout that loses least on average over the buckets; moving the matrix must be worth it."""
-    fastest = {bucket: min(times[bucket][0] for times in timed.values()) for bucket in BUCKETS}
+    fastest = {bucket: min(times.seconds[bucket] for times in timed.values()) for bucket in BUCKETS}
     loss: dict[Layout, float] = {
-        layout: sum(times[bucket][0] / fastest[bucket] for bucket in BUCKETS) / len(BUCKETS)
+        layout: sum(times.seconds[bucket] / fastest[bucket] for bucket in BUCKETS) / len(BUCKETS)
         for layout, times in timed.items()
     }
     best = min(loss, key=loss.__getitem__)
@@ -157,23 +181,26 @@ def _timed(shape: _Shape, dtype: torch.dtype, network: int, deadline: float) -> 
     outputs, inputs = shape
     count = max(2, min(_MATRICES, network // _PART // (outputs * inputs)))
     matrices = _matrices(torch.ones((count, outputs, inputs), dtype=dtype), deadline)
-    by_bucket: dict[int, dict[Layout, tuple[float, Form]]] = {}
+    by_bucket: dict[int, dict[tuple[Layout, Form], float]] = {}
     for bucket in _FIRST if len(matrices) > 1 else _FIRST_NARROW:
         if not by_bucket or time.perf_counter() < deadline:
-            times = _seconds(torch.ones((bucket, inputs), dtype=dtype), matrices, deadline)
-            by_bucket[bucket] = {
-                layout: min(
-                    ((seconds, form) for (own, form), seconds in times.items() if own == layout), key=itemgetter(0)
-                )
-                for layout in matrices
-            }
-    return {
-        layout: {
-            bucket: by_bucket[min(by_bucket, key=lambda other: abs(math.log(other / bucket)))][layout]
-            for bucket in BUCKETS
-        }
-        for layout in matrices
-    }
+            by_bucket[bucket] = _seconds(torch.ones((bucket, inputs), dtype=dtype), matrices, deadline)
+    return {layout: _of_layout(layout, by_bucket) for layout in matrices}
+
+
+def _of_layout(layout: Layout, by_bucket: dict[int, dict[tuple[Layout, Form], float]]) -> _Times:
+    """Return the fastest forms of a layout; beyond the buckets the compiled one reads its rows too often."""
+    seconds: dict[int, float] = {}
+    forms: dict[int, Form] = {}
+    for bucket in BUCKETS:
+        near = by_bucket[min(by_bucket, key=lambda other: abs(math.log(other / bucket)))]
+        own = {form: taken / (_FUSED if form is compiled else 1) for (of, form), taken in near.items() if of == layout}
+        forms[bucket], seconds[bucket] = min(own.items(), key=itemgetter(1))
+    most = by_bucket[max(by_bucket)]
+    forms[BEYOND] = min(
+        (form for of, form in most if of == layout and form is not compiled), key=lambda form: most[layout, form]
+    )
+    return _Times(seconds, forms)
 
 
 def _matrices(stack: Tensor, deadline: float) -> dict[Layout, cycle[Tensor]]:
@@ -197,10 +224,11 @@ def _matrices(stack: Tensor, deadline: float) -> dict[Layout, cycle[Tensor]]:
 
 def _seconds(x: Tensor, matrices: dict[Layout, cycle[Tensor]], deadline: float) -> dict[tuple[Layout, Form], float]:
     """Return the least time of every form that runs; the plain one always does."""
-    narrow = (widened,) if x.dtype != torch.float32 else ()
+    own = (compiled,) if library.machine(x.dtype) is not None else ()
+    of_rows = (*own, *((widened,) if x.dtype != torch.float32 else ()))
     forms: list[tuple[Layout, Form]] = []
     for layout, stack in matrices.items():
-        for form in (*_CANDIDATES[layout], *(narrow if layout == "rows" else ())):
+        for form in (*_CANDIDATES[layout], *(of_rows if layout == "rows" else ())):
             with suppress(*_ABSENT):
                 form(x, next(stack))  # compiles it
                 forms.append((layout, form))

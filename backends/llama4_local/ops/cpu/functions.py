@@ -1,0 +1,84 @@
+"""`CpuOps`: compiled kernels where they run and are fastest, the reference functions for all else."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from torch import Tensor
+
+from llama4_local.ops.cpu import library
+from llama4_local.ops.cpu.experts import MOST_ROWS
+from llama4_local.ops.cpu.products import Products, compiled
+from llama4_local.ops.reference.functions import ReferenceOps
+
+if TYPE_CHECKING:
+    from llama4_local.cache.kv_cache import LayerCache
+    from llama4_local.ops.batch import PoolTable
+    from llama4_local.ops.heads import HeadTransform
+    from llama4_local.weights.tree import MlpWeights, MoeWeights
+
+
+class CpuOps(ReferenceOps):
+    """The functions of `llama4_local.ops.interface.Ops` on a CPU, for plain matrices.
+
+    Args:
+        products: The forms of products. Feed-forwards are one kernel where their products have the compiled form.
+    """
+
+    def __init__(self, products: Products) -> None:
+        super().__init__()
+        self.products = products
+
+    def linear(self, x: Tensor, weight: Tensor) -> Tensor:
+        """See `Ops.linear`."""
+        return self.products.linear(x, weight)
+
+    def mlp(self, x: Tensor, weights: MlpWeights) -> Tensor:
+        """See `Ops.mlp`."""
+        if self._is_compiled(x.shape[0], weights) and library.takes(x, weights.gate_up, weights.down):
+            return library.mlp(x, weights.gate_up, weights.down)
+        return super().mlp(x, weights)
+
+    def experts(self, x: Tensor, router_logits: Tensor, weights: MoeWeights) -> Tensor:
+        """See `Ops.experts`."""
+        rows, shared = x.shape[0], weights.shared
+        if rows <= MOST_ROWS and isinstance(weights.gate_up, Tensor) and isinstance(weights.down, Tensor):
+            gate_up, down = weights.gate_up.transpose(1, 2), weights.down.transpose(1, 2)
+            each = -(-rows // len(gate_up))
+            matrices = gate_up, down, shared.gate_up, shared.down
+            if (
+                self.products.form(each, gate_up[0]) is compiled
+                and self._is_compiled(rows, shared)
+                and library.takes(x, *matrices)
+                and library.takes(router_logits)
+            ):
+                return library.mixture(x, router_logits, *matrices)
+        return super().experts(x, router_logits, weights)
+
+    def rms_norm(self, x: Tensor, weight: Tensor, eps: float) -> Tensor:
+        """See `Ops.rms_norm`."""
+        return library.rms_norm(x, weight, eps) if library.norms_rows(x, weight) else super().rms_norm(x, weight, eps)
+
+    def add_rms_norm(self, x: Tensor, residual: Tensor, weight: Tensor, eps: float) -> tuple[Tensor, Tensor]:
+        """See `Ops.add_rms_norm`."""
+        if library.norms_rows(x, weight) and library.norms_rows(residual, weight):
+            return library.add_rms_norm(x, residual, weight, eps)
+        return super().add_rms_norm(x, residual, weight, eps)
+
+    def qkv_epilogue(self, qkv: Tensor, plan: HeadTransform, layer: LayerCache, slots: Tensor) -> Tensor:
+        """See `Ops.qkv_epilogue`."""
+        if library.transforms(qkv, plan, layer):
+            return library.transform_heads(qkv, plan, layer, slots)
+        return super().qkv_epilogue(qkv, plan, layer, slots)
+
+    def decode(self, queries: Tensor, layer: LayerCache, table: PoolTable, places: list[int]) -> Tensor:
+        """See `ReferenceOps.decode`."""
+        if not library.attends(queries, layer):
+            return super().decode(queries, layer, table, places)
+        pages, lengths = table.pages, table.context_lengths
+        if len(places) < len(table.contexts):
+            pages, lengths = pages[places], lengths[places]
+        return library.attend(queries, layer, pages, lengths, max(table.contexts[place] for place in places))
+
+    def _is_compiled(self, rows: int, weights: MlpWeights) -> bool:
+        return self.products.form(rows, weights.gate_up) is compiled
