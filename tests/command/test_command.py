@@ -15,7 +15,7 @@ from PIL import Image as Pillow
 
 from benchmarks.bench_agreement import compare
 from llama4_local.checkpoint.pull import pull_checkpoint
-from llama4sdk import InvalidRequest, Llama4, LlamaError, Overloaded, Unreachable
+from llama4sdk import InvalidRequest, Llama4, LlamaError, Overloaded, Request, Unreachable
 from llama4sdk.command import app
 from llama4sdk.command.bench import measure
 from llama4sdk.command.chat import chat_with
@@ -145,6 +145,21 @@ def test_an_answer_is_written_as_it_came_and_has_no_control_over_a_terminal(
     failing = ScriptedBackend([Overloaded("\x1b[2J")])
     assert chat_with(failing, {}, prompt="Hello?") == 1
     assert "\x1b[2J" not in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("cause", "told"), [(RuntimeError("no\x1b room"), "RuntimeError: no␛ room\n"), (KeyError(), "KeyError.\n")]
+)
+def test_an_error_of_a_backends_own_is_told_with_its_cause(
+    cause: Exception, told: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def fail(request: Request) -> str:
+        raise cause
+
+    assert chat_with(ScriptedBackend(fail), {}, prompt="Hello?") == 1
+    written = "".join(capsys.readouterr())
+    assert written.endswith(told)
+    assert "__cause__" not in written
 
 
 def test_an_error_keeps_its_status_where_there_is_no_place_for_its_words(monkeypatch: pytest.MonkeyPatch) -> None:

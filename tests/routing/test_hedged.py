@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import anyio
 import pytest
 
@@ -15,7 +17,9 @@ from llama4sdk import (
     Switched,
     TextDelta,
     Unreachable,
+    Usage,
 )
+from llama4sdk.backend import Metered
 from llama4sdk.messages import conversation
 from llama4sdk.routing import Hedged
 from llama4sdk.routing.hedging import Budget, FirstTokenLatency
@@ -82,6 +86,34 @@ async def test_a_failure_of_the_winner_is_the_readers() -> None:
     winner = ScriptedBackend(["half", ServerFault("broken")])
     with pytest.raises(ServerFault, match="broken"):
         await events_of(Hedged(ScriptedBackend([60.0, "late"]), winner, after=0.02), ASK)
+
+
+class Counting(ScriptedBackend):
+    """Tells while it answers what the answer took."""
+
+    def open(self, request: Request) -> Any:
+        return CountedBlock(super().open(request))
+
+
+class CountedBlock:
+    def __init__(self, block: Any) -> None:
+        self.usage = Usage(3, 4)
+        self._block = block
+
+    async def __aenter__(self) -> Any:
+        return await self._block.__aenter__()
+
+    async def __aexit__(self, *raised: Any) -> None:
+        await self._block.__aexit__(*raised)
+
+
+async def test_the_tokens_so_far_are_those_of_the_request_that_answers() -> None:
+    block = Hedged(ScriptedBackend([60.0, "late"]), Counting("in time"), after=0.0).open(ASK)
+    async with block as events:
+        while not isinstance(await anext(events), TextDelta):
+            pass
+        assert isinstance(block, Metered)
+        assert block.usage == Usage(3, 4)
 
 
 async def test_leaving_early_stops_both() -> None:

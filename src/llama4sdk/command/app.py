@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, NoReturn, Optional
 
 import typer
 
-from llama4sdk.command.terminal import harmless
+from llama4sdk.command.terminal import harmless, in_words
 from llama4sdk.environment import backend_named, option_in
 from llama4sdk.errors import GuardsMissing, InvalidRequest, LlamaError
 
@@ -67,7 +67,7 @@ def main() -> None:
 def _end(error: Exception, status: int) -> NoReturn:
     """End the program with an error in words, where there is still a place for them."""
     if sys.stderr is not None:
-        sys.stderr.write(f"llama4: {harmless(str(error))}\n")
+        sys.stderr.write(f"llama4: {harmless(in_words(error))}\n")
     sys.exit(status)
 
 

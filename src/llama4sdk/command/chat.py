@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from rich.console import Console
 
-from llama4sdk.command.terminal import harmless, typed_line
+from llama4sdk.command.terminal import harmless, in_words, typed_line
 from llama4sdk.command.typed_paths import typed_file
 from llama4sdk.errors import InvalidRequest, LlamaError
 from llama4sdk.images import load
@@ -174,7 +174,7 @@ class Dialog:
             return False
         except LlamaError as error:
             self.failed = True
-            self.note(f"\n{type(error).__name__}: {error}", "red")
+            self.note(f"\n{type(error).__name__}: {in_words(error)}", "red")
             return False
         self._console.print()
         self._images = []

@@ -13,7 +13,7 @@ from rich.text import Text
 from llama4sdk.client import Llama4
 from llama4sdk.command.cancelling import cancels
 from llama4sdk.command.finding import PATIENCE, Finding, Verdict
-from llama4sdk.command.terminal import harmless
+from llama4sdk.command.terminal import harmless, in_words
 from llama4sdk.errors import BadKey, LlamaError, Unreachable
 from llama4sdk.events import TextDelta
 from llama4sdk.guards.llama_guard import CANARY
@@ -59,7 +59,7 @@ async def tried(probe: Probe, llama: Llama4) -> Finding:
     except LlamaError as error:
         if probe is _answers and isinstance(error, Unreachable | BadKey):
             raise
-        return Finding("failed", f"{type(error).__name__}: {str(error)[:160]}")
+        return Finding("failed", f"{type(error).__name__}: {in_words(error)[:160]}")
 
 
 async def _answers(llama: Llama4) -> Finding:
@@ -94,7 +94,7 @@ async def _schemas(llama: Llama4) -> Finding:
     try:
         reply = await llama.chat("Is water wet?", output=schema, sampling=_SHORT, deadlines=PATIENCE)
     except LlamaError as error:
-        return Finding("no", f"{type(error).__name__}: {str(error)[:120]}")
+        return Finding("no", f"{type(error).__name__}: {in_words(error)[:120]}")
     return Finding("yes" if reply.output else "no", reply.text[:60])
 
 
@@ -106,7 +106,7 @@ async def _tools(llama: Llama4) -> Finding:
     try:
         reply = await llama.chat("What is the weather in Paris?", tools=[get_weather], deadlines=PATIENCE)
     except LlamaError as error:
-        return Finding("no", f"{type(error).__name__}: {str(error)[:120]}")
+        return Finding("no", f"{type(error).__name__}: {in_words(error)[:120]}")
     calls = ", ".join(f"{call.name}({call.arguments})" for call in reply.tool_calls)
     return Finding("yes" if calls else "no", calls or reply.text[:60])
 
@@ -122,7 +122,7 @@ async def _sees(llama: Llama4) -> Finding:
         image = Pillow.new("RGB", (336, 336), (255, 255, 255))
         reply = await llama.vision("What is in this image?", image, sampling=_SHORT, deadlines=PATIENCE)
     except LlamaError as error:
-        return Finding("no", f"{type(error).__name__}: {str(error)[:120]}")
+        return Finding("no", f"{type(error).__name__}: {in_words(error)[:120]}")
     return Finding("yes" if reply.text else "no", f"{most}; {reply.usage.image_tokens or '?'} tokens for one image")
 
 

@@ -12,11 +12,22 @@ _TABLE: dict[int, int | None] = {
     **dict.fromkeys(range(0x80, 0xA0), 0xFFFD),
     ord("\r"): None,
 }
+_REFERS = "; see __cause__."  # at the end of an error that stands for a foreign one
 
 
 def harmless(text: str) -> str:
     """Return a text whose control characters are shown, so that it cannot clear a screen or write to a clipboard."""
     return text.translate(_TABLE)
+
+
+def in_words(error: BaseException) -> str:
+    """Return the message of an error, and that of its cause where the message refers a program to it."""
+    text = str(error)
+    told = text.removesuffix(_REFERS)
+    if told == text:
+        return text
+    cause = in_words(error.__cause__) if error.__cause__ is not None else ""
+    return f"{told}: {cause}" if cause else f"{told}."
 
 
 def typed_line(prompt: str) -> str:

@@ -66,6 +66,7 @@ class Race(AsyncIterator[Event]):
         self._runner = anyio.CancelScope()  # of the second request
         self._ended: anyio.Event | None = None
         self._asked = self._won = False
+        self._second_block: object = None
         self._queue = BoundedQueue[Event](_ROOM)  # of the second request
         self._ahead: list[Event] = []
         self._rest: Callable[[], Awaitable[Event]] | None = None  # reads the request that answers, once decided
@@ -105,8 +106,9 @@ class Race(AsyncIterator[Event]):
 
     @property
     def usage(self) -> Usage:
-        """Tokens of the first request so far, as far as its backend tells."""
-        return self._block.usage if isinstance(self._block, Metered) else Usage()
+        """Tokens of the request that answers so far, as far as its backend tells; of the first while none does."""
+        block = self._second_block if self._won else self._block
+        return block.usage if isinstance(block, Metered) else Usage()
 
     def __anext__(self) -> Awaitable[Event]:
         return self._next() if self._rest is None or self._ahead else self._rest()
@@ -194,9 +196,8 @@ class Race(AsyncIterator[Event]):
         if deadlines.total is not None:
             deadlines = replace(deadlines, total=max(deadlines.total - (self._now() - self._begun), 0.001))
         async with AsyncExitStack() as stack:
-            events = await stack.enter_async_context(
-                self._second.backend.open(replace(self._request, deadlines=deadlines))
-            )
+            self._second_block = self._second.backend.open(replace(self._request, deadlines=deadlines))
+            events = await stack.enter_async_context(self._second_block)
             offer, put = self._queue.offer, self._queue.put
             async for event in events:
                 if self._won:
