@@ -29,6 +29,7 @@ from llama4_local.weights.tree import MlpTree, MoeTree, MoeWeights
 from llama4sdk.errors import CheckpointError, InvalidRequest
 from local.divisible import SHAPES
 from local.fp8_checkpoints import saved_fp8
+from local.int4_checkpoints import saved_int4
 from local.packable import parts
 from local.rank_threads import exchanges, model_over_threads, on_every_rank
 from local.small_checkpoints import CHUNK, biting_weights, prompt, saved, tile_pixels
@@ -36,7 +37,7 @@ from local.test_score_oracle import TOLERANCE, difference, expected, transformer
 from long_runs import LONG, only_long
 
 HIDDEN, WIDTH, EXPERTS = 16, 8, 8
-Form = Literal["plain", "int4", "fp8", "fused fp8", "single fp8"]
+Form = Literal["plain", "int4", "fp8", "fused fp8", "single fp8", "w4a16"]
 
 
 def one_mixture() -> ModelConfig:
@@ -123,7 +124,7 @@ def test_scores_over_processes_are_those_of_transformers(name: str, ranks: int, 
 
 
 @only_long("starts processes")
-@pytest.mark.parametrize("form", ["int4", "fused fp8", "single fp8"])
+@pytest.mark.parametrize("form", ["int4", "fused fp8", "single fp8", "w4a16"])
 def test_packed_scores_over_processes_are_those_of_one(form: Form, tmp_path: Path) -> None:
     folder, quantize = published(tmp_path, form, SHAPES["maverick"])
     ids = prompt(SHAPES["maverick"], 2 * CHUNK + 3)
@@ -135,6 +136,8 @@ def published(folder: Path, form: Form, config: ModelConfig) -> tuple[Path, Lite
     """Save a network, and return its folder and how it is quantized."""
     if form in ("fused fp8", "single fp8"):
         return saved_fp8(folder, replace(config, fp8=True), biting_weights(config), fused=form == "fused fp8"), None
+    if form == "w4a16":
+        return saved_int4(folder, config), None
     return saved(folder, config), form if form != "plain" else None
 
 

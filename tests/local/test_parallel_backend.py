@@ -8,6 +8,7 @@ import subprocess
 import sys
 import threading
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -18,9 +19,13 @@ from pydantic import BaseModel
 from safetensors.torch import load_file
 
 from llama4_local import LocalBackend
+from llama4_local.engine.cuda_graphs import Graph, Rerun
+from llama4_local.engine.rank_graphs import RankGraphs
 from llama4_local.nano import CHECKPOINT as NANO
+from llama4_local.ops.reference.functions import ReferenceOps
 from llama4_local.parallel.exchange import Exchange
 from llama4_local.scoring import score
+from llama4_local.serving import load_engine
 from llama4sdk import Llama4
 from llama4sdk.backend import Backend
 from llama4sdk.errors import InvalidRequest, LlamaError, ServerFault
@@ -55,6 +60,67 @@ async def answers(ranks: int, *, experts: bool = False) -> list[object]:
 @pytest.mark.parametrize("experts", EXPERTS)
 async def test_nano_answers_alike_over_two_ranks(experts: bool):
     assert await answers(2, experts=experts) == await answers(1)
+
+
+@pytest.fixture
+def graphs(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let backends over ranks run their steps as on GPUs, with stand-ins for the graphs."""
+    monkeypatch.setattr(ReferenceOps, "asynchronous", property(lambda _: True))
+    monkeypatch.setattr(load_engine, "cuda_capture", lambda: Rerun)
+
+
+@only_long("starts processes")
+@pytest.mark.usefixtures("graphs")
+async def test_nano_answers_alike_over_the_graphs_of_two_processes(monkeypatch: pytest.MonkeyPatch):
+    replayed: list[int] = []
+    launch = RankGraphs.launch
+
+    def noting(self: RankGraphs, inputs: Any) -> torch.Tensor | None:
+        hidden = launch(self, inputs)
+        replayed.append(hidden is not None)
+        return hidden
+
+    monkeypatch.setattr(RankGraphs, "launch", noting)
+    found = await answers(2)
+    monkeypatch.undo()
+    assert found == await answers(1)
+    assert sum(replayed) > len(replayed) / 2
+
+
+@only_long("starts processes")
+@pytest.mark.usefixtures("graphs")
+@pytest.mark.parametrize("when", ["captured", "replayed"])
+async def test_a_rank_that_dies_while_graphs_are_made_or_run_ends_every_stream_with_one_error(
+    folder: Path, when: str, monkeypatch: pytest.MonkeyPatch
+):
+    graphs: list[Graph] = []
+    errors: list[LlamaError] = []
+
+    def capture(work: Callable[[], None]) -> Graph:
+        graphs.append(Rerun(work))
+        if when == "captured" and len(graphs) == 3:
+            os.kill(children()[0], signal.SIGKILL)
+        return graphs[-1]
+
+    monkeypatch.setattr(load_engine, "cuda_capture", lambda: capture)
+
+    async def read(backend: LocalBackend) -> None:
+        with pytest.raises(LlamaError) as caught:
+            await events_of(backend, asking(sampling=ENDLESS))
+        errors.append(caught.value)
+
+    async with serving(folder, tensor_parallel=2) as backend:
+        async with anyio.create_task_group() as tasks:
+            for _ in range(8):
+                tasks.start_soon(read, backend)
+            if when == "replayed":
+                await backend.ready()
+                await anyio.sleep(0.3)
+                os.kill(children()[0], signal.SIGKILL)
+        assert len(errors) == 8
+        assert len(graphs) >= 3
+        assert all(isinstance(error, ServerFault) and not error.retryable for error in errors)
+    assert children() == []
 
 
 @pytest.mark.parametrize("experts", EXPERTS)

@@ -30,6 +30,7 @@ from long_runs import LONG, often
 
 # Steps have up to 16 tokens, and chunks 8, so that steps larger than any shape run eagerly.
 KINDS = [("scout", 2), ("maverick", 2), ("guard", 2), ("scout", 4), ("maverick", 4)] if LONG else [("maverick", 2)]
+TIE = 2e-5  # of log-probabilities
 Replays = dict[int, list[tuple[int, int, bool]]]
 
 
@@ -120,7 +121,8 @@ def test_prompts_beside_streams_are_answered_as_by_eager_steps(
     prompts = [prompt(pair.config, length, seed=length) for length in (1, 9, 4, 4, 30, 25, 20)]
     found = texts(pair.graphs, prompts)
     assert {decoding for *_, decoding in replayed[0]} == {True, False}
-    assert any(0 < before < len(replayed[0]) for before in eager)  # steps that no shape holds, between others
+    between = any(0 < before < len(replayed[0]) for before in eager)  # steps that no shape holds
+    assert between == (pair.config.text.chunk is not None)
     agree(pair, replayed)
     assert found == texts(pair.eager, prompts)
     check_at_rest(pair.graphs)
@@ -175,8 +177,20 @@ def test_requests_that_come_and_go_change_nothing(pair: Pair, data: st.DataObjec
             pair.graphs.engine.cancel(order)
     pair.graphs.run()
     for reader, ids, most in readers:
-        assert reader.text == pair.eager.answer(ids, replace(GREEDY, max_tokens=most)).text
+        found = written(reader)
+        other = pair.eager.answer(ids, replace(GREEDY, max_tokens=most, logprobs=2))
+        pairs = enumerate(zip(found, written(other), strict=True))
+        parting = next((place for place, (mine, theirs) in pairs if mine != theirs), None)
+        if parting is not None:  # of the random prompts some have two tokens that fp32 does not tell apart
+            (_, _), (_, first), (_, second) = reports(other)[3 * parting : 3 * parting + 3]
+            assert first - second < TIE
     check_at_rest(pair.graphs)
+
+
+def written(reader: Reader) -> list[int]:
+    """Return the tokens of an answer."""
+    assert reader.engine_request
+    return list(reader.engine_request.written)
 
 
 def test_every_shape_is_captured_on_every_rank_once_from_the_largest_on_and_progress_is_shown() -> None:

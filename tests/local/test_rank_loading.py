@@ -24,6 +24,7 @@ from llama4_local.parallel.loading import ShardSource, load_share
 from llama4_local.weights.schema import random_weights
 from local.divisible import SHAPES
 from local.fp8_checkpoints import saved_fp8
+from local.int4_checkpoints import saved_int4
 from local.memory_peak import MemoryPeak
 from local.packable import parts
 from local.small_checkpoints import saved
@@ -33,7 +34,7 @@ from long_runs import LONG, only_long
 if TYPE_CHECKING:
     from llama4_local.weights.tree import Weights
 
-FORMS = ("bf16", "bf16, single experts", "int4", "fp8", "fbgemm", "llm-compressor")
+FORMS = ("bf16", "bf16, single experts", "int4", "fp8", "fbgemm", "llm-compressor", "w4a16")
 USUAL = [("bf16", 2, False), ("int4", 4, True)]
 WAYS = (False, True)  # slices of every expert, whole experts
 CASES = [
@@ -76,6 +77,8 @@ def published(folder: Path, form: str, config: ModelConfig) -> ShardSource:
     weights = random_weights(config, 0, dtype=torch.bfloat16)
     if form in ("fbgemm", "llm-compressor"):
         saved_fp8(folder, replace(config, fp8=True), weights, fused=form == "fbgemm")
+    elif form == "w4a16":
+        saved_int4(folder, config, weights)
     else:
         save_checkpoint(folder, config, weights, shards=3, fused="single" not in form)
     quantize = form if form in ("int4", "fp8") else None
