@@ -88,7 +88,8 @@ def scout_launches(formats: Sequence[Format] = FORMATS) -> list[Launch]:
 
 def _scout(formats: Sequence[Format]) -> list[Launch]:
     shape, launches = SHAPES[0], list[Launch]()
-    for tiles in (TileTable(), TileTable(deterministic=True), TileTable(trials=TRIALS)):
+    tried = [TileTable(trials=frozenset({name})) for name in sorted(TRIALS)]
+    for tiles in (TileTable(), TileTable(deterministic=True), *tried):
         ops = KernelOps(tiles, arrival_counters("meta"))
         for weight_format in formats:
             for tokens in TOKENS:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from statistics import fmean
@@ -24,7 +24,7 @@ from llama4_local.ops.batch import Batch, PoolTable, Segment
 from llama4_local.ops.filters import Filters
 from llama4_local.ops.kernels.sampling import draw
 from llama4_local.ops.kernels.tile_table import TRIALS
-from llama4_local.ops.kernels.tiles import Format
+from llama4_local.ops.kernels.tiles import Format, Trial
 from llama4_local.weights.quantized import Matrix
 from llama4_local.weights.tree import AttentionTree, LayerTree, MlpTree, MoeTree, Weights, WeightTree
 
@@ -131,8 +131,11 @@ def _measured(weight_format: Format, ceilings: Ceilings, budget: Budget, *, quic
         taken = 0 if REHEARSAL else torch.cuda.memory_allocated() - before
         model = Model.create(scout(), weights, kernels())  # type: ignore[arg-type]
         fixed = Model.create(scout(), weights, kernels(deterministic=True))  # type: ignore[arg-type]
-        trial = Model.create(scout(), weights, kernels(trials=TRIALS))  # type: ignore[arg-type]
-    yield from _usual(weight_format, model, fixed, trial, ceilings, budget, BATCHES[::2] if quick else BATCHES)
+        tried: dict[Trial, Model] = {
+            name: Model.create(scout(), weights, kernels(trials=frozenset({name})))  # type: ignore[arg-type]
+            for name in sorted(TRIALS)
+        }
+    yield from _usual(weight_format, model, fixed, tried, ceilings, budget, BATCHES[::2] if quick else BATCHES)
     if not REHEARSAL:
         torch.cuda.empty_cache()  # of the other measurements' cache
     if budget.allows(f"Scout {weight_format} longest context", 5):
@@ -146,7 +149,7 @@ def _usual(
     weight_format: Format,
     model: Model,
     fixed: Model,
-    trial: Model,
+    tried: Mapping[Trial, Model],
     ceilings: Ceilings,
     budget: Budget,
     batches: Sequence[int],
@@ -167,7 +170,11 @@ def _usual(
     cases = [
         decode(model, size, f"decode {size} at {CONTEXT}", graph=graph) for size in batches for graph in (True, False)
     ]
-    cases += [decode(trial, size, f"decode {size} at {CONTEXT}, fewer launches", graph=True) for size in batches[:3]]
+    cases += [
+        decode(own, size, f"decode {size} at {CONTEXT}, trial {name}", graph=True)
+        for name, own in tried.items()
+        for size in batches[:3]
+    ]
     cases += [decode(fixed, size, f"decode {size} at {CONTEXT}, deterministic", graph=True) for size in batches[:3]]
     cases += [
         Case(f"prefill {tokens}", tokens, False, partial(_prefill, model, cache, tokens), _operations(tokens) / rate)

@@ -12,6 +12,7 @@ from functools import partial
 
 import torch
 from hopper_clock import Budget, alive, one_line, seconds
+from hopper_comparison import layout
 from hopper_inputs import DEVICE, REHEARSAL, SIZES, activations_for, experts, kernels, matrix, normal
 from torch import Tensor
 from torch.nn.functional import scaled_dot_product_attention
@@ -21,10 +22,11 @@ from llama4_local.ops.batch import Batch, PoolTable, Segment
 from llama4_local.ops.filters import Filters
 from llama4_local.ops.kernels import gemv, sampling
 from llama4_local.ops.kernels.down import down
+from llama4_local.ops.kernels.functions import KernelOps
 from llama4_local.ops.kernels.gate_up import gate_up
 from llama4_local.ops.kernels.linear import linear
 from llama4_local.ops.kernels.routing import Routing, dispatch, route
-from llama4_local.ops.kernels.tile_table import VECTOR_TOKENS, TileTable
+from llama4_local.ops.kernels.tile_table import TRIALS, VECTOR_TOKENS, TileTable
 from llama4_local.ops.kernels.tiles import Format
 from llama4_local.weights.quantized import Matrix
 
@@ -99,7 +101,7 @@ def line(result: Row) -> str:
         return f"{result['kernel']:<18}{result['exception']}"
     beside = f", torch {result['torch_us']:.1f} us" if result["torch_us"] else ""
     reached = f"{result['us']:>9.1f} us {result['fraction']:>6.1%} of {result['bound']}"
-    return f"{result['kernel']:<18}{result['case']:<32}{reached}{beside}"
+    return f"{result['kernel']:<25}{result['case']:<32}{reached}{beside}"
 
 
 def everything(ceilings: Ceilings, *, quick: bool) -> Iterator[tuple[str, Callable[[], Iterator[Row]]]]:
@@ -125,6 +127,7 @@ def attentions(ceilings: Ceilings) -> Iterator[tuple[str, Callable[[], Iterator[
     for dtype in (torch.bfloat16, torch.float8_e4m3fn):
         for count, context in sequences:
             yield f"decode {count} x {context}", partial(decode, ceilings, dtype, count, context)
+        yield "decode uneven", partial(uneven, ceilings, dtype)
         for tokens in (70,) if REHEARSAL else (2048, 8192):
             yield f"prefill {tokens}", partial(prefill, ceilings, dtype, tokens)
 
@@ -277,10 +280,6 @@ def decode(ceilings: Ceilings, dtype: torch.dtype, sequences: int, context: int)
     each = 2 * sequences * context * KV_HEADS * DIM * dtype.itemsize
     layers = [cache(pages, dtype) for _ in range(max(2, min(16, ROTATE // each)))]
     queries = normal(sequences, HEADS, DIM)
-    ways = {
-        "attention_decode": kernels(),
-        "attention_decode, merging": kernels(trials=frozenset({"merge"})),
-    }
     beside = None
     if dtype == torch.bfloat16:
         keys, values = (normal(sequences, KV_HEADS, context, DIM) for _ in range(2))
@@ -288,9 +287,28 @@ def decode(ceilings: Ceilings, dtype: torch.dtype, sequences: int, context: int)
         beside = seconds([lambda: scaled_dot_product_attention(q, keys, values, enable_gqa=True)])
     flops = 4 * sequences * context * HEADS * DIM
     case = f"decode {name_of(dtype)} {sequences} x {context}"
-    for way, ops in ways.items():
+    for way, ops in forms().items():
         took = seconds([lambda layer=layer, ops=ops: ops.attention(queries, layer, batch) for layer in layers])
         yield row(ceilings, way, case, took, read=each, flops=flops, weight_format="bf16", beside=beside)
+
+
+def uneven(ceilings: Ceilings, dtype: torch.dtype) -> Iterator[Row]:
+    """A long sequence among short ones."""
+    contexts = [150, 20, 20] if REHEARSAL else [100_000] + [500] * 63
+    batch = layout([(1, context) for context in contexts], 64)
+    each = 2 * sum(contexts) * KV_HEADS * DIM * dtype.itemsize
+    layers = [cache(sum(-(-context // 64) for context in contexts), dtype) for _ in range(2)]
+    queries = normal(len(contexts), HEADS, DIM)
+    case, flops = f"decode {name_of(dtype)} uneven", 4 * sum(contexts) * HEADS * DIM
+    for way, ops in forms().items():
+        took = seconds([lambda layer=layer, ops=ops: ops.attention(queries, layer, batch) for layer in layers])
+        yield row(ceilings, way, case, took, read=each, flops=flops, weight_format="bf16")
+
+
+def forms() -> dict[str, KernelOps]:
+    """Return the kernels of decode attention: those that serve, and those that no GPU has timed yet."""
+    tried = {f"attention_decode, {name}": kernels(trials=frozenset({name})) for name in sorted(TRIALS)}
+    return {"attention_decode": kernels(), **tried}
 
 
 def prefill(ceilings: Ceilings, dtype: torch.dtype, tokens: int) -> Iterator[Row]:

@@ -239,8 +239,10 @@ def _vector(task: Task, device: str) -> Callable[[Candidate], list[list[Call]]]:
 def _decode(task: Task, device: str) -> Callable[[Candidate], list[list[Call]]]:
     count, each = task.tokens, SIZES.context // SIZES.page
     pages = torch.randperm(count * each, device=device).view(count, each) + 1
-    contexts = torch.full((count,), SIZES.context, device=device)
-    table = PoolTable(pages[0], pages, (SIZES.context,) * count, contexts)
+    even = PoolTable(pages[0], pages, (), torch.full((count,), SIZES.context, device=device))
+    tables = [even]
+    if count > 1:  # as many tokens in all, half of them in one sequence
+        tables.append(_uneven(pages.flatten(), count, device))
     shape = (count * each + 1, SIZES.page, SIZES.kv_heads, SIZES.dim)
     rounds = 1 if device == "meta" else max(2, 32 // count)  # so that keys and values leave the L2 cache
     layers = [LayerCache(normal(*shape, device=device), normal(*shape, device=device), "global") for _ in range(rounds)]
@@ -250,9 +252,23 @@ def _decode(task: Task, device: str) -> Callable[[Candidate], list[list[Call]]]:
 
     def bench(tile: Candidate) -> list[list[Call]]:
         config = tile if isinstance(tile, DecodeTile) else DecodeTile(16, 64, 4, 2)
-        return [[partial(attention_decode, queries, layer, starts, table, config, out, counters) for layer in layers]]
+        return [
+            [partial(attention_decode, queries, layer, starts, table, config, out, counters) for layer in layers]
+            for table in tables
+        ]
 
     return bench
+
+
+def _uneven(pages: Tensor, count: int, device: str) -> PoolTable:
+    """Return a table of one sequence with half of the pages, and others that share the rest equally."""
+    longest = len(pages) // 2
+    short = (len(pages) - longest) // (count - 1)
+    rows = pages[:longest].expand(count, longest).clone()
+    rows[1:, :short] = pages[longest : longest + (count - 1) * short].view(count - 1, short)
+    contexts = torch.full((count,), short * SIZES.page, device=device)
+    contexts[:1] = longest * SIZES.page
+    return PoolTable(rows[0], rows, (), contexts)
 
 
 def many(make: Callable[[], Matrix], device: str) -> Sequence[Matrix]:

@@ -80,7 +80,8 @@ def candidates(task: Task) -> list[Candidate]:
         # The last part merges with four warps, so that its sums are those of the second launch.
         fewer = ((MOST_MERGED, 2), (MOST_MERGED, 4), *parts[2:])
         inside = [DecodeTile(splits, *shape, least, merges=True) for splits, least in fewer for shape in shapes[:3]]
-        return [*separate, *inside]
+        shares = [DecodeTile(1, *shape, 2, programs=count) for count in (132, 264) for shape in shapes[:3]]
+        return [*separate, *inside, *shares]
     group = task.most if task.most is not None else 512
     whole = task.kernel == "gate_up"
     if task.weight_format == "int4" and task.tokens == 1:

@@ -13,6 +13,7 @@ from llama4_local.ops.kernels.launch import Launch
 from llama4_local.ops.kernels.routing import Dispatch
 from llama4_local.ops.kernels.tile_table import TileTable
 from llama4_local.ops.kernels.tiles import Format
+from long_runs import only_long
 
 SCOUT = SHAPES[0]
 
@@ -37,6 +38,21 @@ def test_decode_attention_waits_for_one_block_while_later_blocks_are_on_their_wa
 
     assert flying is not None
     assert flying >= 2  # keys and values of the next block
+
+
+@only_long("compiles for seconds")
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float8_e4m3fn], ids=str)
+def test_attention_in_shares_has_the_loop_of_attention_in_splits(dtype: torch.dtype) -> None:
+    trial = KernelOps(TileTable(trials=frozenset({"share"})))
+    shares, gather = attention_launches(SCOUT, dtype, 8, trial)[-2:]
+    usual = launch_of("attention_decode", attention_launches(SCOUT, dtype, 8, KernelOps()))
+    for launch in (shares, gather):
+        assert not compile_launch(launch).code.problems(launch.name, matmul=launch.matmul)
+
+    own, beside = loop_of(shares), loop_of(usual)
+
+    assert own.instructions <= 1.1 * beside.instructions
+    assert (own.copies_in_flight, own.slow_conversions) == (beside.copies_in_flight, beside.slow_conversions)
 
 
 @pytest.mark.parametrize(("name", "tokens", "most"), [("attention_decode", 1, 510), ("attention_prefill", 2048, 580)])

@@ -3,13 +3,24 @@
 from __future__ import annotations
 
 import pytest
+import torch
 
 from llama4_local.config.share import Share
 from llama4_local.ops.kernels.aot.ahead_of_time import compile_launch
 from llama4_local.ops.kernels.aot.compiled import rank_plans
-from llama4_local.ops.kernels.aot.serving import FORMATS, GROUP, SHAPES, TOKENS, Shape, matrix_launches
+from llama4_local.ops.kernels.aot.serving import (
+    FORMATS,
+    GROUP,
+    SHAPES,
+    TOKENS,
+    Shape,
+    attention_launches,
+    matrix_launches,
+)
+from llama4_local.ops.kernels.arrivals import arrival_counters
 from llama4_local.ops.kernels.functions import KernelOps
-from llama4_local.ops.kernels.tiles import Format
+from llama4_local.ops.kernels.tile_table import TRIALS, TileTable
+from llama4_local.ops.kernels.tiles import Format, Trial
 from llama4_local.planning.published import PUBLISHED
 from long_runs import only_long
 
@@ -44,6 +55,17 @@ def test_the_longest_sum_of_parts_keeps_the_rules_of_machine_code() -> None:
     )
     assert longest.constants["PARTS"] == 8
     assert not compile_launch(longest).code.problems("sum_parts", matmul=False)
+
+
+@only_long("compiles for seconds")
+@pytest.mark.parametrize("ranks", [2, 8])
+@pytest.mark.parametrize("trial", sorted(TRIALS))
+def test_what_no_gpu_has_timed_keeps_the_rules_of_machine_code_on_a_rank(trial: Trial, ranks: int) -> None:
+    ops = KernelOps(TileTable(trials=frozenset({trial})), arrival_counters("meta"))
+    for dtype in (torch.bfloat16, torch.float8_e4m3fn):
+        launches = attention_launches(MIXTURES[0].share(ranks), dtype, 8, ops)
+        for each in launches[-2:]:
+            assert not compile_launch(each).code.problems(each.name, matmul=each.matmul)
 
 
 @only_long("compiles for minutes")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -19,10 +20,10 @@ from llama4_local.ops.batch import SequenceInput, build_batch
 from llama4_local.ops.kernels.arrivals import arrival_counters
 from llama4_local.ops.kernels.functions import KernelOps
 from llama4_local.ops.kernels.launch import recording
-from llama4_local.ops.kernels.tile_table import TRIALS, TileTable
+from llama4_local.ops.kernels.tile_table import TileTable
 
 if TYPE_CHECKING:
-    from llama4_local.ops.kernels.tiles import Format
+    from llama4_local.ops.kernels.tiles import Format, Trial
 
 PAGE = Path(__file__).parents[2] / "docs" / "kernels.md"
 
@@ -56,6 +57,16 @@ def test_fp8_quantizes_activations_before_each_product() -> None:
 
 
 @pytest.mark.parametrize("weight_format", ["int4", "bf16", "fp8"])
-def test_trials_take_fewer_launches(weight_format: Format) -> None:
-    usual, fewer = (layer_launches(weight_format, tiles) for tiles in (TileTable(), TileTable(trials=TRIALS)))
+def test_merging_inside_attention_takes_a_launch_less(weight_format: Format) -> None:
+    usual, fewer = (layer_launches(weight_format, tiles) for tiles in (TileTable(), trial("merge")))
     assert fewer == [name for name in usual if name != "attention_merge"]
+
+
+def test_shares_are_launches_of_their_own_and_never_those_of_deterministic_serving() -> None:
+    other = {"attention_decode": "attention_shares", "attention_merge": "attention_gather"}
+    assert layer_launches("int4", trial("share")) == [other.get(name, name) for name in listed()]
+    assert "attention_shares" not in layer_launches("int4", replace(trial("share"), deterministic=True))
+
+
+def trial(name: Trial) -> TileTable:
+    return TileTable(trials=frozenset({name}))

@@ -13,6 +13,7 @@ from llama4_local.cache.page_table import CacheShape, PageAllocators, SequencePa
 from llama4_local.config.model import ModelConfig, TextConfig
 from llama4_local.model.transformer import Model, forward, logits
 from llama4_local.ops.batch import SequenceInput, build_batch
+from llama4_local.ops.kernels.arrivals import arrival_counters
 from llama4_local.ops.kernels.functions import KernelOps
 from llama4_local.ops.kernels.launch import recording
 from llama4_local.ops.kernels.layout import prepare
@@ -140,6 +141,26 @@ def reference_logits(
     wide = weights.map(lambda tensor: tensor.float() if isinstance(tensor, Tensor) else tensor)
     with torch.inference_mode():
         return run(Model.create(model_config, wide, QuantizedReferenceOps(exact_rows)), cache, steps)
+
+
+@SLOW
+@pytest.mark.parametrize("cache", [torch.bfloat16, torch.float8_e4m3fn], ids=str)
+@pytest.mark.parametrize("weight_format", ["bf16", "int4", "fp8"])
+def test_a_network_that_merges_inside_attention_has_the_same_bits(weight_format: Format, cache: torch.dtype) -> None:
+    weights = network(config(), weight_format)
+    tiles, counters = FewSplits(trials=frozenset({"merge"})), arrival_counters("cpu")
+    with torch.inference_mode():
+        got = run(Model.create(config(), weights, KernelOps(tiles, counters)), cache)  # type: ignore[arg-type]
+    assert torch.equal(got, kernel_logits(config(), weights, False, cache))
+    assert not counters.any()
+
+
+@SLOW
+def test_a_network_whose_attention_is_in_shares_matches_its_reference() -> None:
+    weights, tiles = network(config(), "bf16"), FewSplits(trials=frozenset({"share"}))
+    with torch.inference_mode():
+        got = run(Model.create(config(), weights, KernelOps(tiles)), torch.bfloat16)
+    assert error(got, reference_logits(config(), weights)) < LIMIT
 
 
 @SLOW

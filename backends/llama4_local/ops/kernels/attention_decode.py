@@ -2,12 +2,7 @@
 # Triton is untyped: a jitted function's parameters are blocks and pointers, not Python values.
 """Decode attention: one new token of each sequence, its keys cut into splits that run in parallel.
 
-Keys are the left operand of the first product and values, transposed, of the second: the few query heads that share
-a key head are the matrix units' narrow side, which need not be full. The splits of a sequence depend on its own
-length only, and are merged in their order.
-
-Where a page holds a whole block of keys, the block's page number is one scalar, loaded one block ahead: keys and values
-of later blocks are then in flight while one is multiplied, since their addresses wait for no load.
+With `programs` in its tile config it cuts all sequences together instead, see `attention_shares.py`.
 """
 
 from __future__ import annotations
@@ -19,8 +14,10 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from llama4_local.ops.kernels.arithmetic import dot, query_for, rounded, softmax_base
+from llama4_local.ops.kernels.arithmetic import rounded
 from llama4_local.ops.kernels.arrivals import PAST_L1, arrives_last
+from llama4_local.ops.kernels.attention_blocks import attend_blocks
+from llama4_local.ops.kernels.attention_shares import attend_in_shares
 from llama4_local.ops.kernels.launch import launch, power_above
 from llama4_local.ops.kernels.overlap import release_next_kernel, wait_for_inputs
 from llama4_local.ops.kernels.paged_cache import LOG2E, paged_cache
@@ -62,11 +59,6 @@ def _blocks_of_a_split(context, TILE: tl.constexpr):
     """Return how many blocks of keys a split attends to: at least `TILE.least`, so that a short context has few."""
     blocks = (context + TILE.keys - 1) // TILE.keys
     return tl.maximum((blocks + TILE.splits - 1) // TILE.splits, TILE.least)
-
-
-@triton.jit
-def _page(table, block, KEYS: tl.constexpr, PAGE: tl.constexpr):
-    return tl.load(table + block // (PAGE // KEYS))
 
 
 @triton.jit
@@ -139,35 +131,10 @@ def _attention_decode_kernel(
     head = kv_head * GROUP + column
     own = column < GROUP
     d = tl.arange(0, DIM)
-    query = tl.load(queries + row * (HEADS * DIM) + head[None, :] * DIM + d[:, None], mask=own[None, :], other=0.0)
-    query = query_for(query, cache.keys.dtype.element_ty)
-    table = cache.pages + segment.to(tl.int64) * width
-    k = tl.arange(0, KEYS)
-    WHOLE: tl.constexpr = PAGE % KEYS == 0
-    if WHOLE:
-        page = _page(table, first, KEYS, PAGE)
-    best = tl.full((COLUMNS,), float("-inf"), tl.float32)
-    weight = tl.zeros((COLUMNS,), tl.float32)
-    total = tl.zeros((DIM, COLUMNS), tl.float32)
-    for block in range(first, last):
-        at = block * KEYS + k
-        mask = at < context
-        if WHOLE:
-            slot = page * PAGE + (block * KEYS) % PAGE + k
-            page = _page(table, tl.minimum(block + 1, last - 1), KEYS, PAGE)
-        else:
-            slot = tl.load(table + at // PAGE, mask=mask, other=0) * PAGE + at % PAGE
-        slot = slot * (KV_HEADS * DIM) + kv_head * DIM
-        key = tl.load(cache.keys + slot[:, None] + d[None, :], mask=mask[:, None], other=0.0).to(query.dtype)
-        value = tl.load(cache.cached_values + slot[None, :] + d[:, None], mask=mask[None, :], other=0.0).to(query.dtype)
-        score = dot(key, query, tl.zeros((KEYS, COLUMNS), tl.float32)) * scale
-        score = tl.where(mask[:, None], score, float("-inf"))
-        top = tl.maximum(best, tl.max(score, 0))
-        fade = tl.exp2(best - top)
-        probability = tl.exp2(score - softmax_base(top, query.dtype)[None, :])
-        weight = weight * fade + tl.sum(probability, 0)
-        total = dot(value, rounded(probability, query.dtype), total * fade[None, :])
-        best = top
+    best, weight, total = attend_blocks(
+        queries, cache, scale, segment, row, kv_head, first, last, context, width,
+        HEADS, KV_HEADS, DIM, PAGE, COLUMNS, KEYS,
+    )  # fmt: skip
     release_next_kernel()
     place = (segment * SPLITS + split) * HEADS + head
     tl.store(partials.tops + place, best, mask=own)
@@ -236,6 +203,9 @@ def attention_decode(
     _, page_size, kv_heads, _ = layer.keys.shape
     segments, width = table.pages.shape
     cache = paged_cache(queries, layer, starts, table, out)
+    if tile.programs:
+        attend_in_shares(queries, cache, tile, out)
+        return
     tops = torch.empty((segments, tile.splits, heads), dtype=torch.float32, device=out.device)
     partials = _Partials(tops.new_empty((*tops.shape, dim)), tops, torch.empty_like(tops))
     merged = None

@@ -87,6 +87,7 @@ FIXED_TILES: Mapping[tuple[Kernel, Format], Tile] = {
 PREFILL_TILE = AttentionTile(64, 64, 4, 3)
 FIXED_DECODE_TILE = DecodeTile(32, 64, 4, 3, 4)
 TRIALS: frozenset[Trial] = frozenset(get_args(Trial))
+SHARING, SHARED_LEAST = 264, 2  # two programs on each of a Hopper GPU's 132 multiprocessors
 MOST_MERGED = 32  # splits: parts of 64 would be in another layout beside blocks of 64 keys, and spill
 
 SplitTile = TypeVar("SplitTile", Tile, VectorTile)
@@ -135,6 +136,8 @@ class TileTable:
         tile = FIXED_DECODE_TILE if self.deterministic else _first(decode_tiles(), sequences)
         if "merge" in self.trials:
             tile = tile._replace(merges=True, splits=min(tile.splits, MOST_MERGED))
+        if "share" in self.trials and not self.deterministic:
+            tile = tile._replace(programs=SHARING, least=SHARED_LEAST)
         # E4m3 loads stay 16 bytes wide only outside the pipeline.
         return tile._replace(stages=1) if e4m3 else tile
 

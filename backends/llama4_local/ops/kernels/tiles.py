@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 Format = Literal["bf16", "fp8", "int4"]
 Kernel = Literal["linear", "gate_up", "down"]
-Trial = Literal["merge"]  # fewer launches that no GPU has timed yet
+Trial = Literal["merge", "share"]  # forms of decode attention that no GPU has timed yet
 
 
 class Tile(NamedTuple):
@@ -91,6 +91,8 @@ class DecodeTile(NamedTuple):
         stages: Depth of the software pipeline.
         least: Fewest steps of a part, where the sequence has so many; a short context has fewer parts.
         merges: Whether the last part to be ready merges all of them, which otherwise takes a second launch.
+        programs: Programs that share the steps of all sequences equally, at least `least` each, in place of splits and
+            of `merges`; 0 where each sequence is split by itself.
     """
 
     splits: int
@@ -99,6 +101,7 @@ class DecodeTile(NamedTuple):
     stages: int
     least: int = 1
     merges: bool = False
+    programs: int = 0
 
 
 def format_of(weight: Matrix) -> Format:

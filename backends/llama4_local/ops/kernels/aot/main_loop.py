@@ -1,4 +1,4 @@
-"""The longest loop of a kernel's machine code: its instructions, and how it waits."""
+"""The longest loop of a kernel's machine code that holds no other loop: its instructions, and how it waits."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ _JUMP = re.compile(r"BRA(?:\.\w+)* .*?0x([0-9a-f]+)")
 
 @dataclass(frozen=True, slots=True)
 class MainLoop:
-    """The longest loop of a kernel.
+    """The longest innermost loop of a kernel.
 
     Args:
         instructions: Of one pass, for each warp.
@@ -29,21 +29,25 @@ class MainLoop:
 
 
 def main_loop(cubin: bytes) -> MainLoop:
-    """Return the longest loop of a cubin.
+    """Return the longest loop of a cubin that holds no other loop.
 
     Raises:
         MachineCodeError: The kernel has no loop.
     """
     code = instructions(dump(cubin, "--dump-sass"))
     places = {address: index for index, (address, _) in enumerate(code)}
-    bodies: list[list[str]] = []
-    for index, (address, text) in enumerate(code):
-        jump = _JUMP.search(text)
-        if jump and int(jump[1], 16) < address:
-            bodies.append([line for _, line in code[places[int(jump[1], 16)] : index + 1]])
-    if not bodies:
+    loops = [
+        (places[int(jump[1], 16)], index)
+        for index, (address, text) in enumerate(code)
+        if (jump := _JUMP.search(text)) and int(jump[1], 16) < address
+    ]
+    innermost = [
+        (first, last) for first, last in loops if not any(first <= start and end < last for start, end in loops)
+    ]
+    if not innermost:
         raise MachineCodeError("the kernel's machine code has no loop")
-    body = max(bodies, key=len)
+    first, last = max(innermost, key=lambda loop: loop[1] - loop[0])
+    body = [line for _, line in code[first : last + 1]]
     waits = [
         int(match[1], 16) for match in (re.search(r"DEPBAR\.LE SB0, 0x([0-9a-f]+)", line) for line in body) if match
     ]
