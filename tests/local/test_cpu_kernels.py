@@ -239,7 +239,7 @@ def test_rounding_to_bf16_is_to_the_nearest_even():
 
 
 def test_functions_take_the_reference_where_kernels_do_not_fit():
-    ops = CpuOps(Products({(8, 20, "rows"): by_rows(dict.fromkeys((*BUCKETS, BEYOND), compiled))}))
+    ops = CpuOps(Products({(8, 20, "rows"): by_rows(dict.fromkeys((*BUCKETS, BEYOND), compiled))}), torch.float32)
     source = Source(torch.float32)
     weight = source.draw(8, 20)
     for x in (source.draw(0, 20), source.draw(20, 3).t(), source.draw(3, 20).double(), source.draw(40, 20)):
@@ -258,7 +258,7 @@ def test_functions_take_the_reference_where_kernels_do_not_fit():
 def test_gradients_are_not_lost_in_a_kernel():
     with torch.inference_mode(mode=False), torch.enable_grad():
         weight = torch.randn((8, 16), requires_grad=True)
-        ops = CpuOps(Products({(8, 16, "rows"): by_rows(dict.fromkeys((*BUCKETS, BEYOND), compiled))}))
+        ops = CpuOps(Products({(8, 16, "rows"): by_rows(dict.fromkeys((*BUCKETS, BEYOND), compiled))}), torch.float32)
         ops.linear(torch.ones((1, 16)), weight).sum().backward()
         assert weight.grad is not None
         x = torch.ones((2, 16), requires_grad=True)
@@ -273,14 +273,17 @@ def test_without_what_they_need_there_are_no_kernels(missing: str, monkeypatch: 
 
     monkeypatch.setattr(machine, {"llvmlite": "_llvm", "openmp": "_openmp", "fma": "_target"}[missing], refused)
     library.machine.cache_clear()
+    library.layer_machine.cache_clear()
     try:
         assert library.machine(torch.float32) is None
+        assert library.layer_machine(torch.float32) is None
         assert not library.takes(torch.ones((1, 16)))
         torch.testing.assert_close(compiled(torch.ones((1, 16)), torch.ones((8, 16))), torch.full((1, 8), 16.0))
         choice = choose([(256, 128)], torch.float32, network=10**6)
         assert all(form is not compiled for forms in choice.products.forms.values() for form in forms)
     finally:
         library.machine.cache_clear()
+        library.layer_machine.cache_clear()
 
 
 def test_a_kernel_shares_the_threads_of_pytorch():
@@ -298,7 +301,7 @@ def test_the_mixture_of_a_served_network_is_one_kernel(monkeypatch: pytest.Monke
     gate_up, down = source.draw(4, 256, 64), source.draw(4, 64, 128)
     shared = MlpTree(source.draw(256, 64), source.draw(64, 128))
     weights = MoeTree(source.draw(4, 64), gate_up.transpose(1, 2), down.transpose(1, 2), shared)
-    ops = CpuOps(Products({(256, 64, "rows"): by_rows(dict.fromkeys((*BUCKETS, BEYOND), compiled))}))
+    ops = CpuOps(Products({(256, 64, "rows"): by_rows(dict.fromkeys((*BUCKETS, BEYOND), compiled))}), torch.float32)
     seen: list[int] = []
     whole = functions.library.mixture
 

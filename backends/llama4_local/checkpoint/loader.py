@@ -172,7 +172,7 @@ def model_of(
         # Rounding activations buys nothing without the kernels' FP8 products.
         ops = QuantizedReferenceOps(exact_rows=MOST_STEP_TOKENS)
     elif choice is not None:
-        ops = CpuOps(choice.products)
+        ops = CpuOps(choice.products, plain.dtype)
     return Model.create(config, cast("Weights", weights), ops, ranks)
 
 

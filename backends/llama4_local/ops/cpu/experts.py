@@ -116,16 +116,21 @@ def _gate(
     code.call("gate", (*bases, places, rows, *share(code, inner, _PAIRS), hidden, inner))
 
 
+def gated_function(*, narrow: bool) -> Function:
+    """Return the function silu(gate) · up of two numbers."""
+    code = Function("gated", [F32, F32], F32)
+    gate, up = (rounded(code, each, narrow=narrow) for each in code.arguments)
+    activated = rounded(code, silu(code, gate), narrow=narrow)
+    code.do(f"ret {F32} {(activated * up).name}")
+    return code
+
+
 def gate_function(*, narrow: bool) -> Function:
     """Return a function that writes silu(gate(x)) · up(x) of rows at some places, for some of the inner numbers."""
     code = Function("gate", [PTR] * 4 + [I64] * 5)
     between, x, gate_up = (Array(code, base, narrow) for base in code.arguments[:3])
     places, rows, first, last, hidden, inner = code.arguments[3:]
     room = code.room(F32, 8)
-
-    def put(spot: Value, gate: Value, up: Value) -> None:
-        activated = rounded(code, silu(code, rounded(code, gate, narrow=narrow)), narrow=narrow)
-        between.put(spot, activated * rounded(code, up, narrow=narrow))
 
     with tiles(code, (first, last), _PAIRS) as begin:
         pairs = [
@@ -140,7 +145,8 @@ def gate_function(*, narrow: bool) -> Function:
                 weights = [matrix for pair in pairs[start : start + at_once] for matrix in pair]
                 for place, sums in zip(taken, dots(code, xs, weights, hidden, room), strict=True):
                     for output in range(at_once):
-                        put(place * inner + begin + start + output, *sums[2 * output : 2 * output + 2])
+                        product = code.call("gated", sums[2 * output : 2 * output + 2], F32)
+                        between.put(place * inner + begin + start + output, product)
 
         by_rows(code, rows, write)
     code.do("ret void")

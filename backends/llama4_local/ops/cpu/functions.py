@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+import torch
 from torch import Tensor
 
 from llama4_local.ops.cpu import library
@@ -23,11 +24,13 @@ class CpuOps(ReferenceOps):
 
     Args:
         products: The forms of products. Feed-forwards are one kernel where their products have the compiled form.
+        dtype: That of the network, whose kernels are compiled here and not in its first step.
     """
 
-    def __init__(self, products: Products) -> None:
+    def __init__(self, products: Products, dtype: torch.dtype) -> None:
         super().__init__()
         self.products = products
+        library.layer_machine(dtype)
 
     def linear(self, x: Tensor, weight: Tensor) -> Tensor:
         """See `Ops.linear`."""

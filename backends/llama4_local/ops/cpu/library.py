@@ -15,9 +15,13 @@ from llama4_local.ops.cpu.machine import Machine, UnavailableError, compiled
 from llama4_local.ops.cpu.numbers import WIDTH
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from torch import Tensor
 
     from llama4_local.cache.kv_cache import LayerCache
+    from llama4_local.ops.cpu.ir import Function
+    from llama4_local.ops.cpu.kernel import Kernel
     from llama4_local.ops.heads import HeadTransform
 
 _DTYPES = (torch.float32, torch.bfloat16)
@@ -26,26 +30,40 @@ _ALONE = 1 << 16  # numbers, or products, below which waking threads takes longe
 
 @cache
 def machine(dtype: torch.dtype) -> Machine | None:
-    """Return the kernels for a dtype, compiled once for the process; None where they cannot run."""
+    """Return the kernel of products for a dtype, compiled once for the process; None where it cannot run."""
     if dtype not in _DTYPES:
         return None
     narrow = dtype == torch.bfloat16
-    functions = [
+    functions = *dot_functions(narrow=narrow), linear.multiply_function(narrow=narrow, adds=False)
+    return _compiled(functions, (linear.linear(narrow=narrow),))
+
+
+@cache
+def layer_machine(dtype: torch.dtype) -> Machine | None:
+    """Return the other kernels of a layer: apart, since the forms of products are chosen without them."""
+    if machine(dtype) is None:
+        return None
+    narrow = dtype == torch.bfloat16
+    functions = (
         *dot_functions(narrow=narrow),
         linear.multiply_function(narrow=narrow, adds=False),
         linear.multiply_function(narrow=narrow, adds=True),
+        experts.gated_function(narrow=narrow),
         experts.gate_function(narrow=narrow),
         attention.attend_function(narrow=narrow),
-    ]
-    kernels = [
-        linear.linear(narrow=narrow),
+    )
+    kernels = (
         experts.mlp(narrow=narrow),
         experts.mixture(narrow=narrow),
         norms.norm(narrow=narrow, adds=False),
         norms.norm(narrow=narrow, adds=True),
         norms.epilogue(narrow=narrow),
         attention.attention(narrow=narrow),
-    ]
+    )
+    return _compiled(functions, kernels)
+
+
+def _compiled(functions: Sequence[Function], kernels: Sequence[Kernel]) -> Machine | None:
     texts = [*(each.text(internal=True) for each in functions), *(each.text() for each in kernels)]
     try:
         return compiled(texts, [each.name for each in kernels])
@@ -175,7 +193,7 @@ def norms_rows(x: Tensor, weight: Tensor) -> bool:
 
 
 def _run(x: Tensor, name: str, *arguments: Tensor | int | None, alone: bool = False) -> None:
-    here = machine(x.dtype)
+    here = machine(x.dtype) if name == "linear" else layer_machine(x.dtype)
     if here is None:
         raise BrokenInvariant("a kernel was asked for that `takes` was false for")
     places = [each if isinstance(each, int) else 0 if each is None else each.data_ptr() for each in arguments]
