@@ -16,7 +16,7 @@ from llama4_local.checkpoint.quantizing import load_quantizing
 from llama4_local.config.formats import DTYPE_BYTES, MOST_STEP_TOKENS
 from llama4_local.model.transformer import Model
 from llama4_local.ops.cpu.functions import CpuOps
-from llama4_local.ops.cpu.measuring import Choice, choose
+from llama4_local.ops.cpu.measuring import Choice, choose, in_rows
 from llama4_local.ops.interface import select_ops
 from llama4_local.ops.kernels.layout import prepare
 from llama4_local.ops.reference.quantized import QuantizedReferenceOps
@@ -72,7 +72,7 @@ def load_model(
         raise InvalidRequest(f"dtype must be auto, {', '.join(_DTYPES)}, got {dtype!r}")
     config = read_network(folder).config
     packs = quantize is not None or head_dtype != "auto"
-    choice = None if packs or deterministic else _choice(folder, config, device, _DTYPES.get(dtype))
+    choice = None if packs else _choice(folder, config, device, _DTYPES.get(dtype), timed=not deterministic)
     weights = load_weights(
         folder,
         config,
@@ -176,12 +176,15 @@ def model_of(
     return Model.create(config, cast("Weights", weights), ops, ranks)
 
 
-def _choice(folder: str | Path, config: ModelConfig, device: str, dtype: torch.dtype | None) -> Choice | None:
-    """Time the products of a plain network on a CPU; None where nothing is to be chosen."""
+def _choice(
+    folder: str | Path, config: ModelConfig, device: str, dtype: torch.dtype | None, *, timed: bool = True
+) -> Choice | None:
+    """Choose the products of a plain network on a CPU, by timing them or not; None where nothing is to be chosen."""
     stored, text = network_tensors(folder, config), config.text
     dtype = dtype or stored_dtype(stored)
     if torch.device(device).type != "cpu" or is_quantized(stored):
         return None
     if select_ops(device, dtype=dtype, head_dim=text.head_dim).prepared_weights:
         return None
-    return choose(matrix_shapes(text), dtype, network=matrix_numbers(text))
+    shapes = matrix_shapes(text)
+    return choose(shapes, dtype, network=matrix_numbers(text)) if timed else in_rows(shapes, dtype)

@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING, Protocol, TypeAlias
 
 import torch
 
+from llama4_local.ops.cpu.functions import InvariantCpuOps
+from llama4_local.ops.cpu.library import machine
 from llama4_local.ops.reference.functions import ReferenceOps
 from llama4_local.ops.reference.invariant import InvariantOps
 
@@ -172,11 +174,15 @@ def select_ops(
         device: Where the weights are.
         dtype: Their type where they are not packed.
         head_dim: Width of an attention head; the kernels take powers of two from 16 on.
-        deterministic: One cut of each kernel for any number of tokens; without kernels, `InvariantOps`.
+        deterministic: One cut of each kernel for any number of tokens; elsewhere `InvariantOps`, on CPUs with
+            compiled products where there are any.
     """
     fits = dtype == torch.bfloat16 and head_dim >= 16 and head_dim & (head_dim - 1) == 0
     if not fits or not is_hopper(device):
-        return InvariantOps() if deterministic else ReferenceOps()
+        if not deterministic:
+            return ReferenceOps()
+        compiled = torch.device(device).type == "cpu" and machine(dtype) is not None
+        return InvariantCpuOps(dtype) if compiled else InvariantOps()
     from llama4_local.ops.kernels.arrivals import arrival_counters
     from llama4_local.ops.kernels.functions import KernelOps
     from llama4_local.ops.kernels.tile_table import TileTable

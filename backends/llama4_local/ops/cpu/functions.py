@@ -1,4 +1,4 @@
-"""`CpuOps`: compiled kernels where they run and are fastest, the reference functions for all else."""
+"""The functions of layers on a CPU: compiled kernels where they fit, the reference functions for all else."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from llama4_local.ops.cpu import library
 from llama4_local.ops.cpu.experts import MOST_ROWS
 from llama4_local.ops.cpu.products import Products, compiled
 from llama4_local.ops.reference.functions import ReferenceOps
+from llama4_local.ops.reference.invariant import InvariantOps
 
 if TYPE_CHECKING:
     from llama4_local.cache.kv_cache import LayerCache
@@ -85,3 +86,25 @@ class CpuOps(ReferenceOps):
 
     def _is_compiled(self, rows: int, weights: MlpWeights) -> bool:
         return self.products.form(rows, weights.gate_up) is compiled
+
+
+class InvariantCpuOps(InvariantOps):
+    """`InvariantOps` whose products and norms are kernels: these give a row the same bits in any company.
+
+    Args:
+        dtype: That of the network, whose kernels are compiled here.
+    """
+
+    def __init__(self, dtype: torch.dtype) -> None:
+        super().__init__()
+        library.layer_machine(dtype)
+        library.machine(torch.float32)  # packed weights are multiplied in it
+
+    def product(self, x: Tensor, weight: Tensor) -> Tensor:
+        """See `QuantizedReferenceOps.product`."""
+        x = x.contiguous()
+        return library.multiply(x, weight) if library.takes(x, weight) else super().product(x, weight)
+
+    def rms_norm(self, x: Tensor, weight: Tensor, eps: float) -> Tensor:
+        """See `Ops.rms_norm`."""
+        return library.rms_norm(x, weight, eps) if library.norms_rows(x, weight) else super().rms_norm(x, weight, eps)

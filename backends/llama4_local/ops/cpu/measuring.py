@@ -129,6 +129,11 @@ def choose(shapes: Iterable[_Shape], dtype: torch.dtype, *, network: int, patien
     return Choice(layouts, Products(forms))
 
 
+def in_rows(shapes: Iterable[_Shape], dtype: torch.dtype) -> Choice | None:
+    """Return what the compiled products take, every matrix in rows; None without them. Nothing is timed."""
+    return None if library.machine(dtype) is None else Choice(dict.fromkeys(shapes, ("rows", "rows")))
+
+
 class _BusyError(Exception):
     """Times would be those of other work."""
 
