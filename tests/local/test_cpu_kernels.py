@@ -6,6 +6,7 @@ import ctypes
 import math
 from collections.abc import Callable, Generator, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from itertools import product
 
 import pytest
@@ -16,12 +17,15 @@ from llama4_local.cache.kv_cache import LayerCache
 from llama4_local.ops.cpu import functions, library, machine
 from llama4_local.ops.cpu.attention import SPLIT
 from llama4_local.ops.cpu.experts import MOST_ROWS
-from llama4_local.ops.cpu.functions import CpuOps
+from llama4_local.ops.cpu.functions import CpuOps, QuantizedCpuOps
 from llama4_local.ops.cpu.measuring import choose
 from llama4_local.ops.cpu.products import BEYOND, BUCKETS, Products, by_rows, compiled
 from llama4_local.ops.heads import HeadTransform
 from llama4_local.ops.reference import moe, rows
 from llama4_local.ops.reference.functions import ReferenceOps
+from llama4_local.ops.reference.quantized import QuantizedReferenceOps
+from llama4_local.weights.quantize import quantize_fp8, quantize_int4
+from llama4_local.weights.quantized import Fp8Matrix, Int4Matrix, Matrix, Packed
 from llama4_local.weights.tree import MlpTree, MoeTree
 
 DTYPES = [torch.float32, torch.bfloat16]
@@ -83,6 +87,62 @@ def test_a_product_of_any_shape(dtype: torch.dtype, shape: tuple[int, int], coun
     assert found.dtype == dtype
     close(found, x.double() @ weight.double().t(), dtype)
     alone_and_together(lambda of: library.multiply(of, weight), x[:9])
+
+
+def packed_in(kind: str, group: int, outputs: int, inputs: int) -> Packed:
+    weight = Source(torch.float32).draw(outputs, inputs)
+    return quantize_int4(weight, group) if kind == "int4" else quantize_fp8(weight)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize(("kind", "group"), [("int4", 64), ("int4", 128), ("fp8", 0)])
+@pytest.mark.parametrize(("outputs", "inputs"), [(4, 128), (6, 256), (129, 384)])
+@pytest.mark.parametrize("count", [1, 3, 4, 7, 32])
+def test_products_with_packed_matrices(
+    dtype: torch.dtype, kind: str, group: int, outputs: int, inputs: int, count: int
+):
+    weight = packed_in(kind, group, outputs, inputs)
+    x = Source(dtype, seed=1).draw(count, inputs)
+    assert library.takes_packed(x, weight)
+    close(library.multiply_packed(x, weight), x.double() @ weight.dequantize().double().t(), dtype)
+    alone_and_together(lambda of: library.multiply_packed(of, weight), x[:7])
+
+
+def test_every_number_of_a_packed_type_is_read_as_it_is():
+    numbers = torch.arange(256, dtype=torch.uint8).view(torch.float8_e4m3fn)
+    finite = torch.where(numbers.float().isnan(), torch.zeros(()), numbers.float()).to(torch.float8_e4m3fn)
+    weight = Fp8Matrix(finite.expand(4, 256).contiguous(), torch.tensor([1.0, 2.0, 0.5, 2.0**-20]))
+    eye = torch.eye(256)
+    assert torch.equal(library.multiply_packed(eye, weight), weight.dequantize().t())
+    whole = Int4Matrix(torch.arange(256, dtype=torch.uint8).view(4, 64), torch.full((1, 4), -0.5, dtype=torch.bfloat16))
+    assert torch.equal(library.multiply_packed(torch.eye(128), whole), whole.dequantize().t())
+
+
+def test_packed_matrices_that_no_kernel_reads_are_unpacked():
+    x = Source(torch.float32).draw(3, 128)
+    narrow = packed_in("int4", 32, 8, 128)
+    assert isinstance(narrow, Int4Matrix)
+    order = torch.randperm(128, generator=torch.Generator().manual_seed(0))[None].to(torch.int32)
+    wide = packed_in("int4", 64, 8, 128)
+    assert isinstance(wide, Int4Matrix)
+    turned = replace(wide, order=order, ends=(8,))
+    ops = QuantizedCpuOps(torch.float32)
+    for weight in (narrow, turned, replace(wide, scales=wide.scales.half()), wide.rows(0, 3)):
+        assert not library.takes_packed(x, weight)
+        torch.testing.assert_close(ops.linear(x, weight), x @ weight.dequantize().t(), rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("kind", ["int4", "fp8"])
+@pytest.mark.parametrize("count", [1, 6, 70])
+def test_packed_feed_forwards_are_those_of_the_reference(dtype: torch.dtype, kind: str, count: int):
+    source = Source(torch.float32)
+    matrices = [source.draw(5, 256, 128), source.draw(5, 128, 128), source.draw(256, 128), source.draw(128, 128)]
+    gate_up, down, *shared = [quantize_int4(each, 64) if kind == "int4" else quantize_fp8(each) for each in matrices]
+    weights: MoeTree[Matrix] = MoeTree(source.draw(5, 128).to(dtype), gate_up, down, MlpTree(*shared))
+    x = source.draw(count, 128).to(dtype)
+    expected = QuantizedReferenceOps(exact_rows=count).moe(x, weights)
+    close(QuantizedCpuOps(dtype).moe(x, weights), expected, dtype)
 
 
 @pytest.mark.parametrize("dtype", DTYPES)

@@ -15,7 +15,7 @@ from llama4_local.checkpoint.plain import Progress, load_checkpoint, stored_dtyp
 from llama4_local.checkpoint.quantizing import load_quantizing
 from llama4_local.config.formats import DTYPE_BYTES, MOST_STEP_TOKENS
 from llama4_local.model.transformer import Model
-from llama4_local.ops.cpu.functions import CpuOps
+from llama4_local.ops.cpu.functions import CpuOps, QuantizedCpuOps
 from llama4_local.ops.cpu.measuring import Choice, choose, in_rows
 from llama4_local.ops.interface import select_ops
 from llama4_local.ops.kernels.layout import prepare
@@ -170,7 +170,8 @@ def model_of(
         pass
     elif not all(isinstance(leaf, Tensor | ExpertStack) for leaf in weights.leaves()):
         # Rounding activations buys nothing without the kernels' FP8 products.
-        ops = QuantizedReferenceOps(exact_rows=MOST_STEP_TOKENS)
+        on_cpu = plain.device.type == "cpu" and ranks is None
+        ops = QuantizedCpuOps(plain.dtype) if on_cpu else QuantizedReferenceOps(exact_rows=MOST_STEP_TOKENS)
     elif choice is not None:
         ops = CpuOps(choice.products, plain.dtype)
     return Model.create(config, cast("Weights", weights), ops, ranks)

@@ -9,10 +9,11 @@ from typing import TYPE_CHECKING
 import torch
 
 from llama4_local.config.invariant import BrokenInvariant
-from llama4_local.ops.cpu import attention, experts, linear, norms
+from llama4_local.ops.cpu import attention, experts, linear, norms, packed
 from llama4_local.ops.cpu.dots import dot_functions
 from llama4_local.ops.cpu.machine import Machine, UnavailableError, compiled
 from llama4_local.ops.cpu.numbers import WIDTH
+from llama4_local.weights.quantized import Fp8Matrix, Int4Matrix, parts_of
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
     from llama4_local.ops.cpu.ir import Function
     from llama4_local.ops.cpu.kernel import Kernel
     from llama4_local.ops.heads import HeadTransform
+    from llama4_local.weights.quantized import Matrix, Packed
 
 _DTYPES = (torch.float32, torch.bfloat16)
 _ALONE = 1 << 16  # numbers, or products, below which waking threads takes longer than what they save
@@ -63,6 +65,16 @@ def layer_machine(dtype: torch.dtype) -> Machine | None:
     return _compiled(functions, kernels)
 
 
+@cache
+def packed_machine(dtype: torch.dtype) -> Machine | None:
+    """Return the kernels of products with packed matrices, for activations of a dtype."""
+    if machine(dtype) is None:
+        return None
+    narrow = dtype == torch.bfloat16
+    kernels = packed.int4_linear(narrow=narrow), packed.e4m3_linear(narrow=narrow)
+    return _compiled(packed.packed_functions(narrow=narrow), kernels)
+
+
 def _compiled(functions: Sequence[Function], kernels: Sequence[Kernel]) -> Machine | None:
     texts = [*(each.text(internal=True) for each in functions), *(each.text() for each in kernels)]
     try:
@@ -88,6 +100,29 @@ def multiply(x: Tensor, weight: Tensor) -> Tensor:
     """Return x [rows, in] times the transpose of `weight` [out, in], of tensors that `takes` is true for."""
     out = x.new_empty((x.shape[0], weight.shape[0]))
     _run(x, "linear", out, x, weight, x.shape[0], *weight.shape)
+    return out
+
+
+def takes_packed(x: Tensor, weight: Matrix) -> bool:
+    """Return whether `multiply_packed` takes rows x and a packed matrix [out, in]."""
+    outputs, inputs = weight.shape[-2:]
+    if outputs < linear.LEAST_OUTPUTS or inputs % WIDTH or not takes(x):
+        return False
+    if isinstance(weight, Int4Matrix):
+        if weight.order is not None or parts_of(weight.group) != packed.PARTS or weight.scales.dtype != torch.bfloat16:
+            return False
+        return weight.packed.is_contiguous() and weight.scales.is_contiguous()
+    return isinstance(weight, Fp8Matrix) and weight.values.is_contiguous() and weight.scales.is_contiguous()
+
+
+def multiply_packed(x: Tensor, weight: Packed) -> Tensor:
+    """Return x [rows, in] times the transpose of a matrix that `takes_packed` is true for, activations unrounded."""
+    outputs, inputs = weight.shape
+    out, sizes = x.new_empty((x.shape[0], outputs)), (x.shape[0], outputs, inputs)
+    if isinstance(weight, Int4Matrix):
+        _run(x, "int4_linear", out, x, weight.packed, weight.scales, *sizes, weight.group)
+    else:
+        _run(x, "e4m3_linear", out, x, weight.values, weight.scales, *sizes)
     return out
 
 
@@ -193,7 +228,8 @@ def norms_rows(x: Tensor, weight: Tensor) -> bool:
 
 
 def _run(x: Tensor, name: str, *arguments: Tensor | int | None, alone: bool = False) -> None:
-    here = machine(x.dtype) if name == "linear" else layer_machine(x.dtype)
+    of = {"linear": machine, "int4_linear": packed_machine, "e4m3_linear": packed_machine}.get(name, layer_machine)
+    here = of(x.dtype)
     if here is None:
         raise BrokenInvariant("a kernel was asked for that `takes` was false for")
     places = [each if isinstance(each, int) else 0 if each is None else each.data_ptr() for each in arguments]

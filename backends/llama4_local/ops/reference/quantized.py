@@ -45,7 +45,15 @@ class QuantizedReferenceOps(ReferenceOps):
 
     def linear(self, x: Tensor, weight: Matrix) -> Tensor:
         """See `Ops.linear`; the weight may be packed."""
-        return linear(x, weight, exact=len(x) <= self._exact_rows, product=self.product)
+        return linear(x, weight, exact=self.is_exact(x), product=self.product)
+
+    def expert_linear(self, x: Tensor, experts: Matrix, expert: int, *, exact: bool) -> Tensor:
+        """Return `linear` with one of a stack of experts, see `expert_linear`."""
+        return expert_linear(x, experts, expert, exact=exact, product=self.product)
+
+    def is_exact(self, x: Tensor) -> bool:
+        """Return whether activations of so many rows stay unrounded with FP8 weights."""
+        return len(x) <= self._exact_rows
 
     def mlp(self, x: Tensor, weights: MlpTree[Matrix]) -> Tensor:
         """See `Ops.mlp`; the weights may be packed."""
@@ -61,14 +69,14 @@ class QuantizedReferenceOps(ReferenceOps):
 
     def experts(self, x: Tensor, router_logits: Tensor, weights: MoeTree[Matrix]) -> Tensor:
         """See `Ops.experts`; experts may be packed."""
-        exact = len(x) <= self._exact_rows
+        exact = self.is_exact(x)
         logits, top_1 = router_logits.float().max(dim=-1)
         scaled = x * self.sigmoid(logits).to(x.dtype)[:, None]
         routed = torch.empty_like(x)
         for expert in top_1.unique().tolist():
             own = top_1 == expert
-            hidden = self.swiglu(expert_linear(scaled[own], weights.gate_up, expert, exact=exact, product=self.product))
-            done = expert_linear(hidden, weights.down, expert, exact=exact, product=self.product)
+            hidden = self.swiglu(self.expert_linear(scaled[own], weights.gate_up, expert, exact=exact))
+            done = self.expert_linear(hidden, weights.down, expert, exact=exact)
             routed[own] = done.to(x.dtype)
         return routed + self.mlp(x, weights.shared)
 
