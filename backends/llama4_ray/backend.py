@@ -67,7 +67,7 @@ class RayBackend:
         cpus: CPU cores that each replica takes in Ray's books; left out, one for each of its ranks.
         gpus: GPUs that each replica gets, all of one node; one for each of its ranks, or none.
         address: The cluster's address; left out, that of the environment, else one is started on this machine.
-        host: The address on which replicas listen; left out, each node's own.
+        host: The address on which replicas listen; left out, each node's own: 127.0.0.1 in a cluster started here.
         start_seconds: Most seconds for a replica to be placed and to load.
         resume: Whether answers of a replica that dies go on at another one.
         tokenizer: The model's tokenizer or its file, to render and count prompts.

@@ -1,4 +1,4 @@
-"""A cluster on this machine, in a process of its own: `python -m llama4_ray.head`.
+"""A cluster of this machine alone, on 127.0.0.1, in a process of its own: `python -m llama4_ray.head`.
 
 Ray ties the processes of a cluster to the thread that starts them, and that thread must be a main thread. The process
 prints the cluster's address, or why there is none, and ends with the cluster when its standard input ends, so also when
@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from collections.abc import Generator
 
+_BEYOND = "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"  # off, the node's address is 127.0.0.1, on every system
 FAILED = "failed: "
 """Begins the line that tells why no cluster was started."""
 
@@ -26,17 +27,18 @@ def main() -> int:
     # Ray lets its workers give way to every other process (niceness 15). Where those that a replica sends to are on the
     # same machine, each token that it writes then wakes its reader at once, and waits for it.
     os.environ.setdefault("RAY_worker_niceness", "0")
+    os.environ[_BEYOND] = "0"  # read when Ray is imported: it takes 127.0.0.1, given by hand, for the outer address
     import ray
 
     try:
         with one_at_a_time():
-            context: Any = ray.init(
-                log_to_driver=False, configure_logging=False, include_dashboard=False, _node_ip_address="127.0.0.1"
-            )
+            context: Any = ray.init(log_to_driver=False, configure_logging=False, include_dashboard=False)
     except Exception as error:  # noqa: BLE001 - the process's edge: its parent gets the reason
         sys.stdout.write(f"{FAILED}{type(error).__name__}: {' '.join(str(error).split())[:500]}\n")
         return 1
-    sys.stdout.write(f"{context.address_info['gcs_address']}\n")
+    # Ray would turn 127.0.0.1 into the outer address in the process that connects; IPv6's name of it stays.
+    port = str(context.address_info["gcs_address"]).rpartition(":")[2]
+    sys.stdout.write(f"[::ffff:127.0.0.1]:{port}\n")
     sys.stdout.flush()
     sys.stdin.read()
     ray.shutdown()

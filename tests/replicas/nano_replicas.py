@@ -5,7 +5,8 @@ from __future__ import annotations
 import os
 import threading
 from collections.abc import Callable, Generator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -40,6 +41,21 @@ def pid_of(placed: Placed) -> int:
 
     pid: Callable[[object], int] = lambda _: os.getpid()  # noqa: E731 - a named function would be looked up by name
     return int(ray.get(placed.actor.__ray_call__.remote(pid)))
+
+
+def listening_addresses(pid: int) -> set[str]:
+    """Return the addresses on which a process and those below it listen, in the kernel's digits."""
+    sockets: set[str] = set()
+    for process in _family(pid):
+        with suppress(OSError):  # it has ended
+            sockets |= {str(entry.readlink()) for entry in Path(f"/proc/{process}/fd").iterdir()}
+    rows = [line.split() for name in ("tcp", "tcp6") for line in Path("/proc/net", name).read_text().splitlines()[1:]]
+    return {row[1].partition(":")[0] for row in rows if row[3] == "0A" and f"socket:[{row[9]}]" in sockets}
+
+
+def _family(pid: int) -> list[int]:
+    below = [int(word) for path in Path(f"/proc/{pid}/task").glob("*/children") for word in path.read_text().split()]
+    return [pid, *(process for child in below for process in _family(child))]
 
 
 @contextmanager

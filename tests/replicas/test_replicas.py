@@ -33,10 +33,11 @@ from llama4sdk.backend import Backend
 from llama4sdk.routing import Fallback
 from llama4sdk.testing.conformance import BackendConformance
 from long_runs import LONG, often, only_long
-from replicas.nano_replicas import Kept, kill, kill_one, nano_replicas, one_cluster, pid_of
+from replicas.nano_replicas import Kept, kill, kill_one, listening_addresses, nano_replicas, one_cluster, pid_of
 from routing.failing import until
 
 GREEDY = Sampling(temperature=0, max_tokens=60 if LONG else 24)
+LOOPBACK = {"0100007F", "0000000000000000FFFF00000100007F"}  # 127.0.0.1 in /proc/net/tcp and tcp6
 STREAMS = often(20, 50)
 EXAMPLE = Path(__file__).resolve().parents[2] / "examples" / "ray_replicas.py"
 long = only_long("starts replicas of its own")
@@ -117,6 +118,16 @@ async def test_replicas_of_this_machine_give_way_to_no_other_process(kept: Kept)
     async with Llama4(backend):
         theirs = [os.getpriority(os.PRIO_PROCESS, pid_of(placed)) for placed in backend.placed]
     assert theirs == [os.getpriority(os.PRIO_PROCESS, 0)] * 2
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+async def test_a_cluster_that_was_started_here_listens_on_this_machine_alone(kept: Kept) -> None:
+    backend = nano_replicas()
+    async with Llama4(backend):
+        assert {httpx.URL(placed.url).host for placed in backend.placed} == {"127.0.0.1"}
+        theirs = [listening_addresses(pid_of(placed)) for placed in backend.placed]
+        assert all(theirs)
+        assert set().union(*theirs, listening_addresses(os.getpid())) <= LOOPBACK
 
 
 async def test_a_replica_that_dies_under_many_streams_loses_none_of_them_and_is_replaced(kept: Kept) -> None:
