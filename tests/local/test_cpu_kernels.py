@@ -287,7 +287,19 @@ def test_what_is_not_a_number_stays_in_its_row(dtype: torch.dtype):
     scores[3] = math.nan
     mixed = library.mixture(x, scores, gate_up, down, gate_up[0].clone(), down[0].clone())
     assert mixed[1].isnan().all()
+    assert mixed[3].isnan().all()
     assert mixed[[0, 4]].isfinite().all()
+
+
+def test_a_key_that_is_not_a_number_is_not_hidden():
+    source = Source(torch.float32)
+    layer, pages = paged([300, 20], 1, 16, source)
+    queries, lengths = source.draw(2, 2, 16), torch.tensor([300, 20])
+    clean = library.attend(queries, layer, pages, lengths, 300)
+    layer.keys[pages[0, 2], 3, 0, 5] = math.nan
+    found = library.attend(queries, layer, pages, lengths, 300)
+    assert found[0].isnan().all()
+    assert torch.equal(found[1], clean[1])
 
 
 def test_rounding_to_bf16_is_to_the_nearest_even():

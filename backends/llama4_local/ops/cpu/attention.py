@@ -18,6 +18,7 @@ STRIP = 2 * WIDTH  # numbers of a head that are summed at once
 _KEYS = TILES[1]
 BESIDE = 2  # numbers beside a part's sums: the largest score, and the sum of weights
 _LOWEST = -3.0e38
+_NO_WEIGHT = -80.0  # below it a weight is zero, where `exponential` stays at its least
 
 
 def attention(*, narrow: bool) -> Kernel:
@@ -121,8 +122,7 @@ def _weigh(code: Function, scores: Array, count: Value, beside: Array) -> None:
     sums = code.slot(vector(F32, WIDTH), 0)
     with code.loop(0, count, WIDTH) as place:
         difference = scores.vector(place) - most
-        weights = exponential(code, difference)
-        near = code.select(difference > -80.0, weights, 0)  # beyond, `exponential` stays at its least
+        near = _weight(code, difference)
         scores.put(place, near)
         sums.set(sums.get() + near)
     beside.put(0, highest.get())
@@ -137,8 +137,7 @@ def _merge(code: Kernel, out: Array, parts: Array, count: Value, in_part: Value,
     sums = code.slot(F32, 0)
 
     def weight_of(part: Value) -> Value:
-        difference = parts.number(part * in_part + head_dim) - highest.get()
-        return code.select(difference > -80.0, exponential(code, difference), 0)
+        return _weight(code, parts.number(part * in_part + head_dim) - highest.get())
 
     with code.loop(0, count) as part:
         sums.set(code.fma(weight_of(part), parts.number(part * in_part + head_dim + 1), sums.get()))
@@ -148,3 +147,9 @@ def _merge(code: Kernel, out: Array, parts: Array, count: Value, in_part: Value,
             weight = code.splat(weight_of(part), WIDTH)
             mixed.set(code.fma(weight, parts.vector(part * in_part + place), mixed.get()))
         out.put(place, mixed.get() / code.splat(sums.get(), WIDTH))
+
+
+def _weight(code: Function, difference: Value) -> Value:
+    """Return the weight of a score relative to the largest one's; NaN stays NaN."""
+    nothing = code.constant(difference.kind, 0)
+    return code.select(difference < _NO_WEIGHT, nothing, exponential(code, difference))

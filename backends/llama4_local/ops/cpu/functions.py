@@ -88,6 +88,7 @@ class CpuOps(_RowOps):
                 self.products.form(each, gate_up[0]) is compiled
                 and self._is_compiled(rows, shared)
                 and library.takes(x, *matrices)
+                and router_logits.dtype == x.dtype
                 and library.takes(router_logits)
             ):
                 return library.mixture(x, router_logits, *matrices)

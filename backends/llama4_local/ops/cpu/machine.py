@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import importlib
+import platform
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -15,6 +16,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
 _SYMBOLS = ("omp_get_thread_num", "omp_get_num_threads", "GOMP_parallel", "GOMP_barrier")
+_FUSED = ("aarch64", "arm64")  # machines whose processors all have fused multiply-add
 _DECLARED = """
 declare i32 @omp_get_thread_num()
 declare i32 @omp_get_num_threads()
@@ -89,8 +91,11 @@ def compiled(texts: Sequence[str], names: Sequence[str]) -> Machine:
 
 
 def _target(llvm: Any) -> Any:
-    features = llvm.get_host_cpu_features()
-    if not (features.get("fma") or features.get("neon")):
+    try:
+        features = llvm.get_host_cpu_features()
+    except RuntimeError as error:
+        raise UnavailableError("LLVM cannot tell what this processor has") from error
+    if platform.machine() not in _FUSED and not features.get("fma"):
         raise UnavailableError("this processor has no fused multiply-add")
     target = llvm.Target.from_default_triple()
     return target.create_target_machine(cpu=llvm.get_host_cpu_name(), features=features.flatten(), opt=2, jit=True)
@@ -109,9 +114,12 @@ def _llvm() -> Any:
 
 @cache
 def _openmp() -> Any:
-    """Return PyTorch's OpenMP, so that both share their threads."""
-    folder = Path(torch.__file__).parent
-    libraries = sorted((*folder.glob("lib/libgomp*.so*"), *folder.parent.glob("torch.libs/libgomp*.so*")))
-    if not libraries:
-        raise UnavailableError("this build of PyTorch brings no GNU OpenMP")
-    return ctypes.CDLL(str(libraries[0]))
+    """Return the OpenMP that PyTorch has loaded, so that both share their threads; its own build before another one."""
+    maps = Path("/proc/self/maps")
+    loaded = (
+        {line.split()[-1] for line in maps.read_text().splitlines() if "libgomp" in line} if maps.exists() else set()
+    )
+    if not loaded:
+        raise UnavailableError("PyTorch runs without GNU OpenMP")
+    own = str(Path(torch.__file__).parent.parent)
+    return ctypes.CDLL(min(loaded, key=lambda path: (not path.startswith(own), path)))

@@ -102,9 +102,12 @@ def square_root(code: Function, value: Value) -> Value:
 
 
 def exponential(code: Function, value: Value) -> Value:
-    """Return e to the power of a number or vector, within 2 units of the last place; ends beyond ±87 are cut off."""
-    bounded = code.select(value > _LOWEST, value, code.constant(value.kind, _LOWEST))
-    bounded = code.select(bounded < _HIGHEST, bounded, code.constant(value.kind, _HIGHEST))
+    """Return e to the power of a number or vector, within 2 units of the last place; NaN stays NaN.
+
+    Ends beyond ±87 are cut off.
+    """
+    bounded = code.select(value < _LOWEST, code.constant(value.kind, _LOWEST), value)
+    bounded = code.select(bounded > _HIGHEST, code.constant(value.kind, _HIGHEST), bounded)
     suffix = "f32" if value.kind == F32 else f"v{width_of(value.kind)}f32"
     power = code.call(f"llvm.floor.{suffix}", (bounded * (1 / math.log(2)) + 0.5,), value.kind)
     rest = bounded
