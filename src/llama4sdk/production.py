@@ -5,7 +5,7 @@ from __future__ import annotations
 import warnings
 from abc import ABC, abstractmethod
 from collections.abc import AsyncIterator
-from typing import TYPE_CHECKING, Any, Generic, Self, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, Protocol, Self, TypeVar
 
 import anyio
 
@@ -89,7 +89,41 @@ class Production(ABC, Generic[E]):
             self._ended.set()
 
 
-class Pumped(AsyncIterator[E], Generic[E]):
+class Stoppable(Protocol):
+    """A task behind a block, one of the event loop's own; see `Production`."""
+
+    @property
+    def running(self) -> bool:
+        """Whether it was started and has not ended."""
+        ...
+
+    def stop_soon(self) -> None:
+        """Stop without waiting for it, from any thread; does nothing where its event loop has ended."""
+        ...
+
+
+P = TypeVar("P", bound=Stoppable)
+
+
+class StoppedWhenDropped(Generic[P]):
+    """A block that is dropped without being left stops what goes on behind it, with a `ResourceWarning`."""
+
+    _what: str
+    _production: P
+
+    def __del__(self, warn: Callable[..., None] = warnings.warn) -> None:
+        production: P | None = getattr(self, "_production", None)
+        if production is not None and production.running:
+            production.stop_soon()
+            warn(
+                f"A {self._what} was dropped without leaving its block, and is stopped; use 'async with'.",
+                ResourceWarning,
+                source=self,
+                stacklevel=2,
+            )
+
+
+class Pumped(StoppedWhenDropped[Production[E]], AsyncIterator[E], Generic[E]):
     """A block that reads a production, so that `cancel()` works at once, from any task.
 
     The block may be left in another task than the one that entered it, as an async generator around it is when it is
@@ -126,17 +160,6 @@ class Pumped(AsyncIterator[E], Generic[E]):
                 await self._production.stop()
         finally:
             self._queue.close()
-
-    def __del__(self, warn: Callable[..., None] = warnings.warn) -> None:
-        production: Production[E] | None = getattr(self, "_production", None)
-        if production is not None and production.running:
-            production.stop_soon()
-            warn(
-                f"A {self._what} was dropped without leaving its block, and is stopped; use 'async with'.",
-                ResourceWarning,
-                source=self,
-                stacklevel=2,
-            )
 
     def __aiter__(self) -> Self:
         return self

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import tempfile
 from collections.abc import AsyncGenerator, Awaitable, Callable
+from pathlib import Path
 from typing import Any
 
 import anyio
 import pytest
 
 from llama4sdk import InvalidRequest, Llama4, Sampling, Stream
+from llama4sdk.bulk.lock import lock
 from llama4sdk.testing import ScriptedBackend
 
 BACKENDS = pytest.mark.parametrize("loop", ["asyncio", "trio"])
@@ -267,13 +270,49 @@ async def a_run(llama: Llama4) -> None:
     await anext(await llama.run_stream("Tell.", tools=[add]).__aenter__())
 
 
+async def a_map(llama: Llama4) -> None:
+    await llama.map(["Tell.", "Tell."]).__aenter__()
+
+
+async def a_map_under_way(llama: Llama4) -> None:
+    with tempfile.TemporaryDirectory() as folder:
+        work = await llama.map(["Tell.", "Tell."], journal=Path(folder, "journal")).__aenter__()
+        await anyio.sleep(0.02)
+        del work
+        await until_free(Path(folder, "journal"))
+
+
+async def until_free(journal: Path) -> None:
+    """Wait until no work holds a journal."""
+    with anyio.fail_after(20):
+        while True:
+            with journal.open("rb+") as file:
+                if lock(file):
+                    return
+            await anyio.sleep(0.01)
+
+
+async def a_map_in_another_thread(llama: Llama4) -> None:
+    kept = [llama.map(["Tell.", "Tell."], ordered=True)]
+    await kept[0].__aenter__()
+    await anyio.to_thread.run_sync(kept.clear)
+
+
 async def in_another_thread(llama: Llama4) -> None:
     kept = [llama.stream("Tell.")]
     await anext(await kept[0].__aenter__())
     await anyio.to_thread.run_sync(kept.clear)
 
 
-DROPPED: list[Callable[[Llama4], Awaitable[None]]] = [a_stream, the_text_of_a_stream, a_run, in_another_thread]
+DROPPED: list[Callable[[Llama4], Awaitable[None]]] = [
+    a_stream,
+    the_text_of_a_stream,
+    a_run,
+    in_another_thread,
+    a_map,
+    a_map_under_way,
+    a_map_in_another_thread,
+]
 
 
 @BACKENDS
