@@ -4,6 +4,7 @@ environment once."""
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -86,6 +87,24 @@ def test_the_command_pull_fetches_the_needed_files_into_a_folder(tmp_path: Path,
         missing = run(hub, tmp_path / "home", "-m", "llama4_local.checkpoint.pull", "someone/else")
     assert missing.returncode == 1
     assert "no checkpoint of this name" in missing.stderr
+
+
+@pytest.mark.parametrize("into", ["cache", "folder"])
+def test_pull_compares_files_with_the_digests_of_the_hub(tmp_path: Path, folder: Path, into: str):
+    def pull(hub: Hub, place: str) -> subprocess.CompletedProcess[str]:
+        to = ["--to", str(tmp_path / place / "here")] if into == "folder" else []
+        return run(hub, tmp_path / place, "-m", "llama4_local.checkpoint.pull", NAME, "--verify", *to)
+
+    with serving(Hub(folder)) as hub:
+        whole = pull(hub, "whole")
+    assert whole.returncode == 0, whole.stderr
+    assert re.search(r"\b[1-9]\d* files are as the hub has them", whole.stderr)
+    with serving(Hub(folder, damaged=("model.safetensors", "config.json"))) as hub:
+        damaged = pull(hub, "damaged")
+    assert damaged.returncode == 1
+    for name in ("model.safetensors", "config.json"):
+        assert f"{name} is not the hub's file" in damaged.stderr
+    assert "tokenizer.json" not in damaged.stderr
 
 
 def test_a_download_that_broke_off_is_finished(tmp_path: Path, folder: Path):

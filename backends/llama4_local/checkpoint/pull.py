@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from llama4_local.checkpoint.hub import download, hub_name
-from llama4sdk.errors import InvalidRequest, LlamaError
+from llama4_local.checkpoint.hub_files import damaged_files
+from llama4sdk.errors import CheckpointError, InvalidRequest, LlamaError
 from llama4sdk.models import MODELS
 
 if TYPE_CHECKING:
@@ -20,6 +21,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = _parser().parse_args(arguments)
     try:
         folder = pull_checkpoint(options.model, options.to, options.revision)
+        if options.verify:
+            _verify(folder)
     except LlamaError as error:
         sys.stderr.write(f"{error}\n")
         return 1
@@ -46,11 +49,25 @@ def pull_checkpoint(model: str, to: Path | None = None, revision: str | None = N
     return download(checkpoint, to=to)
 
 
+def _verify(folder: Path) -> None:
+    """Compare the files with the hub's digests, and tell how many have one."""
+    damaged, compared = damaged_files(folder)
+    if damaged:
+        problems = [
+            f"{name} is not the hub's file; delete it, with what it links to, and pull again" for name in damaged
+        ]
+        raise CheckpointError(folder, problems)
+    sys.stderr.write(f"{compared} files are as the hub has them.\n")
+
+
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="llama4 pull", description="Download a checkpoint from the Hugging Face hub.")
     parser.add_argument("model", help=f"{', '.join(MODELS)}, or a repository's name")
     parser.add_argument("--to", type=Path, help="the folder; left out: the hub's cache")
     parser.add_argument("--revision", help="a branch, tag or commit")
+    parser.add_argument(
+        "--verify", action="store_true", help="compare every file with the hub's digest; reads it whole"
+    )
     return parser
 
 
