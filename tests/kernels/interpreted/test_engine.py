@@ -10,7 +10,7 @@ import torch
 
 from llama4_local.cache.page_table import CacheShape
 from llama4_local.config.model import GenerationConfig, ModelConfig, TextConfig
-from llama4_local.engine import model_runner
+from llama4_local.engine import warmup
 from llama4_local.engine.cuda_graphs import Capture, Rerun
 from llama4_local.engine.engine import Engine, EngineLimits
 from llama4_local.engine.mailbox import Mailbox
@@ -113,14 +113,14 @@ def generated(
 
 @pytest.mark.parametrize("weight_format", ["bf16", "int4", "fp8"] if LONG else ["bf16"])
 def test_padded_steps_generate_the_tokens_of_plain_ones(weight_format: Format, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(model_runner, "warmup_steps", no_warmup_steps)
+    monkeypatch.setattr(warmup, "warmup_steps", no_warmup_steps)
     prompts = thinned([[5, 6, 7, 8, 9], [40, 41], [90, 3, 4]], 3)
     assert generated(weight_format, Rerun, prompts) == generated(weight_format, None, prompts)
 
 
 @only_long("interprets a network for half a minute")
 def test_padded_steps_over_an_fp8_cache_generate_the_tokens_of_plain_ones(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(model_runner, "warmup_steps", no_warmup_steps)
+    monkeypatch.setattr(warmup, "warmup_steps", no_warmup_steps)
     prompts = [[5, 6, 7, 8, 9, 10, 11]]  # the second token of the answer is beyond a chunk edge
     padded = generated("bf16", Rerun, prompts, torch.float8_e4m3fn)
     assert padded == generated("bf16", None, prompts, torch.float8_e4m3fn)
