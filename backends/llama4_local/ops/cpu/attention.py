@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from llama4_local.ops.cpu.dots import TILES, by_rows, dots, share, wait_for_all
+from llama4_local.ops.cpu.dots import TILES, by_rows, dots, share, this_thread, wait_for_all
 from llama4_local.ops.cpu.ir import F32, I64, PTR, Function, vector
 from llama4_local.ops.cpu.kernel import Kernel
 from llama4_local.ops.cpu.numbers import WIDTH, Array, exponential, largest, minimum, total
@@ -35,8 +35,7 @@ def attention(*, narrow: bool) -> Kernel:
     rows, kv_heads, group, head_dim, page_size, widest, most_parts = (code.take_count() for _ in range(7))
     factor = code.take_number()
     in_part = group * (head_dim + BESIDE)
-    thread = code.cast("sext", code.call("omp_get_thread_num", (), "i32"), I64)
-    threads = code.cast("sext", code.call("omp_get_num_threads", (), "i32"), I64)
+    thread, threads = this_thread(code)
     turn = code.slot(I64, 0)
     with code.loop(0, rows) as row:
         length = code.load(code.at(lengths, row, I64), I64, 8)

@@ -6,7 +6,7 @@ from contextlib import contextmanager
 from itertools import product
 from typing import TYPE_CHECKING
 
-from llama4_local.ops.cpu.ir import F32, I64, PTR, Function, vector
+from llama4_local.ops.cpu.ir import F32, I32, I64, PTR, Function, vector
 from llama4_local.ops.cpu.numbers import LINE, WIDTH, Array, minimum, total
 
 if TYPE_CHECKING:
@@ -89,11 +89,16 @@ def by_rows(code: Function, count: Value, write: Callable[[Value, int], None]) -
             done.set(first + rows)
 
 
+def this_thread(code: Function) -> tuple[Value, Value]:
+    """Return the number of the thread that runs the code, and how many do."""
+    names = "omp_get_thread_num", "omp_get_num_threads"
+    thread, threads = (code.cast("sext", code.call(name, (), I32), I64) for name in names)
+    return thread, threads
+
+
 def share(code: Function, count: Value, unit: int = 1) -> tuple[Value, Value]:
-    """Return the first and the last but one of this thread's part of `count` things, in whole units but for the end."""
-    thread, threads = (
-        code.cast("sext", code.call(f"omp_get_{name}", (), "i32"), I64) for name in ("thread_num", "num_threads")
-    )
+    """Return the first of this thread's part of `count` things, and the one behind its last; parts are whole units."""
+    thread, threads = this_thread(code)
     units = (count + (unit - 1)) // unit
     first = (units * thread) // threads * unit
     last = (units * (thread + 1)) // threads * unit

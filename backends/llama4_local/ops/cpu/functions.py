@@ -25,12 +25,16 @@ if TYPE_CHECKING:
 _FEW = 32  # rows up to which weights are unpacked in registers, for every four rows anew; beyond, once into memory
 
 
-class _RowOps(ReferenceOps):
-    """Norms, heads and attention, which do not depend on how matrices are stored."""
+class _NormOps(ReferenceOps):
+    """Norms of rows."""
 
     def rms_norm(self, x: Tensor, weight: Tensor, eps: float) -> Tensor:
         """See `Ops.rms_norm`."""
         return library.rms_norm(x, weight, eps) if library.norms_rows(x, weight) else super().rms_norm(x, weight, eps)
+
+
+class _RowOps(_NormOps):
+    """Norms, heads and attention, which do not depend on how matrices are stored."""
 
     def add_rms_norm(self, x: Tensor, residual: Tensor, weight: Tensor, eps: float) -> tuple[Tensor, Tensor]:
         """See `Ops.add_rms_norm`."""
@@ -127,7 +131,7 @@ class QuantizedCpuOps(_RowOps, QuantizedReferenceOps):
         return self.linear(x, experts[expert])
 
 
-class InvariantCpuOps(InvariantOps):
+class InvariantCpuOps(_NormOps, InvariantOps):
     """`InvariantOps` whose products and norms are kernels: these give a row the same bits in any company.
 
     Args:
@@ -143,7 +147,3 @@ class InvariantCpuOps(InvariantOps):
         """See `QuantizedReferenceOps.product`."""
         x = x.contiguous()
         return library.multiply(x, weight) if library.takes(x, weight) else super().product(x, weight)
-
-    def rms_norm(self, x: Tensor, weight: Tensor, eps: float) -> Tensor:
-        """See `Ops.rms_norm`."""
-        return library.rms_norm(x, weight, eps) if library.norms_rows(x, weight) else super().rms_norm(x, weight, eps)

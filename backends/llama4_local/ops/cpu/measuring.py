@@ -62,11 +62,7 @@ _CANDIDATES: dict[Layout, tuple[Form, ...]] = {
     "columns": (rows.linear, weight_first, onednn),
     "blocks": (onednn, onednn_twice),
 }
-_ABSENT = (
-    RuntimeError,
-    AttributeError,
-    NotImplementedError,
-)  # of an operator that this build of torch has not, or not for a dtype
+_ABSENT = (RuntimeError, AttributeError)  # of an operator that this build of torch has not, or not for a dtype
 
 
 @dataclass(frozen=True, slots=True)
@@ -229,11 +225,12 @@ def _matrices(stack: Tensor, deadline: float) -> dict[Layout, cycle[Tensor]]:
 
 def _seconds(x: Tensor, matrices: dict[Layout, cycle[Tensor]], deadline: float) -> dict[tuple[Layout, Form], float]:
     """Return the least time of every form that runs; the plain one always does."""
-    own = (compiled,) if library.machine(x.dtype) is not None else ()
-    of_rows = (*own, *((widened,) if x.dtype != torch.float32 else ()))
+    of_rows: list[Form] = [compiled] if library.machine(x.dtype) is not None else []
+    if x.dtype != torch.float32:
+        of_rows.append(widened)
     forms: list[tuple[Layout, Form]] = []
     for layout, stack in matrices.items():
-        for form in (*_CANDIDATES[layout], *(of_rows if layout == "rows" else ())):
+        for form in (*_CANDIDATES[layout], *(of_rows if layout == "rows" else [])):
             with suppress(*_ABSENT):
                 form(x, next(stack))  # compiles it
                 forms.append((layout, form))
