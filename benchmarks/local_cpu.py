@@ -142,7 +142,15 @@ def opened(who: str, folder: Path, options: argparse.Namespace) -> Answers:
     context = max(options.prompt, options.prefix) + options.tokens + 64
     if who == "llama.cpp":
         return LlamaCpp(folder, options.streams, context)
-    return Ours(folder, options.streams, context) if who == "llama4_local" else Theirs(folder)
+    if who == "transformers":
+        return Theirs(folder)
+    return ours(folder, options.streams, context, options)
+
+
+def ours(folder: Path, streams: int, context: int, options: argparse.Namespace) -> Ours:
+    """Load this project's engine in the form that is asked for."""
+    form = {"dtype": options.dtype, "quantize": options.quantize, "deterministic": options.deterministic}
+    return Ours(folder, streams, context, **form, keep=False)
 
 
 def check_agreement(those: dict[str, Answers], options: argparse.Namespace) -> None:
@@ -209,7 +217,7 @@ def main() -> None:
         those = {who: opened(who, folder, options) for who in names}
         check_agreement(those, options)
         taken = compare(those, options)
-        cached = first_tokens(Ours(folder, 1, options.prefix + 64), options)
+        cached = first_tokens(ours(folder, 1, options.prefix + 64, options), options)
         del those
         measured = {who: Figures(**taken[who], memory=peak_memory(who, folder)) for who in names}  # pyright: ignore[reportArgumentType]
     floor = floors(config, options)
@@ -280,10 +288,17 @@ def _options() -> argparse.Namespace:
     # llama.cpp's threads wait busily between its turns, and take time from the others.
     parser.add_argument("--peers", nargs="+", choices=PEERS, default=PEERS, help="those beside it in the run")
     parser.add_argument("--only-ours", action="store_true", help="leave the others out")
+    for form, choices in (("dtype", ("auto", "bfloat16")), ("quantize", ("int4", "fp8"))):
+        default = "auto" if form == "dtype" else None
+        parser.add_argument(f"--{form}", choices=choices, default=default, help="of this project's, with --only-ours")
+    parser.add_argument("--deterministic", action="store_true", help="of this project's, with --only-ours")
     parser.add_argument("--out", type=Path, default=RESULTS)
     parser.add_argument("--memory-of", help=argparse.SUPPRESS)
     parser.add_argument("--folder", help=argparse.SUPPRESS)
-    return parser.parse_args()
+    options = parser.parse_args()
+    if not options.only_ours and (options.dtype != "auto" or options.quantize or options.deterministic):
+        parser.error("the others run in fp32; give --only-ours")
+    return options
 
 
 if __name__ == "__main__":

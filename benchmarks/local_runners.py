@@ -77,10 +77,17 @@ class Clock(Outbox):
 
 
 class Ours:
-    """The engine, without thread and event loop around it."""
+    """The engine, without thread and event loop around it.
 
-    def __init__(self, folder: Path, streams: int, context: int) -> None:
-        self.model = load_model(folder)
+    Args:
+        folder: The checkpoint.
+        streams: Sequences at once.
+        context: Tokens of each.
+        options: Further ones of `load_model`.
+    """
+
+    def __init__(self, folder: Path, streams: int, context: int, **options: Any) -> None:
+        self.model = load_model(folder, **options)
         shape = cache_shape(self.model.config.text, context=context, sequences=streams, memory=4 * 2**30, itemsize=4)
         limits = EngineLimits(step_tokens=1024, max_sequences=streams)
         self.clock = Clock()
